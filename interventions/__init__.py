@@ -1,0 +1,10 @@
+"""Where does a multimodal language model store a fact, and how does it reach the answer?
+
+Causal tracing, attention contributions and model edits for LLaVA-like models, after Basu et al.,
+"Understanding Information Storage and Transfer in Multi-modal Large Language Models" (NeurIPS 2024).
+
+A question about an image becomes a prompt with known token positions; an intervention runs on it inside an
+nnsight context; its result is one small table; a notebook draws the table.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,12 @@
+"""VQA-Constraints, the test bed: questions about images with their constraints marked (paper, section 3)."""
+
+from .schema import (
+    Item,
+    TestBed,
+    TestBedError,
+    load_image,
+    load_testbed,
+    save_testbed,
+)
+
+__all__ = ["Item", "TestBed", "TestBedError", "load_image", "load_testbed", "save_testbed"]

@@ -1,0 +1,245 @@
+"""One format for every test bed: a directory with `items.parquet`, `images/` and a dataset card `README.md`.
+
+A row is one question with its constraints marked (paper, section 3): the *visual constraint* is the phrase
+that refers to the image ("this country"), the *text constraint*, if there is one, the phrase that narrows the
+answer ("starting with B"). Replacements stand ready for the corrupted run: tracing never invents a phrase.
+The embedded sample and an imported copy of the paper's own sets are read by the same `load_testbed`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+EMBEDDED = Path(__file__).parent / "embedded"
+PAPER_PARTS = ("known", "okvqa", "movies")  # the order in which the paper's figures show them
+TABLE = "items.parquet"
+
+_TEXT, _TEXTS = pa.string(), pa.list_(pa.string())
+COLUMNS = pa.schema(
+    [
+        pa.field("id", _TEXT, nullable=False),
+        pa.field("part", _TEXT, nullable=False),
+        pa.field("question", _TEXT, nullable=False),
+        pa.field("image", _TEXT),
+        pa.field("visual_constraint", _TEXT, nullable=False),
+        pa.field("visual_replacement", _TEXT, nullable=False),
+        pa.field("text_constraint", _TEXT),
+        pa.field("text_replacement", _TEXT),
+        pa.field("answers", _TEXTS, nullable=False),
+        pa.field("paraphrases", _TEXTS, nullable=False),
+        pa.field("entity", _TEXT, nullable=False),
+        pa.field("relation", _TEXT, nullable=False),
+        pa.field("split", _TEXT, nullable=False),
+        pa.field("style", _TEXT, nullable=False),
+        pa.field("held_out_style", pa.bool_(), nullable=False),
+    ]
+)
+
+
+class TestBedError(ValueError):
+    """A test bed, an item or an image that cannot be used; the message is one sentence with the remedy."""
+
+    __test__ = False  # pytest would otherwise collect a class of this name
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question. The constraints are contiguous in `question` and in every paraphrase."""
+
+    id: str
+    part: str  # "known" | "okvqa" | "movies", or a name of the user's own
+    question: str
+    image: Path | None  # absolute once loaded, `images/...` in the table, None for a text-only question
+    visual_constraint: str  # "this country"
+    visual_replacement: str  # "Sri Lanka": fluent, and makes the image unnecessary
+    text_constraint: str | None = None
+    text_replacement: str | None = None
+    answers: tuple[str, ...] = ()  # accepted answers, the canonical one first
+    paraphrases: tuple[str, ...] = ()
+    entity: str = ""  # what the image shows
+    relation: str = ""
+    split: str = ""  # how an embedded model met the fact: "trained" | "text_only" | "never"; "" elsewhere
+    style: str = ""  # how the picture is drawn
+    held_out_style: bool = False
+
+    def __post_init__(self) -> None:
+        problem = _problem(self)
+        if problem:
+            raise TestBedError(f"Item {self.id!r}: {problem}.")
+
+    @property
+    def constraints(self) -> str:
+        """ "single" (visual constraint only) or "multi" (a text constraint too), as the paper calls them."""
+        return "single" if self.text_constraint is None else "multi"
+
+
+@dataclass(frozen=True)
+class TestBed:
+    """A named, ordered collection of items."""
+
+    __test__ = False
+
+    name: str
+    directory: Path
+    items: tuple[Item, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self.items)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts it has, the paper's three first and in the paper's order."""
+        found = {item.part for item in self.items}
+        return tuple(p for p in PAPER_PARTS if p in found) + tuple(sorted(found - set(PAPER_PARTS)))
+
+    def select(
+        self,
+        part: str | Iterable[str] | None = None,
+        constraints: str | None = None,
+        split: str | None = None,
+        limit: int = 0,
+        seed: int = 0,
+    ) -> TestBed:
+        """The items that match, part by part, at most `limit` of each part (0 = all).
+
+        The order within a part is a shuffle by `seed` and the item's id alone, so a smaller limit
+        is a prefix of a larger one and a question keeps its place when others are added.
+        """
+        wanted = self.parts if part is None else (part,) if isinstance(part, str) else tuple(part)
+        for name in wanted:
+            if name not in self.parts:
+                raise TestBedError(
+                    f"Test bed {self.name!r} has no part {name!r}: choose from {', '.join(self.parts)}."
+                )
+        if constraints not in (None, "single", "multi"):
+            raise TestBedError(f"constraints must be 'single' or 'multi', not {constraints!r}.")
+        chosen: list[Item] = []
+        for name in wanted:
+            matching = [
+                item
+                for item in self.items
+                if item.part == name
+                and constraints in (None, item.constraints)
+                and split in (None, item.split)
+            ]
+            matching.sort(key=lambda item: hashlib.sha256(f"{seed}:{item.id}".encode()).digest())
+            chosen += matching[:limit] if limit else matching
+        return replace(self, items=tuple(chosen))
+
+
+def load_testbed(name: str | Path = "embedded") -> TestBed:
+    """Read the embedded sample (`"embedded"`) or a directory in the test bed's format.
+
+    Images are not opened here: one that is missing or unreadable costs its own question only.
+    Raises `TestBedError` for a directory that is not there and for every malformed table or row.
+    """
+    directory = EMBEDDED if str(name) == "embedded" else Path(name).expanduser()
+    path = directory / TABLE
+    if not path.is_file():
+        raise TestBedError(
+            f"Unknown test bed {str(name)!r}: use 'embedded' or a directory that holds {TABLE} and images/."
+        )
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise TestBedError(f"{path} is not a readable parquet table ({_first_line(error)}).") from error
+    missing = [name for name in COLUMNS.names if name not in table.column_names]
+    if missing:
+        raise TestBedError(f"{path} lacks the column(s) {', '.join(missing)}: see testbed.Item.")
+    try:
+        rows = table.select(COLUMNS.names).cast(COLUMNS).to_pylist()
+    except (pa.ArrowException, ValueError) as error:
+        raise TestBedError(f"{path} has a column of the wrong type ({_first_line(error)}).") from error
+    items = tuple(_item(row, directory.resolve()) for row in rows)
+    _check_ids(items, path)
+    return TestBed(str(name), directory.resolve(), items)
+
+
+def save_testbed(items: Iterable[Item], directory: str | Path, card: str | None = None) -> Path:
+    """Write `items.parquet` (and the dataset card, if given) into `directory`; returns the table's path.
+
+    Images are not copied: each must already lie in the directory, or be a path relative to it.
+    """
+    directory = Path(directory).resolve()
+    items = tuple(items)
+    _check_ids(items, directory / TABLE)
+    directory.mkdir(parents=True, exist_ok=True)
+    rows = [{name: getattr(item, name) for name in COLUMNS.names} for item in items]
+    for row in rows:
+        row["image"] = _relative(row["image"], directory, row["id"])
+    pq.write_table(pa.Table.from_pylist(rows, schema=COLUMNS), directory / TABLE, compression="zstd")
+    if card is not None:
+        (directory / "README.md").write_text(card, encoding="utf-8")
+    return directory / TABLE
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """The picture as RGB, transparent parts on white (a flag on a transparent ground must not turn black)."""
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                layer = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise TestBedError(
+            f"Image {str(path)!r} cannot be read ({_first_line(error)}): replace it or leave its item out."
+        ) from error
+
+
+def _item(row: dict, directory: Path) -> Item:
+    image = row.pop("image")
+    for name in ("answers", "paraphrases"):
+        row[name] = tuple(row[name] or ())
+    return Item(**row, image=None if image is None else directory / image)
+
+
+def _problem(item: Item) -> str:
+    """What is wrong with an item, as the end of a sentence; empty when nothing is."""
+    if not item.id or not item.part:
+        return "id and part must not be empty"
+    if (item.text_constraint is None) != (item.text_replacement is None):
+        return "text_constraint and text_replacement must be given together"
+    if not item.answers or not all(item.answers):
+        return "it needs at least one answer, and no answer may be empty"
+    if not item.visual_constraint or not item.visual_replacement:
+        return "visual_constraint and visual_replacement must not be empty"
+    for constraint in filter(None, (item.visual_constraint, item.text_constraint)):
+        for question in (item.question, *item.paraphrases):
+            if constraint not in question:
+                return f"the constraint {constraint!r} is not a contiguous part of the question {question!r}"
+    return ""
+
+
+def _check_ids(items: tuple[Item, ...], path: Path) -> None:
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise TestBedError(f"{path} has the id {item.id!r} twice: ids must be unique.")
+        seen.add(item.id)
+
+
+def _relative(image: Path | None, directory: Path, item_id: str) -> str | None:
+    if image is None:
+        return None
+    image = Path(image)
+    if image.is_absolute():
+        image = image.resolve()
+        if not image.is_relative_to(directory):
+            raise TestBedError(f"Item {item_id!r}: its image {str(image)!r} must lie in {str(directory)!r}.")
+        image = image.relative_to(directory)
+    return image.as_posix()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

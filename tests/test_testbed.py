@@ -1,0 +1,153 @@
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from interventions.testbed import Item, TestBedError, load_image, load_testbed, save_testbed
+from interventions.testbed.schema import COLUMNS
+
+
+def item(number: int = 0, part: str = "known", **changes) -> Item:
+    fields = {
+        "id": f"{part}-{number}",
+        "part": part,
+        "question": "The capital of this country is",
+        "image": None,
+        "visual_constraint": "this country",
+        "visual_replacement": "Sri Lanka",
+        "answers": ("Lima", "Lima city"),
+        "paraphrases": ("Name the capital of this country",),
+        "entity": "Peru",
+        "relation": "capital",
+    }
+    return Item(**fields | changes)
+
+
+MULTI = {
+    "question": "Name a country that borders this country and starts with B",
+    "paraphrases": (),
+    "text_constraint": "B",
+    "text_replacement": "Z",
+}
+
+
+@pytest.fixture
+def bed(tmp_path):
+    """Three parts of 12 single- and 4 multi-constraint items, saved and loaded again; one image on disk."""
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "images" / "red.png")
+    items = [
+        item(n, part, image=tmp_path / "images" / "red.png", split=("trained", "never")[n % 2])
+        for part in ("movies", "known", "okvqa")
+        for n in range(12)
+    ] + [item(100 + n, part, **MULTI) for part in ("movies", "known", "okvqa") for n in range(4)]
+    save_testbed(items, tmp_path, card="# card")
+    return load_testbed(tmp_path), items
+
+
+def test_what_is_saved_is_loaded(bed, tmp_path):
+    loaded, items = bed
+    assert list(loaded) == items
+    assert loaded.items[0].image.is_absolute()
+    assert loaded.items[0].image.is_file()
+    assert pq.read_table(tmp_path / "items.parquet")["image"][0].as_py() == "images/red.png"
+    assert (tmp_path / "README.md").read_text() == "# card"
+
+
+def test_the_directory_can_be_moved(bed, tmp_path):
+    moved = tmp_path.parent / (tmp_path.name + "-moved")
+    tmp_path.rename(moved)
+    assert load_testbed(moved).items[0].image == moved / "images" / "red.png"
+
+
+def test_parts_come_in_the_papers_order(bed):
+    assert bed[0].parts == ("known", "okvqa", "movies")
+
+
+def test_selection(bed):
+    loaded, _ = bed
+    assert len(loaded.select("known")) == 16
+    assert {i.constraints for i in loaded.select(constraints="multi")} == {"multi"}
+    assert len(loaded.select(constraints="multi")) == 12
+    assert {i.split for i in loaded.select(constraints="single", split="never")} == {"never"}
+    limited = loaded.select(constraints="single", limit=5)
+    assert [i.part for i in limited] == ["known"] * 5 + ["okvqa"] * 5 + ["movies"] * 5
+    assert [i.part for i in loaded.select(("movies", "known"), limit=1)] == ["movies", "known"]
+
+
+def test_smaller_limits_are_prefixes_and_seeds_shuffle(bed):
+    loaded, _ = bed
+    ids = {n: [i.id for i in loaded.select("known", limit=n)] for n in (5, 10, 0)}
+    assert ids[5] == ids[10][:5]
+    assert ids[10] == ids[0][:10]
+    assert ids[5] != [i.id for i in loaded.select("known", limit=5, seed=1)]
+    without_one = replace(loaded, items=tuple(i for i in loaded if i.id != ids[0][-1]))
+    assert [i.id for i in without_one.select("known")] == ids[0][:-1]
+
+
+@pytest.mark.parametrize("arguments", [{"part": "knwon"}, {"constraints": "double"}])
+def test_a_selection_that_does_not_exist_is_refused(bed, arguments):
+    with pytest.raises(TestBedError, match=r"knwon|double"):
+        bed[0].select(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"visual_constraint": "this city"}, "not a contiguous part"),
+        ({"paraphrases": ("Which city governs this land?",)}, "not a contiguous part"),
+        ({"answers": ()}, "at least one answer"),
+        ({"answers": ("Lima", "")}, "no answer may be empty"),
+        ({"text_constraint": "capital"}, "together"),
+        ({"visual_replacement": ""}, "must not be empty"),
+        ({"id": ""}, "id and part"),
+    ],
+)
+def test_malformed_items_are_refused(changes, problem):
+    with pytest.raises(TestBedError, match=problem):
+        item(**changes)
+
+
+def test_malformed_tables_are_refused(tmp_path):
+    with pytest.raises(TestBedError, match="Unknown test bed"):
+        load_testbed(tmp_path / "nowhere")
+    (tmp_path / "items.parquet").write_bytes(b"PAR1 truncated")
+    with pytest.raises(TestBedError, match="not a readable parquet"):
+        load_testbed(tmp_path)
+    save_testbed([item()], tmp_path)
+    table = pq.read_table(tmp_path / "items.parquet")
+    pq.write_table(table.drop_columns(["answers", "entity"]), tmp_path / "items.parquet")
+    with pytest.raises(TestBedError, match="answers, entity"):
+        load_testbed(tmp_path)
+    wrong = table.set_column(COLUMNS.get_field_index("answers"), "answers", pa.array([7]))
+    pq.write_table(wrong, tmp_path / "items.parquet")
+    with pytest.raises(TestBedError, match="wrong type"):
+        load_testbed(tmp_path)
+    with pytest.raises(TestBedError, match="twice"):
+        save_testbed([item(), item()], tmp_path)
+    with pytest.raises(TestBedError, match="must lie in"):
+        save_testbed([item(image="/elsewhere/a.png")], tmp_path)
+
+
+def test_images_are_rgb_on_white(tmp_path):
+    Image.new("RGBA", (2, 2), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    image = load_image(tmp_path / "clear.png")
+    assert image.mode == "RGB"
+    assert image.getpixel((0, 0)) == (255, 255, 255)
+    palette = Image.new("P", (2, 2), 0)
+    palette.putpalette([0, 0, 0, 255, 255, 255])
+    palette.save(tmp_path / "palette.gif", transparency=0)
+    assert load_image(tmp_path / "palette.gif").getpixel((0, 0)) == (255, 255, 255)
+    Image.new("L", (2, 2), 9).save(tmp_path / "grey.png")
+    assert load_image(tmp_path / "grey.png").getpixel((1, 1)) == (9, 9, 9)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no picture", b"\x89PNG\r\n\x1a\n"])
+def test_unreadable_images_are_named(tmp_path, content):
+    path = tmp_path / "broken.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(TestBedError, match=r"broken\.png"):
+        load_image(path)
