@@ -1,0 +1,153 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import interventions.results as results
+from interventions.results import ResultStore
+
+KEY = {"model": "abc", "item": "known-1", "window": 3, "kinds": ["mlp", "attention"]}
+
+
+def table(value: float = 0.5) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "layer": np.arange(3, dtype=np.int16),
+            "effect": np.array([value, np.nan, 0], dtype=np.float32),
+            "role": pd.Categorical(["a", "b", "a"]),
+            "note": ["x", None, "y"],
+        }
+    )
+
+
+def refuse():
+    raise AssertionError("computed although stored")
+
+
+def test_a_stored_table_is_not_computed_again(tmp_path):
+    store = ResultStore(tmp_path)
+    assert store.get(KEY) is None
+    first = store.get_or_compute(KEY, table)
+    again = ResultStore(tmp_path).get_or_compute(KEY, refuse)
+    pd.testing.assert_frame_equal(first, again)
+    assert again["effect"].dtype == np.float32
+    assert again["layer"].dtype == np.int16
+
+
+@pytest.mark.parametrize("change", [{"window": 4}, {"item": "known-2"}, {"kinds": ["mlp"]}, {"dtype": None}])
+def test_whatever_is_in_the_key_makes_another_file(tmp_path, change):
+    store = ResultStore(tmp_path)
+    store.get_or_compute(KEY, table)
+    other = store.get_or_compute(KEY | change, lambda: table(9.0))
+    assert other["effect"][0] == 9.0
+    assert store.get(KEY)["effect"][0] == 0.5
+
+
+def test_the_order_of_a_keys_names_does_not_matter(tmp_path):
+    store = ResultStore(tmp_path)
+    assert store.path(KEY) == store.path(dict(reversed(KEY.items())))
+
+
+def test_a_new_schema_version_ignores_old_tables(tmp_path, monkeypatch):
+    store = ResultStore(tmp_path)
+    store.get_or_compute(KEY, table)
+    monkeypatch.setattr(results, "SCHEMA_VERSION", results.SCHEMA_VERSION + 1)
+    assert store.get(KEY) is None
+
+
+def test_keys_without_an_exact_json_form_are_refused(tmp_path):
+    store = ResultStore(tmp_path)
+    with pytest.raises(ValueError, match="Out of range float"):
+        store.path({"scale": float("nan")})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        store.path({"model": tmp_path})
+
+
+@pytest.mark.parametrize("keep", [0, 4, 0.5, 0.9, -1])
+def test_truncated_files_are_computed_again(tmp_path, keep):
+    store = ResultStore(tmp_path)
+    store.get_or_compute(KEY, table)
+    path = store.path(KEY)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep) if isinstance(keep, float) else keep])
+    assert store.get(KEY) is None
+    pd.testing.assert_frame_equal(
+        store.get_or_compute(KEY, table), ResultStore(tmp_path).get_or_compute(KEY, refuse)
+    )
+
+
+def test_a_damaged_page_or_a_foreign_table_is_not_trusted(tmp_path):
+    store = ResultStore(tmp_path)
+    store.get_or_compute(KEY, table)
+    content = bytearray(store.path(KEY).read_bytes())
+    content[40] ^= 0xFF  # inside the first column's data
+    store.path(KEY).write_bytes(bytes(content))
+    assert store.get(KEY) is None
+    table().to_parquet(store.path(KEY))
+    assert store.get(KEY) is None
+
+
+def test_a_failure_stores_nothing_and_leaves_nothing(tmp_path, monkeypatch):
+    store = ResultStore(tmp_path)
+    with pytest.raises(AssertionError):
+        store.get_or_compute(KEY, refuse)
+    monkeypatch.setattr(results.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        store.get_or_compute(KEY, table)
+    assert list(store.directory.iterdir()) == []
+
+
+def test_old_temporary_files_are_swept_and_young_ones_left(tmp_path):
+    store = ResultStore(tmp_path)
+    old, young = store.directory / ".a.1.tmp", store.directory / ".b.2.tmp"
+    for path in (old, young):
+        path.write_bytes(b"cut short")
+    os.utime(old, (time.time() - 7200,) * 2)
+    ResultStore(tmp_path)
+    assert not old.exists()
+    assert young.exists()
+
+
+SWEEP = """
+import sys, time
+import numpy as np, pandas as pd
+from interventions.results import ResultStore
+
+store = ResultStore(sys.argv[1])
+frames = []
+for number in range(40):
+    def compute():
+        time.sleep(0.01)
+        return pd.DataFrame({"number": number, "effect": np.random.default_rng(number).random(20_000)})
+    frames.append(store.get_or_compute({"item": number}, compute))
+    print(number, flush=True)
+pd.concat(frames).to_parquet(sys.argv[2])
+"""
+
+
+def test_a_sweep_killed_at_five_random_points_ends_in_the_same_table(tmp_path):
+    def start(results_dir, out):
+        command = [sys.executable, "-c", SWEEP, str(results_dir), str(tmp_path / out)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    assert start(tmp_path / "whole", "whole.parquet").wait(60) == 0
+    generator = random.Random(0)
+    for stop in sorted(generator.sample(range(3, 36), 5)):
+        process = start(tmp_path / "killed", "killed.parquet")
+        for line in process.stdout:
+            if int(line) == stop:
+                time.sleep(generator.uniform(0, 0.03))  # anywhere within computing or writing the next one
+                break
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(60) == -signal.SIGKILL
+    assert not (tmp_path / "killed.parquet").exists()
+    assert start(tmp_path / "killed", "killed.parquet").wait(60) == 0
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(tmp_path / "killed.parquet"), pd.read_parquet(tmp_path / "whole.parquet")
+    )
