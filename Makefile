@@ -1,0 +1,65 @@
+# Everything runs in .venv, made from requirements.lock; `make help` lists the targets.
+
+# bash instead of sh: recipes are then always run by the shell, which finds the commands of .venv first.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+VENV := .venv
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# A `python3` kernel registered for the user must not win over the one in .venv.
+export JUPYTER_PREFER_ENV_PATH := 1
+
+# The first of these that runs and is new enough makes the environment.
+PYTHON = $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,\
+	$(shell $(python) -c 'import sys; print("$(python)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)))
+
+# Parameters of a notebook: make fig3 P="limit=5 remote=true"
+P :=
+parameter_name = $(firstword $(subst =, ,$(1)))
+parameter_value = $(patsubst $(call parameter_name,$(1))=%,%,$(1))
+parameter = $(if $(findstring =,$(1)),-p $(call parameter_name,$(1)) '$(call parameter_value,$(1))',\
+	$(error P="$(P)": write every parameter as name=value))
+PARAMETERS := $(foreach p,$(P),$(call parameter,$(p)))
+
+# Folder of the executed notebooks.
+OUT := reports/mini
+# What `make test` runs, for example: make test T="tests/test_prompt.py -x"
+T :=
+
+FIGURES := fig3
+
+.PHONY: help setup $(FIGURES) reports test lint bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 12
+
+setup: $(READY)  ## make .venv: locked packages, this package (editable), a Jupyter kernel
+
+$(READY): requirements.lock pyproject.toml
+	@[[ -n "$(PYTHON)" ]] || { echo "No Python 3.11 or newer found: name one, as in make setup PYTHON=/path/to/python3.11"; exit 1; }
+	"$(PYTHON)" -m venv --clear $(VENV)
+	pip install -r requirements.lock
+	pip install --no-deps --editable .
+	python -m ipykernel install --prefix $(VENV) --name python3
+	touch $@
+
+fig3: $(READY)  ## Figure 3: effects by layer at the visual constraint
+	mkdir -p $(OUT)
+	papermill notebooks/fig3_trace.ipynb $(OUT)/fig3_trace.ipynb -p window 3 $(PARAMETERS)
+
+reports: $(FIGURES)  ## every figure on the embedded model, into reports/mini
+
+# One thread a worker: the tests' models are too small to share one.
+test: $(READY)  ## the test suite (T="..." passes arguments to pytest)
+	OMP_NUM_THREADS=1 pytest -n 2 $(T)
+
+lint: $(READY)  ## ruff
+	ruff check .
+
+bench: $(READY)  ## speed and memory against the baselines (minutes; leave the machine alone meanwhile)
+	python -m benchmarks.tracing
+
+clean:  ## remove .venv and caches, keep the reports
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
