@@ -1,0 +1,162 @@
+"""What a notebook found, as data: a JSON output inside the executed notebook, and the same JSON in a file.
+
+Tests, readers and the "paper vs here" table use the record, never the picture.
+`python -m interventions record out.ipynb` prints that of an executed notebook.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+from IPython.display import display
+
+MIME_TYPE = "application/vnd.interventions.record+json"
+_PACKAGE = Path(__file__).parent
+_VERSIONS = ("interventions", "torch", "transformers", "nnsight", "numpy", "pandas", "papermill")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A value over `n` questions and its interval; `low` and `high` are NaN where there is none."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 1
+
+    def __str__(self) -> str:
+        interval = "" if math.isnan(self.low) else f" [{self.low:.2f}, {self.high:.2f}]"
+        return f"{self.value:.2f}{interval}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One finding of the paper beside what these numbers say."""
+
+    claim: str
+    paper: str
+    here: str
+    holds: bool
+
+
+class RecordError(ValueError):
+    """A notebook without a record."""
+
+
+def record(
+    figure: str,
+    *,
+    parameters: Mapping,
+    model,
+    numbers: Mapping[str, Number],
+    table: pd.DataFrame,
+    claims: Iterable[Claim],
+    path: str | Path,
+) -> dict:
+    """Display the record in the notebook, write it to `path` and return it.
+
+    Its fields: `figure`, `parameters`, `environment` (versions, model, revision, device, dtype, commit),
+    `numbers` (name -> value, low, high, n), `table` (tidy rows), `claims` (claim, paper, here, holds). NaN
+    becomes null.
+    """
+    content = _plain(
+        {
+            "figure": figure,
+            "parameters": dict(parameters),
+            "environment": environment(model),
+            "numbers": {name: asdict(number) for name, number in numbers.items()},
+            "table": table.to_dict("records"),
+            "claims": [asdict(claim) for claim in claims],
+        }
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+    text = f"Record of {figure}: {len(numbers)} numbers, {len(content['table'])} rows, also in {path}"
+    display({MIME_TYPE: content, "text/plain": text}, raw=True)
+    return content
+
+
+def read_record(notebook: str | Path) -> dict:
+    """The record inside an executed notebook (the last, if there are several)."""
+    try:
+        cells = nbformat.read(notebook, as_version=4).cells
+    except (OSError, ValueError, nbformat.ValidationError) as error:
+        raise RecordError(f"{str(notebook)!r} is not a readable notebook.") from error
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    records = [output.data[MIME_TYPE] for output in outputs if MIME_TYPE in output.get("data", {})]
+    if not records:
+        raise RecordError(f"{str(notebook)!r} holds no record: it has not been run, or stopped at an error.")
+    return records[-1]
+
+
+def paper_versus_here(claims: Iterable[Claim]) -> None:
+    """Display the claims as a table."""
+    rows = [(c.claim, c.paper, c.here, "yes" if c.holds else "no") for c in claims]
+    show_table(pd.DataFrame(rows, columns=["claim", "paper", "here", "holds here"]))
+
+
+def show_table(frame: pd.DataFrame) -> None:
+    """Display a table whole: no column cut short, no row number."""
+    with pd.option_context("display.max_colwidth", None):
+        html = frame.to_html(index=False, border=0, justify="left", float_format="{:.3f}".format)
+        text = frame.to_string(index=False, float_format="{:.3f}".format)
+    display({"text/html": html, "text/plain": text}, raw=True)
+
+
+def environment(model) -> dict:
+    """What has to be the same for the numbers to be the same."""
+    return {
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _VERSIONS},
+        "model": model.name,
+        "revision": model.revision,
+        "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "commit": commit(),
+    }
+
+
+def commit() -> str | None:
+    """The commit of this package's checkout, with `+changes` if files differ from it; None when installed."""
+    git = ["git", "-C", str(_PACKAGE)]
+    try:
+        # An installed copy may lie inside someone else's repository: it is not tracked there.
+        subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], check=True, capture_output=True)
+        head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+        changes = subprocess.run([*git, "status", "--porcelain", "-uno", "."], capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _plain(value):
+    """`value` with what JSON has: numpy scalars unpacked, NaN and missing as None, other objects as text."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value if isinstance(value, (bool, int, float, str)) else str(value)

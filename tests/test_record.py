@@ -1,0 +1,114 @@
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+import interventions.record as module
+from interventions.__main__ import main
+from interventions.record import MIME_TYPE, Claim, Number, RecordError, read_record, record
+
+MODEL = SimpleNamespace(name="tiny", revision="0" * 64, device="cpu", dtype="torch.float32")
+
+
+@pytest.fixture
+def displayed(monkeypatch):
+    outputs = []
+    monkeypatch.setattr(module, "display", lambda data, raw: outputs.append(data))
+    return outputs
+
+
+def make(path) -> dict:
+    return record(
+        "fig3",
+        parameters={"window": 3, "parts": "known"},
+        model=MODEL,
+        numbers={"known/mlp": Number(0.5, 0.4, 0.6, 7), "alone": Number(0.25)},
+        table=pd.DataFrame(
+            {
+                "dataset": pd.Categorical(["known", "known"]),
+                "layer": np.array([0, 1], dtype=np.int16),
+                "effect": np.array([0.5, np.nan], dtype=np.float32),
+                "note": pd.array(["a", None], dtype="string"),
+            }
+        ),
+        claims=[Claim("early", "layers 1-4", "layer 0", np.bool_(True))],
+        path=path,
+    )
+
+
+def save_notebook(content, path):
+    output = nbformat.v4.new_output("display_data", data={MIME_TYPE: content, "text/plain": "Record"})
+    cells = [nbformat.v4.new_markdown_cell("x"), nbformat.v4.new_code_cell("record(...)", outputs=[output])]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+def test_file_and_output_hold_the_same_strict_json(tmp_path, displayed):
+    content = make(tmp_path / "new" / "fig3.record.json")
+    text = (tmp_path / "new" / "fig3.record.json").read_text()
+    assert json.loads(text, parse_constant=lambda name: pytest.fail(name)) == content
+    assert displayed[0][MIME_TYPE] == content
+    assert list(tmp_path.glob("new/.*")) == []
+
+
+def test_fields(tmp_path, displayed):
+    content = make(tmp_path / "a.json")
+    assert set(content) == {"figure", "parameters", "environment", "numbers", "table", "claims"}
+    assert content["numbers"]["known/mlp"] == {"value": 0.5, "low": 0.4, "high": 0.6, "n": 7}
+    assert content["numbers"]["alone"]["low"] is None
+    assert content["table"] == [
+        {"dataset": "known", "layer": 0, "effect": 0.5, "note": "a"},
+        {"dataset": "known", "layer": 1, "effect": None, "note": None},
+    ]
+    assert content["claims"] == [{"claim": "early", "paper": "layers 1-4", "here": "layer 0", "holds": True}]
+    environment = content["environment"]
+    assert environment["model"] == "tiny"
+    assert environment["dtype"] == "float32"
+    assert {"torch", "nnsight", "transformers", "python"} <= set(environment["versions"])
+
+
+def test_commit_is_that_of_the_checkout(tmp_path, monkeypatch):
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    assert module.commit() in (head, head + "+changes")
+    monkeypatch.setattr(module, "_PACKAGE", tmp_path)
+    assert module.commit() is None
+    (tmp_path / "__init__.py").touch()
+    subprocess.run(["git", "-C", tmp_path, "init", "-q"], check=True)
+    assert module.commit() is None  # inside a repository that does not track it
+
+
+def test_the_record_of_a_notebook_is_printed(tmp_path, displayed, capsys):
+    content = make(tmp_path / "a.json")
+    path = save_notebook(content, tmp_path / "out.ipynb")
+    assert read_record(path) == content
+    assert main(["record", str(path)]) == 0
+    assert json.loads(capsys.readouterr().out) == content
+
+
+def test_a_notebook_without_a_record_is_one_sentence(tmp_path):
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "empty.ipynb")
+    (tmp_path / "broken.ipynb").write_text("{")
+    for name in ("empty.ipynb", "broken.ipynb", "missing.ipynb"):
+        with pytest.raises(RecordError, match=name.removesuffix(".ipynb")):
+            read_record(tmp_path / name)
+    command = [sys.executable, "-m", "interventions", "record", str(tmp_path / "empty.ipynb")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "holds no record" in result.stderr
+
+
+def test_tables_are_shown_whole(displayed):
+    claim = Claim("c" * 200, "paper", str(Number(0.5, 0.25, 0.75, 9)), False)
+    module.paper_versus_here([claim])
+    for text in displayed[0].values():
+        assert "c" * 200 in text
+        assert "0.50 [0.25, 0.75]" in text
+        assert "no" in text
