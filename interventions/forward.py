@@ -1,0 +1,182 @@
+"""The fast path that every intervention shares: baselines, prefix cache, packed suffixes, skipped layers.
+
+An intervention at a token changes nothing before that token and nothing below its layer. So one clean run and
+one corrupted run are recorded once a question, and what they share with an intervened run is never computed
+again: keys and values of earlier positions come from a cache, layers below the intervention are skipped, and
+many interventions travel in one forward, each a *segment* (the positions from the intervened one on) that a
+block mask keeps apart from the others. Memory is set by the packing budget, not by the number of sites.
+
+Everything here runs where the weights are: these functions are called inside one nnsight session, serialised by
+source if that is remote. Hence plain functions, dicts and tuples: no dataclass (its methods have no source to
+ship), no generator, no lock. Only small CPU results leave the machine.
+
+This module knows nothing of what is intervened on; `restoration.py` is its first user.
+
+Shapes: B rows, T tokens of a prompt, t of a suffix, d hidden size, V vocabulary. Positions index the full sequence
+with the image expanded.
+"""
+
+import os
+
+import nnsight
+import torch
+from transformers import DynamicCache
+
+CPU_PACKED_TOKENS = 300  # measured: smaller packs pay overhead, larger ones attend to each other's masked keys
+GPU_PACKED_TOKENS = 2048
+
+
+def in_session(lm, function, request: dict, remote: bool | str = False):
+    """`function(lm, request)` in one nnsight session: one remote request, whatever it runs."""
+    nnsight.register("interventions")  # an installed package does not travel by itself
+    with lm.session(remote=remote):
+        result = nnsight.save(function(lm, request))
+    return result
+
+
+def run(lm, inputs: dict, *, keep, cache=None, skip: int = 0, reads=(), start: int = 0, writes=None) -> dict:
+    """One traced forward: the one place where modules are read, written or skipped.
+
+    inputs: the model's own; keep: the positions whose logits are wanted; cache: a DynamicCache to read and extend.
+    skip: layers below it are not run, `inputs["inputs_embeds"]` is then the input of layer `skip`.
+    reads: "attention" and "mlp" (outputs), "hidden" (a layer's input), each a list of [B, t - start, d] by layer
+    from position `start` on (skipped layers are left out), and "embeddings" [B, t, d], the input of layer 0.
+    writes: {(layer, kind): (rows [m], positions [m], values [m, d])}, written into the module's output.
+    Returns {"logits": [B, len(keep), V]} and what was read.
+    """
+    writes = writes or {}
+    record = {name: [] for name in reads}
+    keep = torch.as_tensor(keep)
+    with lm.trace(**inputs, past_key_values=cache, use_cache=cache is not None, logits_to_keep=keep):
+        for index, layer in enumerate(lm.layers):
+            if index < skip:
+                layer.skip(inputs["inputs_embeds"])
+                continue
+            if index == 0 and "embeddings" in reads:
+                record["embeddings"] = layer.input.clone()
+            if "hidden" in reads:
+                record["hidden"].append(layer.input[:, start:].clone())
+            for kind in ("attention", "mlp"):  # in the order in which a layer computes them
+                if kind not in reads and (index, kind) not in writes:
+                    continue
+                output = layer.mlp.output if kind == "mlp" else layer.self_attn.output[0]
+                if kind in reads:
+                    record[kind].append(output[:, start:].clone())
+                if (index, kind) in writes:
+                    rows, positions, values = writes[index, kind]
+                    output[rows.to(output.device), positions.to(output.device)] = values.to(output)
+        record["logits"] = lm.lm_head.output
+    return record
+
+
+def extend(cache, stop: int, rows: int = 1) -> DynamicCache:
+    """A fresh cache that starts from the first `stop` positions of another, for `rows` rows.
+
+    Fresh because a forward extends the cache it is given; the tensors are shared, nothing is copied here.
+    """
+    fresh = DynamicCache([(layer.keys[:, :, :0], layer.values[:, :, :0]) for layer in cache.layers])
+    for layer, source in zip(fresh.layers, cache.layers, strict=True):
+        layer.keys = source.keys[:, :, :stop].expand(rows, -1, -1, -1)
+        layer.values = source.values[:, :, :stop].expand(rows, -1, -1, -1)
+    return fresh
+
+
+def embed(lm, input_ids, image_token_id=None, visual=None) -> torch.Tensor:
+    """Input embeddings [1, t, d] of ids [1, t]; their visual tokens are the last ones of visual [m, d]."""
+    embeddings = lm.get_input_embeddings()(input_ids.to(lm.device)).clone()
+    is_visual = (input_ids == image_token_id).to(lm.device) if image_token_id is not None else None
+    if is_visual is not None and is_visual.any():
+        embeddings[is_visual] = visual[len(visual) - int(is_visual.sum()) :].to(embeddings)
+    return embeddings
+
+
+def decode(lm, cache, logits, eos_token_ids, limit: int) -> list[int]:
+    """Greedy continuation of a cache, given the logits [1, 1, V] behind it; the end token is not part of it."""
+    answer = []
+    while len(answer) < limit:
+        token = int(logits[0, -1].argmax())
+        if token in eos_token_ids:
+            break
+        answer.append(token)
+        if len(answer) < limit:
+            logits = run(lm, {"input_ids": torch.tensor([[token]])}, keep=[0], cache=cache)["logits"]
+    return answer
+
+
+def greedy_answer(lm, request: dict) -> list[int]:
+    """The model's own answer. request: input_ids [1, T], pixel_values or None, eos_token_ids, max_answer_tokens."""
+    with torch.no_grad():
+        cache = DynamicCache()
+        ids = request["input_ids"]
+        inputs = prompt_inputs(ids, request["pixel_values"])
+        logits = run(lm, inputs, keep=[ids.shape[1] - 1], cache=cache)["logits"]
+        return decode(lm, cache, logits, request["eos_token_ids"], request["max_answer_tokens"])
+
+
+def prompt_inputs(input_ids, pixel_values=None) -> dict:
+    """The model's inputs for a whole prompt; a text-only model knows no pixel_values, not even None."""
+    return {"input_ids": input_ids} | ({} if pixel_values is None else {"pixel_values": pixel_values})
+
+
+# Packing
+
+
+def packed_inputs(hidden, first: int, begins, end: int, shared: int):
+    """Segments [begin, end) of hidden [1, t, d] (position `first` on) in one sequence behind `shared` cached positions.
+
+    A token sees the cached positions before its segment's begin, and its own segment up to itself. The mask is an
+    additive float one: eager attention would silently *add* a boolean one.
+    Returns the model's inputs and the offset of each segment in the sequence.
+    """
+    begins = torch.tensor(begins)
+    lengths = end - begins
+    offsets = lengths.cumsum(0) - lengths
+    segment = torch.arange(len(begins)).repeat_interleave(lengths)
+    positions = torch.arange(len(segment)) - (offsets - begins)[segment]
+    segment, begin, where = (tensor.to(hidden.device) for tensor in (segment, begins[segment], positions))
+    sees_cached = torch.arange(shared, device=hidden.device)[None] < begin[:, None]
+    sees_packed = (segment[:, None] == segment[None]) & (where[None] <= where[:, None])
+    mask = torch.zeros(len(segment), shared + len(segment), dtype=hidden.dtype, device=hidden.device)
+    mask.masked_fill_(~torch.cat([sees_cached, sees_packed], dim=1), torch.finfo(hidden.dtype).min)
+    inputs = {
+        "inputs_embeds": hidden[:, where - first],
+        "position_ids": positions[None],
+        "attention_mask": mask[None, None],
+    }
+    return inputs, offsets.tolist()
+
+
+# Memory
+
+
+def packing_budget(lm, n_keys: int) -> int:
+    """Packed tokens a forward: a device-dependent best, less where a quarter of the free memory holds fewer.
+
+    A token costs its activations, its keys and values in all layers, and (eager) a row of scores in every head.
+    """
+    config = lm._module.config.get_text_config()
+    best = GPU_PACKED_TOKENS if lm.device.type == "cuda" else CPU_PACKED_TOKENS
+    size = lm._module.dtype.itemsize
+    activations = size * (8 * config.hidden_size + 3 * config.intermediate_size)
+    scores = (4 + 2 * size) * config.num_attention_heads * (n_keys + best)
+    return max(1, min(best, free_bytes(lm.device) // 4 // (activations + scores + cache_bytes(lm))))
+
+
+def cached_tokens_that_fit(lm) -> int:
+    """Tokens whose keys and values fill a quarter of the free memory."""
+    return free_bytes(lm.device) // 4 // cache_bytes(lm)
+
+
+def cache_bytes(lm) -> int:
+    """Bytes of one token's keys and values in all layers."""
+    config = lm._module.config.get_text_config()
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * head * lm._module.dtype.itemsize
+
+
+def free_bytes(device) -> int:
+    """Free memory of the device the weights are on."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,280 @@
+"""One wrapper for the models of the paper: `load_model("mini")`, a directory, or a Hub id.
+
+The Hugging Face module is used as it is. nnsight wraps it (`.traced`) under the uniform module names of
+`families.py`, weights are frozen, and what has gone wrong silently for others is checked when the model is
+loaded: that all module paths exist, and that the number of visual tokens the processor writes into a prompt is
+the number the vision encoder delivers (575 versus 576 is the classic).
+"""
+
+import hashlib
+import re
+from pathlib import Path
+
+import torch
+from nnsight.modeling.transformers import TransformersModel
+from PIL import Image
+
+from . import families, forward
+
+ALIASES = ("mini", "mini-free", "mini-text", "mini-bunny")
+CHECKPOINTS = Path(__file__).parent / "mini" / "checkpoints"
+# Below this many bytes of weights a model is run in float32 unless asked otherwise: exactness costs nothing there.
+SMALL_BYTES = 2e9
+
+
+class ModelError(ValueError):
+    """A model that cannot be used, in one sentence with the fix."""
+
+
+class VisionLanguageModel:
+    """A multimodal (or text-only) language model, ready for prompts and traces.
+
+    traced: nnsight's view of the model; module: the Hugging Face module; layers: its decoder layers as envoys.
+    revision: what identifies the weights (sha256 of local files, commit on the Hub, "in-memory" otherwise).
+    remote: the default of every intervention's `remote` argument (True | False | "local").
+    """
+
+    def __init__(self, traced, processor, *, name: str, revision: str, remote: bool | str = False):
+        self.traced, self.processor, self.name, self.revision, self.remote = (
+            traced, processor, name, revision, remote,
+        )
+        self.config = traced._module.config
+        self.family = families.family_of(self.config)
+        if self.family is None:
+            raise ModelError(
+                f"model {name!r} is a {type(self.module).__name__} over "
+                f"{self.config.get_text_config().model_type!r}, which interventions/families.py has no row for: "
+                f"use one of {', '.join(family.name for family in families.FAMILIES)}, or add a row."
+            )
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self.module.requires_grad_(False).eval()
+        self._check()
+
+    @classmethod
+    def from_module(cls, module, processor, *, name: str = "in-memory") -> "VisionLanguageModel":
+        """Wrap a Hugging Face module that is already in memory. processor: a LlavaProcessor, or a tokenizer."""
+        family = families.family_of(module.config)
+        if family is None:
+            raise ModelError(
+                f"module is a {type(module).__name__}, which interventions/families.py has no row for: "
+                f"use one of {', '.join(row.name for row in families.FAMILIES)}, or add a row."
+            )
+        traced = TransformersModel(
+            module, task=family.task, rename=family.rename, dispatch=True, **_preprocessors(family, processor)
+        )
+        return cls(traced, processor, name=name, revision="in-memory")
+
+    # What a model is
+
+    @property
+    def module(self) -> torch.nn.Module:
+        return self.traced._module
+
+    @property
+    def layers(self):
+        return self.traced.layers
+
+    @property
+    def n_layers(self) -> int:
+        return self.config.get_text_config().num_hidden_layers
+
+    @property
+    def hidden_size(self) -> int:
+        return self.config.get_text_config().hidden_size
+
+    @property
+    def is_multimodal(self) -> bool:
+        return self.family.is_multimodal
+
+    @property
+    def image_token_id(self) -> int | None:
+        return self.config.image_token_id if self.is_multimodal else None
+
+    @property
+    def image_token(self) -> str | None:
+        return self.tokenizer.convert_ids_to_tokens(self.image_token_id) if self.is_multimodal else None
+
+    @property
+    def n_image_tokens(self) -> int:
+        return families.count_image_tokens(self.config) if self.is_multimodal else 0
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.module.dtype
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer."""
+        ids = getattr(self.module.generation_config, "eos_token_id", None)
+        if ids is None:
+            ids = self.tokenizer.eos_token_id
+        return tuple(ids) if isinstance(ids, (list, tuple)) else (() if ids is None else (ids,))
+
+    def prompt_template(self, *, image: bool, protocol: str = "paper") -> str:
+        """The chat format with `{question}` in it, and with one `<image>` if there is a picture."""
+        templates = self.family.templates if image else self.family.text_templates
+        if protocol not in templates:
+            raise ModelError(f"protocol {protocol!r} is unknown: use one of {', '.join(templates)}.")
+        return templates[protocol].replace("<image>", self.image_token or "")
+
+    # What it does outside any intervention
+
+    def tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]], str]:
+        """Token ids, character offsets, and the text they refer to: `<image>` written once a visual token."""
+        if self.is_multimodal:
+            text = text.replace(self.image_token, self.image_token * self.n_image_tokens)
+        encoding = self.tokenizer(text, return_offsets_mapping=True)
+        return encoding["input_ids"], [tuple(pair) for pair in encoding["offset_mapping"]], text
+
+    def read_image(self, image) -> torch.Tensor:
+        """A PIL image or a file -> pixel values [1, 3, height, width]."""
+        if not isinstance(image, Image.Image):
+            try:
+                image = Image.open(image)
+                image.load()
+            except Exception as error:
+                raise ModelError(
+                    f"image {str(image)!r} cannot be read as a picture ({type(error).__name__}): "
+                    "give the path of a readable PNG or JPEG, or a PIL image."
+                ) from error
+        return self.processor.image_processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"]
+
+    def generate_answer(self, image, question: str, max_new_tokens: int = 16) -> str:
+        """The model's greedy answer. image: PIL image, path, or None for a question without a picture."""
+        text = self.prompt_template(image=image is not None).format(question=question)
+        request = {
+            "input_ids": torch.tensor([self.tokenize(text)[0]]),
+            "pixel_values": None if image is None else self.read_image(image),
+            "eos_token_ids": self.eos_token_ids,
+            "max_answer_tokens": max_new_tokens,
+        }
+        answer = forward.in_session(self.traced, forward.greedy_answer, request, self.remote)
+        return self.tokenizer.decode(answer, skip_special_tokens=True).strip()
+
+    # What is checked when it is loaded
+
+    def _check(self):
+        for path in ("layers", "final_norm", "lm_head"):
+            if not hasattr(self.traced, path):
+                raise ModelError(f"model {self.name!r} has no module {path!r}: correct its row in families.py.")
+        layer = self.traced.layers[0]
+        for path in ("mlp.down_proj", "self_attn.o_proj"):
+            try:
+                layer.get(path)
+            except AttributeError:
+                raise ModelError(
+                    f"model {self.name!r} has no module layers[0].{path}: correct its row in families.py."
+                ) from None
+        if not self.tokenizer.is_fast:
+            raise ModelError(
+                f"model {self.name!r} has a slow tokenizer, which gives no character offsets: "
+                "install `tokenizers` and load a fast one."
+            )
+        if self.is_multimodal:
+            self._check_image_tokens()
+
+    def _check_image_tokens(self):
+        """The processor's real output against the configuration, and against this class's own tokenisation."""
+        text = self.prompt_template(image=True).format(question="?")
+        blank = Image.new("RGB", (32, 32))
+        ids = self.processor(images=blank, text=text, return_tensors="pt")["input_ids"][0].tolist()
+        found, expected = ids.count(self.image_token_id), self.n_image_tokens
+        if found != expected:
+            raise ModelError(
+                f"model {self.name!r} makes {expected} visual tokens of an image but its processor writes {found} "
+                "of them into a prompt: set patch_size, num_additional_image_tokens and "
+                "vision_feature_select_strategy of the processor as the checkpoint was trained."
+            )
+        if ids != self.tokenize(text)[0]:
+            raise ModelError(
+                f"model {self.name!r}: its processor and its tokenizer disagree about a prompt's tokens: "
+                "load the processor that belongs to the checkpoint."
+            )
+
+
+def load_model(
+    name: str = "mini", *, remote: bool | str = False, dtype=None, device_map=None, attn_implementation=None
+) -> VisionLanguageModel:
+    """Load a model by alias ("mini", "mini-free", "mini-text"), directory or Hub id.
+
+    remote: True leaves the weights where they are (NDIF) and loads only the skeleton and the processor.
+    dtype: a torch dtype or its name; None = float32 for small models, the checkpoint's own for large ones.
+    device_map, attn_implementation: as in `from_pretrained`. Raises ModelError in one sentence.
+    """
+    from transformers import AutoConfig, AutoProcessor, AutoTokenizer
+
+    path, revision = _resolve(str(name))
+    try:
+        config = AutoConfig.from_pretrained(path)
+        family = families.family_of(config)
+        processor = None
+        if family is not None:
+            processor = (AutoProcessor if family.is_multimodal else AutoTokenizer).from_pretrained(path)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ModelError(
+            f"model {str(name)!r} cannot be loaded ({reason}): "
+            f"give an alias ({', '.join(ALIASES)}), a directory with a config.json, or a Hub id."
+        ) from error
+    if family is None:
+        raise ModelError(
+            f"model {str(name)!r} is a {config.model_type!r} model, which interventions/families.py has no row for: "
+            f"use one of {', '.join(row.name for row in families.FAMILIES)}, or add a row."
+        )
+    if isinstance(dtype, str):
+        dtype = _dtype(dtype)
+    if dtype is None:
+        small = Path(path).is_dir() and sum(f.stat().st_size for f in _weights(path)) < SMALL_BYTES
+        dtype = torch.float32 if small else "auto"
+    options = {"device_map": device_map, "attn_implementation": attn_implementation}
+    traced = TransformersModel(
+        str(path), task=family.task, rename=family.rename, dispatch=remote is not True, dtype=dtype,
+        **_preprocessors(family, processor), **{key: value for key, value in options.items() if value is not None},
+    )
+    revision = revision or getattr(config, "_commit_hash", None) or "unknown"
+    return VisionLanguageModel(traced, processor, name=str(name), revision=revision, remote=remote)
+
+
+def _preprocessors(family: families.Family, processor) -> dict:
+    """nnsight's keyword for what turns text and images into model inputs."""
+    return {"processor": processor} if family.is_multimodal else {"tokenizer": processor}
+
+
+def _resolve(name: str) -> tuple[str, str | None]:
+    """A name -> (what `from_pretrained` takes, revision if known)."""
+    if name in ALIASES:
+        path = CHECKPOINTS / name
+        if not (path / "config.json").exists():
+            raise ModelError(
+                f"model {name!r} has no checkpoint at {path}: make it with "
+                "`python -m interventions.mini.train`, or name a directory or a Hub id."
+            )
+    elif (Path(name) / "config.json").exists():
+        path = Path(name)
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists():
+        return name, None
+    else:
+        raise ModelError(
+            f"model {name!r} is unknown: give an alias ({', '.join(ALIASES)}), "
+            "a directory with a config.json, or a Hub id such as llava-hf/llava-1.5-7b-hf."
+        )
+    digest = hashlib.sha256()
+    for file in _weights(path):
+        with open(file, "rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return str(path), digest.hexdigest()
+
+
+def _weights(path) -> list[Path]:
+    return sorted(Path(path).glob("*.safetensors"))
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name.removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype):
+        raise ModelError(f"dtype {name!r} is unknown: use float32, bfloat16 or float16.")
+    return dtype

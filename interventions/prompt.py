@@ -1,0 +1,303 @@
+"""A question about an image as token ids with known positions, and its corrupted counterparts.
+
+Which tokens are the constraint is read off the tokenizer's character offsets, never searched for in decoded
+tokens: "this country" is found whether its first token carries the space before it or not, at either end of the
+question, in any script. A corruption comes with its *alignment*, clean position -> corrupted position, because
+what is restored at a token of the corrupted run must be the clean run's output at the token it stands for.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass, field
+
+import torch
+
+ROLES = ("visual", "constraint", "text_constraint", "last", "other")
+
+
+class PromptError(ValueError):
+    """A question, constraint or replacement that cannot be used, in one sentence with the fix."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One clean prompt of T tokens.
+
+    text: the chat text with one `<image>`; question: as it stands in it (NFC, the template's punctuation).
+    spans: the character spans of the constraints in `question`, by role.
+    """
+
+    text: str
+    question: str
+    protocol: str
+    input_ids: torch.Tensor = field(repr=False)  # [T], image expanded
+    pixel_values: torch.Tensor | None = field(repr=False)  # [1, 3, H, W]
+    tokens: tuple[str, ...] = field(repr=False)
+    roles: tuple[str, ...] = field(repr=False)
+    spans: dict[str, tuple[int, int]]
+
+    def positions(self, role: str) -> tuple[int, ...]:
+        """Positions of all tokens of a role."""
+        return tuple(i for i, name in enumerate(self.roles) if name == role)
+
+    @property
+    def visual(self) -> tuple[int, ...]:
+        return self.positions("visual")
+
+    @property
+    def constraint(self) -> tuple[int, ...]:
+        return self.positions("constraint")
+
+    @property
+    def text_constraint(self) -> tuple[int, ...]:
+        return self.positions("text_constraint")
+
+    @property
+    def last(self) -> int:
+        return len(self.roles) - 1
+
+    def __len__(self) -> int:
+        return len(self.roles)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise on input embeddings: `scale` standard deviations of them, `samples` draws from `seed`.
+
+    A recipe, not a tensor: the draws are made where the weights are, the same on every device.
+    """
+
+    positions: tuple[int, ...]
+    scale: float
+    samples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class CorruptedPrompt:
+    """The corrupted prompt of T' tokens and how it corresponds to the clean one.
+
+    alignment: for each of the T clean positions the corrupted position that stands for it, or None.
+    first_corrupted: everything before it is the same in both, so restoring there has no effect.
+    """
+
+    text: str
+    input_ids: torch.Tensor = field(repr=False)  # [T']
+    tokens: tuple[str, ...] = field(repr=False)
+    alignment: tuple[int | None, ...] = field(repr=False)
+    first_corrupted: int
+    noise: Noise | None = None
+
+
+def build_prompt(
+    model, question: str, image=None, *, visual_constraint: str, text_constraint: str | None = None,
+    protocol: str = "paper",
+) -> Prompt:
+    """Put a question (and a picture: PIL image, path or None) into the model's chat format and find its parts.
+
+    The constraints must stand in the question word for word (case is forgiven). Of several occurrences the visual
+    constraint is the first and the text constraint the last, whole words before parts of words.
+    protocol: "paper" (the model's own chat format) or "authors" (that of the released scripts).
+    """
+    if image is not None and not model.is_multimodal:
+        raise PromptError(f"image was given but model {model.name!r} reads text only: leave image out.")
+    template = model.prompt_template(image=image is not None, protocol=protocol)
+    question = _normalise(question)
+    if not question:
+        raise PromptError("question is empty: give the question's text.")
+    if model.image_token and model.image_token in question:
+        raise PromptError(f"question contains {model.image_token!r}, the placeholder of the image: leave it out.")
+    if "{question}?" in template:
+        question = question.rstrip("?").rstrip()
+    spans = {"constraint": find_phrase(question, visual_constraint, "visual_constraint", last=False)}
+    if text_constraint is not None:
+        spans["text_constraint"] = find_phrase(question, text_constraint, "text_constraint", last=True)
+        (a, b), (c, d) = spans["constraint"], spans["text_constraint"]
+        if a < d and c < b:
+            raise PromptError(
+                f"text_constraint {text_constraint!r} overlaps visual_constraint {visual_constraint!r}: "
+                "give phrases that stand apart in the question."
+            )
+    text = template.format(question=question)
+    ids, members = _tokenize(model, template, question, spans)
+    roles = ["other"] * len(ids)
+    roles[-1] = "last"
+    for role, positions in members.items():
+        for position in positions:
+            roles[position] = role
+    for position, token in enumerate(ids):
+        if token == model.image_token_id:
+            roles[position] = "visual"
+    return Prompt(
+        text=text, question=question, protocol=protocol, input_ids=torch.tensor(ids),
+        pixel_values=None if image is None else model.read_image(image),
+        tokens=tuple(_token_text(model, ids)), roles=tuple(roles), spans=spans,
+    )
+
+
+def corrupt(
+    model, prompt: Prompt, *, visual_replacement: str | None = None, text_replacement: str | None = None,
+    repeat_token: str | int | None = None, repeat_role: str = "constraint",
+) -> CorruptedPrompt:
+    """Replace the visual constraint, the text constraint, or both.
+
+    visual_replacement, text_replacement: fluent phrases put in place of the constraints; the new text is tokenised
+    as a whole. Alignment is identical before a constraint and by distance from the right end after it; inside, the
+    last token stands for the last, and clean tokens left over stand for nothing.
+    repeat_token: the authors' way instead: every token of the constraint `repeat_role` becomes this one token (an id,
+    or a word whose first token is taken), so lengths agree.
+    """
+    if repeat_token is not None:
+        if visual_replacement is not None or text_replacement is not None:
+            raise PromptError("repeat_token replaces the constraint by itself: give it or the replacements, not both.")
+        return _repeat(model, prompt, repeat_token, repeat_role)
+    replacements = {"constraint": visual_replacement, "text_constraint": text_replacement}
+    replacements = {role: _normalise(phrase) for role, phrase in replacements.items() if phrase is not None}
+    if not replacements or not all(replacements.values()):
+        raise PromptError("visual_replacement, text_replacement or repeat_token must be given, and not be empty.")
+    for role in replacements:
+        if role not in prompt.spans:
+            raise PromptError(f"text_replacement was given but the prompt has no {role}: build it with one.")
+    template = model.prompt_template(image=prompt.pixel_values is not None, protocol=prompt.protocol)
+    question, spans = _replace(prompt.question, prompt.spans, replacements)
+    ids, members = _tokenize(model, template, question, spans)
+    alignment = _align(prompt, ids, [(prompt.positions(role), members[role]) for role in prompt.spans])
+    return CorruptedPrompt(
+        text=template.format(question=question), input_ids=torch.tensor(ids),
+        tokens=tuple(_token_text(model, ids)), alignment=alignment,
+        first_corrupted=min(members[role][0] for role in replacements),
+    )
+
+
+def noise(
+    model, prompt: Prompt, positions, *, scale: float = 3.0, samples: int = 10, seed: int = 0
+) -> CorruptedPrompt:
+    """Gaussian noise on the input embeddings at positions (indices, or names of roles), visual tokens included.
+
+    Standard causal tracing noises ("visual", "constraint"). The noise's standard deviation is `scale` times that of
+    the prompt's own embeddings at these positions, visual and text tokens each by their own; effects are means
+    over `samples` draws.
+    """
+    chosen = resolve_positions(prompt, positions, PromptError)
+    if not chosen:
+        raise PromptError("positions names no token of this prompt: give indices or roles that it has.")
+    if not scale > 0:
+        raise PromptError(f"scale must be larger than 0, not {scale}.")
+    if samples < 1:
+        raise PromptError(f"samples must be at least 1, not {samples}.")
+    return CorruptedPrompt(
+        text=prompt.text, input_ids=prompt.input_ids, tokens=prompt.tokens, alignment=tuple(range(len(prompt))),
+        first_corrupted=chosen[0], noise=Noise(chosen, float(scale), int(samples), int(seed)),
+    )
+
+
+def resolve_positions(prompt: Prompt, positions, error=PromptError) -> tuple[int, ...]:
+    """Indices and role names (one or several) -> sorted positions without duplicates."""
+    if isinstance(positions, (str, int)):
+        positions = (positions,)
+    chosen = set()
+    for entry in positions:
+        if isinstance(entry, str):
+            if entry not in ROLES:
+                raise error(f"positions names the unknown role {entry!r}: use {', '.join(ROLES)} or indices.")
+            chosen.update(prompt.positions(entry))
+        elif not -len(prompt) <= entry < len(prompt):
+            raise error(f"positions holds {entry}, but the prompt has {len(prompt)} tokens.")
+        else:
+            chosen.add(int(entry) % len(prompt))
+    return tuple(sorted(chosen))
+
+
+def find_phrase(question: str, phrase: str, name: str, *, last: bool) -> tuple[int, int]:
+    """Character span of a phrase in a question. name: the parameter to blame."""
+    phrase = _normalise(phrase)
+    if not phrase:
+        raise PromptError(f"{name} is empty: give the words of the question that it consists of.")
+    literal = re.escape(phrase)
+    for pattern in (rf"(?<!\w){literal}(?!\w)", literal):
+        for flags in (0, re.IGNORECASE):
+            found = [match.span() for match in re.finditer(pattern, question, flags)]
+            if found:
+                return found[-1 if last else 0]
+    raise PromptError(f"{name} {phrase!r} is not in the question {question!r}: give words that stand in it as they are.")
+
+
+def _normalise(text: str) -> str:
+    """NFC without outer space: the same letters written in two ways must be one string."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def _tokenize(model, template: str, question: str, spans: dict) -> tuple[list[int], dict[str, tuple[int, ...]]]:
+    """Ids of the whole prompt, and by role the positions of the tokens that overlap its span of the question."""
+    ids, offsets, text = model.tokenize(template.format(question=question))
+    head = template.split("{question}")[0]
+    shift = len(text) - len(template.format(question=question)) if model.image_token and model.image_token in head else 0
+    shift += len(head)
+    members = {}
+    for role, (begin, end) in spans.items():
+        # A span has no outer space, so a token that is only the space before it does not overlap it.
+        overlapping = [i for i, (a, b) in enumerate(offsets) if a < end + shift and b > begin + shift and a < b]
+        if not overlapping:
+            raise PromptError(f"{role} {question[begin:end]!r} has no token of its own in {question!r}: reword it.")
+        members[role] = tuple(overlapping)
+    return ids, members
+
+
+def _replace(question: str, spans: dict, replacements: dict) -> tuple[str, dict]:
+    """The question with phrases replaced, and where all constraints now stand."""
+    moved, shift = {}, 0
+    for role, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
+        phrase = replacements.get(role, question[begin + shift : end + shift])
+        question = question[: begin + shift] + phrase + question[end + shift :]
+        moved[role] = (begin + shift, begin + shift + len(phrase))
+        shift += len(phrase) - (end - begin)
+    return question, moved
+
+
+def _align(prompt: Prompt, ids: list[int], regions: list) -> tuple[int | None, ...]:
+    """Clean position -> corrupted position. regions: (clean, corrupted) positions of each constraint."""
+    alignment: list[int | None] = [None] * len(prompt)
+    done, shift = 0, 0
+    clean_ids = prompt.input_ids.tolist()
+    for clean, corrupted in sorted([*regions, ((len(prompt),), (len(ids),))]):
+        if clean[0] - done != corrupted[0] - done - shift or clean_ids[done : clean[0]] != ids[done + shift : corrupted[0]]:
+            raise PromptError(
+                "The replacement changes tokens outside the constraint it stands for: "
+                "choose another visual_replacement or text_replacement."
+            )
+        for position in range(done, clean[0]):
+            alignment[position] = position + shift
+        for position, partner in zip(reversed(clean), reversed(corrupted)):
+            if position < len(prompt):
+                alignment[position] = partner
+        done = clean[-1] + 1
+        shift = corrupted[-1] + 1 - done
+    return tuple(alignment)
+
+
+def _repeat(model, prompt: Prompt, token: str | int, role: str) -> CorruptedPrompt:
+    """The released scripts' corruption: one and the same token id all over the constraint."""
+    positions = prompt.positions(role) if role in prompt.spans else ()
+    if not positions:
+        raise PromptError(f"repeat_role {role!r} has no token in this prompt: use 'constraint' or 'text_constraint'.")
+    if isinstance(token, str):
+        # As it would stand after other words, and in any tokenizer without a token for the space alone.
+        pieces = model.tokenizer(f"{token.strip()} {token.strip()}", add_special_tokens=False, return_offsets_mapping=True)
+        begin = len(token.strip()) + 1
+        token = next(i for i, (_, b) in zip(pieces["input_ids"], pieces["offset_mapping"], strict=True) if b > begin)
+    ids = prompt.input_ids.clone()
+    ids[list(positions)] = int(token)
+    return CorruptedPrompt(
+        text=prompt.text, input_ids=ids, tokens=tuple(_token_text(model, ids.tolist())),
+        alignment=tuple(range(len(prompt))), first_corrupted=positions[0],
+    )
+
+
+def _token_text(model, ids: list[int]) -> list[str]:
+    """Each token as a reader sees it, its leading space kept (SentencePiece drops it from a token decoded alone)."""
+    texts = {}
+    for token in set(ids):
+        text = model.tokenizer.decode([token])
+        piece = model.tokenizer.convert_ids_to_tokens(token)
+        texts[token] = f" {text}" if piece.startswith("▁") and not text.startswith(" ") else text
+    return [texts[token] for token in ids]

@@ -1,0 +1,204 @@
+"""The corrupted run with pieces of the clean run restored: what `causal_trace.trace` computes, where the weights are.
+
+One clean run and one corrupted run a question, then every site in one of three ways that agree: `plain` (a whole
+forward a site), `rows` (a batch row a site) and `packed` (a segment a site); see `forward.py` for why they may.
+
+A *site* is (kinds, pairs, start, stop): in layers start <= l < stop the outputs of the modules `kinds` at corrupted
+position p become the clean run's outputs at position c, for all (c, p) of pairs. A causal trace has one pair a site;
+several restore a whole phrase, or everything.
+"""
+
+import torch
+from transformers import DynamicCache
+
+from .forward import cached_tokens_that_fit, decode, embed, extend, packed_inputs, packing_budget, prompt_inputs, run
+from .metrics import answer_probability
+
+
+def restore_sites(lm, request: dict) -> dict:
+    """P(answer) of the clean run, of the corrupted run, and of the corrupted run with each site restored.
+
+    request: clean_ids [1, T], corrupted_ids [1, T'], pixel_values [1, 3, H, W] or None, image_token_id or None;
+    first: the first position at which the two runs may differ; noise: None or (positions, scale, samples, seed);
+    sites: as in the module's docstring, pairs at or after `first`; answer_ids: list or None (the model's own);
+    require_top: an answer the clean run does not begin with ends the work; sequence: score all answer tokens, not
+    only the first; eos_token_ids, max_answer_tokens; method: "packed" | "rows" | "plain"; max_packed_tokens or None.
+    Returns {"p_clean", "p_corrupted", "restored" [sites] float32, "answer_ids", "top_id", "top_p"}; with noise the
+    corrupted and restored probabilities are means over the samples.
+    """
+    with torch.no_grad():
+        clean = clean_run(lm, request)
+        result = {key: clean[key] for key in ("p_clean", "answer_ids", "top_id", "top_p")}
+        if request["require_top"] and clean["answer_ids"][0] != clean["top_id"]:
+            return result
+        restore = {"packed": restore_packed, "rows": restore_rows, "plain": restore_plain}[request["method"]]
+        samples = 1 if request["noise"] is None else request["noise"][2]
+        corrupted, restored = 0.0, torch.zeros(len(request["sites"]))
+        for sample in range(samples):
+            p_corrupted, p_restored = restore(lm, request, clean, corrupted_run(lm, request, clean, sample))
+            corrupted += p_corrupted / samples
+            restored += p_restored / samples
+        return result | {"p_corrupted": corrupted, "restored": restored}
+
+
+def clean_run(lm, request: dict) -> dict:
+    """The clean prompt, once: encodes the image, records module outputs from `first` on, decides the answer.
+
+    Returns attention, mlp (lists of [1, T - first, d] by layer), embeddings [1, T, d], visual [m, d] (its visual
+    tokens), cache (of the prompt), answer_ids, scored (the answer tokens that count), p_clean, top_id, top_p.
+    """
+    ids = request["clean_ids"]
+    n_tokens = ids.shape[1]
+    cache = DynamicCache()
+    clean = run(
+        lm, prompt_inputs(ids, request["pixel_values"]), keep=[n_tokens - 1], cache=cache,
+        reads=(*request["kinds"], "embeddings"), start=request["first"],
+    )
+    clean["cache"] = extend(cache, n_tokens)  # decoding below extends `cache`, not this one
+    clean["visual"] = clean["embeddings"][(ids == request["image_token_id"]).to(lm.device)] if (
+        request["image_token_id"] is not None
+    ) else None
+    top_p, top_id = clean["logits"][0, -1].float().softmax(-1).max(-1)
+    clean["top_id"], clean["top_p"] = int(top_id), float(top_p)
+    answer = request["answer_ids"]
+    if answer is None:
+        answer = decode(lm, cache, clean["logits"], request["eos_token_ids"], request["max_answer_tokens"])
+    clean["answer_ids"] = list(answer) or [clean["top_id"]]  # a model that ends at once answers with its end token
+    clean["scored"] = clean["answer_ids"] if request["sequence"] else clean["answer_ids"][:1]
+    logits = clean["logits"]
+    if len(clean["scored"]) > 1:
+        inputs = {"input_ids": torch.tensor([clean["scored"][:-1]])}
+        keep = range(len(clean["scored"]) - 1)
+        more = run(lm, inputs, keep=list(keep), cache=extend(clean["cache"], n_tokens))["logits"]
+        logits = torch.cat([logits, more], dim=1)
+    clean["p_clean"] = float(answer_probability(logits, clean["scored"])[0])
+    return clean
+
+
+def corrupted_run(lm, request: dict, clean: dict, sample: int) -> dict:
+    """The corrupted prompt (and the answer's tokens, teacher forced) from `first` on, over the clean prefix.
+
+    Returns hidden (list of [1, t, d] by layer, the first being the embeddings), cache (of the whole corrupted
+    sequence), end (its length), keep (positions that predict the scored tokens), p_corrupted.
+    """
+    first, scored = request["first"], clean["scored"]
+    ids = torch.cat([request["corrupted_ids"], torch.tensor([scored[:-1]], dtype=torch.long)], dim=1)
+    embeddings = embed(lm, ids[:, first:], request["image_token_id"], clean["visual"])
+    if request["noise"] is not None:
+        embeddings = embeddings + embedding_noise(request, clean["embeddings"], embeddings, sample)
+    last, end = request["corrupted_ids"].shape[1] - 1, ids.shape[1]
+    keep = torch.arange(last, end)
+    cache = extend(clean["cache"], first)
+    inputs = {"inputs_embeds": embeddings, "position_ids": torch.arange(first, end)[None]}
+    corrupted = run(lm, inputs, keep=keep - first, cache=cache, reads=("hidden",))
+    p_corrupted = float(answer_probability(corrupted["logits"], scored)[0])
+    return corrupted | {"ids": ids, "cache": cache, "end": end, "keep": keep, "p_corrupted": p_corrupted}
+
+
+def embedding_noise(request: dict, clean_embeddings, like, sample: int) -> torch.Tensor:
+    """Gaussian noise [1, t, d] at the noised positions, 0 elsewhere.
+
+    Its standard deviation is `scale` times that of the prompt's own embeddings at those positions, visual and text
+    tokens apart: the two differ in size by far, and one common value would leave one of them almost unharmed.
+    Drawn on the CPU in float32, one generator a sample, so that it is the same on every device.
+    """
+    positions, scale, _, seed = request["noise"]
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + sample)
+    noise = torch.zeros(like.shape)
+    positions = torch.tensor(positions)
+    is_visual = request["clean_ids"][0, positions] == (
+        -1 if request["image_token_id"] is None else request["image_token_id"]
+    )
+    drawn = torch.randn(len(positions), like.shape[-1], generator=generator)
+    for group in (is_visual, ~is_visual):
+        if group.any():
+            sigma = clean_embeddings[0].float().cpu()[positions[group]].std()
+            noise[0, positions[group] - request["first"]] = scale * sigma * drawn[group]
+    return noise.to(like)
+
+
+def restore_plain(lm, request: dict, clean: dict, corrupted: dict):
+    """One whole forward a site, image encoder included: slow, the reference the fast ones are held against."""
+    inputs = prompt_inputs(corrupted["ids"], request["pixel_values"])
+    if request["noise"] is not None:
+        prefix = clean["embeddings"][:, : request["first"]]
+        inputs = {"inputs_embeds": torch.cat([prefix, corrupted["hidden"][0]], dim=1)}
+    probabilities = []
+    for placed in [[]] + [[(site, 0, 0)] for site in request["sites"]]:
+        writes = site_writes(placed, clean, request["first"])
+        logits = run(lm, inputs, keep=corrupted["keep"], writes=writes)["logits"]
+        probabilities.append(float(answer_probability(logits, clean["scored"])[0]))
+    return probabilities[0], torch.tensor(probabilities[1:])
+
+
+def restore_rows(lm, request: dict, clean: dict, corrupted: dict):
+    """A batch row a site: the suffix from `first` on over the shared prefix, layers below the site skipped.
+
+    Every row is computed as it would be alone, which keeps half precision exact.
+    """
+    sites, first = request["sites"], request["first"]
+    budget = request["max_packed_tokens"] or packing_budget(lm, corrupted["end"])
+    n_rows = max(1, min(budget // (corrupted["end"] - first), cached_tokens_that_fit(lm) // corrupted["end"]))
+    restored = torch.zeros(len(sites))
+    for pack in packs(sites, [1] * len(sites), n_rows):
+        layer, rows = sites[pack[0]][2], len(pack)
+        inputs = {
+            "inputs_embeds": corrupted["hidden"][layer].expand(rows, -1, -1),
+            "position_ids": torch.arange(first, corrupted["end"])[None],
+        }
+        writes = site_writes([(sites[s], row, -first) for row, s in enumerate(pack)], clean, first)
+        cache = extend(clean["cache"], first, rows)
+        logits = run(lm, inputs, keep=corrupted["keep"] - first, cache=cache, skip=layer, writes=writes)["logits"]
+        restored[pack] = answer_probability(logits, clean["scored"]).cpu()
+    return corrupted["p_corrupted"], restored
+
+
+def restore_packed(lm, request: dict, clean: dict, corrupted: dict):
+    """Many sites in one sequence: a segment each, from the first restored position to the end.
+
+    What a segment needs of earlier positions is the corrupted run's cache, shared by all segments; layers below
+    the sites' first are skipped, the corrupted run's hidden states entering above them.
+    """
+    sites, end = request["sites"], corrupted["end"]
+    begins = [min(p for _, p in site[1]) for site in sites]
+    budget = request["max_packed_tokens"] or packing_budget(lm, end)
+    restored = torch.zeros(len(sites))
+    for pack in packs(sites, [end - begin for begin in begins], budget):
+        segments = [begins[s] for s in pack]
+        layer, shared = sites[pack[0]][2], max(segments)
+        inputs, offsets = packed_inputs(corrupted["hidden"][layer], request["first"], segments, end, shared)
+        keep = torch.cat([corrupted["keep"] - begin + offset for begin, offset in zip(segments, offsets, strict=True)])
+        placed = [(sites[s], 0, offset - begins[s]) for s, offset in zip(pack, offsets, strict=True)]
+        writes = site_writes(placed, clean, request["first"])
+        cache = extend(corrupted["cache"], shared)
+        logits = run(lm, inputs, keep=keep, cache=cache, skip=layer, writes=writes)["logits"]
+        logits = logits[0].unflatten(0, (len(pack), len(corrupted["keep"])))
+        restored[pack] = answer_probability(logits, clean["scored"]).cpu()
+    return corrupted["p_corrupted"], restored
+
+
+def site_writes(placed, clean: dict, first: int) -> dict:
+    """`run`'s writes for [(site, row, shift)]: clean outputs, at index `corrupted position + shift` of that row."""
+    index = {}
+    for (kinds, pairs, start, stop), row, shift in placed:
+        for key in [(layer, kind) for kind in kinds for layer in range(start, stop)]:
+            index.setdefault(key, []).extend((row, p + shift, c - first) for c, p in pairs)
+    writes = {}
+    for (layer, kind), triples in index.items():
+        rows, positions, sources = torch.tensor(triples).unbind(1)
+        output = clean[kind][layer][0]
+        writes[layer, kind] = (rows, positions, output[sources.to(output.device)])
+    return writes
+
+
+def packs(sites, costs, budget: int) -> list[list[int]]:
+    """Indices of sites in packs that start in the same layer and cost at most `budget` (or hold a single site)."""
+    groups, spent = [], 0
+    for index in sorted(range(len(sites)), key=lambda i: (sites[i][2], costs[i])):
+        if groups and sites[groups[-1][0]][2] == sites[index][2] and spent + costs[index] <= budget:
+            groups[-1].append(index)
+            spent += costs[index]
+        else:
+            groups.append([index])
+            spent = costs[index]
+    return groups

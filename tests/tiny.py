@@ -1,0 +1,115 @@
+"""Tiny random models for the tests: a real LLaVA of every family in a few milliseconds, no files, no network.
+
+Weights are random but scaled, so that a question's answer is decided and a replaced constraint changes it: a
+test of effects on a model whose effects are all near zero would pass whatever the code does.
+"""
+
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PhiConfig,
+    PreTrainedTokenizerFast,
+    SiglipVisionConfig,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from interventions.model import VisionLanguageModel
+
+CORPUS = (
+    "USER: The capital of this country is Lima. Sri Lanka, New Zealand and Peru ASSISTANT: Colombo",
+    "USER: Name a country that borders this country and starts with B ASSISTANT: Brazil Bolivia",
+    "this building is located in Paris, France; the director of this movie in year 2006",
+)
+IMAGE_SIZE, PATCH = 24, 8  # nine patches
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE with `<s>` in front, as the embedded model's."""
+    backend = Tokenizer(models.BPE(unk_token=None))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "</s>", "<image>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
+    backend.train_from_iterator(CORPUS * 3, trainer)
+    bos = backend.token_to_id("<s>")
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", bos)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
+        extra_special_tokens={"image_token": "<image>"},
+    )
+
+
+def text_config(text: str, vocab_size: int):
+    common = dict(
+        vocab_size=vocab_size, hidden_size=32, intermediate_size=64, num_hidden_layers=5,
+        num_attention_heads=4, max_position_embeddings=256, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        tie_word_embeddings=False,
+    )
+    if text == "phi":
+        return PhiConfig(**common, partial_rotary_factor=0.5)
+    return LlamaConfig(**common, num_key_value_heads=2 if text == "gqa" else 4)
+
+
+def vision_config(vision: str):
+    common = dict(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        image_size=IMAGE_SIZE, patch_size=PATCH,
+    )
+    if vision == "siglip":
+        return SiglipVisionConfig(**common, vision_use_head=False)
+    return CLIPVisionConfig(**common, projection_dim=16)
+
+
+def build(text="llama", vision="clip", attention="sdpa", seed=0, dtype=torch.float32) -> VisionLanguageModel:
+    """text: llama | gqa | phi. vision: clip | siglip | None (a text-only language model)."""
+    words = tokenizer()
+    torch.manual_seed(seed)
+    language = text_config(text, len(words))
+    if vision is None:
+        module, processor = AutoModelForCausalLM.from_config(language, attn_implementation=attention), words
+    else:
+        strategy = "default" if vision == "clip" else "full"
+        config = LlavaConfig(
+            text_config=language, vision_config=vision_config(vision), image_token_index=3,
+            vision_feature_layer=-1, vision_feature_select_strategy=strategy, image_seq_length=9,
+        )
+        config._attn_implementation = attention
+        module = LlavaForConditionalGeneration._from_config(config, attn_implementation=attention)
+        image_processor = CLIPImageProcessorPil(
+            size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, do_center_crop=False
+        )
+        processor = LlavaProcessor(
+            image_processor=image_processor, tokenizer=words, patch_size=PATCH,
+            vision_feature_select_strategy=strategy, num_additional_image_tokens=int(vision == "clip"),
+        )
+    sharpen(module)
+    return VisionLanguageModel.from_module(module.to(dtype), processor, name=f"tiny-{text}-{vision}")
+
+
+@torch.no_grad()
+def sharpen(module):
+    """Scale the weights of the language model: attention that picks, and logits that decide."""
+    for name, weight in module.named_parameters():
+        if weight.dim() < 2 or "vision" in name:
+            continue
+        if "embed" in name:
+            weight.normal_(0, 1)
+        elif "lm_head" in name:
+            weight.normal_(0, 1.0)
+        else:
+            weight.normal_(0, 1.3 / weight.shape[1] ** 0.5)
+
+
+def picture(seed=0) -> Image.Image:
+    pixels = torch.randint(0, 256, (30, 40, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return Image.fromarray(pixels.numpy())
