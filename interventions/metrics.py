@@ -27,29 +27,35 @@ def answer_probability(logits: Tensor, answer_ids: Tensor | Iterable[int]) -> Te
 
 
 def bootstrap_interval(
-    values: Iterable[float],
+    values: Iterable | np.ndarray,
     statistic: Callable[..., np.ndarray] = np.mean,
     n: int = 2000,
     seed: int = 0,
     level: float = 0.95,
-) -> tuple[float, float, float]:
+) -> tuple:
     """(value, low, high): a statistic over questions and its percentile bootstrap interval.
 
-    `values` is one number a question, so what is resampled is questions. `statistic` takes an array and an
-    axis (`np.mean`, `np.median`). Deterministic for a seed. One question has no interval: low and high are
-    NaN then, and all three are for none.
+    `values` is [questions] or [questions, ...]: questions are resampled, all of one together. The three
+    results are floats, or arrays [...]. `statistic` takes an array and an axis (`np.mean`, `np.median`).
+    Deterministic for a seed. One question has no interval: low and high are NaN then, all three are for none.
     """
-    values = np.asarray(list(values), dtype=np.float64)  # [questions]
-    if values.ndim != 1:
-        raise ValueError(f"values must be one number a question, not an array of shape {values.shape}.")
+    values = np.asarray(values if isinstance(values, np.ndarray) else list(values), dtype=np.float64)
     if np.isnan(values).any():
         raise ValueError("values must not contain NaN: drop the questions that lack the site first.")
-    if values.size == 0:
-        return float("nan"), float("nan"), float("nan")
-    value = float(statistic(values, axis=0))
-    if values.size == 1:
-        return value, float("nan"), float("nan")
-    samples = np.random.default_rng(seed).integers(values.size, size=(n, values.size))
-    tail = (1 - level) / 2
-    low, high = np.quantile(statistic(values[samples], axis=1), [tail, 1 - tail])
-    return value, float(low), float(high)
+    missing = np.full(values.shape[1:], np.nan)[()]
+    if len(values) == 0:
+        return missing, missing, missing
+    value = statistic(values, axis=0)
+    if len(values) == 1:
+        return value, missing, missing
+    q = len(values)
+    samples = np.random.default_rng(seed).integers(q, size=(n, q))
+    if (
+        statistic is np.mean
+    ):  # a matrix product: seconds instead of minutes for many sites
+        counts = np.bincount((samples + q * np.arange(n)[:, None]).ravel(), minlength=n * q).reshape(n, q)
+        replicas = np.tensordot(counts / q, values, axes=1)  # [n, ...]
+    else:
+        replicas = np.stack([statistic(values[sample], axis=0) for sample in samples])
+    low, high = np.quantile(replicas, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return value, low, high

@@ -61,8 +61,19 @@ def test_few_questions():
     assert bootstrap_interval([0.5, 0.5]) == (0.5, 0.5, 0.5)
 
 
-def test_nan_and_tables_are_refused():
+def test_nan_is_refused():
     with pytest.raises(ValueError, match="NaN"):
         bootstrap_interval([0.1, float("nan")])
-    with pytest.raises(ValueError, match="shape"):
-        bootstrap_interval(np.zeros((3, 2)))
+
+
+def test_tables_resample_whole_questions():
+    values = np.random.default_rng(0).random((30, 2, 5))
+    value, low, high = bootstrap_interval(values)
+    assert value.shape == low.shape == high.shape == (2, 5)
+    np.testing.assert_allclose(value, values.mean(0))
+    alone = bootstrap_interval(values[:, 1, 3])
+    np.testing.assert_allclose((value[1, 3], low[1, 3], high[1, 3]), alone)
+    # The quick way for means against the plain one.
+    plain = bootstrap_interval(values, lambda v, axis: v.mean(axis))
+    np.testing.assert_allclose((value, low, high), plain)
+    assert np.isnan(bootstrap_interval(values[:1])[1]).all()
