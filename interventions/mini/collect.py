@@ -30,6 +30,9 @@ MIN_POPULATION = 30_000
 SAME_FLAG = 0.02  # two flags count as the same where fewer of their pixels clearly differ
 MAX_CLASS = 25  # a finer class shared by more things than this says too little ("placental")
 FOLDERS = {"egypt": "EG", "france": "FR", "germany": "DE", "india": "IN", "usa": "US"}
+# circle-flags draws a language, not the country, under these codes (Arabic, Interlingue, Latin)
+FLAG_CODES = {("circle-flags", "AR"): "", ("circle-flags", "IE"): "", ("circle-flags", "LA"): ""}
+FLAG_CODES |= {("flagpack", "GB"): "gb-ukm"}  # its `gb` is England
 # how a question calls the place; wording, not a fact
 MONUMENTS = (
     "Canyon de Chelly, Mount Rushmore, Navajo, Great Wall of China, Machu Picchu, Cabrillo, Ajanta Caves, "
@@ -38,8 +41,8 @@ MONUMENTS = (
 # words of a place's own name that say its kind (with the English word where it differs)
 KIND_WORDS = (
     "Pyramid Amphitheatre:amphitheater Château:castle Castle Cathedral Palace Palais:palace Tower Gate "
-    "Gateway:gate Temple Caves:cave Baths:bath Fort Memorial Statue Wall Castillo:castle Stupa Pont:bridge Mahal:palace "
-    "Minar:minaret"
+    "Gateway:gate Temple Caves:cave Baths:bath Fort Memorial Statue Wall Castillo:castle Stupa Pont:bridge "
+    "Mahal:palace Minar:minaret"
 ).split()
 
 
@@ -58,8 +61,11 @@ def collect_countries(gallery: Gallery, facts: Facts, world: World, net: WordNet
         spellings |= {s.replace("-d-", "-d") for s in spellings} | {
             s.replace("saint", "st") for s in spellings
         }
-        names = [code.lower()] + sorted(f"flag-for-{p}{s}" for s in spellings for p in ("", "flag-"))
-        styles = gallery.draw(key, FLAG_STYLES, names, emoji)
+        spelled = sorted(f"flag-for-{p}{s}" for s in spellings for p in ("", "flag-"))
+        styles = []
+        for style in FLAG_STYLES:
+            by_code = [FLAG_CODES.get((style, code), code.lower())]
+            styles += gallery.draw(key, (style,), spelled if style in THING_STYLES else by_code, emoji)
         if missing := set(FLAG_STYLES) - set(styles):
             print(f"no flag of {name} in {', '.join(sorted(missing))}")
         twin = next((o for o in entities if gallery.difference(key, o, "flag-icons") < SAME_FLAG), None)

@@ -104,6 +104,10 @@ def _territories(npm: Path, language: str) -> dict[str, str]:
     return json.loads(path.read_text())["main"][language]["localeDisplayNames"]["territories"]
 
 
+def _above(net: WordNet, synset: Synset) -> set[str]:
+    return {w for s in net.ancestors(synset) for w in s.words}
+
+
 def demonym(net: WordNet, world: World, code: str) -> tuple[list[str], str]:
     """One-word names of a country's inhabitants.
 
@@ -112,12 +116,10 @@ def demonym(net: WordNet, world: World, code: str) -> tuple[list[str], str]:
     """
     names = {world.name(code), world.geo[code]["name"]}
     names |= {n.replace("’", "'") for k, n in world.names["en"].items() if k.split("-")[0] == code}
-    countries = {
-        s.offset
-        for name in names
-        for s in net.lookup(name, "15")
-        if not any("American state" in a.words for a in net.ancestors(s))
-    }
+    countries = set()
+    for name in names:  # the most frequent sense: China, not Taiwan; Georgia, not the American state
+        senses = [s for s in net.lookup(name, "15") if "American state" not in _above(net, s)]
+        countries |= {s.offset for s in senses[:1]}
     ends = tuple(f" of {the}{name}" for name in names for the in ("", "the "))
     found, cited = [], []
     for synset in net.synsets.values():
@@ -157,7 +159,7 @@ def country_facts(facts: Facts, entity: dict, code: str, world: World, net: Word
         if len(names) == 1:  # the letter settles the answer
             facts.add(entity, "neighbour", names, cite("neighbours"), letter)
     for language, locale in LANGUAGES.items():
-        name = world.names[locale][code].replace("’", "'")
+        name = re.sub(r" \(.*\)", "", world.names[locale][code]).replace("’", "'")
         if name not in (entity["name"], world.names["en"][code]):
             facts.add(
                 entity,
