@@ -29,8 +29,8 @@ SENSES = {
 EXCLUDED = (
     "guide dog, black cat, cricket, dragon, bug, sauropod, wood, bank, castle, wheel, wind, ice, mate, "
     "notebook, shortcake, dumpling, cut of meat, luggage, balloon, motorized wheelchair, french fries, "
-    "videocassette, card index, playground slide, package, clutch bag, two-hump camel, ox, passenger ship, seat, "
-    "soft ice cream, bell, beans, articulated lorry"
+    "videocassette, card index, playground slide, package, clutch bag, two-hump camel, ox, "
+    "passenger ship, seat, soft ice cream, bell, beans, articulated lorry"
 ).split(", ")
 NOUN = {"05": "animal", "13": "food", "06": "object"}
 GROUPS = {
