@@ -22,7 +22,7 @@ PERSON = re.compile(
     r"(an? (native|inhabitant|citizen|resident|person of \w+ nationality)"
     r"|the (natives|people) (or inhabitants )?of)\b"
 )
-LANGUAGES = {"French": "fr", "German": "de", "Spanish": "es"}
+LANGUAGES = {"French": "fr", "Spanish": "es"}
 COLUMNS = (
     "entity",
     "name",
