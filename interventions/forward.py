@@ -34,20 +34,26 @@ def in_session(lm, function, request: dict, remote: bool | str = False):
     return result
 
 
-def run(lm, inputs: dict, *, keep, cache=None, skip: int = 0, reads=(), start: int = 0, writes=None) -> dict:
+def run(
+    lm, inputs: dict, *, keep, cache=None, skip: int = 0, stop: int | None = None, trim: bool = False, reads=(),
+    start: int = 0, writes=None,
+) -> dict:
     """One traced forward: the one place where modules are read, written or skipped.
 
     inputs: the model's own; keep: the positions whose logits are wanted; cache: a DynamicCache to read and extend.
     skip: layers below it are not run, `inputs["inputs_embeds"]` is then the input of layer `skip`.
-    reads: "attention" and "mlp" (outputs), "hidden" (a layer's input), each a list of [B, t - start, d] by layer
-    from position `start` on (skipped layers are left out), and "embeddings" [B, t, d], the input of layer 0.
+    stop: the forward ends below this layer; "output" [B, t, d] is returned instead of logits.
+    trim: the last layer's MLP, of which nothing else is ever read, runs at the positions `keep` only.
+    reads: "attention" and "mlp" (outputs), each a list of [B, t - start, d] by layer from position `start` on,
+    "hidden" (the layers' inputs and the last one's output), and "embeddings" [B, t, d] (layer 0's input).
     writes: {(layer, kind): (rows [m], positions [m], values [m, d])}, written into the module's output.
     Returns {"logits": [B, len(keep), V]} and what was read.
     """
     writes = writes or {}
     record = {name: [] for name in reads}
     keep = torch.as_tensor(keep)
-    with lm.trace(**inputs, past_key_values=cache, use_cache=cache is not None, logits_to_keep=keep):
+    last = len(lm.layers) - 1
+    with lm.trace(**inputs, past_key_values=cache, use_cache=cache is not None, logits_to_keep=keep) as tracer:
         for index, layer in enumerate(lm.layers):
             if index < skip:
                 layer.skip(inputs["inputs_embeds"])
@@ -57,14 +63,27 @@ def run(lm, inputs: dict, *, keep, cache=None, skip: int = 0, reads=(), start: i
             if "hidden" in reads:
                 record["hidden"].append(layer.input[:, start:].clone())
             for kind in ("attention", "mlp"):  # in the order in which a layer computes them
-                if kind not in reads and (index, kind) not in writes:
+                trimmed = trim and kind == "mlp" and index == last
+                if not trimmed and kind not in reads and (index, kind) not in writes:
                     continue
-                output = layer.mlp.output if kind == "mlp" else layer.self_attn.output[0]
+                if trimmed:
+                    whole = layer.mlp.input
+                    layer.mlp.input = whole[:, keep.to(whole.device)]
+                    output = torch.zeros_like(whole)
+                    output[:, keep.to(whole.device)] = layer.mlp.output
+                    layer.mlp.output = output
+                else:
+                    output = layer.mlp.output if kind == "mlp" else layer.self_attn.output[0]
                 if kind in reads:
                     record[kind].append(output[:, start:].clone())
                 if (index, kind) in writes:
                     rows, positions, values = writes[index, kind]
                     output[rows.to(output.device), positions.to(output.device)] = values.to(output)
+            if stop == index + 1:
+                record["output"] = layer.output.clone()
+                tracer.stop()
+        if "hidden" in reads:
+            record["hidden"].append(lm.layers[last].output[:, start:].clone())
         record["logits"] = lm.lm_head.output
     return record
 
@@ -121,22 +140,21 @@ def prompt_inputs(input_ids, pixel_values=None) -> dict:
 # Packing
 
 
-def packed_inputs(hidden, first: int, begins, end: int, shared: int):
-    """Segments [begin, end) of hidden [1, t, d] (position `first` on) in one sequence behind `shared` cached positions.
+def packed_inputs(hidden, first: int, begins, ends):
+    """Segments [begin, end) of hidden [1, t, d] (position `first` on) as one sequence behind a shared cache.
 
-    A token sees the cached positions before its segment's begin, and its own segment up to itself. The mask is an
-    additive float one: eager attention would silently *add* a boolean one.
+    The cache must hold max(begins) positions. A token sees those before its segment's begin, and its own segment up
+    to itself. The mask is an additive float one: eager attention would silently *add* a boolean one.
     Returns the model's inputs and the offset of each segment in the sequence.
     """
-    begins = torch.tensor(begins)
-    lengths = end - begins
+    begins, lengths = torch.tensor(begins), torch.tensor(ends) - torch.tensor(begins)
     offsets = lengths.cumsum(0) - lengths
     segment = torch.arange(len(begins)).repeat_interleave(lengths)
     positions = torch.arange(len(segment)) - (offsets - begins)[segment]
     segment, begin, where = (tensor.to(hidden.device) for tensor in (segment, begins[segment], positions))
-    sees_cached = torch.arange(shared, device=hidden.device)[None] < begin[:, None]
+    sees_cached = torch.arange(int(begins.max()), device=hidden.device)[None] < begin[:, None]
     sees_packed = (segment[:, None] == segment[None]) & (where[None] <= where[:, None])
-    mask = torch.zeros(len(segment), shared + len(segment), dtype=hidden.dtype, device=hidden.device)
+    mask = torch.zeros(len(where), sees_cached.shape[1] + len(where), dtype=hidden.dtype, device=hidden.device)
     mask.masked_fill_(~torch.cat([sees_cached, sees_packed], dim=1), torch.finfo(hidden.dtype).min)
     inputs = {
         "inputs_embeds": hidden[:, where - first],

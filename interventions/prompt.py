@@ -161,11 +161,12 @@ def corrupt(
     template = model.prompt_template(image=prompt.pixel_values is not None, protocol=prompt.protocol)
     question, spans = _replace(prompt.question, prompt.spans, replacements)
     ids, members = _tokenize(model, template, question, spans)
-    alignment = _align(prompt, ids, [(prompt.positions(role), members[role]) for role in prompt.spans])
+    phrases = sorted((_range(prompt.positions(role)), _range(members[role])) for role in prompt.spans)
+    alignment, first_corrupted = _align(prompt.input_ids.tolist(), ids, phrases)
     return CorruptedPrompt(
         text=template.format(question=question), input_ids=torch.tensor(ids),
         tokens=tuple(_token_text(model, ids)), alignment=alignment,
-        first_corrupted=min(members[role][0] for role in replacements),
+        first_corrupted=first_corrupted,
     )
 
 
@@ -254,25 +255,49 @@ def _replace(question: str, spans: dict, replacements: dict) -> tuple[str, dict]
     return question, moved
 
 
-def _align(prompt: Prompt, ids: list[int], regions: list) -> tuple[int | None, ...]:
-    """Clean position -> corrupted position. regions: (clean, corrupted) positions of each constraint."""
-    alignment: list[int | None] = [None] * len(prompt)
-    done, shift = 0, 0
-    clean_ids = prompt.input_ids.tolist()
-    for clean, corrupted in sorted([*regions, ((len(prompt),), (len(ids),))]):
-        if clean[0] - done != corrupted[0] - done - shift or clean_ids[done : clean[0]] != ids[done + shift : corrupted[0]]:
+def _align(clean_ids: list[int], ids: list[int], phrases: list) -> tuple[tuple[int | None, ...], int]:
+    """Clean position -> corrupted position, and the first corrupted position.
+
+    phrases: the (clean, corrupted) token ranges [begin, end) of every constraint, in order. Between them the tokens
+    are the same, except that a replacement may be tokenised differently together with its neighbour (" B" is one
+    token where " C" is two): such neighbours are taken as part of the phrase.
+    """
+    ranges = [[list(clean), list(corrupted)] for clean, corrupted in phrases]
+    ends = [[[0, 0], [0, 0]], *ranges, [[len(clean_ids)] * 2, [len(ids)] * 2]]
+    for left, right in zip(ends, ends[1:]):
+        gap, gap2 = clean_ids[left[0][1] : right[0][0]], ids[left[1][1] : right[1][0]]
+        same = _common_prefix(gap, gap2)
+        if same == len(gap) == len(gap2):
+            continue
+        same_after = _common_prefix(gap[same:][::-1], gap2[same:][::-1])
+        if same_after == 0 and right is not ends[-1]:
+            right[0][0] -= len(gap) - same
+            right[1][0] -= len(gap2) - same
+        elif same == 0 and left is not ends[0]:
+            left[0][1] += len(gap) - same_after
+            left[1][1] += len(gap2) - same_after
+        else:
             raise PromptError(
-                "The replacement changes tokens outside the constraint it stands for: "
-                "choose another visual_replacement or text_replacement."
+                "visual_replacement or text_replacement changes tokens apart from the phrase it replaces: "
+                "choose another phrase."
             )
-        for position in range(done, clean[0]):
-            alignment[position] = position + shift
-        for position, partner in zip(reversed(clean), reversed(corrupted)):
-            if position < len(prompt):
-                alignment[position] = partner
-        done = clean[-1] + 1
-        shift = corrupted[-1] + 1 - done
-    return tuple(alignment)
+    alignment: list[int | None] = []
+    shift = 0
+    for (begin, end), (begin2, end2) in ranges:
+        alignment += [p + shift for p in range(len(alignment), begin)]
+        shift = end2 - end  # from here on positions correspond by their distance from the right
+        alignment += [p + shift if p + shift >= begin2 else None for p in range(begin, end)]
+    alignment += [p + shift for p in range(len(alignment), len(clean_ids))]
+    changed = [two[0] for one, two in ranges if clean_ids[slice(*one)] != ids[slice(*two)]]
+    return tuple(alignment), min(changed or [ranges[0][1][0]])
+
+
+def _range(positions) -> tuple[int, int]:
+    return positions[0], positions[-1] + 1
+
+
+def _common_prefix(a: list, b: list) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
 def _repeat(model, prompt: Prompt, token: str | int, role: str) -> CorruptedPrompt:

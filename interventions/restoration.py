@@ -156,25 +156,44 @@ def restore_rows(lm, request: dict, clean: dict, corrupted: dict):
 def restore_packed(lm, request: dict, clean: dict, corrupted: dict):
     """Many sites in one sequence: a segment each, from the first restored position to the end.
 
-    What a segment needs of earlier positions is the corrupted run's cache, shared by all segments; layers below
-    the sites' first are skipped, the corrupted run's hidden states entering above them.
+    What a segment needs of earlier positions is the corrupted run's cache, shared by all. In a site's first layer only
+    the restored tokens change: that layer runs for them alone, and their outputs enter the next one together with the
+    corrupted run's hidden states of the tokens behind them. Layers below are skipped.
     """
-    sites, end = request["sites"], corrupted["end"]
-    begins = [min(p for _, p in site[1]) for site in sites]
+    sites, first, end = request["sites"], request["first"], corrupted["end"]
     budget = request["max_packed_tokens"] or packing_budget(lm, end)
+    begins = [min(p for _, p in site[1]) for site in sites]
     restored = torch.zeros(len(sites))
     for pack in packs(sites, [end - begin for begin in begins], budget):
+        layer = sites[pack[0]][2] + 1
         segments = [begins[s] for s in pack]
-        layer, shared = sites[pack[0]][2], max(segments)
-        inputs, offsets = packed_inputs(corrupted["hidden"][layer], request["first"], segments, end, shared)
-        keep = torch.cat([corrupted["keep"] - begin + offset for begin, offset in zip(segments, offsets, strict=True)])
+        inputs, offsets = packed_inputs(corrupted["hidden"][layer], first, segments, [end] * len(pack))
         placed = [(sites[s], 0, offset - begins[s]) for s, offset in zip(pack, offsets, strict=True)]
-        writes = site_writes(placed, clean, request["first"])
-        cache = extend(corrupted["cache"], shared)
-        logits = run(lm, inputs, keep=keep, cache=cache, skip=layer, writes=writes)["logits"]
+        where = [p + shift for (_, pairs, _, _), _, shift in placed for _, p in pairs]
+        inputs["inputs_embeds"][0, where] = first_layer(lm, request, clean, corrupted, [sites[s] for s in pack])
+        keep = torch.cat([corrupted["keep"] - begin + offset for begin, offset in zip(segments, offsets, strict=True)])
+        logits = run(
+            lm, inputs, keep=keep, cache=extend(corrupted["cache"], max(segments)), skip=layer, trim=True,
+            writes=site_writes(placed, clean, first),
+        )["logits"]
         logits = logits[0].unflatten(0, (len(pack), len(corrupted["keep"])))
         restored[pack] = answer_probability(logits, clean["scored"]).cpu()
     return corrupted["p_corrupted"], restored
+
+
+def first_layer(lm, request: dict, clean: dict, corrupted: dict, sites) -> torch.Tensor:
+    """Outputs [m, d] of the layer in which all these sites start, at their restored tokens, pair by pair."""
+    layer, first = sites[0][2], request["first"]
+    pairs = [(site, pair) for site in sites for pair in site[1]]
+    begins = [p for _, (_, p) in pairs]
+    inputs, offsets = packed_inputs(corrupted["hidden"][layer], first, begins, [p + 1 for p in begins])
+    placed = [
+        ((kinds, (pair,), start, start + 1), 0, offset - pair[1])
+        for ((kinds, _, start, _), pair), offset in zip(pairs, offsets, strict=True)
+    ]
+    cache = extend(corrupted["cache"], max(begins))
+    writes = site_writes(placed, clean, first)
+    return run(lm, inputs, keep=[0], cache=cache, skip=layer, stop=layer + 1, writes=writes)["output"][0]
 
 
 def site_writes(placed, clean: dict, first: int) -> dict:
@@ -192,13 +211,12 @@ def site_writes(placed, clean: dict, first: int) -> dict:
 
 
 def packs(sites, costs, budget: int) -> list[list[int]]:
-    """Indices of sites in packs that start in the same layer and cost at most `budget` (or hold a single site)."""
-    groups, spent = [], 0
-    for index in sorted(range(len(sites)), key=lambda i: (sites[i][2], costs[i])):
-        if groups and sites[groups[-1][0]][2] == sites[index][2] and spent + costs[index] <= budget:
-            groups[-1].append(index)
-            spent += costs[index]
-        else:
-            groups.append([index])
-            spent = costs[index]
+    """Indices of sites in even packs: each starts in one layer and costs at most `budget` (or holds a single site)."""
+    groups = []
+    for start in sorted({site[2] for site in sites}):
+        members = sorted((i for i, site in enumerate(sites) if site[2] == start), key=lambda i: costs[i])
+        n = -(-sum(costs[i] for i in members) // budget)
+        while n < len(members) and max(sum(costs[i] for i in members[k::n]) for k in range(n)) > budget:
+            n += 1
+        groups += [members[k::n] for k in range(min(n, len(members)))]
     return groups

@@ -99,6 +99,7 @@ def build(text="llama", vision="clip", attention="sdpa", seed=0, dtype=torch.flo
 @torch.no_grad()
 def sharpen(module):
     """Scale the weights of the language model: attention that picks, and logits that decide."""
+    gain = 2.6 if "Phi" in repr(type(module)) + repr(type(getattr(module.model, "language_model", None))) else 1.3
     for name, weight in module.named_parameters():
         if weight.dim() < 2 or "vision" in name:
             continue
@@ -107,7 +108,7 @@ def sharpen(module):
         elif "lm_head" in name:
             weight.normal_(0, 1.0)
         else:
-            weight.normal_(0, 1.3 / weight.shape[1] ** 0.5)
+            weight.normal_(0, gain / weight.shape[1] ** 0.5)
 
 
 def picture(seed=0) -> Image.Image:
