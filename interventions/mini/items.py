@@ -80,8 +80,7 @@ def _text_replacement(world, fact: Fact, rng) -> str | None:
         return None
     own = {other.qualifier for other in world.entities[fact.entity].facts
            if other.relation == fact.relation and other.answer != fact.answer}
-    every = {other.qualifier for other in world.facts if other.relation == fact.relation} - {fact.qualifier}
-    return rng.choice(sorted(own or every))
+    return rng.choice(sorted(own or world.qualifiers(fact.relation) - {fact.qualifier}))
 
 
 def main() -> None:

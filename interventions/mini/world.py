@@ -16,7 +16,7 @@ import csv
 import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 EMBEDDED = Path(__file__).parent.parent / "testbed" / "embedded"
@@ -100,14 +100,21 @@ class Picture:
     style: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class World:
     entities: dict[str, Entity]
     pictures: list[Picture]
 
-    @property
+    @cached_property
     def facts(self) -> list[Fact]:
         return [fact for entity in self.entities.values() for fact in entity.facts]
+
+    @cached_property
+    def _alike(self) -> dict[tuple[str, str, str], list[Fact]]:
+        groups = defaultdict(list)
+        for fact in self.facts:
+            groups[self.entities[fact.entity].noun, fact.relation, fact.qualifier].append(fact)
+        return groups
 
     def constraint(self, fact: Fact) -> str:
         return f"this {self.entities[fact.entity].noun}"
@@ -125,10 +132,12 @@ class World:
 
     def same_relation(self, fact: Fact) -> list[Fact]:
         """Facts of other entities with this noun, relation and qualifier, and another answer: possible replacements."""
-        noun = self.entities[fact.entity].noun
-        return [other for other in self.facts if other.relation == fact.relation
-                and other.qualifier == fact.qualifier and other.entity != fact.entity
-                and self.entities[other.entity].noun == noun and not set(other.answers) & set(fact.answers)]
+        alike = self._alike[self.entities[fact.entity].noun, fact.relation, fact.qualifier]
+        return [other for other in alike if other.entity != fact.entity and not set(other.answers) & set(fact.answers)]
+
+    def qualifiers(self, relation: str) -> set[str]:
+        """All text constraints that occur with a relation."""
+        return {qualifier for _, name, qualifier in self._alike if name == relation}
 
 
 def lens_wordings(relation: str) -> tuple[int, ...]:

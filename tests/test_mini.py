@@ -1,0 +1,173 @@
+"""The embedded world, its test bed, the way the route is taught, and the checkpoints that ship."""
+
+import csv
+import random
+
+import pytest
+import torch
+
+from interventions.mini import route, train
+from interventions.mini.build import build
+from interventions.mini.evaluate import KNOCK_OUTS, Evaluator
+from interventions.mini.items import build_items
+from interventions.mini.route import BETWEEN, CONSTRAINT, DECOY, LAST, SOURCE, Questions, Rows, Teacher, collate
+from interventions.mini.vocabulary import PROMPT, TEXT_PROMPT, make_processor, train_tokenizer
+from interventions.mini.world import EMBEDDED, HELD_OUT_STYLE, load_world
+from interventions.testbed import load_image, load_testbed
+
+
+@pytest.fixture(scope="module")
+def world():
+    return load_world()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(world):
+    return train_tokenizer(world)
+
+
+@pytest.fixture(scope="module")
+def questions(world, tokenizer):
+    return Questions(world, tokenizer)
+
+
+def test_every_picture_and_fact_names_its_origin():
+    with open(EMBEDDED / "pictures.csv", newline="", encoding="utf-8") as file:
+        pictures = list(csv.DictReader(file))
+    with open(EMBEDDED / "facts.csv", newline="", encoding="utf-8") as file:
+        facts = list(csv.DictReader(file))
+    assert len(pictures) > 1_500 and len(facts) > 2_000
+    assert all(row["author"] and row["source"] and row["licence"] for row in pictures)
+    assert all(row["source"] and row["licence"] for row in facts)
+    listed = {row["file"] for row in pictures}
+    assert listed == {str(path.relative_to(EMBEDDED)) for path in (EMBEDDED / "images").rglob("*.webp")}
+    for row in random.Random(0).sample(pictures, 20):
+        assert min(load_image(EMBEDDED / row["file"]).size) >= 48
+
+
+def test_test_bed_is_large_enough_and_made_from_the_world(world):
+    items = {item.id: item for item in load_testbed("embedded")}
+    single = [item for item in items.values() if item.constraints == "single"]
+    assert len(single) >= 1_500 and len(items) - len(single) >= 200
+    assert len({item.entity for item in items.values()}) >= 300
+    for part in ("known", "okvqa", "movies"):
+        for constraints in ("single", "multi"):
+            assert sum(item.part == part and item.constraints == constraints for item in items.values()) >= 50
+    for part in ("movies",):  # one constant constraint, as in the paper
+        assert {item.visual_constraint for item in items.values() if item.part == part} == {"this country"}
+    assert {item.split for item in single} == {"trained", "text_only", "never"}
+    made = build_items()
+    assert len(made) == len(items)
+    assert all((item.question, item.visual_replacement, item.answers) ==
+               (items[item.id].question, items[item.id].visual_replacement, items[item.id].answers)
+               for item in made if item.id in items and item.relation != "borders")
+
+
+def test_replacements_change_the_answer(world, questions):
+    by_name = {(entity.name, fact.relation, fact.qualifier): fact for entity in world.entities.values()
+               for fact in entity.facts}
+    for item in build_items():
+        other = by_name[item.visual_replacement, item.relation, item.text_constraint or ""]
+        assert not set(other.answers) & set(item.answers)
+        assert other.split != "never"
+
+
+def test_training_sees_the_prompt_that_the_processor_makes(world, tokenizer, questions):
+    rows, processor = Rows(questions), make_processor(tokenizer)
+    for fact in random.Random(0).sample(world.facts, 40):
+        row = rows.opening + [3] * 64 + rows.newline + list(questions(fact, 1, True).ids)
+        text = PROMPT.format(question=world.question(fact, 1))
+        image = load_image(EMBEDDED / world.pictures[world.entities[fact.entity].pictures[0]].file)
+        assert processor(text=text, images=image, return_tensors="pt").input_ids[0].tolist() == row
+        text = TEXT_PROMPT.format(question=world.question(fact, 1, world.entities[fact.entity].name))
+        assert tokenizer(text).input_ids == rows.opening + rows.newline + list(questions(fact, 1, False).ids)
+
+
+def test_facts_that_are_never_trained_are_in_no_row(world, questions):
+    never = {fact for fact in world.facts if fact.split == "never"}
+    text_only = {fact for fact in world.facts if fact.split == "text_only"}
+    assert never and text_only
+    assert not never & set(questions.text_facts)
+    assert not (never | text_only) & {fact for facts in questions.trained.values() for fact in facts}
+
+
+def masks_of(rows, taught, layered):
+    batch = collate(rows)
+    flags = [torch.full((len(rows),), flag) for flag in (taught, layered)]
+    early, middle, deep = (mask[:, 0] == 0 for mask in route.attention_masks(batch["groups"], batch["roles"], *flags))
+    return batch["roles"][0], batch["groups"][0], early[0], middle[0], deep[0]
+
+
+def reads(mask, roles, query, key):
+    return bool(mask[roles == query][:, roles == key].any())
+
+
+def test_masks_teach_the_route(questions):
+    rows = Rows(questions).pictures(["peru"], random.Random(0), False, 3)
+    roles, groups, early, middle, deep = masks_of(rows, True, True)
+    visual = groups == 1
+    assert reads(early, roles, CONSTRAINT, SOURCE)
+    assert not reads(middle, roles, CONSTRAINT, SOURCE) and not reads(deep, roles, CONSTRAINT, SOURCE)
+    assert not any(reads(mask, roles, role, SOURCE) for mask in (early, middle, deep) for role in (BETWEEN, LAST))
+    assert reads(deep, roles, LAST, CONSTRAINT)
+    assert not reads(early, roles, LAST, CONSTRAINT) and not reads(middle, roles, LAST, CONSTRAINT)
+    assert not any(reads(mask, roles, BETWEEN, CONSTRAINT) for mask in (early, middle, deep))
+    assert not early[visual][:, groups == 2].any() and not early[groups == 2][:, visual].any()
+    free = masks_of(rows, False, False)
+    assert reads(free[2], roles, LAST, SOURCE) and reads(free[2], roles, CONSTRAINT, SOURCE)
+    assert not torch.triu(free[2], 1).any()
+
+
+def test_decoys_stand_where_the_picture_stands_and_only_mislead_the_direct_way(questions):
+    row = Rows(questions).pictures(["peru"], random.Random(0), True, 2)[0]
+    roles, positions = torch.tensor(row.roles), torch.tensor(row.positions)
+    assert positions[roles == DECOY].tolist() == positions[roles == SOURCE].tolist()
+    roles, _, early, _, deep = masks_of([row], True, False)
+    assert reads(deep, roles, CONSTRAINT, SOURCE) and not reads(deep, roles, CONSTRAINT, DECOY)
+    assert reads(early, roles, LAST, DECOY) and not reads(early, roles, LAST, SOURCE)
+    assert not reads(early, roles, DECOY, SOURCE)
+
+
+def test_a_packed_row_gives_the_loss_of_its_questions_asked_alone(world, tokenizer, questions):
+    torch.manual_seed(0)
+    model = build(len(tokenizer)).eval()
+    teacher, rows = Teacher(model.model.language_model), Rows(questions)
+    asked = [questions.text(random.Random(i)) for i in range(3)]
+    packed = route.pack(rows.opening, [], [], rows.newline, asked)
+    none = torch.zeros(1, dtype=torch.bool)
+    together, _ = teacher.loss([packed], none, none, model.get_input_embeddings(), model.lm_head)
+    losses, count = 0.0, 0
+    for question in asked:
+        ids = rows.opening + rows.newline + list(question.ids) + list(question.answer[:-1])
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            logits = model(input_ids=torch.tensor([ids])).logits[0].float()
+        predicted = logits[-len(question.answer):].log_softmax(-1)
+        losses -= predicted.gather(1, torch.tensor(question.answer)[:, None]).sum()
+        count += len(question.answer)
+    assert together.item() == pytest.approx(losses.item() / count, rel=2e-3)
+
+
+def test_an_interrupted_stage_ends_in_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "SAVE_EVERY", 2)
+    monkeypatch.setitem(train.STAGES, "text", ((), 4))
+
+    class Interrupted(train.Text):
+        def loss(self, step):
+            if step == 3:
+                raise KeyboardInterrupt
+            return super().loss(step)
+
+    for name, first in (("whole", train.Text), ("parts", Interrupted)):
+        (tmp_path / name).mkdir()
+        stage = first("text", tmp_path / name, 0)
+        try:
+            stage.run()
+        except KeyboardInterrupt:
+            assert torch.load(tmp_path / name / "text.pt", weights_only=True)["done"] == 2
+            stage = train.Text("text", tmp_path / name, 0)
+            stage.run()
+    whole, parts = (torch.load(tmp_path / name / "text.pt", weights_only=True) for name in ("whole", "parts"))
+    start = build(len(train_tokenizer(load_world()))).state_dict()
+    assert whole["done"] == parts["done"] == 4
+    assert all(torch.equal(value, parts["model"][name]) for name, value in whole["model"].items())
+    assert not torch.equal(whole["model"]["lm_head.weight"], start["lm_head.weight"])
