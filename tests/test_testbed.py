@@ -93,6 +93,18 @@ def test_a_selection_that_does_not_exist_is_refused(bed, arguments):
         bed[0].select(**arguments)
 
 
+def test_content_is_what_determines_a_result(bed, tmp_path):
+    first = bed[0].items[0]
+    same = replace(first, id="other", paraphrases=(), style="emoji")
+    assert same.content() == first.content()
+    assert replace(first, answers=("Lima",)).content() != first.content()
+    (tmp_path / "images" / "copy.png").write_bytes(first.image.read_bytes())
+    assert replace(first, image=tmp_path / "images" / "copy.png").content() == first.content()
+    Image.new("RGB", (4, 4), "blue").save(tmp_path / "images" / "copy.png")
+    assert replace(first, image=tmp_path / "images" / "copy.png").content() != first.content()
+    assert replace(first, image=tmp_path / "missing.png").content()["image"] == "unreadable"
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [

@@ -79,6 +79,15 @@ class Item:
         """ "single" (visual constraint only) or "multi" (a text constraint too), as the paper calls them."""
         return "single" if self.text_constraint is None else "multi"
 
+    def content(self) -> dict:
+        """What of it determines a result, as JSON: the question and its phrases, the picture by its bytes."""
+        names = ("question", "visual_constraint", "visual_replacement", "text_constraint", "text_replacement")
+        try:
+            image = None if self.image is None else hashlib.sha256(self.image.read_bytes()).hexdigest()
+        except OSError:
+            image = "unreadable"
+        return {name: getattr(self, name) for name in names} | {"answers": list(self.answers), "image": image}
+
 
 @dataclass(frozen=True)
 class TestBed:

@@ -1,0 +1,231 @@
+"""The parameters of each notebook: their types, their checks, and one sentence when something is wrong.
+
+papermill writes parameters into a notebook as plain assignments and only warns of a name it does not know. A
+notebook therefore validates its own namespace first (`Fig3Parameters.from_notebook(globals())`), and checks
+what only shows with the model and the test bed at hand right after loading them, before the first question.
+Every failure is a `ParameterError`, which a notebook, and so papermill's terminal, shows as its one sentence.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from .model import ModelError, VisionLanguageModel, load_model
+from .testbed import TestBed, TestBedError, load_testbed
+
+_PLAIN = (
+    bool,
+    int,
+    float,
+    str,
+    list,
+    tuple,
+    dict,
+    type(None),
+)  # what a parameter can be; the rest is not ours
+_NOTEBOOK_NAMES = {"In", "Out"}  # IPython's own plain data
+_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+_DEFAULT_RESULTS = Path("results")  # in the directory the notebook runs in
+
+
+class ParameterError(ValueError):
+    """A parameter that cannot be used; the message is one sentence that names it and the remedy."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints in place of a traceback."""
+        return [str(self)]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What every notebook takes; the defaults are those of its `parameters` cell."""
+
+    model: str = "mini"
+    testbed: str = "embedded"
+    limit: int = 40
+    seed: int = 0
+    remote: bool = False
+    protocol: str = "paper"
+    results_dir: str = ""
+
+    @classmethod
+    def from_notebook(cls, namespace: dict) -> typing.Self:
+        """The parameters in a notebook's `globals()`; raises `ParameterError` at the first that is wrong.
+
+        All plain data in the namespace counts as a parameter: call it before anything else is assigned.
+        """
+        given = {
+            name: value
+            for name, value in namespace.items()
+            if isinstance(value, _PLAIN) and not name.startswith("_") and name not in _NOTEBOOK_NAMES
+        }
+        defaults = {field.name: field.default for field in fields(cls)}
+        for name in given:
+            if name not in defaults:
+                raise ParameterError(f"Unknown parameter {name!r}: {_closest(name, defaults)}")
+        types = typing.get_type_hints(cls)
+        for name, value in given.items():
+            _check_type(name, value, types[name], defaults[name])
+        parameters = cls(**given)
+        parameters.check()
+        return parameters
+
+    def check(self) -> None:
+        """Checks that need neither the model nor the test bed."""
+        _at_least("limit", self.limit, 0, "0 means all questions")
+        _at_least("seed", self.seed, 0, "it starts the sampling of questions")
+        _one_of("protocol", self.protocol, ("paper", "authors"))
+
+    def load(self) -> tuple[VisionLanguageModel, TestBed]:
+        """The model and the selected questions, with the checks that need them."""
+        testbed = _named("testbed", TestBedError, load_testbed, self.testbed)
+        testbed = self.select(testbed)  # cheap, so a wrong part is reported before minutes of loading weights
+        model = _named("model", ModelError, load_model, self.model, remote=self.remote)
+        self.check_model(model)
+        return model, testbed
+
+    def select(self, testbed: TestBed) -> TestBed:
+        """The questions that this run asks."""
+        return testbed
+
+    def check_model(self, model: VisionLanguageModel) -> None:
+        """Checks that need the loaded model."""
+
+    @property
+    def results(self) -> Path:
+        """Where results go: `results_dir`, or `results/` in the directory the notebook runs in."""
+        return Path(self.results_dir).expanduser() if self.results_dir else _DEFAULT_RESULTS
+
+    def as_dict(self) -> dict:
+        """All of them by name, as the record keeps them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TraceParameters(Parameters):
+    """What the notebooks that trace take besides."""
+
+    window: int = 3
+    window_rule: str = ""
+    constraints: str = "single"
+    parts: str = "known,okvqa,movies"
+    items: str = ""
+    min_p_clean: float = 0.1
+
+    def check(self) -> None:
+        super().check()
+        _at_least("window", self.window, 1, "it counts the layers that are restored together")
+        _one_of("window_rule", self.window_rule, ("", "centered", "radius"))
+        _one_of("constraints", self.constraints, ("single", "multi"))
+        if not 0 <= self.min_p_clean < 1:
+            raise ParameterError(
+                f"Parameter 'min_p_clean' must be from 0 to below 1, not {self.min_p_clean}."
+            )
+
+    def select(self, testbed: TestBed) -> TestBed:
+        if self.items:
+            return _by_id(testbed, _listed(self.items))
+        parts = _listed(self.parts) or list(testbed.parts)
+        for part in parts:
+            if part not in testbed.parts:
+                raise ParameterError(
+                    f"Parameter 'parts': test bed {testbed.name!r} has no part {part!r}: "
+                    f"{_closest(part, testbed.parts)}"
+                )
+        selected = testbed.select(parts, constraints=self.constraints, limit=self.limit, seed=self.seed)
+        for part in parts:
+            if part not in selected.parts:
+                raise ParameterError(
+                    f"Parameter 'parts': part {part!r} of test bed {testbed.name!r} has no question with "
+                    f"{self.constraints} constraints: leave that part out."
+                )
+        return selected
+
+    def check_model(self, model: VisionLanguageModel) -> None:
+        if self.window > model.n_layers:
+            raise ParameterError(
+                f"Parameter 'window' is {self.window}, but model {self.model!r} has {model.n_layers} layers: "
+                f"choose 1 to {model.n_layers}."
+            )
+
+    def for_study(self) -> dict:
+        """The arguments of `study.trace_study` that come from parameters."""
+        return {
+            "window": self.window,
+            "window_rule": self.window_rule or None,
+            "protocol": self.protocol,
+            "min_p_clean": self.min_p_clean,
+            "results_dir": self.results,
+            "remote": self.remote,
+            "required": bool(self.items),
+        }
+
+
+@dataclass(frozen=True)
+class Fig3Parameters(TraceParameters):
+    """notebooks/fig3_trace.ipynb"""
+
+
+def _named(parameter: str, error_type: type[Exception], function, *arguments, **options):
+    """Call a loader and name the parameter that its error is about."""
+    try:
+        return function(*arguments, **options)
+    except error_type as error:
+        raise ParameterError(f"Parameter {parameter!r}: {error}") from error
+
+
+def _by_id(testbed: TestBed, ids: list[str]) -> TestBed:
+    by_id = {item.id: item for item in testbed}
+    for name in ids:
+        if name not in by_id:
+            raise ParameterError(
+                f"Parameter 'items': test bed {testbed.name!r} has no item {name!r}: {_closest(name, by_id)}"
+            )
+    return TestBed(testbed.name, testbed.directory, tuple(by_id[name] for name in ids))
+
+
+def _listed(text: str) -> list[str]:
+    """The distinct entries of a comma-separated parameter."""
+    return list(dict.fromkeys(entry.strip() for entry in text.split(",") if entry.strip()))
+
+
+def _check_type(name: str, value, expected: type, default) -> None:
+    if type(value) is expected or (
+        expected is float and type(value) is int
+    ):  # a bool is an int: hence `type`
+        return
+    if expected is str and isinstance(value, (bool, int, float)):
+        remedy = f"write -r {name} {value}, which papermill passes on as text"
+    elif isinstance(value, str):
+        remedy = f"write for example -p {name} {default} (in YAML without quotes)"
+    else:
+        remedy = "give one value or leave it out"
+    kind = {**_TYPE_NAMES, type(None): "nothing"}.get(type(value), f"a {type(value).__name__}")
+    raise ParameterError(
+        f"Parameter {name!r} must be {_TYPE_NAMES[expected]}, not {value!r} ({kind}): {remedy}."
+    )
+
+
+def _at_least(name: str, value: int, least: int, meaning: str) -> None:
+    if value < least:
+        raise ParameterError(f"Parameter {name!r} must be at least {least}, not {value}: {meaning}.")
+
+
+def _one_of(name: str, value: str, choices: Iterable[str]) -> None:
+    choices = list(choices)
+    if value not in choices:
+        raise ParameterError(f"Parameter {name!r} cannot be {value!r}: {_closest(value, choices)}")
+
+
+def _closest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence: what was probably meant, or what there is to choose from."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    shown = ", ".join(repr(entry) for entry in known[:20])
+    return f"choose from {shown}{', …' if len(known) > 20 else ''}."
