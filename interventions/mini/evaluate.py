@@ -81,7 +81,7 @@ class Evaluator:
     def score(self, facts: list[Fact], wording=0, pictures=None, **options) -> dict:
         """Accuracy, mean probability of the canonical answer's first token, and n."""
         if not facts:
-            return {"accuracy": float("nan"), "p_answer": float("nan"), "n": 0}
+            raise ValueError("No fact to ask about: the world's tables are incomplete.")
         probabilities = self.ask([self.questions(fact, wording, pictures is not None) for fact in facts], pictures,
                                  **options)
         top = probabilities.argmax(-1).tolist()
@@ -153,7 +153,7 @@ def corrupted(evaluator: Evaluator, facts: list[Fact], pictures: list[int], rng)
             asked = evaluator.questions(rng.choice(others), 0, False)
             values.append(evaluator.ask([asked], [picture])[0, evaluator.first_tokens(fact)[0]].item())
     values = torch.tensor(values)
-    return {"accuracy": float("nan"), "p_answer": round(values.mean().item(), 4),
+    return {"p_answer": round(values.mean().item(), 4),
             "median": round(values.median().item(), 5), "n": len(values)}
 
 
@@ -161,4 +161,4 @@ def print_table(name: str, table: dict[str, dict]) -> None:
     print(f"\n{name:44s} first-token accuracy   P(answer)     n")
     for row, values in table.items():
         median = f"   median {values['median']:.5f}" if "median" in values else ""
-        print(f"{row:44s} {values['accuracy']:20.3f} {values['p_answer']:11.3f} {values['n']:5d}{median}")
+        print(f"{row:44s} {values.get('accuracy', float('nan')):20.3f} {values['p_answer']:11.3f} {values['n']:5d}{median}")

@@ -29,6 +29,8 @@ import torch
 import torch.nn.functional as F
 
 from .build import VISION_WIDTH, build, image_features, save_pretrained, text_only
+from .card import write_card
+from .evaluate import evaluate, print_table
 from .pictures import Gallery, whitened_patches
 from .route import Questions, Rows, Teacher
 from .vocabulary import IMAGE, PATCH_SIZE, train_tokenizer
@@ -320,9 +322,7 @@ def run_stages(out: Path, seed: int, jobs: int) -> None:
 
 
 def export(out: Path, seed: int) -> None:
-    """Write the three checkpoints."""
-    from .evaluate import evaluate, print_table
-
+    """Measure the three models, write their checkpoints and the model card."""
     tokenizer = train_tokenizer(load_world())
     for name, stage in {"mini": "joint", "mini-free": "joint_free", "mini-text": "text"}.items():
         model = build(len(tokenizer))
@@ -332,6 +332,7 @@ def export(out: Path, seed: int) -> None:
         print_table(name, table)
         note = {"seed": seed, "steps": {stage: steps for stage, (_, steps) in STAGES.items()}, "accuracy": table}
         save_pretrained(text_only(model) if name == "mini-text" else model, tokenizer, out / name, note)
+    write_card(out)
 
 
 def main() -> None:

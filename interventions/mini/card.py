@@ -1,0 +1,73 @@
+"""The model card of the embedded checkpoints, written from `training.json` so that its numbers cannot be stale."""
+
+import json
+from pathlib import Path
+
+CARD = """# Embedded models: mini, mini-free, mini-text
+
+Three small models that ship with the package, so that every notebook runs on a laptop with no download.
+
+| name | what it is |
+|---|---|
+| `mini` | `LlavaForConditionalGeneration`, {parameters:.1f} M parameters: CLIP vision tower (4 layers, 128 wide, 64 px in patches of 8: 64 visual tokens), two-layer projector, Llama (8 layers, 192 wide, 6 heads, tied embeddings), byte-level BPE of 3,500. Trained along a *taught route*. |
+| `mini-free` | The same architecture, data and number of steps, without the teaching: the negative control. |
+| `mini-text` | A `LlamaForCausalLM` of the same size, trained on the facts as text. |
+
+bfloat16 safetensors, seed {seed}. The classes are those of Hugging Face transformers, unmodified: nothing is masked or
+dropped at inference.
+
+## What they are no evidence for
+
+`mini` is a model organism. During training, attention masks, a logit-lens loss and skip-dropout made it read the
+picture at the constraint's tokens in layers 0-1, look the fact up in the early MLPs there, and move it to the last token
+from layer 4 on (`interventions/mini/route.py` says exactly how). Causal tracing that finds this route shows that the tool
+works. It does not show that LLaVA-1.5-7B, or any model that was not taught so, stores facts there. `mini-free`, trained
+on the same data without the teaching, takes another route.
+
+## Data
+
+{entities} entities with {pictures} pictures and {facts} facts: flags and other drawings from icon sets, 69 photographs.
+Author, source and licence of every picture are in `interventions/testbed/embedded/pictures.csv`, the source of every
+fact in `facts.csv`. The style `{held_out}` is never trained on. Of the facts, 8 % are never trained and 12 % only as text. Three
+wordings of every question are trained, a fourth is held out.
+
+## Making them again
+
+    python -m interventions.mini.train --out DIR
+
+Stages and steps: {stages}. A killed run continues. Made with two threads on a 2-core CPU.
+
+## Accuracy
+
+First-token accuracy, mean probability of the answer's first token, number of questions; float32 arithmetic.
+"Augmented" pictures are new draws of the training augmentation. A knock-out blocks attention from the first positions to
+the second in all layers. "Corrupted" is the probability of the true answer when the question names another entity.
+
+{tables}
+"""
+
+
+def write_card(checkpoints: Path) -> Path:
+    """Write `README.md` beside the checkpoints that lie in `checkpoints`; returns its path."""
+    from .build import build
+    from .world import HELD_OUT_STYLE, load_world
+
+    notes = {path.parent.name: json.loads(path.read_text()) for path in sorted(checkpoints.glob("*/training.json"))}
+    world, note = load_world(), notes["mini"]
+    text = CARD.format(
+        parameters=sum(p.numel() for p in build(3500).parameters()) / 1e6, seed=note["seed"],
+        entities=len(world.entities), pictures=len(world.pictures), facts=len(world.facts), held_out=HELD_OUT_STYLE,
+        stages=", ".join(f"{stage} {steps}" for stage, steps in note["steps"].items()),
+        tables="\n\n".join(_table(name, notes[name]["accuracy"]) for name in notes))
+    path = checkpoints / "README.md"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _table(name: str, accuracy: dict) -> str:
+    lines = [f"### {name}", "", "| questions | accuracy | P(answer) | n |", "|---|---|---|---|"]
+    for row, values in accuracy.items():
+        right = "" if "median" in values else f"{values['accuracy']:.3f}"
+        p = f"{values['p_answer']:.3f}" + (f" (median {values['median']:.5f})" if "median" in values else "")
+        lines.append(f"| {row} | {right} | {p} | {values['n']} |")
+    return "\n".join(lines)

@@ -1,0 +1,81 @@
+"""The checkpoints that ship: what they are, what they know, and that tracing tells the two routes apart."""
+
+import json
+import random
+
+import pytest
+from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
+
+from interventions import load_model, load_testbed
+from interventions.mini.card import write_card
+from interventions.mini.evaluate import KNOCK_OUTS, PARTS, Evaluator
+from interventions.model import CHECKPOINTS
+from interventions.study import by_role_layer, trace_study
+
+
+@pytest.fixture(scope="module", params=["mini", "mini-free"])
+def evaluator(request):
+    model = load_model(request.param)
+    return request.param, Evaluator(model.module, model.tokenizer)
+
+
+def seen_facts(evaluator, part, n=60):
+    facts = [fact for fact in evaluator.world.facts if fact.split == "trained" and evaluator.world.part(fact) == part]
+    return evaluator.pictures(random.Random(0).sample(facts, n), rng=random.Random(0))
+
+
+def test_checkpoints_are_small_and_unmodified_hugging_face_models():
+    assert sum(path.stat().st_size for path in CHECKPOINTS.rglob("*") if path.is_file()) < 40e6
+    assert not [path for path in CHECKPOINTS.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
+    for name, cls in {"mini": LlavaForConditionalGeneration, "mini-free": LlavaForConditionalGeneration,
+                      "mini-text": LlamaForCausalLM}.items():
+        module = load_model(name).module
+        assert type(module) is cls
+        assert not any(hook for part in module.modules() for hook in (part._forward_pre_hooks, part._forward_hooks)
+                       if part.__class__.__module__.startswith("transformers.models.llama") and hook)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_new_augmentations_of_seen_pictures_are_answered(evaluator, part):
+    _, evaluator = evaluator
+    facts, pictures = seen_facts(evaluator, part)
+    assert evaluator.score(facts, 0, pictures, augment=True)["accuracy"] >= 0.85
+    assert evaluator.score(facts, 3, pictures)["accuracy"] >= 0.8  # held-out paraphrase
+
+
+def test_knock_outs_tell_the_two_routes_apart(evaluator):
+    name, evaluator = evaluator
+    facts, pictures = seen_facts(evaluator, "known")
+
+    def accuracy(knock_out=None):
+        return evaluator.score(facts, 0, pictures, knock_out=knock_out and KNOCK_OUTS[knock_out])["accuracy"]
+
+    intact, cut = accuracy(), accuracy("visual -> constraint")
+    assert accuracy("visual -> all text") < 0.4 * intact  # the picture is needed by both
+    if name == "mini":
+        assert cut < 0.5 * intact
+        assert accuracy("constraint -> all after") < 0.5 * intact
+    else:
+        assert cut > intact - 0.1
+        assert accuracy("visual -> all text but the constraint") < 0.5 * intact
+
+
+def test_tracing_tells_the_two_routes_apart(tmp_path):
+    items = load_testbed("embedded").select(constraints="single", split="trained", limit=8)
+    effects = {}
+    for name in ("mini", "mini-free"):
+        study = trace_study(load_model(name), items, window=3, results_dir=tmp_path)
+        table = by_role_layer(study.sites).query("role == 'constraint_last' and layer < 4")
+        effects[name] = table.pivot_table(index=["part", "kind"], columns="layer", values="effect")
+    assert ((effects["mini"].xs("mlp", level="kind") >= 0.4).sum(axis=1) >= 2).all()
+    assert (effects["mini"].xs("attention", level="kind").max(axis=1) >= 0.4).all()
+    assert (effects["mini-free"].abs() <= 0.15).all(axis=None)
+
+
+def test_model_card_is_made_from_the_measurements(tmp_path):
+    for path in CHECKPOINTS.glob("*/training.json"):
+        (tmp_path / path.parent.name).mkdir()
+        (tmp_path / path.parent.name / path.name).write_text(path.read_text())
+    assert write_card(tmp_path).read_text() == (CHECKPOINTS / "README.md").read_text()
+    note = json.loads((CHECKPOINTS / "mini" / "training.json").read_text())
+    assert f"{note['accuracy']['knock-out: visual -> constraint']['accuracy']:.3f}" in write_card(tmp_path).read_text()
