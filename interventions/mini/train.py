@@ -1,17 +1,19 @@
 """Train the embedded models: `python -m interventions.mini.train --out DIR [--seed 0] [--jobs 2]`.
 
-Six stages, each a process of its own; stages that do not depend on each other run at the same time, one thread each:
+Seven stages, each a process of its own; stages that do not depend on each other run at the same time, one thread each:
 
-    text ------> coreference -----------> joint       -> mini
-       \\-------> align --------/    \\
-    vision ----/     \\-----------------> joint_free  -> mini-free        (text itself -> mini-text)
+    vision, text -> align
+    text -> coreference;  coreference, align -> joint        -> mini
+    text -> text_long;    text_long, align   -> joint_free   -> mini-free
+                          text_long                          -> mini-text
 
-  text         a text-only LM on all facts but the never-trained ones; its embeddings stay
+  text         a text-only LM on all facts but the never-trained ones, until its embeddings are good; they stay
+  text_long    the same LM, trained until it knows the facts
   vision       the vision tower classifies the entities
   align        tower and projector against the LM's embeddings of the entities' names
   coreference  a new LM on "Peru\\n ... this country" and text, along the taught route (see `route`)
   joint        everything together, along the taught route, from coreference + align
-  joint_free   the same data without any teaching, from text + align
+  joint_free   the same data without any teaching, from text_long + align
 
 A stage saves its state every few hundred steps and continues from it when it is started again; every step draws from a
 seed of its own, so that an interrupted run and an unbroken one see the same data.
@@ -37,8 +39,9 @@ from .vocabulary import IMAGE, PATCH_SIZE, train_tokenizer
 from .world import load_world
 
 # stage -> (what it starts from, steps)
-STAGES = {"vision": ((), 1500), "text": ((), 850), "coreference": (("text",), 1100), "align": (("text", "vision"), 1100),
-          "joint": (("coreference", "align"), 900), "joint_free": (("text", "align"), 900)}
+STAGES = {"vision": ((), 1500), "text": ((), 850), "coreference": (("text",), 1500), "align": (("text", "vision"), 1100),
+          "text_long": (("text",), 900), "joint": (("coreference", "align"), 900),
+          "joint_free": (("text_long", "align"), 900)}
 TAUGHT = {"coreference", "joint"}
 SKIP, LENS, DECOYS, LAYERED_DECOYS = 0.35, 0.5, 0.2, 0.5
 FAMILY_WEIGHT = {"country": 0.7, "thing": 1.2, "place": 1.0}  # flags are told apart sooner than animals
@@ -130,6 +133,14 @@ class Text(Stage):
         loss, accuracy = self.teacher.loss(self.rows.text(8, self.random), never, never, self.embed, self.model.lm_head)
         loss.backward()
         return {"loss": loss.item(), "accuracy": accuracy}
+
+
+class TextLong(Text):
+    rate = 1.5e-3
+
+    def setup(self):
+        super().setup()
+        self.load("text", "model.language_model")
 
 
 class Pictures(Stage):
@@ -291,7 +302,7 @@ class Joint(Pictures):
         return self.teacher.loss(rows, taught, layered, embed, self.model.lm_head)
 
 
-CLASSES = {"text": Text, "vision": Vision, "align": Align, "coreference": Coreference, "joint": Joint,
+CLASSES = {"text": Text, "text_long": TextLong, "vision": Vision, "align": Align, "coreference": Coreference, "joint": Joint,
            "joint_free": Joint}
 
 
@@ -324,7 +335,7 @@ def run_stages(out: Path, seed: int, jobs: int) -> None:
 def export(out: Path, seed: int) -> None:
     """Measure the three models, write their checkpoints and the model card."""
     tokenizer = train_tokenizer(load_world())
-    for name, stage in {"mini": "joint", "mini-free": "joint_free", "mini-text": "text"}.items():
+    for name, stage in {"mini": "joint", "mini-free": "joint_free", "mini-text": "text_long"}.items():
         model = build(len(tokenizer))
         model.load_state_dict(torch.load(out / f"{stage}.pt", weights_only=True)["model"])
         model.eval()
