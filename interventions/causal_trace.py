@@ -94,8 +94,13 @@ def trace(
     spans = window_spans(window, window_rule, model.n_layers)
     kinds = _choice("kinds", (kinds,) if isinstance(kinds, str) else tuple(kinds), KINDS)
     _choice("answer_score", (answer_score,), ANSWER_SCORES)
-    method = method or ("packed" if model.dtype == torch.float32 else "rows")
+    maskable = model.attention in ("sdpa", "eager")  # others take no block mask
+    method = method or ("packed" if maskable and model.dtype == torch.float32 else "rows")
     _choice("method", (method,), METHODS)
+    if method == "packed" and not maskable:
+        raise TraceError(
+            f"method 'packed' needs attn_implementation 'sdpa' or 'eager', not {model.attention!r}: use method='rows'."
+        )
     if max_packed_tokens is not None and max_packed_tokens < 1:
         raise TraceError(f"max_packed_tokens must be at least 1, not {max_packed_tokens}: leave it out to have it chosen.")
     first = corrupted.first_corrupted

@@ -15,6 +15,7 @@ from nnsight.modeling.transformers import TransformersModel
 from PIL import Image
 
 from . import families, forward
+from .testbed import load_image
 
 ALIASES = ("mini", "mini-free", "mini-text", "mini-bunny")
 CHECKPOINTS = Path(__file__).parent / "mini" / "checkpoints"
@@ -107,6 +108,11 @@ class VisionLanguageModel:
         return self.module.dtype
 
     @property
+    def attention(self) -> str:
+        """The attention implementation of the language model: "sdpa", "eager", ..."""
+        return self.config.get_text_config()._attn_implementation
+
+    @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """Tokens that end an answer."""
         ids = getattr(self.module.generation_config, "eos_token_id", None)
@@ -131,16 +137,9 @@ class VisionLanguageModel:
         return encoding["input_ids"], [tuple(pair) for pair in encoding["offset_mapping"]], text
 
     def read_image(self, image) -> torch.Tensor:
-        """A PIL image or a file -> pixel values [1, 3, height, width]."""
+        """A PIL image or a file -> pixel values [1, 3, height, width]; an unreadable file is a TestBedError."""
         if not isinstance(image, Image.Image):
-            try:
-                image = Image.open(image)
-                image.load()
-            except Exception as error:
-                raise ModelError(
-                    f"image {str(image)!r} cannot be read as a picture ({type(error).__name__}): "
-                    "give the path of a readable PNG or JPEG, or a PIL image."
-                ) from error
+            image = load_image(image)
         return self.processor.image_processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"]
 
     def generate_answer(self, image, question: str, max_new_tokens: int = 16) -> str:

@@ -170,7 +170,8 @@ def restore_packed(lm, request: dict, clean: dict, corrupted: dict):
         inputs, offsets = packed_inputs(corrupted["hidden"][layer], first, segments, [end] * len(pack))
         placed = [(sites[s], 0, offset - begins[s]) for s, offset in zip(pack, offsets, strict=True)]
         where = [p + shift for (_, pairs, _, _), _, shift in placed for _, p in pairs]
-        inputs["inputs_embeds"][0, where] = first_layer(lm, request, clean, corrupted, [sites[s] for s in pack])
+        entering = first_layer(lm, request, clean, corrupted, [sites[s] for s in pack])
+        inputs["inputs_embeds"][0, where] = entering.to(inputs["inputs_embeds"])
         keep = torch.cat([corrupted["keep"] - begin + offset for begin, offset in zip(segments, offsets, strict=True)])
         logits = run(
             lm, inputs, keep=keep, cache=extend(corrupted["cache"], max(segments)), skip=layer, trim=True,

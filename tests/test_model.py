@@ -1,0 +1,100 @@
+"""Loading, what is checked then, and the greedy answer."""
+
+import huggingface_hub
+import pytest
+import tiny
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from interventions.causal_trace import trace
+from interventions.model import ModelError, VisionLanguageModel, load_model
+from interventions.prompt import build_prompt, corrupt
+from interventions.testbed import TestBedError
+
+QUESTION = "The capital of this country is"
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    model = tiny.build()
+    model.module.to(torch.bfloat16).save_pretrained(path)
+    model.processor.save_pretrained(path)
+    return path
+
+
+def test_a_directory_loads_in_float32_and_traces(directory):
+    model = load_model(directory)
+    assert model.dtype == torch.float32 and model.name == str(directory) and len(model.revision) == 64
+    assert load_model(directory, dtype="bfloat16").dtype == torch.bfloat16
+    assert load_model(directory, attn_implementation="eager").attention == "eager"
+    assert not any(p.requires_grad for p in model.module.parameters()) and not model.module.training
+    prompt = build_prompt(model, QUESTION, tiny.picture(), visual_constraint="this country")
+    result = trace(model, prompt, corrupt(model, prompt, visual_replacement="Sri Lanka"))
+    assert abs(result.effects).max() > 0.05
+
+
+@pytest.mark.parametrize("key", [("llama", "clip"), ("phi", "siglip"), ("gqa", None)], ids=str)
+def test_the_answer_is_that_of_generate(key):
+    model = tiny.build(*key)
+    image = tiny.picture() if model.is_multimodal else None
+    text = model.prompt_template(image=image is not None).format(question=QUESTION)
+    if model.is_multimodal:
+        inputs = model.processor(images=image, text=text, return_tensors="pt")
+    else:
+        inputs = model.tokenizer(text, return_tensors="pt")
+    ids = model.module.generate(**inputs, max_new_tokens=5, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    expected = model.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    assert model.generate_answer(image, QUESTION, max_new_tokens=5) == expected
+    model.remote = "local"
+    assert model.generate_answer(image, QUESTION, max_new_tokens=5) == expected
+
+
+def test_text_only_question_to_a_multimodal_model():
+    model = tiny.build()
+    assert model.prompt_template(image=False) == "USER: \n{question} ASSISTANT:"
+    assert isinstance(model.generate_answer(None, QUESTION, max_new_tokens=2), str)
+
+
+@pytest.mark.parametrize("name, sentence", [
+    ("minni", "model 'minni' is unknown: give an alias"),
+    ("no/where/at/all", "is unknown"),
+    ("mini-bunny", "model 'mini-bunny' has no checkpoint"),
+])
+def test_unknown_names_end_in_a_sentence(name, sentence):
+    with pytest.raises(ModelError, match=sentence) as error:
+        load_model(name)
+    assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_a_hub_id_that_cannot_be_had(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="model 'no-one/nothing' cannot be loaded") as error:
+        load_model("no-one/nothing")
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_dtype(directory):
+    with pytest.raises(ModelError, match="dtype 'float23' is unknown"):
+        load_model(directory, dtype="float23")
+
+
+def test_an_architecture_that_no_row_describes():
+    module = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=300))
+    with pytest.raises(ModelError, match="families.py has no row for"):
+        VisionLanguageModel.from_module(module, tiny.tokenizer())
+
+
+def test_a_processor_that_miscounts_the_image(directory):
+    """575 versus 576: the processor takes a class token away that the encoder never had."""
+    model = tiny.build()
+    model.processor.num_additional_image_tokens = 0
+    with pytest.raises(ModelError, match="makes 9 visual tokens of an image but its processor writes 8"):
+        VisionLanguageModel.from_module(model.module, model.processor)
+
+
+def test_an_unreadable_image(tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(TestBedError, match="cannot be read"):
+        tiny.build().generate_answer(broken, QUESTION)
