@@ -1,0 +1,81 @@
+"""The baselines compute what the trace computes, and the counts are right: a ratio needs both."""
+
+import json
+
+import pytest
+import tiny
+import torch
+
+from benchmarks import baselines, measure, tracing
+from benchmarks.subjects import TOKENS, Subject, llava_shape
+from interventions.prompt import build_prompt, corrupt
+
+
+@pytest.fixture(scope="module")
+def subject():
+    model = tiny.build()
+    prompt = build_prompt(
+        model, "The capital of this country is", tiny.picture(), visual_constraint="this country"
+    )
+    return Subject("tiny", model, prompt, corrupt(model, prompt, visual_replacement="Sri Lanka"))
+
+
+def test_every_way_finds_the_same_probabilities(subject, monkeypatch):
+    monkeypatch.setattr(measure, "matmul_rate", lambda subject: 1e9)
+    seconds, facts = tracing.measure_speed(subject, repeats=2)
+    assert set(seconds) == {"packed", "floor", "naive", "hooks", "authors"}
+    assert all(len(values) == 2 and min(values) > 0 for values in seconds.values())
+    assert facts["largest_effect"] > 0.1
+    assert facts["max_abs_diff"] < 1e-5
+
+
+@pytest.mark.parametrize("way", [baselines.hooks, baselines.authors])
+def test_baselines_restore_something(subject, way):
+    restore, first = way(subject), subject.positions[0]
+    untouched = restore(("mlp", first, 0, 0))
+    assert restore(("mlp", first, 0, 3)) != pytest.approx(untouched, abs=1e-4)
+
+
+def test_the_floor_by_hand(subject):
+    """Two sites, counted with a pencil: the last position, and the one before it."""
+    last = subject.prompt.last
+    layer = subject.decoder.layers[0]
+    mlp, attention = (
+        2 * sum(weight.numel() for weight in part.parameters()) for part in (layer.mlp, layer.self_attn)
+    )
+    head = 2 * subject.model.module.lm_head.weight.numel()
+    keys = 4 * subject.model.hidden_size
+
+    def cost(*sites):
+        return measure.necessary_flops(subject, sites) - measure.necessary_flops(subject, ())
+
+    # Five layers. MLPs 3 and 4 of the last token given: only its attention in layer 4 is left.
+    assert cost(("mlp", last, 3, 5)) == attention + keys * (last + 1) + head
+    # Attention 3 of the token before given: its MLP in layer 3, then attention 4 of both, MLP 4 of the last.
+    assert cost(("attention", last - 1, 3, 4)) == 2 * mlp + 2 * attention + keys * (2 * last + 1) + head
+    assert cost(("mlp", last, 3, 5), ("mlp", last, 3, 5)) == 2 * cost(("mlp", last, 3, 5))
+
+
+def test_peak_bytes_counts_what_is_alive_together():
+    def work():
+        for _ in range(4):
+            torch.zeros(250_000)  # 1 MB each, never two at a time
+
+    assert 1_000_000 <= measure.peak_bytes(work) < 1_100_000
+
+
+def test_results_of_other_benchmarks_stay(tmp_path):
+    path = tmp_path / "results.json"
+    measure.save({"edit/ratio": measure.spread([3.0, 1.0, 2.0])}, path)
+    measure.save({"tracing/ratio": measure.spread([5.0])}, path)
+    found = json.loads(path.read_text())
+    assert list(found) == ["edit/ratio", "tracing/ratio"]
+    assert [found["edit/ratio"][key] for key in ("value", "low", "high", "n")] == [2.0, 1.0, 3.0, 3]
+    assert found["edit/ratio"]["machine"]["cores"] >= 1
+
+
+def test_the_large_question_has_llava_s_layout():
+    subject = llava_shape()
+    assert subject.layout == TOKENS == (5, 576, 25)
+    assert len(subject.positions) == 23
+    assert len(subject.corrupted.input_ids) == len(subject.prompt)
