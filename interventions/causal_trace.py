@@ -1,8 +1,10 @@
-"""MultiModalCausalTrace (paper, section 3): where in the model is the information stored that answers a question?
+"""MultiModalCausalTrace (paper, section 3): where in the model is the information stored that answers a
+question?
 
-Three runs: a clean one, one whose constraint is corrupted so that the answer is lost, and the corrupted one with the
-clean output of one module kind at one token, over a window of layers, put back. The indirect estimation effect of a
-site (token, layer) is P_restored - P_corrupted of the answer. What is computed where is in `restoration.py`.
+Three runs: a clean one, one whose constraint is corrupted so that the answer is lost, and the corrupted one
+with the clean output of one module kind at one token, over a window of layers, put back. The indirect
+estimation effect of a site (token, layer) is P_restored - P_corrupted of the answer. What is computed where
+is in `restoration.py`.
 """
 
 from dataclasses import dataclass, field
@@ -29,9 +31,9 @@ class TraceError(ValueError):
 class CausalTrace:
     """P_restored of every site, and all that is needed to read it.
 
-    restored: float32 [kinds, positions, layers]; NaN where a clean token has no counterpart in the corrupted prompt.
-    positions index the clean prompt (image expanded); tokens and roles are theirs. answer_ids is the whole answer,
-    p_clean and p_corrupted are probabilities of what `answer_score` counts of it.
+    restored: float32 [kinds, positions, layers]; NaN where a clean token has no corrupted counterpart.
+    positions index the clean prompt (image expanded); tokens and roles are theirs. answer_ids is the whole
+    answer, p_clean and p_corrupted are probabilities of what `answer_score` counts of it.
     """
 
     kinds: tuple[str, ...]
@@ -51,44 +53,59 @@ class CausalTrace:
 
     @property
     def effects(self) -> np.ndarray:
-        """Indirect estimation effects [kinds, positions, layers]; exactly 0 before the first corrupted token."""
+        """P_restored - P_corrupted [kinds, positions, layers]; exactly 0 before the first corrupted token."""
         return self.restored - np.float32(self.p_corrupted)
 
     def to_frame(self) -> pd.DataFrame:
         """Tidy: one row a site, in the order kind, position, layer."""
         index = np.indices(self.restored.shape).reshape(3, -1)
-        kind, position, layer = (np.asarray(names)[i] for names, i in zip(
-            (self.kinds, self.positions, self.layers), index, strict=True))
-        return pd.DataFrame({
-            "kind": kind,
-            "position": position,
-            "token": np.asarray(self.tokens, dtype=object)[index[1]],
-            "role": np.asarray(self.roles, dtype=object)[index[1]],
-            "layer": layer,
-            "p_restored": self.restored.ravel(),
-            "effect": self.effects.ravel(),
-            "p_clean": np.float32(self.p_clean),
-            "p_corrupted": np.float32(self.p_corrupted),
-        })
+        kind, position, layer = (
+            np.asarray(names)[i]
+            for names, i in zip((self.kinds, self.positions, self.layers), index, strict=True)
+        )
+        return pd.DataFrame(
+            {
+                "kind": kind,
+                "position": position,
+                "token": np.asarray(self.tokens, dtype=object)[index[1]],
+                "role": np.asarray(self.roles, dtype=object)[index[1]],
+                "layer": layer,
+                "p_restored": self.restored.ravel(),
+                "effect": self.effects.ravel(),
+                "p_clean": np.float32(self.p_clean),
+                "p_corrupted": np.float32(self.p_corrupted),
+            }
+        )
 
 
 def trace(
-    model, prompt: Prompt, corrupted: CorruptedPrompt, *, answer: str | None = None, window: int = 3,
-    window_rule: str = "centered", kinds=KINDS, positions=None, answer_score: str = "first_token",
-    method: str | None = None, max_packed_tokens: int | None = None, require_top: bool = True,
-    max_answer_tokens: int = 16, remote: bool | str | None = None,
+    model,
+    prompt: Prompt,
+    corrupted: CorruptedPrompt,
+    *,
+    answer: str | None = None,
+    window: int = 3,
+    window_rule: str = "centered",
+    kinds=KINDS,
+    positions=None,
+    answer_score: str = "first_token",
+    method: str | None = None,
+    max_packed_tokens: int | None = None,
+    require_top: bool = True,
+    max_answer_tokens: int = 16,
+    remote: bool | str | None = None,
 ) -> CausalTrace:
     """Trace one question.
 
-    answer: None = the model's own; a given one must be what the clean run begins to say, unless require_top=False.
-    window, window_rule: "centered" = exactly W layers around l as in ROME, "radius" = l - W .. l + W as in the released
-        scripts (where W = 1 means one layer); both clipped at the ends.
-    positions: clean positions or role names; None = all from the first corrupted token on (before it every effect is
-        exactly 0, which is filled in without running anything).
+    answer: None = the model's own; another must be what the clean run begins with, unless require_top=False.
+    window, window_rule: "centered" = exactly W layers around l as in ROME, "radius" = l - W .. l + W as in
+        the released scripts (where W = 1 means one layer); both clipped at the ends.
+    positions: clean positions or role names; None = all from the first corrupted token on (before it every
+        effect is exactly 0, which is filled in without running anything).
     answer_score: probability of the answer's "first_token" (paper) or of all its tokens ("sequence").
-    method: "packed" (fastest), "rows" (as exact in half precision as separate runs), "plain" (one whole forward a
-        site: the reference); None = packed in float32, rows in half precision.
-    max_packed_tokens: tokens of all segments or rows of one forward; None = from the device and its free memory.
+    method: "packed" (fastest), "rows" (as exact in half precision as separate runs), "plain" (one whole
+        forward a site: the reference); None = packed in float32, rows in half precision.
+    max_packed_tokens: tokens of all segments or rows of a forward; None = by the device and its free memory.
     remote: False | True | "local"; None = as the model was loaded. One request a question.
     """
     spans = window_spans(window, window_rule, model.n_layers)
@@ -99,10 +116,13 @@ def trace(
     _choice("method", (method,), METHODS)
     if method == "packed" and not maskable:
         raise TraceError(
-            f"method 'packed' needs attn_implementation 'sdpa' or 'eager', not {model.attention!r}: use method='rows'."
+            f"method 'packed' needs attn_implementation 'sdpa' or 'eager', not {model.attention!r}: "
+            "use method='rows'."
         )
     if max_packed_tokens is not None and max_packed_tokens < 1:
-        raise TraceError(f"max_packed_tokens must be at least 1, not {max_packed_tokens}: leave it out to have it chosen.")
+        raise TraceError(
+            f"max_packed_tokens must be at least 1, not {max_packed_tokens}: leave it out to have it chosen."
+        )
     first = corrupted.first_corrupted
     if positions is None:
         positions = tuple(range(first, len(prompt)))
@@ -120,48 +140,65 @@ def trace(
                     cells.append((k, i, layer))
                     sites.append(((kind,), ((position, partners[position]),), start, stop))
     noise = corrupted.noise
-    result = in_session(model.traced, restore_sites, {
-        "clean_ids": prompt.input_ids[None],
-        "corrupted_ids": corrupted.input_ids[None],
-        "pixel_values": prompt.pixel_values,
-        "image_token_id": model.image_token_id,
-        "first": first,
-        "noise": None if noise is None else (noise.positions, noise.scale, noise.samples, noise.seed),
-        "kinds": kinds,
-        "sites": sites,
-        "answer_ids": None if answer is None else _answer_ids(model, prompt, answer),
-        "require_top": require_top,
-        "sequence": answer_score == "sequence",
-        "eos_token_ids": model.eos_token_ids,
-        "max_answer_tokens": max_answer_tokens,
-        "method": method,
-        "max_packed_tokens": max_packed_tokens,
-    }, model.remote if remote is None else remote)
+    result = in_session(
+        model.traced,
+        restore_sites,
+        {
+            "clean_ids": prompt.input_ids[None],
+            "corrupted_ids": corrupted.input_ids[None],
+            "pixel_values": prompt.pixel_values,
+            "image_token_id": -1 if model.image_token_id is None else model.image_token_id,
+            "first": first,
+            "noise": None if noise is None else (noise.positions, noise.scale, noise.samples, noise.seed),
+            "kinds": kinds,
+            "sites": sites,
+            "answer_ids": None if answer is None else _answer_ids(model, prompt, answer),
+            "require_top": require_top,
+            "sequence": answer_score == "sequence",
+            "eos_token_ids": model.eos_token_ids,
+            "max_answer_tokens": max_answer_tokens,
+            "method": method,
+            "max_packed_tokens": max_packed_tokens,
+        },
+        model.remote if remote is None else remote,
+    )
     if "restored" not in result:
         raise TraceError(
             f"answer {answer!r} is not what the model answers, which begins with "
-            f"{model.tokenizer.decode([result['top_id']]).strip()!r} (p = {result['top_p']:.2f}): leave answer out to trace "
-            "that, or pass require_top=False."
+            f"{model.tokenizer.decode([result['top_id']]).strip()!r} (p = {result['top_p']:.2f}): "
+            "leave answer out to trace that, or pass require_top=False."
         )
 
-    restored = np.full((len(kinds), len(positions), len(spans)), np.float32(result["p_corrupted"]), dtype=np.float32)
+    restored = np.full(
+        (len(kinds), len(positions), len(spans)), np.float32(result["p_corrupted"]), dtype=np.float32
+    )
     restored[:, [i for i, c in enumerate(positions) if c >= first and c not in partners]] = np.nan
     if cells:
         restored[tuple(np.array(cells).T)] = result["restored"].numpy()
     return CausalTrace(
-        kinds=kinds, layers=tuple(range(len(spans))), positions=positions,
-        tokens=tuple(prompt.tokens[i] for i in positions), roles=tuple(prompt.roles[i] for i in positions),
-        window=window, window_rule=window_rule, method=method, answer_score=answer_score,
+        kinds=kinds,
+        layers=tuple(range(len(spans))),
+        positions=positions,
+        tokens=tuple(prompt.tokens[i] for i in positions),
+        roles=tuple(prompt.roles[i] for i in positions),
+        window=window,
+        window_rule=window_rule,
+        method=method,
+        answer_score=answer_score,
         answer_ids=tuple(result["answer_ids"]),
         answer_text=model.tokenizer.decode(result["answer_ids"], skip_special_tokens=True).strip(),
-        p_clean=result["p_clean"], p_corrupted=result["p_corrupted"], restored=restored,
+        p_clean=result["p_clean"],
+        p_corrupted=result["p_corrupted"],
+        restored=restored,
     )
 
 
 def window_spans(window: int, rule: str, n_layers: int) -> list[tuple[int, int]]:
     """The layers [start, stop) restored for each layer l, clipped at the model's ends."""
     if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window <= n_layers:
-        raise TraceError(f"window must be a whole number from 1 to the model's {n_layers} layers, not {window!r}.")
+        raise TraceError(
+            f"window must be a whole number from 1 to the model's {n_layers} layers, not {window!r}."
+        )
     _choice("window_rule", (rule,), WINDOW_RULES)
     if rule == "centered":
         before, after = window // 2, window - window // 2
@@ -180,10 +217,13 @@ def _choice(name: str, values: tuple, allowed: tuple) -> tuple:
 
 
 def _answer_ids(model, prompt: Prompt, answer: str) -> list[int]:
-    """Tokens of an answer as they follow the prompt; the rest of the answer's text is the model's format, a space."""
+    """Tokens of an answer as they follow the prompt; the rest of the answer's text is the model's format, a
+    space."""
     answer = answer.strip()
     prompt_ids = prompt.input_ids.tolist()
     ids = model.tokenize(f"{prompt.text} {answer}")[0]
     if not answer or ids[: len(prompt_ids)] != prompt_ids or len(ids) == len(prompt_ids):
-        raise TraceError(f"answer {answer!r} has no tokens of its own behind the prompt: give the words of the answer.")
+        raise TraceError(
+            f"answer {answer!r} has no tokens of its own behind the prompt: give the words of the answer."
+        )
     return ids[len(prompt_ids) :]

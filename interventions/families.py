@@ -15,13 +15,15 @@ from dataclasses import dataclass
 
 # Chat formats. `{question}` is where the question goes; `<image>` stands for all visual tokens.
 VICUNA = "USER: <image>\n{question} ASSISTANT:"
-# The text-only counterpart keeps everything but the image, so that positions of the two can be compared (Fig. 1).
+# The text-only counterpart keeps everything but the image, so that positions of the two can be compared (Fig.
+# 1).
 VICUNA_TEXT = "USER: \n{question} ASSISTANT:"
 _BUNNY_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions. "
 )
-# The format of the authors' released scripts (`protocol="authors"`): one question mark, a short answer asked for.
+# The format of the authors' released scripts (`protocol="authors"`): one question mark, a short answer asked
+# for.
 AUTHORS = "<image>\nUSER: {question}? Answer in a few words.\nASSISTANT:"
 
 
@@ -29,7 +31,8 @@ AUTHORS = "<image>\nUSER: {question}? Answer in a few words.\nASSISTANT:"
 class Family:
     """One architecture.
 
-    model_type, text_type: `config.model_type` of the whole model and of its language model (equal if text-only).
+    model_type, text_type: `config.model_type` of the whole model and of its language model (equal if
+    text-only).
     language_model: path of the decoder inside the Hugging Face module.
     final_norm, w_proj, w_o: native names of the modules that the uniform names above stand for.
     templates: protocol -> chat format with an image; text_templates: the same without one.
@@ -73,11 +76,29 @@ _BUNNY_TEXT = {"paper": _BUNNY_SYSTEM + VICUNA_TEXT, "authors": AUTHORS.replace(
 
 FAMILIES = (
     # LLaVA-1.5 (CLIP + Vicuna) and every LLaVA over a Llama, grouped-query attention or not.
-    Family("llava-llama", "llava", "llama", "model.language_model", "norm", "down_proj", "o_proj",
-           _VICUNA, _VICUNA_TEXT),
+    Family(
+        "llava-llama",
+        "llava",
+        "llama",
+        "model.language_model",
+        "norm",
+        "down_proj",
+        "o_proj",
+        _VICUNA,
+        _VICUNA_TEXT,
+    ),
     # Bunny (SigLIP + Phi-2), converted to a native LLaVA.
-    Family("llava-phi", "llava", "phi", "model.language_model", "final_layernorm", "fc2", "dense",
-           _BUNNY, _BUNNY_TEXT),
+    Family(
+        "llava-phi",
+        "llava",
+        "phi",
+        "model.language_model",
+        "final_layernorm",
+        "fc2",
+        "dense",
+        _BUNNY,
+        _BUNNY_TEXT,
+    ),
     # The text-only counterparts.
     Family("llama", "llama", "llama", "model", "norm", "down_proj", "o_proj", {}, _VICUNA_TEXT),
     Family("phi", "phi", "phi", "model", "final_layernorm", "fc2", "dense", {}, _BUNNY_TEXT),
@@ -94,7 +115,8 @@ def family_of(config) -> Family | None:
 
 
 def count_image_tokens(config) -> int:
-    """Visual tokens that an image becomes: patches, plus the class token where the encoder has one and it is kept.
+    """Visual tokens that an image becomes: patches, plus the class token where the encoder has one and it is
+    kept.
 
     576 for LLaVA-1.5 (CLIP, 336 px in patches of 14, class token dropped), 729 for Bunny (SigLIP, 384 px).
     """

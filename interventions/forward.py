@@ -6,14 +6,14 @@ again: keys and values of earlier positions come from a cache, layers below the 
 many interventions travel in one forward, each a *segment* (the positions from the intervened one on) that a
 block mask keeps apart from the others. Memory is set by the packing budget, not by the number of sites.
 
-Everything here runs where the weights are: these functions are called inside one nnsight session, serialised by
-source if that is remote. Hence plain functions, dicts and tuples: no dataclass (its methods have no source to
-ship), no generator, no lock. Only small CPU results leave the machine.
+Everything here runs where the weights are: these functions are called inside one nnsight session, serialised
+by source if that is remote. Hence plain functions, dicts and tuples: no dataclass (its methods have no source
+to ship), no generator, no lock. Only small CPU results leave the machine.
 
 This module knows nothing of what is intervened on; `restoration.py` is its first user.
 
-Shapes: B rows, T tokens of a prompt, t of a suffix, d hidden size, V vocabulary. Positions index the full sequence
-with the image expanded.
+Shapes: B rows, T tokens of a prompt, t of a suffix, d hidden size, V vocabulary. Positions index the full
+sequence with the image expanded.
 """
 
 import os
@@ -22,8 +22,9 @@ import nnsight
 import torch
 from transformers import DynamicCache
 
-CPU_PACKED_TOKENS = 300  # measured: smaller packs pay overhead, larger ones attend to each other's masked keys
-GPU_PACKED_TOKENS = 2048
+# Tokens a packed forward: fewer pay overhead, more attend to each other's masked keys.
+CPU_PACKED_TOKENS = 300  # measured on two cores: flat from 200 to 600
+GPU_PACKED_TOKENS = 2048  # not measured
 
 
 def in_session(lm, function, request: dict, remote: bool | str = False):
@@ -35,17 +36,26 @@ def in_session(lm, function, request: dict, remote: bool | str = False):
 
 
 def run(
-    lm, inputs: dict, *, keep, cache=None, skip: int = 0, stop: int | None = None, trim: bool = False, reads=(),
-    start: int = 0, writes=None,
+    lm,
+    inputs: dict,
+    *,
+    keep,
+    cache=None,
+    skip: int = 0,
+    stop: int | None = None,
+    trim: bool = False,
+    reads=(),
+    start: int = 0,
+    writes=None,
 ) -> dict:
     """One traced forward: the one place where modules are read, written or skipped.
 
-    inputs: the model's own; keep: the positions whose logits are wanted; cache: a DynamicCache to read and extend.
+    inputs: the model's own; keep: the positions whose logits are wanted; cache: a DynamicCache to extend.
     skip: layers below it are not run, `inputs["inputs_embeds"]` is then the input of layer `skip`.
     stop: the forward ends below this layer; "output" [B, t, d] is returned instead of logits.
     trim: the last layer's MLP, of which nothing else is ever read, runs at the positions `keep` only.
-    reads: "attention" and "mlp" (outputs), each a list of [B, t - start, d] by layer from position `start` on,
-    "hidden" (the layers' inputs and the last one's output), and "embeddings" [B, t, d] (layer 0's input).
+    reads: "attention" and "mlp" (outputs), each a list of [B, t - start, d] by layer from position `start`
+    on, "hidden" (the layers' inputs and the last one's output), and "embeddings" [B, t, d] (layer 0's input).
     writes: {(layer, kind): (rows [m], positions [m], values [m, d])}, written into the module's output.
     Returns {"logits": [B, len(keep), V]} and what was read.
     """
@@ -53,7 +63,8 @@ def run(
     record = {name: [] for name in reads}
     keep = torch.as_tensor(keep)
     last = len(lm.layers) - 1
-    with lm.trace(**inputs, past_key_values=cache, use_cache=cache is not None, logits_to_keep=keep) as tracer:
+    options = {"past_key_values": cache, "use_cache": cache is not None, "logits_to_keep": keep}
+    with lm.trace(**inputs, **options) as tracer:
         for index, layer in enumerate(lm.layers):
             if index < skip:
                 layer.skip(inputs["inputs_embeds"])
@@ -100,17 +111,17 @@ def extend(cache, stop: int, rows: int = 1) -> DynamicCache:
     return fresh
 
 
-def embed(lm, input_ids, image_token_id=None, visual=None) -> torch.Tensor:
+def embed(lm, input_ids, image_token_id: int = -1, visual=None) -> torch.Tensor:
     """Input embeddings [1, t, d] of ids [1, t]; their visual tokens are the last ones of visual [m, d]."""
     embeddings = lm.get_input_embeddings()(input_ids.to(lm.device)).clone()
-    is_visual = (input_ids == image_token_id).to(lm.device) if image_token_id is not None else None
-    if is_visual is not None and is_visual.any():
+    is_visual = (input_ids == image_token_id).to(lm.device)
+    if is_visual.any():
         embeddings[is_visual] = visual[len(visual) - int(is_visual.sum()) :].to(embeddings)
     return embeddings
 
 
 def decode(lm, cache, logits, eos_token_ids, limit: int) -> list[int]:
-    """Greedy continuation of a cache, given the logits [1, 1, V] behind it; the end token is not part of it."""
+    """Greedy continuation of a cache, given the logits [1, 1, V] behind it, without the end token."""
     answer = []
     while len(answer) < limit:
         token = int(logits[0, -1].argmax())
@@ -123,7 +134,7 @@ def decode(lm, cache, logits, eos_token_ids, limit: int) -> list[int]:
 
 
 def greedy_answer(lm, request: dict) -> list[int]:
-    """The model's own answer. request: input_ids [1, T], pixel_values or None, eos_token_ids, max_answer_tokens."""
+    """The model's own answer to input_ids [1, T] and pixel_values (or None): its tokens without the end."""
     with torch.no_grad():
         cache = DynamicCache()
         ids = request["input_ids"]
@@ -143,8 +154,8 @@ def prompt_inputs(input_ids, pixel_values=None) -> dict:
 def packed_inputs(hidden, first: int, begins, ends):
     """Segments [begin, end) of hidden [1, t, d] (position `first` on) as one sequence behind a shared cache.
 
-    The cache must hold max(begins) positions. A token sees those before its segment's begin, and its own segment up
-    to itself. The mask is an additive float one: eager attention would silently *add* a boolean one.
+    The cache must hold max(begins) positions. A token sees those before its segment's begin, and its own
+    segment up to itself. The mask is an additive float: eager attention would silently *add* a boolean one.
     Returns the model's inputs and the offset of each segment in the sequence.
     """
     begins, lengths = torch.tensor(begins), torch.tensor(ends) - torch.tensor(begins)
@@ -154,8 +165,8 @@ def packed_inputs(hidden, first: int, begins, ends):
     segment, begin, where = (tensor.to(hidden.device) for tensor in (segment, begins[segment], positions))
     sees_cached = torch.arange(int(begins.max()), device=hidden.device)[None] < begin[:, None]
     sees_packed = (segment[:, None] == segment[None]) & (where[None] <= where[:, None])
-    mask = torch.zeros(len(where), sees_cached.shape[1] + len(where), dtype=hidden.dtype, device=hidden.device)
-    mask.masked_fill_(~torch.cat([sees_cached, sees_packed], dim=1), torch.finfo(hidden.dtype).min)
+    sees = torch.cat([sees_cached, sees_packed], dim=1)
+    mask = torch.zeros_like(sees, dtype=hidden.dtype).masked_fill_(~sees, torch.finfo(hidden.dtype).min)
     inputs = {
         "inputs_embeds": hidden[:, where - first],
         "position_ids": positions[None],
@@ -170,7 +181,7 @@ def packed_inputs(hidden, first: int, begins, ends):
 def packing_budget(lm, n_keys: int) -> int:
     """Packed tokens a forward: a device-dependent best, less where a quarter of the free memory holds fewer.
 
-    A token costs its activations, its keys and values in all layers, and (eager) a row of scores in every head.
+    A token costs activations, keys and values in all layers, and (eager) a row of scores in every head.
     """
     config = lm._module.config.get_text_config()
     best = GPU_PACKED_TOKENS if lm.device.type == "cuda" else CPU_PACKED_TOKENS

@@ -2,8 +2,8 @@
 
 The Hugging Face module is used as it is. nnsight wraps it (`.traced`) under the uniform module names of
 `families.py`, weights are frozen, and what has gone wrong silently for others is checked when the model is
-loaded: that all module paths exist, and that the number of visual tokens the processor writes into a prompt is
-the number the vision encoder delivers (575 versus 576 is the classic).
+loaded: that all module paths exist, and that the number of visual tokens the processor writes into a prompt
+is the number the vision encoder delivers (575 versus 576 is the classic).
 """
 
 import hashlib
@@ -19,7 +19,8 @@ from .testbed import load_image
 
 ALIASES = ("mini", "mini-free", "mini-text", "mini-bunny")
 CHECKPOINTS = Path(__file__).parent / "mini" / "checkpoints"
-# Below this many bytes of weights a model is run in float32 unless asked otherwise: exactness costs nothing there.
+# Below this many bytes of weights a model is run in float32 unless asked otherwise: exactness costs nothing
+# there.
 SMALL_BYTES = 2e9
 
 
@@ -30,36 +31,31 @@ class ModelError(ValueError):
 class VisionLanguageModel:
     """A multimodal (or text-only) language model, ready for prompts and traces.
 
-    traced: nnsight's view of the model; module: the Hugging Face module; layers: its decoder layers as envoys.
+    traced: nnsight's view of the model; module: the Hugging Face module; layers: its decoder layers as
+    envoys.
     revision: what identifies the weights (sha256 of local files, commit on the Hub, "in-memory" otherwise).
     remote: the default of every intervention's `remote` argument (True | False | "local").
     """
 
     def __init__(self, traced, processor, *, name: str, revision: str, remote: bool | str = False):
         self.traced, self.processor, self.name, self.revision, self.remote = (
-            traced, processor, name, revision, remote,
+            traced,
+            processor,
+            name,
+            revision,
+            remote,
         )
         self.config = traced._module.config
-        self.family = families.family_of(self.config)
-        if self.family is None:
-            raise ModelError(
-                f"model {name!r} is a {type(self.module).__name__} over "
-                f"{self.config.get_text_config().model_type!r}, which interventions/families.py has no row for: "
-                f"use one of {', '.join(family.name for family in families.FAMILIES)}, or add a row."
-            )
+        self.family = _family(self.config, name)
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.module.requires_grad_(False).eval()
         self._check()
 
     @classmethod
     def from_module(cls, module, processor, *, name: str = "in-memory") -> "VisionLanguageModel":
-        """Wrap a Hugging Face module that is already in memory. processor: a LlavaProcessor, or a tokenizer."""
-        family = families.family_of(module.config)
-        if family is None:
-            raise ModelError(
-                f"module is a {type(module).__name__}, which interventions/families.py has no row for: "
-                f"use one of {', '.join(row.name for row in families.FAMILIES)}, or add a row."
-            )
+        """Wrap a Hugging Face module that is already in memory. processor: a LlavaProcessor, or a
+        tokenizer."""
+        family = _family(module.config, name)
         traced = TransformersModel(
             module, task=family.task, rename=family.rename, dispatch=True, **_preprocessors(family, processor)
         )
@@ -137,10 +133,13 @@ class VisionLanguageModel:
         return encoding["input_ids"], [tuple(pair) for pair in encoding["offset_mapping"]], text
 
     def read_image(self, image) -> torch.Tensor:
-        """A PIL image or a file -> pixel values [1, 3, height, width]; an unreadable file is a TestBedError."""
+        """A PIL image or a file -> pixel values [1, 3, height, width]; an unreadable file is a
+        TestBedError."""
         if not isinstance(image, Image.Image):
             image = load_image(image)
-        return self.processor.image_processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"]
+        return self.processor.image_processor(images=image.convert("RGB"), return_tensors="pt")[
+            "pixel_values"
+        ]
 
     def generate_answer(self, image, question: str, max_new_tokens: int = 16) -> str:
         """The model's greedy answer. image: PIL image, path, or None for a question without a picture."""
@@ -159,7 +158,9 @@ class VisionLanguageModel:
     def _check(self):
         for path in ("layers", "final_norm", "lm_head"):
             if not hasattr(self.traced, path):
-                raise ModelError(f"model {self.name!r} has no module {path!r}: correct its row in families.py.")
+                raise ModelError(
+                    f"model {self.name!r} has no module {path!r}: correct its row in families.py."
+                )
         layer = self.traced.layers[0]
         for path in ("mlp.down_proj", "self_attn.o_proj"):
             try:
@@ -177,15 +178,16 @@ class VisionLanguageModel:
             self._check_image_tokens()
 
     def _check_image_tokens(self):
-        """The processor's real output against the configuration, and against this class's own tokenisation."""
+        """The processor's real output against the configuration, and against this class's own
+        tokenisation."""
         text = self.prompt_template(image=True).format(question="?")
         blank = Image.new("RGB", (32, 32))
         ids = self.processor(images=blank, text=text, return_tensors="pt")["input_ids"][0].tolist()
         found, expected = ids.count(self.image_token_id), self.n_image_tokens
         if found != expected:
             raise ModelError(
-                f"model {self.name!r} makes {expected} visual tokens of an image but its processor writes {found} "
-                "of them into a prompt: set patch_size, num_additional_image_tokens and "
+                f"model {self.name!r} makes {expected} visual tokens of an image but its processor writes "
+                f"{found} into a prompt: set patch_size, num_additional_image_tokens and "
                 "vision_feature_select_strategy of the processor as the checkpoint was trained."
             )
         if ids != self.tokenize(text)[0]:
@@ -209,21 +211,16 @@ def load_model(
     path, revision = _resolve(str(name))
     try:
         config = AutoConfig.from_pretrained(path)
-        family = families.family_of(config)
-        processor = None
-        if family is not None:
-            processor = (AutoProcessor if family.is_multimodal else AutoTokenizer).from_pretrained(path)
+        family = _family(config, name)
+        processor = (AutoProcessor if family.is_multimodal else AutoTokenizer).from_pretrained(path)
+    except ModelError:
+        raise
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ModelError(
             f"model {str(name)!r} cannot be loaded ({reason}): "
             f"give an alias ({', '.join(ALIASES)}), a directory with a config.json, or a Hub id."
         ) from error
-    if family is None:
-        raise ModelError(
-            f"model {str(name)!r} is a {config.model_type!r} model, which interventions/families.py has no row for: "
-            f"use one of {', '.join(row.name for row in families.FAMILIES)}, or add a row."
-        )
     if isinstance(dtype, str):
         dtype = _dtype(dtype)
     if dtype is None:
@@ -231,11 +228,28 @@ def load_model(
         dtype = torch.float32 if small else "auto"
     options = {"device_map": device_map, "attn_implementation": attn_implementation}
     traced = TransformersModel(
-        str(path), task=family.task, rename=family.rename, dispatch=remote is not True, dtype=dtype,
-        **_preprocessors(family, processor), **{key: value for key, value in options.items() if value is not None},
+        str(path),
+        task=family.task,
+        rename=family.rename,
+        dispatch=remote is not True,
+        dtype=dtype,
+        **_preprocessors(family, processor),
+        **{key: value for key, value in options.items() if value is not None},
     )
     revision = revision or getattr(config, "_commit_hash", None) or "unknown"
     return VisionLanguageModel(traced, processor, name=str(name), revision=revision, remote=remote)
+
+
+def _family(config, name) -> families.Family:
+    """The row of the table for a configuration, or the error of a model that has none."""
+    family = families.family_of(config)
+    if family is None:
+        raise ModelError(
+            f"model {str(name)!r} is a {config.model_type!r} over {config.get_text_config().model_type!r}, "
+            "for which families.py has no row: "
+            f"use one of {', '.join(row.name for row in families.FAMILIES)}, or add a row."
+        )
+    return family
 
 
 def _preprocessors(family: families.Family, processor) -> dict:

@@ -1,22 +1,17 @@
 """A question about an image as token ids with known positions, and its corrupted counterparts.
 
-Which tokens are the constraint is read off the tokenizer's character offsets, never searched for in decoded
-tokens: "this country" is found whether its first token carries the space before it or not, at either end of the
-question, in any script. A corruption comes with its *alignment*, clean position -> corrupted position, because
-what is restored at a token of the corrupted run must be the clean run's output at the token it stands for.
+A corruption comes with its *alignment*, clean position -> corrupted position, because what is restored at a
+token of the corrupted run must be the clean run's output at the token it stands for. How tokens are found:
+`tokens.py`.
 """
 
-import re
-import unicodedata
 from dataclasses import dataclass, field
 
 import torch
 
+from .tokens import PromptError, align, find_phrase, locate, normalise, token_range, token_texts
+
 ROLES = ("visual", "constraint", "text_constraint", "last", "other")
-
-
-class PromptError(ValueError):
-    """A question, constraint or replacement that cannot be used, in one sentence with the fix."""
 
 
 @dataclass(frozen=True)
@@ -90,23 +85,31 @@ class CorruptedPrompt:
 
 
 def build_prompt(
-    model, question: str, image=None, *, visual_constraint: str, text_constraint: str | None = None,
+    model,
+    question: str,
+    image=None,
+    *,
+    visual_constraint: str,
+    text_constraint: str | None = None,
     protocol: str = "paper",
 ) -> Prompt:
-    """Put a question (and a picture: PIL image, path or None) into the model's chat format and find its parts.
+    """Put a question (and a picture: PIL image, path or None) into the model's chat format and find its
+    parts.
 
-    The constraints must stand in the question word for word (case is forgiven). Of several occurrences the visual
-    constraint is the first and the text constraint the last, whole words before parts of words.
+    The constraints must stand in the question word for word (case is forgiven). Of several occurrences the
+    visual constraint is the first and the text constraint the last, whole words before parts of words.
     protocol: "paper" (the model's own chat format) or "authors" (that of the released scripts).
     """
     if image is not None and not model.is_multimodal:
         raise PromptError(f"image was given but model {model.name!r} reads text only: leave image out.")
     template = model.prompt_template(image=image is not None, protocol=protocol)
-    question = _normalise(question)
+    question = normalise(question)
     if not question:
         raise PromptError("question is empty: give the question's text.")
     if model.image_token and model.image_token in question:
-        raise PromptError(f"question contains {model.image_token!r}, the placeholder of the image: leave it out.")
+        raise PromptError(
+            f"question contains {model.image_token!r}, the placeholder of the image: leave it out."
+        )
     if "{question}?" in template:
         question = question.rstrip("?").rstrip()
     spans = {"constraint": find_phrase(question, visual_constraint, "visual_constraint", last=False)}
@@ -119,7 +122,7 @@ def build_prompt(
                 "give phrases that stand apart in the question."
             )
     text = template.format(question=question)
-    ids, members = _tokenize(model, template, question, spans)
+    ids, members = locate(model, template, question, spans)
     roles = ["other"] * len(ids)
     roles[-1] = "last"
     for role, positions in members.items():
@@ -129,43 +132,61 @@ def build_prompt(
         if token == model.image_token_id:
             roles[position] = "visual"
     return Prompt(
-        text=text, question=question, protocol=protocol, input_ids=torch.tensor(ids),
+        text=text,
+        question=question,
+        protocol=protocol,
+        input_ids=torch.tensor(ids),
         pixel_values=None if image is None else model.read_image(image),
-        tokens=tuple(_token_text(model, ids)), roles=tuple(roles), spans=spans,
+        tokens=tuple(token_texts(model, ids)),
+        roles=tuple(roles),
+        spans=spans,
     )
 
 
 def corrupt(
-    model, prompt: Prompt, *, visual_replacement: str | None = None, text_replacement: str | None = None,
-    repeat_token: str | int | None = None, repeat_role: str = "constraint",
+    model,
+    prompt: Prompt,
+    *,
+    visual_replacement: str | None = None,
+    text_replacement: str | None = None,
+    repeat_token: str | int | None = None,
+    repeat_role: str = "constraint",
 ) -> CorruptedPrompt:
     """Replace the visual constraint, the text constraint, or both.
 
-    visual_replacement, text_replacement: fluent phrases put in place of the constraints; the new text is tokenised
-    as a whole. Alignment is identical before a constraint and by distance from the right end after it; inside, the
-    last token stands for the last, and clean tokens left over stand for nothing.
-    repeat_token: the authors' way instead: every token of the constraint `repeat_role` becomes this one token (an id,
-    or a word whose first token is taken), so lengths agree.
+    visual_replacement, text_replacement: fluent phrases put in place of the constraints; the new text is
+    tokenised as a whole. Alignment is identical before a constraint and by distance from the right end after
+    it; inside, the last token stands for the last, and clean tokens left over stand for nothing.
+    repeat_token: the authors' way instead: every token of the constraint `repeat_role` becomes this one token
+    (an id, or a word whose first token is taken), so lengths agree.
     """
     if repeat_token is not None:
         if visual_replacement is not None or text_replacement is not None:
-            raise PromptError("repeat_token replaces the constraint by itself: give it or the replacements, not both.")
+            raise PromptError(
+                "repeat_token replaces the constraint by itself: give it or the replacements, not both."
+            )
         return _repeat(model, prompt, repeat_token, repeat_role)
     replacements = {"constraint": visual_replacement, "text_constraint": text_replacement}
-    replacements = {role: _normalise(phrase) for role, phrase in replacements.items() if phrase is not None}
+    replacements = {role: normalise(phrase) for role, phrase in replacements.items() if phrase is not None}
     if not replacements or not all(replacements.values()):
-        raise PromptError("visual_replacement, text_replacement or repeat_token must be given, and not be empty.")
+        raise PromptError(
+            "visual_replacement, text_replacement or repeat_token must be given, and not be empty."
+        )
     for role in replacements:
         if role not in prompt.spans:
             raise PromptError(f"text_replacement was given but the prompt has no {role}: build it with one.")
     template = model.prompt_template(image=prompt.pixel_values is not None, protocol=prompt.protocol)
     question, spans = _replace(prompt.question, prompt.spans, replacements)
-    ids, members = _tokenize(model, template, question, spans)
-    phrases = sorted((_range(prompt.positions(role)), _range(members[role])) for role in prompt.spans)
-    alignment, first_corrupted = _align(prompt.input_ids.tolist(), ids, phrases)
+    ids, members = locate(model, template, question, spans)
+    phrases = sorted(
+        (token_range(prompt.positions(role)), token_range(members[role])) for role in prompt.spans
+    )
+    alignment, first_corrupted = align(prompt.input_ids.tolist(), ids, phrases)
     return CorruptedPrompt(
-        text=template.format(question=question), input_ids=torch.tensor(ids),
-        tokens=tuple(_token_text(model, ids)), alignment=alignment,
+        text=template.format(question=question),
+        input_ids=torch.tensor(ids),
+        tokens=tuple(token_texts(model, ids)),
+        alignment=alignment,
         first_corrupted=first_corrupted,
     )
 
@@ -173,11 +194,12 @@ def corrupt(
 def noise(
     model, prompt: Prompt, positions, *, scale: float = 3.0, samples: int = 10, seed: int = 0
 ) -> CorruptedPrompt:
-    """Gaussian noise on the input embeddings at positions (indices, or names of roles), visual tokens included.
+    """Gaussian noise on the input embeddings at positions (indices, or names of roles), visual tokens
+    included.
 
-    Standard causal tracing noises ("visual", "constraint"). The noise's standard deviation is `scale` times that of
-    the prompt's own embeddings at these positions, visual and text tokens each by their own; effects are means
-    over `samples` draws.
+    Standard causal tracing noises ("visual", "constraint"). The noise's standard deviation is `scale` times
+    that of the prompt's own embeddings at these positions, visual and text tokens each by their own; effects
+    are means over `samples` draws.
     """
     chosen = resolve_positions(prompt, positions, PromptError)
     if not chosen:
@@ -187,8 +209,12 @@ def noise(
     if samples < 1:
         raise PromptError(f"samples must be at least 1, not {samples}.")
     return CorruptedPrompt(
-        text=prompt.text, input_ids=prompt.input_ids, tokens=prompt.tokens, alignment=tuple(range(len(prompt))),
-        first_corrupted=chosen[0], noise=Noise(chosen, float(scale), int(samples), int(seed)),
+        text=prompt.text,
+        input_ids=prompt.input_ids,
+        tokens=prompt.tokens,
+        alignment=tuple(range(len(prompt))),
+        first_corrupted=chosen[0],
+        noise=Noise(chosen, float(scale), int(samples), int(seed)),
     )
 
 
@@ -209,41 +235,6 @@ def resolve_positions(prompt: Prompt, positions, error=PromptError) -> tuple[int
     return tuple(sorted(chosen))
 
 
-def find_phrase(question: str, phrase: str, name: str, *, last: bool) -> tuple[int, int]:
-    """Character span of a phrase in a question. name: the parameter to blame."""
-    phrase = _normalise(phrase)
-    if not phrase:
-        raise PromptError(f"{name} is empty: give the words of the question that it consists of.")
-    literal = re.escape(phrase)
-    for pattern in (rf"(?<!\w){literal}(?!\w)", literal):
-        for flags in (0, re.IGNORECASE):
-            found = [match.span() for match in re.finditer(pattern, question, flags)]
-            if found:
-                return found[-1 if last else 0]
-    raise PromptError(f"{name} {phrase!r} is not in the question {question!r}: give words that stand in it as they are.")
-
-
-def _normalise(text: str) -> str:
-    """NFC without outer space: the same letters written in two ways must be one string."""
-    return unicodedata.normalize("NFC", text).strip()
-
-
-def _tokenize(model, template: str, question: str, spans: dict) -> tuple[list[int], dict[str, tuple[int, ...]]]:
-    """Ids of the whole prompt, and by role the positions of the tokens that overlap its span of the question."""
-    ids, offsets, text = model.tokenize(template.format(question=question))
-    head = template.split("{question}")[0]
-    shift = len(text) - len(template.format(question=question)) if model.image_token and model.image_token in head else 0
-    shift += len(head)
-    members = {}
-    for role, (begin, end) in spans.items():
-        # A span has no outer space, so a token that is only the space before it does not overlap it.
-        overlapping = [i for i, (a, b) in enumerate(offsets) if a < end + shift and b > begin + shift and a < b]
-        if not overlapping:
-            raise PromptError(f"{role} {question[begin:end]!r} has no token of its own in {question!r}: reword it.")
-        members[role] = tuple(overlapping)
-    return ids, members
-
-
 def _replace(question: str, spans: dict, replacements: dict) -> tuple[str, dict]:
     """The question with phrases replaced, and where all constraints now stand."""
     moved, shift = {}, 0
@@ -255,74 +246,28 @@ def _replace(question: str, spans: dict, replacements: dict) -> tuple[str, dict]
     return question, moved
 
 
-def _align(clean_ids: list[int], ids: list[int], phrases: list) -> tuple[tuple[int | None, ...], int]:
-    """Clean position -> corrupted position, and the first corrupted position.
-
-    phrases: the (clean, corrupted) token ranges [begin, end) of every constraint, in order. Between them the tokens
-    are the same, except that a replacement may be tokenised differently together with its neighbour (" B" is one
-    token where " C" is two): such neighbours are taken as part of the phrase.
-    """
-    ranges = [[list(clean), list(corrupted)] for clean, corrupted in phrases]
-    ends = [[[0, 0], [0, 0]], *ranges, [[len(clean_ids)] * 2, [len(ids)] * 2]]
-    for left, right in zip(ends, ends[1:]):
-        gap, gap2 = clean_ids[left[0][1] : right[0][0]], ids[left[1][1] : right[1][0]]
-        same = _common_prefix(gap, gap2)
-        if same == len(gap) == len(gap2):
-            continue
-        same_after = _common_prefix(gap[same:][::-1], gap2[same:][::-1])
-        if same_after == 0 and right is not ends[-1]:
-            right[0][0] -= len(gap) - same
-            right[1][0] -= len(gap2) - same
-        elif same == 0 and left is not ends[0]:
-            left[0][1] += len(gap) - same_after
-            left[1][1] += len(gap2) - same_after
-        else:
-            raise PromptError(
-                "visual_replacement or text_replacement changes tokens apart from the phrase it replaces: "
-                "choose another phrase."
-            )
-    alignment: list[int | None] = []
-    shift = 0
-    for (begin, end), (begin2, end2) in ranges:
-        alignment += [p + shift for p in range(len(alignment), begin)]
-        shift = end2 - end  # from here on positions correspond by their distance from the right
-        alignment += [p + shift if p + shift >= begin2 else None for p in range(begin, end)]
-    alignment += [p + shift for p in range(len(alignment), len(clean_ids))]
-    changed = [two[0] for one, two in ranges if clean_ids[slice(*one)] != ids[slice(*two)]]
-    return tuple(alignment), min(changed or [ranges[0][1][0]])
-
-
-def _range(positions) -> tuple[int, int]:
-    return positions[0], positions[-1] + 1
-
-
-def _common_prefix(a: list, b: list) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
-
-
 def _repeat(model, prompt: Prompt, token: str | int, role: str) -> CorruptedPrompt:
     """The released scripts' corruption: one and the same token id all over the constraint."""
     positions = prompt.positions(role) if role in prompt.spans else ()
     if not positions:
-        raise PromptError(f"repeat_role {role!r} has no token in this prompt: use 'constraint' or 'text_constraint'.")
+        raise PromptError(
+            f"repeat_role {role!r} has no token in this prompt: use 'constraint' or 'text_constraint'."
+        )
     if isinstance(token, str):
         # As it would stand after other words, and in any tokenizer without a token for the space alone.
-        pieces = model.tokenizer(f"{token.strip()} {token.strip()}", add_special_tokens=False, return_offsets_mapping=True)
+        pieces = model.tokenizer(
+            f"{token.strip()} {token.strip()}", add_special_tokens=False, return_offsets_mapping=True
+        )
         begin = len(token.strip()) + 1
-        token = next(i for i, (_, b) in zip(pieces["input_ids"], pieces["offset_mapping"], strict=True) if b > begin)
+        token = next(
+            i for i, (_, b) in zip(pieces["input_ids"], pieces["offset_mapping"], strict=True) if b > begin
+        )
     ids = prompt.input_ids.clone()
     ids[list(positions)] = int(token)
     return CorruptedPrompt(
-        text=prompt.text, input_ids=ids, tokens=tuple(_token_text(model, ids.tolist())),
-        alignment=tuple(range(len(prompt))), first_corrupted=positions[0],
+        text=prompt.text,
+        input_ids=ids,
+        tokens=tuple(token_texts(model, ids.tolist())),
+        alignment=tuple(range(len(prompt))),
+        first_corrupted=positions[0],
     )
-
-
-def _token_text(model, ids: list[int]) -> list[str]:
-    """Each token as a reader sees it, its leading space kept (SentencePiece drops it from a token decoded alone)."""
-    texts = {}
-    for token in set(ids):
-        text = model.tokenizer.decode([token])
-        piece = model.tokenizer.convert_ids_to_tokens(token)
-        texts[token] = f" {text}" if piece.startswith("▁") and not text.startswith(" ") else text
-    return [texts[token] for token in ids]

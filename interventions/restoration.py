@@ -1,30 +1,43 @@
-"""The corrupted run with pieces of the clean run restored: what `causal_trace.trace` computes, where the weights are.
+"""The corrupted run with pieces of the clean run restored: what `causal_trace.trace` computes.
 
-One clean run and one corrupted run a question, then every site in one of three ways that agree: `plain` (a whole
-forward a site), `rows` (a batch row a site) and `packed` (a segment a site); see `forward.py` for why they may.
+One clean run and one corrupted run a question, then every site in one of three ways that agree: `plain` (a
+whole forward a site), `rows` (a batch row a site) and `packed` (a segment a site); see `forward.py` for why
+they may.
 
-A *site* is (kinds, pairs, start, stop): in layers start <= l < stop the outputs of the modules `kinds` at corrupted
-position p become the clean run's outputs at position c, for all (c, p) of pairs. A causal trace has one pair a site;
-several restore a whole phrase, or everything.
+A *site* is (kinds, pairs, start, stop): in layers start <= l < stop the outputs of the modules `kinds` at
+corrupted position p become the clean run's outputs at position c, for all (c, p) of pairs. A causal trace has
+one pair a site; several restore a whole phrase, or everything.
 """
 
 import torch
 from transformers import DynamicCache
 
-from .forward import cached_tokens_that_fit, decode, embed, extend, packed_inputs, packing_budget, prompt_inputs, run
+from .forward import (
+    cached_tokens_that_fit,
+    decode,
+    embed,
+    extend,
+    packed_inputs,
+    packing_budget,
+    prompt_inputs,
+    run,
+)
 from .metrics import answer_probability
 
 
 def restore_sites(lm, request: dict) -> dict:
     """P(answer) of the clean run, of the corrupted run, and of the corrupted run with each site restored.
 
-    request: clean_ids [1, T], corrupted_ids [1, T'], pixel_values [1, 3, H, W] or None, image_token_id or None;
-    first: the first position at which the two runs may differ; noise: None or (positions, scale, samples, seed);
-    sites: as in the module's docstring, pairs at or after `first`; answer_ids: list or None (the model's own);
-    require_top: an answer the clean run does not begin with ends the work; sequence: score all answer tokens, not
-    only the first; eos_token_ids, max_answer_tokens; method: "packed" | "rows" | "plain"; max_packed_tokens or None.
-    Returns {"p_clean", "p_corrupted", "restored" [sites] float32, "answer_ids", "top_id", "top_p"}; with noise the
-    corrupted and restored probabilities are means over the samples.
+    request, a dict that travels as it is:
+      clean_ids [1, T], corrupted_ids [1, T'], pixel_values [1, 3, H, W] or None, image_token_id (-1: none);
+      first: no position before it differs between the runs; noise: None or (positions, scale, samples, seed);
+      kinds; sites: as in the module's docstring, pairs at or after `first`;
+      answer_ids: list, or None for the model's own (up to max_answer_tokens, or one of eos_token_ids);
+      require_top: the work ends at an answer that the clean run does not begin with;
+      sequence: all tokens of the answer are scored, not only the first;
+      method: "packed" | "rows" | "plain"; max_packed_tokens: a number or None.
+    Returns {"p_clean", "p_corrupted", "restored" [sites] float32, "answer_ids", "top_id", "top_p"}; with
+    noise the corrupted and restored probabilities are means over the samples.
     """
     with torch.no_grad():
         clean = clean_run(lm, request)
@@ -44,32 +57,35 @@ def restore_sites(lm, request: dict) -> dict:
 def clean_run(lm, request: dict) -> dict:
     """The clean prompt, once: encodes the image, records module outputs from `first` on, decides the answer.
 
-    Returns attention, mlp (lists of [1, T - first, d] by layer), embeddings [1, T, d], visual [m, d] (its visual
-    tokens), cache (of the prompt), answer_ids, scored (the answer tokens that count), p_clean, top_id, top_p.
+    Returns attention, mlp (lists of [1, T - first, d] by layer), embeddings [1, T, d], visual [m, d] (its
+    visual tokens), cache (of the prompt), answer_ids, scored (the answer tokens that count), p_clean, top_id,
+    top_p.
     """
     ids = request["clean_ids"]
     n_tokens = ids.shape[1]
     cache = DynamicCache()
     clean = run(
-        lm, prompt_inputs(ids, request["pixel_values"]), keep=[n_tokens - 1], cache=cache,
-        reads=(*request["kinds"], "embeddings"), start=request["first"],
+        lm,
+        prompt_inputs(ids, request["pixel_values"]),
+        keep=[n_tokens - 1],
+        cache=cache,
+        reads=(*request["kinds"], "embeddings"),
+        start=request["first"],
     )
     clean["cache"] = extend(cache, n_tokens)  # decoding below extends `cache`, not this one
-    clean["visual"] = clean["embeddings"][(ids == request["image_token_id"]).to(lm.device)] if (
-        request["image_token_id"] is not None
-    ) else None
+    clean["visual"] = clean["embeddings"][(ids == request["image_token_id"]).to(lm.device)]
     top_p, top_id = clean["logits"][0, -1].float().softmax(-1).max(-1)
     clean["top_id"], clean["top_p"] = int(top_id), float(top_p)
     answer = request["answer_ids"]
     if answer is None:
         answer = decode(lm, cache, clean["logits"], request["eos_token_ids"], request["max_answer_tokens"])
-    clean["answer_ids"] = list(answer) or [clean["top_id"]]  # a model that ends at once answers with its end token
+    clean["answer_ids"] = list(answer) or [clean["top_id"]]  # the end token, if a model answers nothing
     clean["scored"] = clean["answer_ids"] if request["sequence"] else clean["answer_ids"][:1]
     logits = clean["logits"]
     if len(clean["scored"]) > 1:
         inputs = {"input_ids": torch.tensor([clean["scored"][:-1]])}
-        keep = range(len(clean["scored"]) - 1)
-        more = run(lm, inputs, keep=list(keep), cache=extend(clean["cache"], n_tokens))["logits"]
+        keep = torch.arange(len(clean["scored"]) - 1)
+        more = run(lm, inputs, keep=keep, cache=extend(clean["cache"], n_tokens))["logits"]
         logits = torch.cat([logits, more], dim=1)
     clean["p_clean"] = float(answer_probability(logits, clean["scored"])[0])
     return clean
@@ -98,17 +114,15 @@ def corrupted_run(lm, request: dict, clean: dict, sample: int) -> dict:
 def embedding_noise(request: dict, clean_embeddings, like, sample: int) -> torch.Tensor:
     """Gaussian noise [1, t, d] at the noised positions, 0 elsewhere.
 
-    Its standard deviation is `scale` times that of the prompt's own embeddings at those positions, visual and text
-    tokens apart: the two differ in size by far, and one common value would leave one of them almost unharmed.
-    Drawn on the CPU in float32, one generator a sample, so that it is the same on every device.
+    Its standard deviation is `scale` times that of the prompt's own embeddings at those positions, visual and
+    text tokens apart: their sizes differ by far, one common value would leave one of them almost unharmed.
+    Drawn on the CPU in float32, from a seed for each sample, so that it is the same on every device.
     """
     positions, scale, _, seed = request["noise"]
     generator = torch.Generator().manual_seed(seed * 1_000_003 + sample)
     noise = torch.zeros(like.shape)
     positions = torch.tensor(positions)
-    is_visual = request["clean_ids"][0, positions] == (
-        -1 if request["image_token_id"] is None else request["image_token_id"]
-    )
+    is_visual = request["clean_ids"][0, positions] == request["image_token_id"]
     drawn = torch.randn(len(positions), like.shape[-1], generator=generator)
     for group in (is_visual, ~is_visual):
         if group.any():
@@ -118,7 +132,7 @@ def embedding_noise(request: dict, clean_embeddings, like, sample: int) -> torch
 
 
 def restore_plain(lm, request: dict, clean: dict, corrupted: dict):
-    """One whole forward a site, image encoder included: slow, the reference the fast ones are held against."""
+    """One whole forward a site, image encoder included: the slow reference of the other two."""
     inputs = prompt_inputs(corrupted["ids"], request["pixel_values"])
     if request["noise"] is not None:
         prefix = clean["embeddings"][:, : request["first"]]
@@ -148,7 +162,8 @@ def restore_rows(lm, request: dict, clean: dict, corrupted: dict):
         }
         writes = site_writes([(sites[s], row, -first) for row, s in enumerate(pack)], clean, first)
         cache = extend(clean["cache"], first, rows)
-        logits = run(lm, inputs, keep=corrupted["keep"] - first, cache=cache, skip=layer, writes=writes)["logits"]
+        keep = corrupted["keep"] - first
+        logits = run(lm, inputs, keep=keep, cache=cache, skip=layer, writes=writes)["logits"]
         restored[pack] = answer_probability(logits, clean["scored"]).cpu()
     return corrupted["p_corrupted"], restored
 
@@ -156,9 +171,9 @@ def restore_rows(lm, request: dict, clean: dict, corrupted: dict):
 def restore_packed(lm, request: dict, clean: dict, corrupted: dict):
     """Many sites in one sequence: a segment each, from the first restored position to the end.
 
-    What a segment needs of earlier positions is the corrupted run's cache, shared by all. In a site's first layer only
-    the restored tokens change: that layer runs for them alone, and their outputs enter the next one together with the
-    corrupted run's hidden states of the tokens behind them. Layers below are skipped.
+    What a segment needs of earlier positions is the corrupted run's cache, shared by all. In a site's first
+    layer only the restored tokens change: that layer runs for them alone, and their outputs enter the next
+    one together with the corrupted run's hidden states of the tokens behind them. Layers below are skipped.
     """
     sites, first, end = request["sites"], request["first"], corrupted["end"]
     budget = request["max_packed_tokens"] or packing_budget(lm, end)
@@ -172,11 +187,10 @@ def restore_packed(lm, request: dict, clean: dict, corrupted: dict):
         where = [p + shift for (_, pairs, _, _), _, shift in placed for _, p in pairs]
         entering = first_layer(lm, request, clean, corrupted, [sites[s] for s in pack])
         inputs["inputs_embeds"][0, where] = entering.to(inputs["inputs_embeds"])
-        keep = torch.cat([corrupted["keep"] - begin + offset for begin, offset in zip(segments, offsets, strict=True)])
-        logits = run(
-            lm, inputs, keep=keep, cache=extend(corrupted["cache"], max(segments)), skip=layer, trim=True,
-            writes=site_writes(placed, clean, first),
-        )["logits"]
+        keep = torch.cat([corrupted["keep"] + shift for _, _, shift in placed])
+        cache = extend(corrupted["cache"], max(segments))
+        writes = site_writes(placed, clean, first)
+        logits = run(lm, inputs, keep=keep, cache=cache, skip=layer, trim=True, writes=writes)["logits"]
         logits = logits[0].unflatten(0, (len(pack), len(corrupted["keep"])))
         restored[pack] = answer_probability(logits, clean["scored"]).cpu()
     return corrupted["p_corrupted"], restored
@@ -198,7 +212,7 @@ def first_layer(lm, request: dict, clean: dict, corrupted: dict, sites) -> torch
 
 
 def site_writes(placed, clean: dict, first: int) -> dict:
-    """`run`'s writes for [(site, row, shift)]: clean outputs, at index `corrupted position + shift` of that row."""
+    """`run`'s writes for [(site, row, shift)]: clean outputs, at corrupted position + shift of that row."""
     index = {}
     for (kinds, pairs, start, stop), row, shift in placed:
         for key in [(layer, kind) for kind in kinds for layer in range(start, stop)]:
@@ -212,7 +226,7 @@ def site_writes(placed, clean: dict, first: int) -> dict:
 
 
 def packs(sites, costs, budget: int) -> list[list[int]]:
-    """Indices of sites in even packs: each starts in one layer and costs at most `budget` (or holds a single site)."""
+    """Sites, as indices, in even packs of one start layer, each within the budget (or a single site)."""
     groups = []
     for start in sorted({site[2] for site in sites}):
         members = sorted((i for i, site in enumerate(sites) if site[2] == start), key=lambda i: costs[i])

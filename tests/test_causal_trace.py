@@ -1,9 +1,16 @@
-"""The trace against an oracle that shares no code with it: PyTorch hooks, one site at a time, whole forwards."""
+"""The trace against an oracle that shares no code with it: PyTorch hooks, one site at a time, whole
+forwards."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from nnsight.schema.request import RequestModel
 
 from interventions import restoration
 from interventions.causal_trace import TraceError, trace, window_spans
@@ -13,18 +20,32 @@ QUESTION = "Name a country that borders this country and starts with B"
 CASES = {  # name -> (how the prompt is corrupted, options of the trace, the least largest effect)
     "equal lengths": (dict(visual_replacement="Sri Lanka"), {}, 0.3),
     "shorter, window 1": (dict(visual_replacement="Peru"), dict(window=1), 0.02),
-    "longer, radius": (dict(visual_replacement="the big country of Lima"), dict(window=2, window_rule="radius"), 0.3),
-    "both constraints, full window": (dict(visual_replacement="New Zealand", text_replacement="C"), dict(window=5), 0.1),
+    "longer, radius": (
+        dict(visual_replacement="the big country of Lima"),
+        dict(window=2, window_rule="radius"),
+        0.3,
+    ),
+    "both constraints, full window": (
+        dict(visual_replacement="New Zealand", text_replacement="C"),
+        dict(window=5),
+        0.1,
+    ),
     "text constraint": (dict(text_replacement="Sri"), dict(kinds="attention"), 0.05),
     "repeated token": (dict(repeat_token="Paris"), dict(kinds=("attention", "mlp")), 0.2),
-    "all tokens of the answer": (dict(visual_replacement="Sri Lanka"), dict(answer_score="sequence", max_answer_tokens=3), 0.1),
+    "all tokens of the answer": (
+        dict(visual_replacement="Sri Lanka"),
+        dict(answer_score="sequence", max_answer_tokens=3),
+        0.1,
+    ),
     "noise": (dict(noise=True), {}, 0.1),
 }
 
 
 def ask(model, **kwargs):
     image = tiny.picture() if model.is_multimodal else None
-    return build_prompt(model, QUESTION, image, visual_constraint="this country", text_constraint="B", **kwargs)
+    return build_prompt(
+        model, QUESTION, image, visual_constraint="this country", text_constraint="B", **kwargs
+    )
 
 
 def corrupted_prompt(model, prompt, options):
@@ -33,70 +54,102 @@ def corrupted_prompt(model, prompt, options):
     return corrupt(model, prompt, **options)
 
 
+class Hooked:
+    """A Hugging Face module under forward hooks, without nnsight, caches or packing: the oracle."""
+
+    def __init__(self, model, prompt, result):
+        self.module, self.pixel_values = model.module, prompt.pixel_values
+        self.layers = model.module.get_submodule(model.family.language_model).layers
+        n_scored = None if result.answer_score == "sequence" else 1
+        self.answer = list(result.answer_ids)[:n_scored]
+
+    def probability(self, input_ids, hooks=()):
+        """P(answer) with {(kind, layer): function of the output tensor} in force."""
+        handles = [self.register(key, function) for key, function in dict(hooks).items()]
+        ids = torch.cat([input_ids, torch.tensor(self.answer[:-1], dtype=torch.long)])[None]
+        image = {} if self.pixel_values is None else {"pixel_values": self.pixel_values}
+        logits = self.module(input_ids=ids, **image).logits[0, -len(self.answer) :]
+        for handle in handles:
+            handle.remove()
+        return logits.softmax(-1)[range(len(self.answer)), self.answer].prod().item()
+
+    def register(self, key, function):
+        kind, layer = key
+        if kind == "input":
+            return self.layers[layer].register_forward_pre_hook(lambda _, args: function(args[0]))
+        module = self.layers[layer].mlp if kind == "mlp" else self.layers[layer].self_attn
+        return module.register_forward_hook(
+            lambda _, __, output: function(output[0] if isinstance(output, tuple) else output)
+        )
+
+
+def put(tensor, position, value):
+    tensor[0, position] = value
+
+
+def add(tensor, noise):
+    tensor += noise
+
+
 @torch.no_grad()
 def oracle(model, prompt, corrupted, result):
-    """P_clean, P_corrupted and P_restored as `result` has them, from forward hooks on the Hugging Face module."""
-    module = model.module
-    decoder = module.get_submodule(model.family.language_model)
-    scored = list(result.answer_ids) if result.answer_score == "sequence" else [result.answer_ids[0]]
-
-    def probability(ids):
-        ids = torch.cat([ids, torch.tensor(scored[:-1], dtype=torch.long)])[None]
-        inputs = {"input_ids": ids} | ({} if prompt.pixel_values is None else {"pixel_values": prompt.pixel_values})
-        logits = module(**inputs).logits[0, -len(scored) :]
-        return logits.softmax(-1)[range(len(scored)), scored].prod().item()
-
-    def module_of(kind, layer):
-        return decoder.layers[layer].mlp if kind == "mlp" else decoder.layers[layer].self_attn
-
-    clean, handles = {}, []
-    for kind in result.kinds:
-        for layer in result.layers:
-            def keep(_, __, output, key=(kind, layer)):
-                clean[key] = (output[0] if isinstance(output, tuple) else output).clone()
-            handles.append(module_of(kind, layer).register_forward_hook(keep))
-    embeddings = []
-    handles.append(decoder.layers[0].register_forward_pre_hook(lambda _, args: embeddings.append(args[0].clone())))
-    p_clean = probability(prompt.input_ids)
-    for handle in handles:
-        handle.remove()
-
-    samples = [None]
+    """P_clean, P_corrupted and P_restored as `result` has them, one whole forward a site."""
+    hooked = Hooked(model, prompt, result)
+    clean = {}
+    keys = [("input", 0), *((kind, layer) for kind in result.kinds for layer in result.layers)]
+    keep = {key: lambda tensor, key=key: clean.update({key: tensor.clone()}) for key in keys}
+    p_clean = hooked.probability(prompt.input_ids, keep)
+    draws = [{}]
     if corrupted.noise is not None:
         recipe = corrupted.noise
-        request = {
-            "noise": (recipe.positions, recipe.scale, recipe.samples, recipe.seed), "first": 0,
-            "clean_ids": prompt.input_ids[None], "image_token_id": model.image_token_id,
-        }
-        samples = [restoration.embedding_noise(request, embeddings[0], embeddings[0], s) for s in range(recipe.samples)]
-    restored = np.zeros((len(samples), *result.restored.shape))
-    p_corrupted = []
+        request = request_for(model, prompt, corrupted, ())
+        request |= {"noise": (recipe.positions, recipe.scale, recipe.samples, recipe.seed), "first": 0}
+        draws = [
+            {
+                ("input", 0): partial(
+                    add, noise=restoration.embedding_noise(request, *[clean["input", 0]] * 2, s)
+                )
+            }
+            for s in range(recipe.samples)
+        ]
     spans = window_spans(result.window, result.window_rule, model.n_layers)
-    for s, drawn in enumerate(samples):
-        noising = decoder.layers[0].register_forward_pre_hook(
-            lambda _, args: None if drawn is None else (args[0] + drawn, *args[1:])  # noqa: B023
-        )
-        p_corrupted.append(probability(corrupted.input_ids))
-        for k, kind in enumerate(result.kinds):
-            for i, position in enumerate(result.positions):
-                partner = corrupted.alignment[position]
-                for layer, (start, stop) in enumerate(spans):
-                    if partner is None:
-                        restored[s, k, i, layer] = np.nan
-                        continue
-                    handles = []
-                    for j in range(start, stop):
-                        def put(_, __, output, key=(kind, j)):
-                            (output[0] if isinstance(output, tuple) else output)[0, partner] = clean[key][0, position]  # noqa: B023
-                        handles.append(module_of(kind, j).register_forward_hook(put))
-                    restored[s, k, i, layer] = probability(corrupted.input_ids)
-                    for handle in handles:
-                        handle.remove()
-        noising.remove()
+    p_corrupted = [hooked.probability(corrupted.input_ids, noising) for noising in draws]
+    restored = np.full((len(draws), *result.restored.shape), np.nan)
+    for s, k, i, layer in np.ndindex(restored.shape):
+        position = result.positions[i]
+        partner = corrupted.alignment[position]
+        if partner is not None:
+            keys = [(result.kinds[k], j) for j in range(*spans[layer])]
+            patch = {key: partial(put, position=partner, value=clean[key][0, position]) for key in keys}
+            restored[s, k, i, layer] = hooked.probability(corrupted.input_ids, draws[s] | patch)
     return p_clean, np.mean(p_corrupted), restored.mean(0)
 
 
-@pytest.fixture(scope="module", params=[(*key, attention) for key in tiny.SEEDS for attention in ("sdpa", "eager")], ids=str)
+def request_for(model, prompt, corrupted, sites, **changes):
+    return {
+        "clean_ids": prompt.input_ids[None],
+        "corrupted_ids": corrupted.input_ids[None],
+        "pixel_values": prompt.pixel_values,
+        "image_token_id": model.image_token_id if model.is_multimodal else -1,
+        "first": corrupted.first_corrupted,
+        "noise": None,
+        "kinds": ("mlp", "attention"),
+        "sites": sites,
+        "answer_ids": None,
+        "require_top": True,
+        "sequence": False,
+        "eos_token_ids": (),
+        "max_answer_tokens": 1,
+        "method": "packed",
+        "max_packed_tokens": None,
+    } | changes
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(*key, attention) for key in tiny.SEEDS for attention in ("sdpa", "eager")],
+    ids=str,
+)
 def model(request):
     text, vision, attention = request.param
     model = tiny.build(text, vision, attention)
@@ -112,16 +165,24 @@ def test_all_methods_equal_hooks(model, case):
         pytest.skip("visual tokens are noised")
     corrupted = corrupted_prompt(model, prompt, options)
     settings = {"max_answer_tokens": 1} | settings
-    if corrupted.noise:  # not every token: the oracle and the plain method take a forward for each site and sample
-        settings["positions"] = corrupted.noise.positions + (prompt.last,)
+    if (
+        corrupted.noise
+    ):  # fewer tokens: the oracle and the plain method take a forward for each site and sample
+        settings["positions"] = (*corrupted.noise.positions, prompt.last)
     packed = trace(model, prompt, corrupted, **settings)
     p_clean, p_corrupted, restored = oracle(model, prompt, corrupted, packed)
     assert np.nanmax(np.abs(packed.effects)) >= least
-    assert np.isnan(restored).sum() == np.isnan(packed.restored).sum() == sum(
-        len(packed.kinds) * model.n_layers for i in packed.positions if corrupted.alignment[i] is None
+    assert (
+        np.isnan(restored).sum()
+        == np.isnan(packed.restored).sum()
+        == sum(len(packed.kinds) * model.n_layers for i in packed.positions if corrupted.alignment[i] is None)
     )
     small = trace(model, prompt, corrupted, max_packed_tokens=7, **settings)
-    methods = ("rows", "plain") if case in ("equal lengths", "both constraints, full window", "noise") else ("rows",)
+    methods = (
+        ("rows", "plain")
+        if case in ("equal lengths", "both constraints, full window", "noise")
+        else ("rows",)
+    )
     others = [trace(model, prompt, corrupted, method=method, **settings) for method in methods]
     for result in (packed, small, *others):
         assert abs(result.p_clean - p_clean) < 1e-5
@@ -136,30 +197,26 @@ def test_before_the_first_corrupted_token_the_effect_is_exactly_zero(model):
     roles = ("visual", "constraint", "last") if model.is_multimodal else (0, "constraint", "last")
     fast = trace(model, prompt, corrupted, positions=roles)
     before = np.array(fast.positions) < corrupted.first_corrupted
-    assert before.any() and (fast.effects[:, before] == 0).all() and np.abs(fast.effects[:, ~before]).max() >= 0.3
-    # The claim itself, by running what the trace does not run: the same prompt, told that all of it may differ.
-    from dataclasses import replace
-
+    assert (
+        before.any()
+        and (fast.effects[:, before] == 0).all()
+        and np.abs(fast.effects[:, ~before]).max() >= 0.3
+    )
+    # The claim itself, by running what the trace does not run: the same prompt, told that all of it may
+    # differ.
     slow = trace(model, prompt, replace(corrupted, first_corrupted=0), positions=roles)
     np.testing.assert_allclose(slow.restored, fast.restored, rtol=0, atol=1e-5)
 
 
-def request_for(model, prompt, corrupted, sites, **changes):
-    return {
-        "clean_ids": prompt.input_ids[None], "corrupted_ids": corrupted.input_ids[None],
-        "pixel_values": prompt.pixel_values, "image_token_id": model.image_token_id,
-        "first": corrupted.first_corrupted, "noise": None, "kinds": ("mlp", "attention"), "sites": sites,
-        "answer_ids": None, "require_top": True, "sequence": False, "eos_token_ids": (), "max_answer_tokens": 1,
-        "method": "packed", "max_packed_tokens": None,
-    } | changes
-
-
 @pytest.mark.parametrize("method", ["packed", "rows", "plain"])
 def test_restoring_everything_gives_p_clean(model, method):
-    """Both kinds at every token and layer: the last token's residual stream is then the clean one, term by term."""
+    """Both kinds at every token and layer: the last token's residual stream is then the clean one, term by
+    term."""
     prompt = ask(model)
     corrupted = corrupt(model, prompt, visual_replacement="the big country of Lima")
-    pairs = tuple((c, p) for c, p in enumerate(corrupted.alignment) if p is not None and c >= corrupted.first_corrupted)
+    pairs = tuple(
+        (c, p) for c, p in enumerate(corrupted.alignment) if p is not None and c >= corrupted.first_corrupted
+    )
     everything = (("mlp", "attention"), pairs, 0, model.n_layers)
     request = request_for(model, prompt, corrupted, [everything], method=method)
     result = restoration.restore_sites(model.traced, request)
@@ -179,15 +236,63 @@ def test_patching_a_run_with_itself_changes_nothing(model, method):
 def test_serialised_as_for_a_server_it_gives_the_same_table(model):
     """nnsight's remote="local": the whole request is pickled, the project's modules hidden, and unpickled."""
     prompt = ask(model)
-    for corrupted in (corrupt(model, prompt, visual_replacement="Peru"), noise(model, prompt, "constraint", samples=2)):
+    for corrupted in (
+        corrupt(model, prompt, visual_replacement="Peru"),
+        noise(model, prompt, "constraint", samples=2),
+    ):
         here, there = (trace(model, prompt, corrupted, remote=remote) for remote in (False, "local"))
         assert np.nanmax(np.abs(here.effects)) > 0.05
         np.testing.assert_array_equal(here.restored, there.restored)
         assert here.to_frame().equals(there.to_frame())
 
 
+SERVER = """
+import sys
+
+sys.modules["interventions"] = None  # not installed here: to import it is an error
+import numpy, torch
+from nnsight.modeling.transformers import TransformersModel
+from nnsight.schema.request import RequestModel
+from nnsight.tracing.tracer import dec, inc
+from transformers import AutoProcessor
+
+path = sys.argv[1]
+processor = AutoProcessor.from_pretrained(path)
+task, dtype = "image-text-to-text", torch.float32
+model = TransformersModel(path, task=task, processor=processor, dispatch=True, dtype=dtype)
+request = open(path + "/request", "rb").read()
+tracer = RequestModel.deserialize(request, model._remoteable_persistent_objects())
+inc()
+tracer.execute(tracer.info.code)
+dec()
+numpy.save(path + "/restored.npy", tracer.info.frame.f_locals["result"]["restored"].numpy())
+"""
+
+
+def test_a_process_without_the_package_can_run_a_request(tmp_path, monkeypatch):
+    """Unlike remote="local", which runs the original functions after all, this runs only what was pickled."""
+    model = tiny.build()
+    model.module.save_pretrained(tmp_path)
+    model.processor.save_pretrained(tmp_path)
+
+    class Keep:
+        def __init__(self, model, verbose=False):
+            pass
+
+        def __call__(self, tracer):
+            (tmp_path / "request").write_bytes(RequestModel.serialize(tracer))
+            tracer.execute(tracer.info.code)
+
+    monkeypatch.setattr("nnsight.intervention.backends.local.LocalSimulationBackend", Keep)
+    prompt = ask(model)
+    corrupted = corrupt(model, prompt, visual_replacement="Sri Lanka")
+    expected = trace(model, prompt, corrupted, remote="local").restored
+    subprocess.run([sys.executable, "-I", "-c", SERVER, str(tmp_path)], check=True, cwd=tmp_path, timeout=300)
+    np.testing.assert_array_equal(np.load(tmp_path / "restored.npy"), expected.ravel())
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("text, vision", [("llama", "clip"), ("phi", "siglip")])
+@pytest.mark.parametrize(("text", "vision"), [("llama", "clip"), ("phi", "siglip")])
 def test_half_precision_takes_rows_and_a_row_does_not_know_its_neighbours(text, vision, dtype):
     model = tiny.build(text, vision, dtype=dtype)
     prompt = ask(model)
@@ -195,7 +300,9 @@ def test_half_precision_takes_rows_and_a_row_does_not_know_its_neighbours(text, 
     rows = trace(model, prompt, corrupted)
     assert rows.method == "rows"
     alone = trace(model, prompt, corrupted, max_packed_tokens=1)
-    np.testing.assert_allclose(rows.restored, alone.restored, rtol=0, atol=1e-7)  # the float32 softmax is not bitwise
+    np.testing.assert_allclose(
+        rows.restored, alone.restored, rtol=0, atol=1e-7
+    )  # the float32 softmax is not bitwise
     packed = trace(model, prompt, corrupted, method="packed")
     assert np.nanmax(np.abs(packed.restored - rows.restored)) < 0.1 and np.nanmax(np.abs(rows.effects)) > 0.2
 
@@ -206,7 +313,15 @@ def test_table_names_every_site():
     result = trace(model, prompt, corrupt(model, prompt, visual_replacement="Peru"), answer=None)
     frame = result.to_frame()
     assert list(frame.columns) == [
-        "kind", "position", "token", "role", "layer", "p_restored", "effect", "p_clean", "p_corrupted",
+        "kind",
+        "position",
+        "token",
+        "role",
+        "layer",
+        "p_restored",
+        "effect",
+        "p_clean",
+        "p_corrupted",
     ]
     assert len(frame) == result.restored.size
     row = frame.iloc[1 * model.n_layers + 2]  # kind 0, second position, layer 2
@@ -228,32 +343,38 @@ def test_an_answer_may_be_named():
     assert named.answer_text == "Lima" and named.p_clean < own.p_clean
 
 
-@pytest.mark.parametrize("rule, window, expected", [
-    ("centered", 1, [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]),
-    ("centered", 3, [(0, 2), (0, 3), (1, 4), (2, 5), (3, 5)]),
-    ("centered", 4, [(0, 2), (0, 3), (0, 4), (1, 5), (2, 5)]),
-    ("radius", 1, [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]),
-    ("radius", 2, [(0, 3), (0, 4), (0, 5), (1, 5), (2, 5)]),
-])
+@pytest.mark.parametrize(
+    ("rule", "window", "expected"),
+    [
+        ("centered", 1, [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]),
+        ("centered", 3, [(0, 2), (0, 3), (1, 4), (2, 5), (3, 5)]),
+        ("centered", 4, [(0, 2), (0, 3), (0, 4), (1, 5), (2, 5)]),
+        ("radius", 1, [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]),
+        ("radius", 2, [(0, 3), (0, 4), (0, 5), (1, 5), (2, 5)]),
+    ],
+)
 def test_windows(rule, window, expected):
     assert window_spans(window, rule, 5) == expected
 
 
-@pytest.mark.parametrize("settings, sentence", [
-    (dict(window=0), "window must be a whole number from 1 to the model's 5 layers, not 0"),
-    (dict(window=6), "window must be"),
-    (dict(window=2.5), "window must be"),
-    (dict(window_rule="left"), "window_rule is unknown: 'left'"),
-    (dict(kinds=("mlp", "mpl")), "kinds is unknown: 'mpl'"),
-    (dict(kinds=()), "kinds is empty"),
-    (dict(method="fast"), "method is unknown: 'fast'; use 'packed', 'rows', 'plain'"),
-    (dict(answer_score="last"), "answer_score is unknown"),
-    (dict(positions=("subject",)), "positions names the unknown role 'subject'"),
-    (dict(positions=(1000,)), "positions holds 1000"),
-    (dict(positions=()), "positions names no token"),
-    (dict(max_packed_tokens=0), "max_packed_tokens must be at least 1"),
-    (dict(answer="  "), "answer '' has no tokens"),
-])
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (dict(window=0), "window must be a whole number from 1 to the model's 5 layers, not 0"),
+        (dict(window=6), "window must be"),
+        (dict(window=2.5), "window must be"),
+        (dict(window_rule="left"), "window_rule is unknown: 'left'"),
+        (dict(kinds=("mlp", "mpl")), "kinds is unknown: 'mpl'"),
+        (dict(kinds=()), "kinds is empty"),
+        (dict(method="fast"), "method is unknown: 'fast'; use 'packed', 'rows', 'plain'"),
+        (dict(answer_score="last"), "answer_score is unknown"),
+        (dict(positions=("subject",)), "positions names the unknown role 'subject'"),
+        (dict(positions=(1000,)), "positions holds 1000"),
+        (dict(positions=()), "positions names no token"),
+        (dict(max_packed_tokens=0), "max_packed_tokens must be at least 1"),
+        (dict(answer="  "), "answer '' has no tokens"),
+    ],
+)
 def test_mistakes_end_in_a_sentence(settings, sentence):
     model = tiny.build()
     prompt = ask(model)

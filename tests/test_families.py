@@ -23,11 +23,14 @@ def test_uniform_names_reach_the_native_modules(key):
     assert model.traced.final_norm._module is getattr(decoder, model.family.final_norm)
 
 
-@pytest.mark.parametrize("vision, size, patch, strategy, expected", [
-    ("clip_vision_model", 336, 14, "default", 576),  # LLaVA-1.5
-    ("clip_vision_model", 336, 14, "full", 577),
-    ("siglip_vision_model", 384, 14, "full", 729),  # Bunny
-])
+@pytest.mark.parametrize(
+    ("vision", "size", "patch", "strategy", "expected"),
+    [
+        ("clip_vision_model", 336, 14, "default", 576),  # LLaVA-1.5
+        ("clip_vision_model", 336, 14, "full", 577),
+        ("siglip_vision_model", 384, 14, "full", 729),  # Bunny
+    ],
+)
 def test_image_tokens_of_the_papers_models(vision, size, patch, strategy, expected):
     config = LlavaConfig(
         vision_config={"model_type": vision, "image_size": size, "patch_size": patch},

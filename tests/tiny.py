@@ -37,22 +37,34 @@ def tokenizer() -> PreTrainedTokenizerFast:
     backend.decoder = decoders.ByteLevel()
     special = ["<pad>", "<s>", "</s>", "<image>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, show_progress=False,
+        vocab_size=400,
+        special_tokens=special,
+        show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
     backend.train_from_iterator(CORPUS * 3, trainer)
     bos = backend.token_to_id("<s>")
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", bos)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
         extra_special_tokens={"image_token": "<image>"},
     )
 
 
 def text_config(text: str, vocab_size: int):
     common = dict(
-        vocab_size=vocab_size, hidden_size=32, intermediate_size=64, num_hidden_layers=5,
-        num_attention_heads=4, max_position_embeddings=256, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        vocab_size=vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
         tie_word_embeddings=False,
     )
     if text == "phi":
@@ -62,8 +74,12 @@ def text_config(text: str, vocab_size: int):
 
 def vision_config(vision: str):
     common = dict(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        image_size=IMAGE_SIZE, patch_size=PATCH,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=IMAGE_SIZE,
+        patch_size=PATCH,
     )
     if vision == "siglip":
         return SiglipVisionConfig(**common, vision_use_head=False)
@@ -71,7 +87,13 @@ def vision_config(vision: str):
 
 
 # Architecture -> the seed whose random weights give clear effects for the tests' question.
-SEEDS = {("llama", "clip"): 12, ("gqa", "siglip"): 5, ("phi", "siglip"): 11, ("gqa", None): 9, ("phi", None): 8}
+SEEDS = {
+    ("llama", "clip"): 12,
+    ("gqa", "siglip"): 5,
+    ("phi", "siglip"): 11,
+    ("gqa", None): 9,
+    ("phi", None): 8,
+}
 
 
 def build(text="llama", vision="clip", attention="sdpa", dtype=torch.float32) -> VisionLanguageModel:
@@ -85,8 +107,12 @@ def build(text="llama", vision="clip", attention="sdpa", dtype=torch.float32) ->
     else:
         strategy = "default" if vision == "clip" else "full"
         config = LlavaConfig(
-            text_config=language, vision_config=vision_config(vision), image_token_index=3,
-            vision_feature_layer=-1, vision_feature_select_strategy=strategy, image_seq_length=9,
+            text_config=language,
+            vision_config=vision_config(vision),
+            image_token_index=3,
+            vision_feature_layer=-1,
+            vision_feature_select_strategy=strategy,
+            image_seq_length=9,
         )
         config._attn_implementation = attention
         module = LlavaForConditionalGeneration._from_config(config, attn_implementation=attention)
@@ -94,8 +120,11 @@ def build(text="llama", vision="clip", attention="sdpa", dtype=torch.float32) ->
             size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, do_center_crop=False
         )
         processor = LlavaProcessor(
-            image_processor=image_processor, tokenizer=words, patch_size=PATCH,
-            vision_feature_select_strategy=strategy, num_additional_image_tokens=int(vision == "clip"),
+            image_processor=image_processor,
+            tokenizer=words,
+            patch_size=PATCH,
+            vision_feature_select_strategy=strategy,
+            num_additional_image_tokens=int(vision == "clip"),
         )
     sharpen(module)
     return VisionLanguageModel.from_module(module.to(dtype), processor, name=f"tiny-{text}-{vision}")
@@ -104,7 +133,9 @@ def build(text="llama", vision="clip", attention="sdpa", dtype=torch.float32) ->
 @torch.no_grad()
 def sharpen(module):
     """Scale the weights of the language model: attention that picks, and logits that decide."""
-    gain = 2.6 if module.config.get_text_config().model_type == "phi" else 1.3  # Phi's MLP has no gate: weaker
+    gain = (
+        2.6 if module.config.get_text_config().model_type == "phi" else 1.3
+    )  # Phi's MLP has no gate: weaker
     for name, weight in module.named_parameters():
         if weight.dim() < 2 or "vision" in name:
             continue
@@ -117,5 +148,7 @@ def sharpen(module):
 
 
 def picture(seed=0) -> Image.Image:
-    pixels = torch.randint(0, 256, (30, 40, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    pixels = torch.randint(
+        0, 256, (30, 40, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
+    )
     return Image.fromarray(pixels.numpy())

@@ -1,0 +1,139 @@
+"""The machinery below the trace: each shortcut equals the forward it stands for."""
+
+import pytest
+import tiny
+import torch
+from transformers import DynamicCache
+
+from interventions import forward, restoration
+from interventions.prompt import build_prompt
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("llama", "clip", "sdpa"), ("phi", "siglip", "eager"), ("gqa", None, "eager")],
+    ids=str,
+)
+def recorded(request):
+    """A model, a prompt, and the plain forward of it: hidden states, cache, logits."""
+    model = tiny.build(*request.param)
+    image = tiny.picture() if model.is_multimodal else None
+    prompt = build_prompt(model, "The capital of this country is", image, visual_constraint="this country")
+    cache = DynamicCache()
+    with torch.no_grad():
+        inputs = forward.prompt_inputs(prompt.input_ids[None], prompt.pixel_values)
+        record = forward.run(
+            model.traced,
+            inputs,
+            keep=range(len(prompt)),
+            cache=cache,
+            reads=("hidden", "embeddings", "mlp", "attention"),
+        )
+        expected = model.module(**inputs, output_hidden_states=True)
+    assert torch.equal(record["logits"], expected.logits)
+    for ours, theirs in zip(record["hidden"][:-1], expected.hidden_states[:-1], strict=True):
+        assert torch.equal(ours, theirs)
+    return model, prompt, record, cache
+
+
+def test_embeddings_are_those_the_decoder_reads(recorded):
+    model, prompt, record, _ = recorded
+    visual = record["embeddings"][0, list(prompt.visual)]
+    for start in (0, 1, len(prompt) - 3):
+        embeddings = forward.embed(
+            model.traced, prompt.input_ids[None, start:], model.image_token_id if len(visual) else -1, visual
+        )
+        assert torch.equal(embeddings, record["embeddings"][:, start:])
+
+
+@pytest.mark.parametrize("skip", [0, 2, 5])
+@pytest.mark.parametrize("trim", [False, True])
+@torch.no_grad()
+def test_packed_segments_equal_the_whole_forward(recorded, skip, trim):
+    """Segments with a shared cache, entering above skipped layers: the logits of the last token, every
+    time."""
+    model, prompt, record, cache = recorded
+    n, first = len(prompt), 2
+    begins = [n - 1, 4, n - 5, 4]
+    inputs, offsets = forward.packed_inputs(record["hidden"][skip][:, first:], first, begins, [n] * 4)
+    assert inputs["attention_mask"].is_floating_point() and offsets == [0, 1, 1 + n - 4, 1 + n - 4 + 5]
+    keep = torch.tensor([offset + n - 1 - begin for offset, begin in zip(offsets, begins, strict=True)])
+    shared = forward.extend(cache, max(begins))
+    logits = forward.run(model.traced, inputs, keep=keep, cache=shared, skip=skip, trim=trim)["logits"]
+    assert logits.shape[1] == 4
+    torch.testing.assert_close(logits, record["logits"][:, -1:].expand(-1, 4, -1), rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_extending_a_cache_leaves_it_as_it_was(recorded):
+    model, _, record, cache = recorded
+    before = [(layer.keys.clone(), layer.values.clone()) for layer in cache.layers]
+    rows = forward.extend(cache, 3, rows=2)
+    assert rows.get_seq_length() == 3 and rows.layers[0].keys.shape[0] == 2
+    inputs = {"inputs_embeds": record["embeddings"][:, 3:].expand(2, -1, -1)}
+    logits = forward.run(model.traced, inputs, keep=[-1], cache=rows)["logits"]
+    torch.testing.assert_close(logits, record["logits"][:, -1:].expand(2, -1, -1), rtol=0, atol=1e-4)
+    for layer, (keys, values) in zip(cache.layers, before, strict=True):
+        assert torch.equal(layer.keys, keys) and torch.equal(layer.values, values)
+
+
+@torch.no_grad()
+def test_stopping_below_a_layer(recorded):
+    model, _, record, _ = recorded
+    inputs = {"inputs_embeds": record["hidden"][1]}
+    stopped = forward.run(model.traced, inputs, keep=[0], skip=1, stop=3)
+    assert "logits" not in stopped
+    torch.testing.assert_close(stopped["output"], record["hidden"][3], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_write_is_seen_by_the_rest_of_the_forward(recorded):
+    model, prompt, record, _ = recorded
+    inputs = {"inputs_embeds": record["embeddings"]}
+    index = torch.tensor([0]), torch.tensor([len(prompt) - 1])
+    logits = {}
+    for kind in ("mlp", "attention"):
+        same = record[kind][2][0, -1:]
+        unchanged = forward.run(model.traced, inputs, keep=[-1], writes={(2, kind): (*index, same)})["logits"]
+        torch.testing.assert_close(unchanged, record["logits"][:, -1:], rtol=0, atol=1e-4)
+        logits[kind] = forward.run(model.traced, inputs, keep=[-1], writes={(2, kind): (*index, 0 * same)})[
+            "logits"
+        ]
+        assert (logits[kind] - unchanged).abs().max() > 0.1
+    assert (logits["mlp"] - logits["attention"]).abs().max() > 0.1
+
+
+def test_packs_are_even_complete_and_within_the_budget():
+    sites = [(("mlp",), ((9, 9),), start, start + 1) for start in (0, 0, 0, 0, 0, 2, 1)]
+    costs = [5, 3, 4, 5, 3, 30, 1]
+    groups = restoration.packs(sites, costs, 10)
+    assert sorted(index for group in groups for index in group) == list(range(7))
+    assert all(len({sites[i][2] for i in group}) == 1 for group in groups)
+    assert all(sum(costs[i] for i in group) <= 10 or len(group) == 1 for group in groups)
+    assert [len(group) for group in restoration.packs(sites, [1] * 7, 4)] == [3, 2, 1, 1]
+
+
+def test_the_budget_is_small_where_memory_is(recorded, monkeypatch):
+    model = recorded[0]
+    assert forward.packing_budget(model.traced, 600) == forward.CPU_PACKED_TOKENS
+    monkeypatch.setattr(forward, "free_bytes", lambda device: 4 * 50_000)
+    assert 1 <= forward.packing_budget(model.traced, 600) < 10
+    monkeypatch.setattr(forward, "free_bytes", lambda device: 0)
+    assert forward.packing_budget(model.traced, 600) == 1
+
+
+def test_noise_is_the_same_again_and_has_the_size_that_was_asked_for():
+    embeddings = (
+        torch.randn(1, 40, 64) * torch.cat([torch.full((20,), 5.0), torch.full((20,), 0.1)])[None, :, None]
+    )
+    ids = torch.tensor([[3] * 20 + [7] * 20])
+    request = {"noise": (tuple(range(10, 40)), 3.0, 2, 0), "first": 10, "clean_ids": ids, "image_token_id": 3}
+    like = torch.zeros(1, 30, 64)
+    drawn = restoration.embedding_noise(request, embeddings, like, 0)
+    assert drawn.shape == like.shape and torch.equal(
+        drawn, restoration.embedding_noise(request, embeddings, like, 0)
+    )
+    assert not torch.equal(drawn, restoration.embedding_noise(request, embeddings, like, 1))
+    assert drawn[0, :10].std() == pytest.approx(15, rel=0.15) and drawn[0, 10:].std() == pytest.approx(
+        0.3, rel=0.15
+    )

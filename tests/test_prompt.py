@@ -1,0 +1,254 @@
+"""Positions come from character offsets; every restored pair stands for the same word."""
+
+import unicodedata
+
+import pytest
+import tiny
+
+from interventions.model import ModelError
+from interventions.prompt import PromptError, build_prompt, corrupt, noise
+from interventions.tokens import find_phrase
+
+QUESTION = "The capital of this country is"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.build()
+
+
+def ask(model, question=QUESTION, constraint="this country", **kwargs):
+    return build_prompt(model, question, tiny.picture(), visual_constraint=constraint, **kwargs)
+
+
+def words(prompt, positions):
+    return "".join(prompt.tokens[i] for i in positions)
+
+
+@pytest.mark.parametrize(
+    ("question", "constraint"),
+    [
+        ("The capital of this country is", "this country"),
+        ("this country is in", "this country"),  # at the start, where the newline comes before it
+        ("Name the capital of this country", "this country"),
+        ("Name the capital of (this country)?", "this country"),
+        ("this country's capital is", "this country"),
+        ("  The capital of THIS country is", "this country"),
+        ("La capitale de São Tomé est", "São Tomé"),
+        ("首都はこの国です", "この国"),
+        ("The capital of 🇵🇪 is", "🇵🇪"),
+        (
+            "The country of this countryside is this country",
+            "this country",
+        ),  # whole words before parts of words
+    ],
+)
+def test_the_constraints_tokens_are_its_characters(model, question, constraint):
+    prompt = ask(model, question, constraint)
+    assert (
+        prompt.positions("constraint")
+        == prompt.constraint
+        == tuple(range(prompt.constraint[0], prompt.constraint[-1] + 1))
+    )
+    begin, end = prompt.spans["constraint"]
+    # Exactly the tokens needed to spell the constraint: decoded they give it, without the first or last they
+    # do not.
+    spelled = model.tokenizer.decode(prompt.input_ids[list(prompt.constraint)])
+    assert spelled.strip() == prompt.question[begin:end] and spelled.strip().lower() == constraint.lower()
+    assert model.tokenizer.decode(prompt.input_ids[list(prompt.constraint[1:])]).strip() != spelled.strip()
+
+
+def test_a_token_that_is_only_the_space_before_does_not_belong(model):
+    prompt = ask(model, "Name it with Xylo now", "Xylo")  # " X" is no token: the space stands alone
+    before = prompt.constraint[0] - 1
+    assert (
+        prompt.tokens[before] == " "
+        and prompt.roles[before] == "other"
+        and words(prompt, prompt.constraint) == "Xylo"
+    )
+
+
+def test_two_ways_to_write_a_letter_are_one(model):
+    prompt = ask(
+        model,
+        unicodedata.normalize("NFD", "La capitale de São Tomé est"),
+        unicodedata.normalize("NFC", "São Tomé"),
+    )
+    assert unicodedata.is_normalized("NFC", prompt.question) and prompt.constraint
+
+
+def test_roles_and_text(model):
+    prompt = ask(model, "Name a country that borders this country and starts with B", text_constraint="B")
+    assert (
+        prompt.text == "USER: <image>\nName a country that borders this country and starts with B ASSISTANT:"
+    )
+    assert len(prompt.visual) == model.n_image_tokens == 9 and prompt.input_ids.shape == (len(prompt),)
+    assert (prompt.input_ids[list(prompt.visual)] == model.image_token_id).all()
+    assert words(prompt, prompt.text_constraint) == " B" and prompt.tokens[prompt.last] == ":"
+    assert (
+        prompt.roles[prompt.last] == "last"
+        and prompt.tokens[0] == "<s>"
+        and prompt.pixel_values.shape == (1, 3, 24, 24)
+    )
+    processed = model.processor(images=tiny.picture(), text=prompt.text, return_tensors="pt")
+    assert processed["input_ids"][0].tolist() == prompt.input_ids.tolist()
+    assert (processed["pixel_values"] == prompt.pixel_values).all()
+
+
+def test_templates(model):
+    authors = ask(model, QUESTION + "?", protocol="authors")
+    assert authors.text == f"<image>\nUSER: {QUESTION}? Answer in a few words.\nASSISTANT:"
+    assert words(authors, authors.constraint) == " this country"
+    assert (
+        build_prompt(model, QUESTION, visual_constraint="this country").text
+        == f"USER: \n{QUESTION} ASSISTANT:"
+    )
+    bunny = ask(tiny.build("phi", "siglip"))
+    assert bunny.text.startswith("A chat between a curious user") and bunny.text.endswith(
+        f"USER: <image>\n{QUESTION} ASSISTANT:"
+    )
+    with pytest.raises(ModelError, match="protocol 'ours' is unknown: use one of paper, authors"):
+        ask(model, protocol="ours")
+
+
+def aligned(prompt, corrupted):
+    return [
+        (prompt.tokens[c], None if p is None else corrupted.tokens[p])
+        for c, p in enumerate(corrupted.alignment)
+    ]
+
+
+def test_equal_lengths_align_one_to_one(model):
+    prompt = ask(model)
+    corrupted = corrupt(model, prompt, visual_replacement="Sri Lanka")
+    assert corrupted.alignment == tuple(range(len(prompt)))
+    assert [pair for pair in aligned(prompt, corrupted) if pair[0] != pair[1]] == [
+        (" this", " Sri"),
+        (" country", " Lanka"),
+    ]
+    assert corrupted.first_corrupted == prompt.constraint[0] and "Sri Lanka is ASSISTANT" in corrupted.text
+
+
+def test_a_shorter_replacement_leaves_the_constraints_first_tokens_without_counterpart(model):
+    prompt = ask(model)
+    corrupted = corrupt(model, prompt, visual_replacement="Peru")
+    pairs = aligned(prompt, corrupted)
+    start = prompt.constraint[0]
+    assert pairs[start:] == [
+        (" this", None),
+        (" country", " Peru"),
+        (" is", " is"),
+        (" ASSISTANT", " ASSISTANT"),
+        (":", ":"),
+    ]
+    assert (
+        corrupted.alignment[:start] == tuple(range(start))
+        and corrupted.alignment[-1] == len(corrupted.input_ids) - 1
+    )
+
+
+def test_a_longer_replacement_aligns_on_its_end(model):
+    prompt = ask(model)
+    corrupted = corrupt(model, prompt, visual_replacement="New Zealand and Peru")
+    start = prompt.constraint[0]
+    assert aligned(prompt, corrupted)[start:] == [
+        (" this", " and"),
+        (" country", " Peru"),
+        *[(t, t) for t in prompt.tokens[start + 2 :]],
+    ]
+    assert corrupted.first_corrupted == start
+
+
+def test_two_constraints(model):
+    prompt = ask(model, "Name a country that borders this country and starts with B", text_constraint="B")
+    both = corrupt(model, prompt, visual_replacement="Peru", text_replacement="Colombo")
+    pairs = aligned(prompt, both)
+    assert pairs[prompt.constraint[0]] == (" this", None) and pairs[prompt.text_constraint[0]] == (
+        " B",
+        " Colombo",
+    )
+    assert all(
+        a == b for i, (a, b) in enumerate(pairs) if i not in prompt.constraint + prompt.text_constraint
+    )
+    text_only = corrupt(model, prompt, text_replacement="Colombo")
+    assert text_only.first_corrupted == prompt.text_constraint[0] and " this country" in text_only.text
+
+
+def test_a_replacement_that_is_tokenised_with_its_neighbour(model):
+    """ " B" is one token, " C" is two (space and letter): the extra space has no clean token, the letters
+    align."""
+    prompt = ask(model, "Name a country that borders this country and starts with B", text_constraint="B")
+    corrupted = corrupt(model, prompt, text_replacement="C")
+    assert len(corrupted.input_ids) == len(prompt) + 1
+    pairs = aligned(prompt, corrupted)
+    assert (
+        pairs[prompt.text_constraint[0]] == (" B", "C") and corrupted.tokens[corrupted.first_corrupted] == " "
+    )
+    back = corrupt(
+        model, ask(model, "borders this country and starts with C", text_constraint="C"), text_replacement="B"
+    )
+    assert back.tokens[back.first_corrupted] == " B" and None in back.alignment
+
+
+def test_repeated_token(model):
+    prompt = ask(model)
+    corrupted = corrupt(model, prompt, repeat_token="Paris")
+    assert [corrupted.tokens[i] for i in prompt.constraint] == [" Paris"] * len(prompt.constraint)
+    assert (
+        corrupted.alignment == tuple(range(len(prompt))) and corrupted.first_corrupted == prompt.constraint[0]
+    )
+    assert corrupt(model, prompt, repeat_token=7).input_ids[prompt.constraint[0]] == 7
+    with pytest.raises(PromptError, match="repeat_role 'text_constraint' has no token"):
+        corrupt(model, prompt, repeat_token="Paris", repeat_role="text_constraint")
+
+
+def test_noise(model):
+    prompt = ask(model)
+    noised = noise(model, prompt, ("visual", "constraint"), scale=2.0, samples=4, seed=3)
+    assert (
+        noised.noise.positions == prompt.visual + prompt.constraint
+        and noised.first_corrupted == prompt.visual[0]
+    )
+    assert noise(model, prompt, (-1, 3)).noise.positions == (3, prompt.last)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (
+            lambda m: ask(m, constraint="this building"),
+            "visual_constraint 'this building' is not in the question",
+        ),
+        (lambda m: ask(m, text_constraint="2006"), "text_constraint '2006' is not in the question"),
+        (lambda m: ask(m, text_constraint="country"), "text_constraint 'country' overlaps visual_constraint"),
+        (lambda m: ask(m, constraint=" "), "visual_constraint is empty"),
+        (lambda m: ask(m, question="  "), "question is empty"),
+        (lambda m: ask(m, question="<image> this country"), "question contains '<image>'"),
+        (lambda m: ask(tiny.build("gqa", None)), "image was given but model 'tiny-gqa-None' reads text only"),
+        (lambda m: corrupt(m, ask(m)), "visual_replacement, text_replacement or repeat_token must be given"),
+        (lambda m: corrupt(m, ask(m), visual_replacement=""), "must be given, and not be empty"),
+        (
+            lambda m: corrupt(m, ask(m), text_replacement="B"),
+            "text_replacement was given but the prompt has no text_constraint",
+        ),
+        (
+            lambda m: corrupt(m, ask(m), visual_replacement="Peru", repeat_token="Paris"),
+            "repeat_token replaces the constraint by itself",
+        ),
+        (lambda m: noise(m, ask(m), "subject"), "positions names the unknown role 'subject'"),
+        (lambda m: noise(m, ask(m), "text_constraint"), "positions names no token"),
+        (lambda m: noise(m, ask(m), "last", scale=0), "scale must be larger than 0"),
+        (lambda m: noise(m, ask(m), "last", samples=0), "samples must be at least 1"),
+    ],
+)
+def test_mistakes_end_in_a_sentence(model, call, sentence):
+    with pytest.raises(PromptError, match=sentence) as error:
+        call(model)
+    assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_of_several_occurrences():
+    assert find_phrase("a B or a B", "B", "x", last=False) == (2, 3) and find_phrase(
+        "a B or a B", "B", "x", last=True
+    ) == (9, 10)
+    assert find_phrase("Borders with b", "B", "x", last=False) == (13, 14)  # a whole word, its case forgiven
