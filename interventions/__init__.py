@@ -7,4 +7,9 @@ A question about an image becomes a prompt with known token positions; an interv
 nnsight context; its result is one small table; a notebook draws the table.
 """
 
+import warnings
+
 __version__ = "0.1.0"
+
+# Reports are notebooks without widgets; tqdm's advice to install some would head every one of them.
+warnings.filterwarnings("ignore", message="IProgress not found")

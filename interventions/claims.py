@@ -5,6 +5,8 @@ Every text here is computed from a study's numbers, so a report cannot say what 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 
@@ -48,6 +50,8 @@ def fig3_numbers(study: TraceStudy) -> dict[str, Number]:
         for column in asked.columns[asked.columns.str.startswith("p_")]:
             numbers[f"{part}/{column}"] = _number(used[column])
     for (part, kind), cells in _at_constraint(study):
+        if cells.empty:
+            continue
         layer, effect = _peak(cells)
         numbers[f"{part}/{kind}/peak_effect"] = effect
         numbers[f"{part}/{kind}/peak_layer"] = Number(layer, n=effect.n)
@@ -64,20 +68,19 @@ def fig3_claims(study: TraceStudy) -> list[Claim]:
     used = study.questions[study.questions["used"]]
     claims = []
     for (part, kind), cells in _at_constraint(study):
+        title = f"{part}: {_KIND_NAMES[kind]} at the visual constraint"
+        paper = f"high effect in early layers, here {early[0]}-{early[-1]} of {study.n_layers}"
+        if cells.empty:
+            claims.append(Claim(title, paper, "no question could be used", False))
+            continue
         layer, effect = _peak(cells)
         late = cells.loc[cells["layer"] >= study.n_layers / 2, "effect"].max()
         lost = (used["p_clean"] - used["p_corrupted"])[used["part"] == part].mean()
         above_zero = effect.low > 0 or np.isnan(effect.low)  # a single question has no interval
         substantial = effect.value >= SUBSTANTIAL * lost
         holds = layer in early and above_zero and substantial and late < effect.value / 2
-        claims.append(
-            Claim(
-                claim=f"{part}: {_KIND_NAMES[kind]} at the visual constraint",
-                paper=f"high effect in early layers, here {early[0]}-{early[-1]} of {study.n_layers}",
-                here=f"largest effect {effect} at layer {layer}, at most {late:.2f} in the second half",
-                holds=bool(holds),
-            )
-        )
+        here = f"largest effect {effect} at layer {layer}, at most {late:.2f} in the second half"
+        claims.append(Claim(title, paper, here, bool(holds)))
     return claims
 
 
@@ -102,10 +105,13 @@ def caveat(model_name: str) -> str:
     return ORGANISMS.get(model_name, "")
 
 
-def _at_constraint(study: TraceStudy):
-    """((part, kind), effects by layer at the visual constraint's last token)"""
+def _at_constraint(study: TraceStudy) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    """((part, kind), effects by layer at the visual constraint's last token, none if no question was used)"""
     effects = by_role_layer(study.sites)
-    return effects[effects["role"] == "constraint_last"].groupby(["part", "kind"], sort=False)
+    effects = effects[effects["role"] == "constraint_last"]
+    for part in study.questions["part"].unique():
+        for kind in effects["kind"].unique():
+            yield (part, kind), effects[(effects["part"] == part) & (effects["kind"] == kind)]
 
 
 def _peak(cells: pd.DataFrame) -> tuple[int, Number]:

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from transformers.utils.logging import disable_progress_bar
+
 from .model import ModelError, VisionLanguageModel, load_model
 from .testbed import TestBed, TestBedError, load_testbed
 
@@ -51,17 +53,20 @@ class Parameters:
     remote: bool = False
     protocol: str = "paper"
     results_dir: str = ""
+    record_path: str = ""
+
+    figure: typing.ClassVar[str]  # the notebook's name, which its files start with
 
     @classmethod
     def from_notebook(cls, namespace: dict) -> typing.Self:
         """The parameters in a notebook's `globals()`; raises `ParameterError` at the first that is wrong.
 
-        All plain data in the namespace counts as a parameter: call it before anything else is assigned.
+        All plain data in the namespace counts as a parameter; what is imported or computed does not.
         """
         given = {
             name: value
             for name, value in namespace.items()
-            if isinstance(value, _PLAIN) and not name.startswith("_") and name not in _NOTEBOOK_NAMES
+            if _is_plain(value) and not name.startswith("_") and name not in _NOTEBOOK_NAMES
         }
         defaults = {field.name: field.default for field in fields(cls)}
         for name in given:
@@ -82,10 +87,13 @@ class Parameters:
 
     def load(self) -> tuple[VisionLanguageModel, TestBed]:
         """The model and the selected questions, with the checks that need them."""
+        disable_progress_bar()  # bars break papermill's log and fill the report
         testbed = _named("testbed", TestBedError, load_testbed, self.testbed)
         testbed = self.select(testbed)  # cheap, so a wrong part is reported before minutes of loading weights
         model = _named("model", ModelError, load_model, self.model, remote=self.remote)
         self.check_model(model)
+        print(f"{model.name}: {model.n_layers} layers, {model.dtype} on {model.device}")
+        print(f"{testbed.name}: {len(testbed)} questions to ask", flush=True)
         return model, testbed
 
     def select(self, testbed: TestBed) -> TestBed:
@@ -99,6 +107,17 @@ class Parameters:
     def results(self) -> Path:
         """Where results go: `results_dir`, or `results/` in the directory the notebook runs in."""
         return Path(self.results_dir).expanduser() if self.results_dir else _DEFAULT_RESULTS
+
+    @property
+    def record_file(self) -> Path:
+        """Where the record goes: `record_path`, or `<figure>.record.json` in `results`."""
+        if self.record_path:
+            return Path(self.record_path).expanduser()
+        return self.results / f"{self.figure}.record.json"
+
+    def picture(self, name: str) -> Path:
+        """Where a picture goes: beside the record, without the ending."""
+        return self.record_file.with_name(f"{self.record_file.name.removesuffix('.record.json')}_{name}")
 
     def as_dict(self) -> dict:
         """All of them by name, as the record keeps them."""
@@ -168,6 +187,17 @@ class TraceParameters(Parameters):
 @dataclass(frozen=True)
 class Fig3Parameters(TraceParameters):
     """notebooks/fig3_trace.ipynb"""
+
+    figure: typing.ClassVar[str] = "fig3_trace"
+
+
+def _is_plain(value) -> bool:
+    """Whether papermill could have written it: a scalar, or a list or dictionary of such."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, [*value, *value.values()]))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _named(parameter: str, error_type: type[Exception], function, *arguments, **options):

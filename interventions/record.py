@@ -109,6 +109,12 @@ def paper_versus_here(claims: Iterable[Claim]) -> None:
     show_table(pd.DataFrame(rows, columns=["claim", "paper", "here", "holds here"]))
 
 
+def show_text(*paragraphs: str) -> None:
+    """Display sentences (Markdown), empty ones left out."""
+    text = "\n\n".join(filter(None, paragraphs))
+    display({"text/markdown": text, "text/plain": text}, raw=True)
+
+
 def show_table(frame: pd.DataFrame) -> None:
     """Display a table whole: no column cut short, no row number."""
     with pd.option_context("display.max_colwidth", None):

@@ -72,9 +72,7 @@ class TraceStudy:
         rows = []
         for part, group in self.questions.groupby("part", sort=False):
             used = group[group["used"]]
-            reasons = group.loc[~group["used"], "reason"].str.partition(":")[0].value_counts()
-            left_out = ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "none"
-            row = {"part": part, "asked": len(group), "used": len(used), "left out": left_out}
+            row = {"part": part, "asked": len(group), "used": len(used), "left out": _reasons(group)}
             rows.append(row | {f"median {name}": used[name].median() for name in ("p_clean", "p_corrupted")})
         return pd.DataFrame(rows)
 
@@ -97,7 +95,7 @@ def trace_study(
     Traced are the last visual token and all that follows, as in the released scripts: before the first
     corrupted token every effect is exactly 0, so one visual token stands for all.
     An item that cannot be used is left out with its reason, unless `required`: then it raises ParameterError.
-    A failure costs its own question too; it is raised only if no question could be used.
+    A failure costs its own question too; only if no question could be used, something is raised.
     """
     preset = PROTOCOLS[protocol]
     settings = {
@@ -139,12 +137,17 @@ def trace_study(
         if time.monotonic() - reported_at > _REPORT_EVERY and len(rows) < len(items):
             print(f"{len(rows)} of {len(items)} questions, {len(tables)} of them used", flush=True)
             reported_at = time.monotonic()
-    if failure is not None and not tables:
-        raise failure
+    questions = _questions(rows, settings["kinds"])
+    if not tables:
+        if failure is not None:
+            raise failure
+        raise ParameterError(
+            f"Parameter 'model': {model.name!r} gives nothing to trace on {len(items)} questions "
+            f"({_reasons(questions)}): choose another model or test bed, or a larger limit."
+        )
     print(f"{len(items)} questions asked, {len(tables)} used", flush=True)
     return TraceStudy(
-        _sites(tables), _questions(rows, settings["kinds"]), model.n_layers, window, settings["window_rule"],
-        preset.reported,
+        _sites(tables), questions, model.n_layers, window, settings["window_rule"], preset.reported
     )
 
 
@@ -159,7 +162,7 @@ def by_role_layer(sites: pd.DataFrame, quantity: str = "effect") -> pd.DataFrame
     found = sites.dropna(subset=[quantity])
     keys = ["part", "role", "id", "kind", "layer"]
     means = found.groupby(keys, observed=True, sort=False)[quantity].mean().unstack(["kind", "layer"])
-    frames = [pd.DataFrame(columns=columns)] if means.empty else []
+    frames = []
     for (part, role), table in means.groupby(["part", "role"], observed=True, sort=False):
         value, low, high = bootstrap_interval(table.to_numpy())  # each [kinds x layers]
         cells = table.columns.to_frame(index=False)
@@ -238,9 +241,12 @@ def _best_restored(table: pd.DataFrame) -> dict[str, float]:
     return {f"p_restored_{kind}": p for kind, p in at_constraint.groupby("kind")["p_restored"].max().items()}
 
 
+def _reasons(questions: pd.DataFrame) -> str:
+    counts = questions.loc[~questions["used"], "reason"].str.split(":").str[0].value_counts()
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none"
+
+
 def _sites(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    if not tables:
-        return pd.DataFrame(columns=_SITE_COLUMNS)
     sites = pd.concat(tables, ignore_index=True)[_SITE_COLUMNS]
     return sites.astype(dict.fromkeys(("id", "part", "kind", "role", "token"), "category"))
 

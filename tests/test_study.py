@@ -49,6 +49,18 @@ def test_every_question_is_used_and_described(study, items):
     assert questions["p_clean"].between(0.1, 1).all()
 
 
+def test_summary_when_nothing_is_left_out(study):
+    assert study.summary()["left out"].tolist() == ["none", "none"]
+    assert study.summary()["used"].tolist() == [3, 3]
+
+
+def test_probabilities_are_long(study):
+    frame = study.probabilities()
+    assert set(frame["run"]) == {"p_clean", "p_corrupted", "p_restored_mlp", "p_restored_attention"}
+    assert len(frame) == 6 * 4
+    assert frame["p"].between(0, 1).all()
+
+
 def test_sites_equal_a_trace_by_hand(study, model, items):
     item = items[0]
     image = load_image(item.image)
@@ -120,9 +132,22 @@ def test_reasons_for_leaving_a_question_out(model, items, tmp_path):
     summary = study.summary().iloc[0]
     assert (summary["asked"], summary["used"]) == (5, 1)
     assert "2 image unreadable" in summary["left out"]
-    low = trace_study(model, items[:1], min_p_clean=0.9999, results_dir=tmp_path / "results")
-    assert low.questions["reason"][0].startswith("P_clean too low")
-    assert low.questions["correct"][0]
+
+
+def test_a_right_answer_that_is_improbable_is_left_out(model, items, tmp_path):
+    p_clean = trace_study(model, items, results_dir=tmp_path).questions["p_clean"]
+    study = trace_study(model, items, min_p_clean=p_clean.median(), results_dir=tmp_path)
+    low = study.questions[~study.questions["used"]]
+    assert low["reason"].str.startswith("P_clean too low").all()
+    assert low["correct"].all()
+    assert (low["p_clean"] < p_clean.median()).all()
+    assert len(low) == 3
+
+
+def test_nothing_to_trace_is_one_sentence(model, items, tmp_path):
+    wrong = [replace(item, answers=("Zanzibar",)) for item in items[:2]]
+    with pytest.raises(ParameterError, match=r"'model': .* 2 questions \(2 answered wrongly\)"):
+        trace_study(model, wrong, results_dir=tmp_path)
 
 
 @pytest.mark.parametrize("change", [{"answers": ("Zanzibar",)}, {"image": "nowhere.png"}])
@@ -256,7 +281,6 @@ def test_order_and_missing_sites():
     assert counts["known", "last"] == 8
     restored = by_role_layer(frame, "p_restored")
     np.testing.assert_allclose(restored["p_restored"], effects["effect"] + 0.02, atol=1e-6)
-    assert by_role_layer(frame.iloc[:0]).empty
 
 
 def early(part, kind, role, layer, q):
@@ -290,6 +314,17 @@ def test_sentence_and_numbers_follow_the_claims():
     assert numbers["known/mlp/peak_effect"].value == pytest.approx(0.835, abs=1e-5)
     assert numbers["known/mlp/peak_effect"].n == 8
     assert numbers["movies/accuracy"].value == 1.0
+
+
+def test_a_part_without_a_question_cannot_hold():
+    study = study_of(sites(early))
+    lost = questions_of(study.sites).iloc[:2].assign(part="movies", used=False, correct=False, reason="x: y")
+    study = replace(study, questions=pd.concat([study.questions, lost]))
+    claims = fig3_claims(study)
+    assert [(claim.claim.split(":")[0], claim.holds) for claim in claims] == [
+        ("known", True), ("known", True), ("movies", False), ("movies", False),
+    ]  # fmt: skip
+    assert "no question" in claims[-1].here
 
 
 def test_what_is_early():

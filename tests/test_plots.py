@@ -1,0 +1,156 @@
+import itertools
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from interventions.plots import effects_by_layer, probabilities, role_layer_maps, save_figure, window_label
+
+ROLES = ["visual", "before", "constraint", "constraint_last", "between", "last"]
+
+
+def frame(parts=("known", "okvqa", "movies"), n_layers=8, quantity="effect", roles=ROLES) -> pd.DataFrame:
+    rows = [
+        (part, kind, role, layer, value, value - 0.05, value + 0.05, 30 + number)
+        for number, part in enumerate(parts)
+        for kind in ("mlp", "attention")
+        for role in roles
+        for layer in range(n_layers)
+        for value in [0.8 / (layer + 1 + number) if role == "constraint_last" else 0.01 * layer]
+    ]
+    return pd.DataFrame(rows, columns=["part", "kind", "role", "layer", quantity, "low", "high", "n"])
+
+
+def panels(figure, n_parts: int, n_kinds: int = 2) -> np.ndarray:
+    return np.array(figure.axes[: n_parts * n_kinds]).reshape(n_kinds, n_parts)
+
+
+def text_problems(figure) -> list[tuple[str, str]]:
+    """Pairs of visible texts whose boxes overlap, and texts that leave the figure."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    unseen = set()  # matplotlib keeps ticks beyond the axis limits, which it does not draw
+    for side in (side for axis in figure.axes for side in (axis.xaxis, axis.yaxis)):
+        low, high = sorted(side.get_view_interval())
+        unseen |= {label for tick in side.get_major_ticks() if not low <= tick.get_loc() <= high
+                   for label in (tick.label1, tick.label2)}
+    texts = [text for text in figure.findobj(plt.Text) if text.get_visible() and text.get_text().strip()]
+    texts = [text for text in texts if text not in unseen]
+    boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in texts]
+    inside = figure.bbox.padded(1)
+    problems = [(text, "outside") for text, box in boxes if not (inside.contains(*box.min)
+                                                                 and inside.contains(*box.max))]
+    for (text, box), (other, second) in itertools.combinations(boxes, 2):
+        width, height = np.minimum(box.max, second.max) - np.maximum(box.min, second.min)
+        if width > 1 and height > 1:
+            problems.append((text, other))
+    return problems
+
+
+def line_of(axis) -> plt.Line2D:
+    """The line by layer, told from the axis line at 0."""
+    return max(axis.lines, key=lambda line: len(line.get_xdata()))
+
+
+def test_effects_draw_the_numbers_given():
+    data = frame()
+    figure = effects_by_layer(data, window=3)
+    axes = panels(figure, 3)
+    for (kind, part), axis in zip(
+        itertools.product(("mlp", "attention"), ("known", "okvqa", "movies")), axes.ravel(), strict=True
+    ):
+        cells = data[(data["part"] == part) & (data["kind"] == kind) & (data["role"] == "constraint_last")]
+        np.testing.assert_allclose(line_of(axis).get_xdata(), cells["layer"])
+        np.testing.assert_allclose(line_of(axis).get_ydata(), cells["effect"])
+        band = axis.collections[0].get_datalim(axis.transData)
+        assert (band.y0, band.y1) == pytest.approx((cells["low"].min(), cells["high"].max()))
+    titles = [axis.get_title() for axis in axes[0]]
+    assert titles == ["Known  (n = 30)", "OK-VQA  (n = 31)", "Movies  (n = 32)"]
+    assert "centre of window of 3 layers" in figure.get_supxlabel()
+
+
+def test_kinds_keep_their_colours():
+    axes = panels(effects_by_layer(frame(), window=1), 3)
+    mlp, attention = map(line_of, axes[:, 0])
+    red, green, _ = to_rgb(mlp.get_color())
+    assert green > red
+    red, green, _ = to_rgb(attention.get_color())
+    assert red > green
+    assert mlp.get_linestyle() != attention.get_linestyle()
+    assert mlp.get_marker() != attention.get_marker()
+
+
+def test_maps_show_roles_in_order_and_star_the_constraint():
+    data = frame().sample(frac=1, random_state=0).sort_values("part", kind="stable")
+    axes = panels(role_layer_maps(data, window=3), 3)
+    labels = [label.get_text() for label in axes[0, 0].get_yticklabels()]
+    assert labels == [
+        "visual tokens", "question, before", "visual constraint, other*", "visual constraint, last*",
+        "question, after", "last token",
+    ]
+    values = axes[1, 0].collections[0].get_array().reshape(6, 8)
+    expected = data.query("part == 'known' and kind == 'attention' and role == 'constraint_last'")
+    np.testing.assert_allclose(values[3], expected.sort_values("layer")["effect"])
+    limits = {axis.collections[0].get_clim() for axis in axes.ravel()}
+    assert len(limits) == 1  # one scale, or panels could not be compared
+    assert axes[0, 0].get_ylim()[0] > axes[0, 0].get_ylim()[1]  # first role on top
+
+
+def test_probabilities_draw_every_question():
+    runs = {"p_clean": 0.9, "p_corrupted": 0.05, "p_restored_mlp": 0.7, "p_restored_attention": 0.6}
+    data = pd.DataFrame(
+        [(f"{part}-{q}", part, run, p + 0.01 * q) for part in ("known", "movies") for run, p in runs.items()
+         for q in range(9)], columns=["id", "part", "run", "p"],
+    )
+    figure = probabilities(data)
+    dots = [line for line in figure.axes[1].lines if line.get_marker() == "."]
+    np.testing.assert_allclose(sorted(dots[2].get_ydata()), 0.7 + 0.01 * np.arange(9))
+    means = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_linewidth() == 1.6]
+    np.testing.assert_allclose(means, [p + 0.04 for p in runs.values()])
+    assert text_problems(figure) == []
+
+
+@pytest.mark.parametrize("parts", [("known",), ("known", "okvqa", "movies")])
+@pytest.mark.parametrize("n_layers", [5, 8, 32])
+def test_nothing_overlaps(parts, n_layers):
+    roles = [*ROLES[:-1], "text_constraint", "text_constraint_last", "last"]
+    for draw in (effects_by_layer, role_layer_maps):
+        figure = draw(frame(parts, n_layers, roles=roles), window=3)
+        assert text_problems(figure) == []
+
+
+def test_restored_probability_is_named_as_such():
+    figure = effects_by_layer(frame(quantity="p_restored"), window=1, window_rule="radius")
+    assert figure.axes[0].get_ylabel() == "MLP P(restored)"
+
+
+def test_one_question_has_no_band_but_a_line():
+    data = frame(parts=("known",)).assign(low=np.nan, high=np.nan, n=1)
+    figure = effects_by_layer(data, window=3)
+    assert figure.axes[0].get_ylim()[1] > 0.8  # the largest value, although there is no interval above it
+
+
+@pytest.mark.parametrize(
+    ("window", "rule", "label"),
+    [
+        (1, "centered", "layer"),
+        (3, "centered", "centre of window of 3 layers"),
+        (1, "radius", "layer"),
+        (3, "radius", "centre of window of 7 layers"),
+    ],
+)
+def test_the_axis_names_the_window(window, rule, label):
+    assert window_label(window, rule) == label
+
+
+def test_figures_are_saved_twice_and_not_left_open(tmp_path):
+    figure = effects_by_layer(frame(), window=3)
+    assert save_figure(figure, tmp_path / "new" / "fig3.trace_effects") is figure
+    assert plt.get_fignums() == []
+    with Image.open(tmp_path / "new" / "fig3.trace_effects.png") as picture:
+        assert picture.width > 1000
+    assert (tmp_path / "new" / "fig3.trace_effects.pdf").read_bytes().startswith(b"%PDF")
