@@ -1,0 +1,52 @@
+"""What the README promises can be typed as it stands."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess:
+    """What make would run."""
+    command = ["make", "--no-print-directory", "--dry-run", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_python_block_runs(capsys):
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = {}
+    exec(block, names)
+    result = names["result"]
+    assert result.p_clean > result.p_corrupted
+    assert result.answer_text in capsys.readouterr().out
+
+
+def test_make_fig3_runs_the_papermill_command():
+    command = "papermill notebooks/fig3_trace.ipynb reports/mini/fig3_trace.ipynb -p window 3"
+    assert make("fig3").stdout.splitlines()[-1].strip() == command
+    run = make("fig3", "P=limit=5 remote=true results_dir=/tmp/a=b").stdout.splitlines()[-1].strip()
+    assert run == f"{command} -p limit '5' -p remote 'true' -p results_dir '/tmp/a=b'"
+    assert command.replace("reports/mini/fig3_trace.ipynb", "out.ipynb") in README
+
+
+def test_make_refuses_a_parameter_without_a_value():
+    refused = make("fig3", "P=limit")
+    assert refused.returncode != 0
+    assert "write every parameter as name=value" in refused.stderr
+
+
+@pytest.mark.parametrize("target", re.findall(r"^    make (\w+)", README, re.MULTILINE))
+def test_make_targets_of_the_readme_exist(target):
+    assert make(target).returncode == 0
+
+
+def test_parameters_of_the_table_are_the_notebook_s():
+    notebook = (ROOT / "notebooks" / "fig3_trace.ipynb").read_text()
+    table = README[README.index("| parameter |") : README.index("A parameter that does not exist")]
+    names = re.findall(r"`(\w+)`", "".join(row.split("|")[1] for row in table.splitlines() if "`" in row))
+    assert names == ["model", "testbed", "limit", "seed", "protocol", "results_dir", "remote"]
+    assert not [name for name in names if f'"{name}: ' not in notebook]
