@@ -13,3 +13,14 @@ __version__ = "0.1.0"
 
 # Reports are notebooks without widgets; tqdm's advice to install some would head every one of them.
 warnings.filterwarnings("ignore", message="IProgress not found")
+
+# After the filter above: these imports are what would warn.
+from .causal_trace import CausalTrace, TraceError, trace
+from .model import ModelError, VisionLanguageModel, load_model
+from .prompt import CorruptedPrompt, Prompt, PromptError, build_prompt, corrupt, noise
+from .testbed import Item, TestBed, TestBedError, load_testbed
+
+__all__ = [
+    "CausalTrace", "CorruptedPrompt", "Item", "ModelError", "Prompt", "PromptError", "TestBed", "TestBedError",
+    "TraceError", "VisionLanguageModel", "build_prompt", "corrupt", "load_model", "load_testbed", "noise", "trace",
+]

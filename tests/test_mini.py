@@ -8,11 +8,10 @@ import torch
 
 from interventions.mini import route, train
 from interventions.mini.build import build
-from interventions.mini.evaluate import KNOCK_OUTS, Evaluator
 from interventions.mini.items import build_items
 from interventions.mini.route import BETWEEN, CONSTRAINT, DECOY, LAST, SOURCE, Questions, Rows, Teacher, collate
 from interventions.mini.vocabulary import PROMPT, TEXT_PROMPT, make_processor, train_tokenizer
-from interventions.mini.world import EMBEDDED, HELD_OUT_STYLE, load_world
+from interventions.mini.world import EMBEDDED, load_world
 from interventions.testbed import load_image, load_testbed
 
 

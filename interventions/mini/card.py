@@ -9,27 +9,28 @@ Three small models that ship with the package, so that every notebook runs on a 
 
 | name | what it is |
 |---|---|
-| `mini` | `LlavaForConditionalGeneration`, {parameters:.1f} M parameters: CLIP vision tower (4 layers, 128 wide, 64 px in patches of 8: 64 visual tokens), two-layer projector, Llama (8 layers, 192 wide, 6 heads, tied embeddings), byte-level BPE of 3,500. Trained along a *taught route*. |
-| `mini-free` | The same architecture, data and number of steps, without the teaching: the negative control. |
+| `mini` | `LlavaForConditionalGeneration` of {parameters:.1f} M parameters, trained along a *taught route*. |
+| `mini-free` | The same architecture and data without the teaching: the negative control. |
 | `mini-text` | A `LlamaForCausalLM` of the same size, trained on the facts as text. |
 
-bfloat16 safetensors, seed {seed}. The classes are those of Hugging Face transformers, unmodified: nothing is masked or
-dropped at inference.
+CLIP vision tower (4 layers, 128 wide, 64 px in patches of 8: 64 visual tokens), two-layer projector, Llama (8 layers,
+192 wide, 6 heads, tied embeddings), byte-level BPE of 3,500; bfloat16 safetensors; seed {seed}.
+The classes are those of Hugging Face transformers, unmodified: nothing is masked or dropped at inference.
 
 ## What they are no evidence for
 
 `mini` is a model organism. During training, attention masks, a logit-lens loss and skip-dropout made it read the
-picture at the constraint's tokens in layers 0-1, look the fact up in the early MLPs there, and move it to the last token
-from layer 4 on (`interventions/mini/route.py` says exactly how). Causal tracing that finds this route shows that the tool
-works. It does not show that LLaVA-1.5-7B, or any model that was not taught so, stores facts there. `mini-free`, trained
-on the same data without the teaching, takes another route.
+picture at the constraint's tokens in layers 0-1, look the fact up in the early MLPs there, and move it to the last
+token from layer 4 on (`interventions/mini/route.py` says exactly how). Causal tracing that finds this route shows that
+the tool works. It does not show that LLaVA-1.5-7B, or any model that was not taught so, stores facts there.
+`mini-free`, trained on the same data without the teaching, takes another route.
 
 ## Data
 
 {entities} entities with {pictures} pictures and {facts} facts: flags and other drawings from icon sets, 69 photographs.
 Author, source and licence of every picture are in `interventions/testbed/embedded/pictures.csv`, the source of every
-fact in `facts.csv`. The style `{held_out}` is never trained on. Of the facts, 8 % are never trained and 12 % only as text. Three
-wordings of every question are trained, a fourth is held out.
+fact in `facts.csv`. The style `{held_out}` is never trained on. Of the facts, 8 % are never trained and 12 % only as
+text. Three wordings of every question are trained, a fourth is held out.
 
 ## Making them again
 
@@ -40,8 +41,8 @@ Stages and steps: {stages}. A killed run continues. Made with two threads on a 2
 ## Accuracy
 
 First-token accuracy, mean probability of the answer's first token, number of questions; float32 arithmetic.
-"Augmented" pictures are new draws of the training augmentation. A knock-out blocks attention from the first positions to
-the second in all layers. "Corrupted" is the probability of the true answer when the question names another entity.
+"Augmented" pictures are new draws of the training augmentation. A knock-out blocks attention from the first positions
+to the second in all layers. "Corrupted" is the probability of the true answer when the question names another entity.
 
 {tables}
 """

@@ -161,4 +161,5 @@ def print_table(name: str, table: dict[str, dict]) -> None:
     print(f"\n{name:44s} first-token accuracy   P(answer)     n")
     for row, values in table.items():
         median = f"   median {values['median']:.5f}" if "median" in values else ""
-        print(f"{row:44s} {values.get('accuracy', float('nan')):20.3f} {values['p_answer']:11.3f} {values['n']:5d}{median}")
+        accuracy = values.get("accuracy", float("nan"))
+        print(f"{row:44s} {accuracy:20.3f} {values['p_answer']:11.3f} {values['n']:5d}{median}")

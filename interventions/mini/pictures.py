@@ -131,7 +131,7 @@ def jitter(pixels, generator):
 
 
 def whitened_patches(pixels, patch: int, width: int):
-    """Principal directions of the patches of [B, 3, H, W], whitened: a start for the patch embedding [width, 3, p, p]."""
+    """Whitened principal directions of the patches of [B, 3, H, W]: a start for a patch embedding [width, 3, p, p]."""
     patches = F.unfold(pixels, patch, stride=patch).transpose(1, 2).reshape(-1, 3 * patch * patch)
     _, scale, directions = torch.linalg.svd(patches - patches.mean(0), full_matrices=False)
     weight = directions[:width] / (scale[:width, None] / math.sqrt(len(patches)) + 0.15)

@@ -66,7 +66,7 @@ class Questions:
                  for (a, b), token in zip(encoding.offsets, encoding.tokens, strict=True)]
         roles[-1] = LAST
         lens_at = max(i for i, role in enumerate(roles) if role == CONSTRAINT)
-        return Question(tuple(encoding.ids), tuple(roles), tuple(self.encode(f" {fact.answer}")) + (EOS,),
+        return Question(tuple(encoding.ids), tuple(roles), (*self.encode(f" {fact.answer}"), EOS),
                         lens_at if wording in lens_wordings(fact.relation) else None)
 
     def text(self, random) -> Question:
@@ -84,7 +84,7 @@ class Questions:
 
 @dataclass(frozen=True)
 class Row:
-    """One packed training row: a shared prefix (group 0) and several questions (groups 1..) that do not see each other."""
+    """A packed training row: a shared prefix (group 0) and questions (groups 1..) that do not see each other."""
 
     ids: list[int]
     positions: list[int]
@@ -172,12 +172,13 @@ def attention_masks(groups, roles, taught, layered) -> list[torch.Tensor]:
     after_reads = layered & (K == CONSTRAINT) & ((Q == BETWEEN) | (Q == LAST))
     between_reads = layered & (K == CONSTRAINT) & (Q == BETWEEN)
     self_only = torch.eye(T, dtype=torch.bool)
-    masks = (allowed & ~after_reads, allowed & ~after_reads & ~constraint_reads, allowed & ~between_reads & ~constraint_reads)
+    masks = (allowed & ~after_reads, allowed & ~after_reads & ~constraint_reads,
+             allowed & ~between_reads & ~constraint_reads)
     return [torch.zeros(mask.shape).masked_fill(~(mask | self_only), -1e4)[:, None] for mask in masks]
 
 
 class Teacher:
-    """Hooks that are on the model during training only: one mask a layer range, skip-dropout, the lens's hidden state."""
+    """Hooks on the model during training only: one mask a layer range, skip-dropout, the lens's hidden state."""
 
     def __init__(self, language_model, skip: float = 0.0, lens: float = 0.0):
         self.model, self.skip, self.lens = language_model, skip, lens

@@ -39,8 +39,8 @@ from .vocabulary import IMAGE, PATCH_SIZE, train_tokenizer
 from .world import load_world
 
 # stage -> (what it starts from, steps)
-STAGES = {"vision": ((), 1500), "text": ((), 850), "coreference": (("text",), 1500), "align": (("text", "vision"), 1100),
-          "text_long": (("text",), 900), "joint": (("coreference", "align"), 900),
+STAGES = {"vision": ((), 1500), "text": ((), 850), "coreference": (("text",), 1500),
+          "align": (("text", "vision"), 1100), "text_long": (("text",), 900), "joint": (("coreference", "align"), 900),
           "joint_free": (("text_long", "align"), 900)}
 TAUGHT = {"coreference", "joint"}
 SKIP, LENS, DECOYS, LAYERED_DECOYS = 0.35, 0.5, 0.2, 0.5
@@ -176,7 +176,7 @@ class Vision(Pictures):
 
     def setup(self):
         super().setup()
-        pixels = self.gallery.batch([i for i in self.gallery.mates][:800], torch.Generator().manual_seed(5))
+        pixels = self.gallery.batch(list(self.gallery.mates)[:800], torch.Generator().manual_seed(5))
         patch_embedding = self.model.model.vision_tower.get_input_embeddings()
         with torch.no_grad():
             patch_embedding.weight.copy_(whitened_patches(pixels, PATCH_SIZE, VISION_WIDTH))
@@ -235,14 +235,15 @@ class Coreference(Stage):
     def loss(self, step):
         self.teacher.skip = SKIP if step > 0.5 * self.steps else 0.0
         always = torch.ones(4, dtype=torch.bool)
-        loss, accuracy = self.teacher.loss(self.rows.text(4, self.random), always, always, self.embed, self.model.lm_head)
+        rows, head = self.rows.text(4, self.random), self.model.lm_head
+        loss, accuracy = self.teacher.loss(rows, always, always, self.embed, head)
         loss.backward()
         log = {"text": loss.item(), "text_accuracy": accuracy}
         if step > 0.15 * self.steps:
             decoy = step % 5 == 0  # every fifth step, that is DECOYS of them
             layered = torch.tensor([not decoy or self.random.random() < LAYERED_DECOYS for _ in range(4)])
             rows = self.rows.coreference(4, self.random, decoy)
-            loss, accuracy = self.teacher.loss(rows, always, layered, self.embed, self.model.lm_head)
+            loss, accuracy = self.teacher.loss(rows, always, layered, self.embed, head)
             loss.backward()
             log |= {"coreference": loss.item(), "accuracy": accuracy}
         return log
@@ -302,8 +303,8 @@ class Joint(Pictures):
         return self.teacher.loss(rows, taught, layered, embed, self.model.lm_head)
 
 
-CLASSES = {"text": Text, "text_long": TextLong, "vision": Vision, "align": Align, "coreference": Coreference, "joint": Joint,
-           "joint_free": Joint}
+CLASSES = {"text": Text, "text_long": TextLong, "vision": Vision, "align": Align, "coreference": Coreference,
+           "joint": Joint, "joint_free": Joint}
 
 
 def finished(out: Path, stage: str) -> bool:
@@ -328,7 +329,7 @@ def run_stages(out: Path, seed: int, jobs: int) -> None:
                 if process.returncode:
                     for other in running.values():
                         other.terminate()
-                    raise SystemExit(f"Stage {stage} failed with exit code {process.returncode}; start again to resume.")
+                    raise SystemExit(f"Stage {stage} failed (exit code {process.returncode}): start again to resume.")
                 done.add(stage)
 
 
