@@ -7,6 +7,7 @@ estimation effect of a site (token, layer) is P_restored - P_corrupted of the an
 is in `restoration.py`.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,6 +48,7 @@ class CausalTrace:
     answer_score: str
     answer_ids: tuple[int, ...]
     answer_text: str
+    correct: bool
     p_clean: float
     p_corrupted: float
     restored: np.ndarray = field(repr=False)
@@ -92,6 +94,8 @@ def trace(
     method: str | None = None,
     max_packed_tokens: int | None = None,
     require_top: bool = True,
+    accepted=None,
+    min_p_clean: float = 0.0,
     max_answer_tokens: int = 16,
     remote: bool | str | None = None,
 ) -> CausalTrace:
@@ -103,6 +107,8 @@ def trace(
     positions: clean positions or role names; None = all from the first corrupted token on (before it every
         effect is exactly 0, which is filled in without running anything).
     answer_score: probability of the answer's "first_token" (paper) or of all its tokens ("sequence").
+    accepted, min_p_clean: texts of right answers, and how probable the answer must be; where the clean run begins
+        with none of them, or is less sure, nothing more is run, and p_corrupted and restored are NaN.
     method: "packed" (fastest), "rows" (as exact in half precision as separate runs), "plain" (one whole
         forward a site: the reference); None = packed in float32, rows in half precision.
     max_packed_tokens: tokens of all segments or rows of a forward; None = by the device and its free memory.
@@ -139,6 +145,12 @@ def trace(
                 if position in partners:
                     cells.append((k, i, layer))
                     sites.append(((kind,), ((position, partners[position]),), start, stop))
+    answer_ids = None if answer is None else answer_tokens(model, prompt, answer)
+    begins = None
+    if accepted is not None:
+        begins = [answer_tokens(model, prompt, text)[0] for text in accepted]
+    elif answer is not None and require_top:
+        begins = answer_ids[:1]
     noise = corrupted.noise
     result = in_session(
         model.traced,
@@ -152,8 +164,9 @@ def trace(
             "noise": None if noise is None else (noise.positions, noise.scale, noise.samples, noise.seed),
             "kinds": kinds,
             "sites": sites,
-            "answer_ids": None if answer is None else _answer_ids(model, prompt, answer),
-            "require_top": require_top,
+            "answer_ids": answer_ids,
+            "begins": begins,
+            "min_p_clean": min_p_clean,
             "sequence": answer_score == "sequence",
             "eos_token_ids": model.eos_token_ids,
             "max_answer_tokens": max_answer_tokens,
@@ -162,18 +175,18 @@ def trace(
         },
         model.remote if remote is None else remote,
     )
-    if "restored" not in result:
+    correct = begins is None or result["top_id"] in begins
+    if not correct and accepted is None:
         raise TraceError(
             f"answer {answer!r} is not what the model answers, which begins with "
             f"{model.tokenizer.decode([result['top_id']]).strip()!r} (p = {result['top_p']:.2f}): "
             "leave answer out to trace that, or pass require_top=False."
         )
 
-    restored = np.full(
-        (len(kinds), len(positions), len(spans)), np.float32(result["p_corrupted"]), dtype=np.float32
-    )
+    p_corrupted = result.get("p_corrupted", math.nan)
+    restored = np.full((len(kinds), len(positions), len(spans)), np.float32(p_corrupted), dtype=np.float32)
     restored[:, [i for i, c in enumerate(positions) if c >= first and c not in partners]] = np.nan
-    if cells:
+    if cells and "restored" in result:
         restored[tuple(np.array(cells).T)] = result["restored"].numpy()
     return CausalTrace(
         kinds=kinds,
@@ -187,8 +200,9 @@ def trace(
         answer_score=answer_score,
         answer_ids=tuple(result["answer_ids"]),
         answer_text=model.tokenizer.decode(result["answer_ids"], skip_special_tokens=True).strip(),
+        correct=correct,
         p_clean=result["p_clean"],
-        p_corrupted=result["p_corrupted"],
+        p_corrupted=p_corrupted,
         restored=restored,
     )
 
@@ -216,7 +230,7 @@ def _choice(name: str, values: tuple, allowed: tuple) -> tuple:
     return values
 
 
-def _answer_ids(model, prompt: Prompt, answer: str) -> list[int]:
+def answer_tokens(model, prompt: Prompt, answer: str) -> list[int]:
     """Tokens of an answer as they follow the prompt; the rest of the answer's text is the model's format, a
     space."""
     answer = answer.strip()

@@ -33,16 +33,19 @@ def restore_sites(lm, request: dict) -> dict:
       first: no position before it differs between the runs; noise: None or (positions, scale, samples, seed);
       kinds; sites: as in the module's docstring, pairs at or after `first`;
       answer_ids: list, or None for the model's own (up to max_answer_tokens, or one of eos_token_ids);
-      require_top: the work ends at an answer that the clean run does not begin with;
+      begins: first tokens of acceptable answers, or None for any; min_p_clean: the work ends after the clean
+      run if it begins with another token, or if its answer is less probable;
       sequence: all tokens of the answer are scored, not only the first;
       method: "packed" | "rows" | "plain"; max_packed_tokens: a number or None.
     Returns {"p_clean", "p_corrupted", "restored" [sites] float32, "answer_ids", "top_id", "top_p"}; with
-    noise the corrupted and restored probabilities are means over the samples.
+    noise the corrupted and restored probabilities are means over the samples. Work that ended after the clean
+    run has no "p_corrupted" and "restored".
     """
     with torch.no_grad():
         clean = clean_run(lm, request)
         result = {key: clean[key] for key in ("p_clean", "answer_ids", "top_id", "top_p")}
-        if request["require_top"] and clean["answer_ids"][0] != clean["top_id"]:
+        begins = request["begins"]
+        if (begins is not None and clean["top_id"] not in begins) or clean["p_clean"] < request["min_p_clean"]:
             return result
         restore = {"packed": restore_packed, "rows": restore_rows, "plain": restore_plain}[request["method"]]
         samples = 1 if request["noise"] is None else request["noise"][2]

@@ -17,7 +17,6 @@ from pathlib import Path
 import pandas as pd
 
 from .causal_trace import CausalTrace, trace
-from .causal_trace import _answer_ids as answer_ids
 from .metrics import bootstrap_interval
 from .model import VisionLanguageModel
 from .parameters import ParameterError
@@ -185,21 +184,20 @@ class _Unusable(Exception):
 def _trace_item(model, item: Item, protocol: str, min_p_clean: float, settings: dict) -> pd.DataFrame:
     """The table stored for one question: its sites, or one row without a site if it is left out."""
     prompt, corrupted = _prompts(model, item, protocol)
-    # Nothing can be restored at position 0, which precedes the question: this runs the two baselines only.
-    baseline = trace(model, prompt, corrupted, positions=(0,), **settings)
-    accepted = {answer_ids(model, prompt, answer)[0] for answer in item.answers}
+    positions = range(min(max(prompt.visual, default=0), corrupted.first_corrupted), len(prompt))
+    result = trace(
+        model, prompt, corrupted, positions=positions, accepted=item.answers, min_p_clean=min_p_clean, **settings
+    )
     facts = {
-        "answer": baseline.answer_text, "correct": baseline.answer_ids[0] in accepted, "reason": "",
-        "p_clean": baseline.p_clean, "p_corrupted": baseline.p_corrupted,
+        "answer": result.answer_text, "correct": result.correct, "reason": "",
+        "p_clean": result.p_clean, "p_corrupted": result.p_corrupted,
     }
-    if not facts["correct"]:
-        facts["reason"] = f"answered wrongly: {baseline.answer_text!r} instead of {item.answers[0]!r}"
-    elif baseline.p_clean < min_p_clean:
-        facts["reason"] = f"P_clean too low: {baseline.p_clean:.3f} is below {min_p_clean}"
+    if not result.correct:
+        facts["reason"] = f"answered wrongly: {result.answer_text!r} instead of {item.answers[0]!r}"
+    elif result.p_clean < min_p_clean:
+        facts["reason"] = f"P_clean too low: {result.p_clean:.3f} is below {min_p_clean}"
     if facts["reason"]:
         return pd.DataFrame([facts])
-    positions = range(min(max(prompt.visual, default=0), corrupted.first_corrupted), len(prompt))
-    result = trace(model, prompt, corrupted, positions=positions, max_answer_tokens=1, **settings)
     return _with_roles(result, prompt).assign(**facts)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from answering import speaking
 from nnsight.schema.request import RequestModel
 
 from interventions import restoration
@@ -136,7 +137,8 @@ def request_for(model, prompt, corrupted, sites, **changes):
         "kinds": ("mlp", "attention"),
         "sites": sites,
         "answer_ids": None,
-        "require_top": True,
+        "begins": None,
+        "min_p_clean": 0.0,
         "sequence": False,
         "eos_token_ids": (),
         "max_answer_tokens": 1,
@@ -341,6 +343,23 @@ def test_an_answer_may_be_named():
         trace(model, prompt, corrupted, answer="Lima")
     named = trace(model, prompt, corrupted, answer="Lima", require_top=False)
     assert named.answer_text == "Lima" and named.p_clean < own.p_clean
+
+
+def test_a_wrong_or_unsure_answer_ends_the_work_after_the_clean_run(monkeypatch):
+    model = speaking(tiny.build())
+    prompt = ask(model)
+    corrupted = corrupt(model, prompt, visual_replacement="Sri Lanka")
+    own = trace(model, prompt, corrupted)
+    right = trace(model, prompt, corrupted, accepted=["Lima", own.answer_text], min_p_clean=own.p_clean * 0.99)
+    assert right.correct
+    np.testing.assert_array_equal(right.restored, own.restored)
+    monkeypatch.setattr("interventions.restoration.corrupted_run", None)  # would fail if it were called
+    wrong = trace(model, prompt, corrupted, accepted=["Lima"])
+    unsure = trace(model, prompt, corrupted, accepted=[own.answer_text], min_p_clean=own.p_clean * 1.01)
+    assert (wrong.correct, unsure.correct) == (False, True)
+    for result in (wrong, unsure):
+        assert result.p_clean == own.p_clean and result.answer_text == own.answer_text
+        assert np.isnan(result.restored).all() and np.isnan(result.p_corrupted)
 
 
 @pytest.mark.parametrize(

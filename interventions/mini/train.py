@@ -40,8 +40,8 @@ from .world import load_world
 
 # stage -> (what it starts from, steps)
 STAGES = {"vision": ((), 1500), "text": ((), 850), "coreference": (("text",), 1500),
-          "align": (("text", "vision"), 1100), "text_long": (("text",), 900), "joint": (("coreference", "align"), 900),
-          "joint_free": (("text_long", "align"), 900)}
+          "align": (("text", "vision"), 1100), "text_long": (("text",), 900), "joint": (("coreference", "align"), 850),
+          "joint_free": (("text_long", "align"), 850)}
 TAUGHT = {"coreference", "joint"}
 SKIP, LENS, DECOYS, LAYERED_DECOYS = 0.35, 0.5, 0.2, 0.5
 FAMILY_WEIGHT = {"country": 0.7, "thing": 1.2, "place": 1.0}  # flags are told apart sooner than animals
@@ -250,7 +250,7 @@ class Coreference(Stage):
 
 
 class Joint(Pictures):
-    rate, batch, mix, questions = 1.2e-3, 32, 0.25, 2
+    rate, batch, mix, questions = 6e-4, 32, 0.25, 2
 
     def setup(self):
         super().setup()
