@@ -9,6 +9,7 @@ Every failure is a `ParameterError`, which a notebook, and so papermill's termin
 from __future__ import annotations
 
 import difflib
+import re
 import typing
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -110,10 +111,10 @@ class Parameters:
 
     @property
     def record_file(self) -> Path:
-        """Where the record goes: `record_path`, or `<figure>.record.json` in `results`."""
+        """Where the record goes: `record_path`, or `<model>/<figure>.record.json` in `results`."""
         if self.record_path:
             return Path(self.record_path).expanduser()
-        return self.results / f"{self.figure}.record.json"
+        return self.results / re.sub(r"[^\w.-]+", "-", self.model).strip("-.") / f"{self.figure}.record.json"
 
     def picture(self, name: str) -> Path:
         """Where a picture goes: beside the record, without the ending."""

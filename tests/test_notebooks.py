@@ -94,7 +94,7 @@ def executed(saved, tmp_path_factory):
 
 def test_fig3_records_what_it_shows(executed):
     record = read_record(executed / "out.ipynb")
-    assert record == json.loads((executed / "results" / "fig3_trace.record.json").read_text())
+    assert record == json.loads(next((executed / "results").rglob("fig3_trace.record.json")).read_text())
     assert record["figure"] == "fig3"
     assert record["parameters"]["window"] == 3
     assert record["environment"]["dtype"] == "float32"
@@ -113,7 +113,7 @@ def test_fig3_shows_pictures_tables_and_a_sentence_and_no_noise(executed):
     assert "The paper's finding shows here in" in text
     assert sum("text/html" in output.get("data", {}) for output in found) == 2
     assert [output.text for output in found if output.get("name") == "stderr"] == []
-    pictures = {path.name for path in (executed / "results").glob("fig3_trace_*")}
+    pictures = {path.name for path in (executed / "results").rglob("fig3_trace_*")}
     assert pictures == {f"fig3_trace_{name}.{end}" for name in ("effects", "roles", "probabilities")
                         for end in ("png", "pdf")}
 
