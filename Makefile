@@ -47,6 +47,7 @@ $(READY): requirements.lock pyproject.toml
 fig3: $(READY)  ## Figure 3: effects by layer at the visual constraint
 	mkdir -p $(OUT)
 	papermill notebooks/fig3_trace.ipynb $(OUT)/fig3_trace.ipynb -p window 3 $(PARAMETERS)
+	python -m interventions record $(OUT)/fig3_trace.ipynb > $(OUT)/fig3_trace.record.json
 
 reports: $(FIGURES)  ## every figure on the embedded model, into reports/mini
 

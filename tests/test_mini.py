@@ -8,7 +8,7 @@ import torch
 
 from interventions.mini import route, train
 from interventions.mini.build import build
-from interventions.mini.items import build_items
+from interventions.mini.items import build_items, card
 from interventions.mini.route import BETWEEN, CONSTRAINT, DECOY, LAST, SOURCE, Questions, Rows, Teacher, collate
 from interventions.mini.vocabulary import PROMPT, TEXT_PROMPT, make_processor, train_tokenizer
 from interventions.mini.world import EMBEDDED, load_world
@@ -57,6 +57,7 @@ def test_test_bed_is_large_enough_and_made_from_the_world(world):
     assert {item.split for item in single} == {"trained", "text_only", "never"}
     made = build_items()
     assert len(made) == len(items)
+    assert card(made) == (EMBEDDED / "README.md").read_text()
     assert all((item.question, item.visual_replacement, item.answers) ==
                (items[item.id].question, items[item.id].visual_replacement, items[item.id].answers)
                for item in made if item.id in items and item.relation != "borders")

@@ -27,8 +27,10 @@ def test_python_block_runs(capsys):
 
 def test_make_fig3_runs_the_papermill_command():
     command = "papermill notebooks/fig3_trace.ipynb reports/mini/fig3_trace.ipynb -p window 3"
-    assert make("fig3").stdout.splitlines()[-1].strip() == command
-    run = make("fig3", "P=limit=5 remote=true results_dir=/tmp/a=b").stdout.splitlines()[-1].strip()
+    run, record = (line.strip() for line in make("fig3").stdout.splitlines()[-2:])
+    assert run == command
+    assert record.startswith("python -m interventions record reports/mini/fig3_trace.ipynb > ")
+    run = make("fig3", "P=limit=5 remote=true results_dir=/tmp/a=b").stdout.splitlines()[-2].strip()
     assert run == f"{command} -p limit '5' -p remote 'true' -p results_dir '/tmp/a=b'"
     assert command.replace("reports/mini/fig3_trace.ipynb", "out.ipynb") in README
 

@@ -10,6 +10,7 @@ another token; among those, one with as many tokens as the constraint is preferr
 
 import random
 import zlib
+from collections import Counter
 from dataclasses import replace
 
 from ..testbed.schema import Item, save_testbed
@@ -19,6 +20,33 @@ from .world import EMBEDDED, HELD_OUT_STYLE, HELD_OUT_WORDING, PHOTO, Fact, load
 
 PHOTO_SHARE = 0.5  # of the items of an entity that has a photograph
 TWICE = {"borders"}
+
+CARD = """---
+license: other
+task_categories: [visual-question-answering]
+language: [en]
+---
+# The embedded test bed
+
+{n} questions about {entities} entities, each with its constraints marked, in the form of the paper's VQA-Constraints:
+`known` (countries by their flags, monuments by photographs), `okvqa` (animals, foods and objects) and `movies` (one
+constant constraint and an open answer, as in Multimodal Movies, about neighbouring countries). None of the
+paper's own data is in it.
+
+| part | single-constraint | multi-constraint | trained | trained as text only | never trained |
+|---|---|---|---|---|---|
+{rows}
+
+`items.parquet` has one row a question (the columns are those of `interventions.testbed.Item`); `images/` holds
+{pictures} pictures of 96 px, transparent where nothing is drawn, and photographs; `pictures.csv` and `facts.csv` give author or
+source and licence of each, `LICENSES/` the terms. The style `{held_out}` is held out from training.
+
+`split` tells how the embedded models met the fact, so it says nothing about any other model. Most pictures are
+drawings, and a flag is an unusual picture of a country: results on this test bed are about the tools, not about vision-language
+models at large. Facts are as in the sources at the versions named, errors included.
+
+Made by `python -m interventions.mini.collect` (pictures and facts) and `python -m interventions.mini.items`.
+"""
 
 
 def build_items() -> list[Item]:
@@ -83,6 +111,18 @@ def _text_replacement(world, fact: Fact, rng) -> str | None:
     return rng.choice(sorted(own or world.qualifiers(fact.relation) - {fact.qualifier}))
 
 
+def card(items: list[Item]) -> str:
+    """The dataset card, counted from the items."""
+    rows = []
+    for part in dict.fromkeys(item.part for item in items):
+        kinds = Counter(item.constraints for item in items if item.part == part)
+        splits = Counter(item.split for item in items if item.part == part)
+        counts = [kinds["single"], kinds["multi"], splits["trained"], splits["text_only"], splits["never"]]
+        rows.append(f"| `{part}` | " + " | ".join(map(str, counts)) + " |")
+    return CARD.format(n=len(items), entities=len({item.entity for item in items}), rows="\n".join(rows),
+                       pictures=len(load_world().pictures), held_out=HELD_OUT_STYLE)
+
+
 def main() -> None:
     items = build_items()
     seen: dict[str, int] = {}
@@ -90,7 +130,7 @@ def main() -> None:
         seen[item.id] = seen.get(item.id, 0) + 1
         if seen[item.id] > 1:
             items[i] = replace(item, id=f"{item.id}/{seen[item.id]}")
-    save_testbed(items, EMBEDDED)
+    save_testbed(items, EMBEDDED, card(items))
     single = sum(item.constraints == "single" for item in items)
     print(f"{len(items)} items: {single} single-constraint, {len(items) - single} multi-constraint, "
           f"{len({item.entity for item in items})} entities")
