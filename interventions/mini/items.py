@@ -38,12 +38,12 @@ paper's own data is in it.
 {rows}
 
 `items.parquet` has one row a question (the columns are those of `interventions.testbed.Item`); `images/` holds
-{pictures} pictures of 96 px, transparent where nothing is drawn, and photographs; `pictures.csv` and `facts.csv` give author or
-source and licence of each, `LICENSES/` the terms. The style `{held_out}` is held out from training.
+{pictures} pictures of 96 px, transparent where nothing is drawn, and photographs; `pictures.csv` and `facts.csv` give
+author or source and licence of each, `LICENSES/` the terms. The style `{held_out}` is held out from training.
 
 `split` tells how the embedded models met the fact, so it says nothing about any other model. Most pictures are
-drawings, and a flag is an unusual picture of a country: results on this test bed are about the tools, not about vision-language
-models at large. Facts are as in the sources at the versions named, errors included.
+drawings, and a flag is an unusual picture of a country: results on this test bed are about the tools, not about
+vision-language models at large. Facts are as in the sources at the versions named, errors included.
 
 Made by `python -m interventions.mini.collect` (pictures and facts) and `python -m interventions.mini.items`.
 """
