@@ -15,7 +15,7 @@ from nnsight.modeling.transformers import TransformersModel
 from PIL import Image
 
 from . import families, forward
-from .testbed import load_image
+from .testbed import load_image, on_white
 
 ALIASES = ("mini", "mini-free", "mini-text", "mini-bunny")
 CHECKPOINTS = Path(__file__).parent / "mini" / "checkpoints"
@@ -135,11 +135,8 @@ class VisionLanguageModel:
     def read_image(self, image) -> torch.Tensor:
         """A PIL image or a file -> pixel values [1, 3, height, width]; an unreadable file is a
         TestBedError."""
-        if not isinstance(image, Image.Image):
-            image = load_image(image)
-        return self.processor.image_processor(images=image.convert("RGB"), return_tensors="pt")[
-            "pixel_values"
-        ]
+        image = on_white(image) if isinstance(image, Image.Image) else load_image(image)
+        return self.processor.image_processor(images=image, return_tensors="pt")["pixel_values"]
 
     def generate_answer(self, image, question: str, max_new_tokens: int = 16) -> str:
         """The model's greedy answer. image: PIL image, path, or None for a question without a picture."""

@@ -4,6 +4,7 @@ import huggingface_hub
 import pytest
 import tiny
 import torch
+from PIL import Image
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from interventions.causal_trace import trace
@@ -96,6 +97,13 @@ def test_a_processor_that_miscounts_the_image(directory):
     model.processor.num_additional_image_tokens = 0
     with pytest.raises(ModelError, match="makes 9 visual tokens of an image but its processor writes 8 into"):
         VisionLanguageModel.from_module(model.module, model.processor)
+
+
+def test_a_transparent_picture_is_read_as_its_file_is(tmp_path):
+    clear = Image.new("RGBA", (24, 24), (255, 0, 0, 0))
+    clear.save(tmp_path / "clear.png")
+    model = tiny.build()
+    assert torch.equal(model.read_image(clear), model.read_image(tmp_path / "clear.png"))
 
 
 def test_an_unreadable_image(tmp_path):

@@ -6,7 +6,8 @@ from .schema import (
     TestBedError,
     load_image,
     load_testbed,
+    on_white,
     save_testbed,
 )
 
-__all__ = ["Item", "TestBed", "TestBedError", "load_image", "load_testbed", "save_testbed"]
+__all__ = ["Item", "TestBed", "TestBedError", "load_image", "load_testbed", "on_white", "save_testbed"]

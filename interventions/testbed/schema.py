@@ -193,17 +193,22 @@ def save_testbed(items: Iterable[Item], directory: str | Path, card: str | None 
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """The picture as RGB, transparent parts on white (a flag on a transparent ground must not turn black)."""
+    """The picture in a file, as `on_white` has it; one that cannot be read is a `TestBedError`."""
     try:
         with Image.open(path) as image:
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                layer = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-            return image.convert("RGB")
+            return on_white(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise TestBedError(
             f"Image {str(path)!r} cannot be read ({_first_line(error)}): replace it or leave its item out."
         ) from error
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """The picture as RGB, transparent parts on white (a flag on a transparent ground must not turn black)."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image.convert("RGB")
 
 
 def _item(row: dict, directory: Path) -> Item:
