@@ -33,7 +33,8 @@ class VisionLanguageModel:
 
     traced: nnsight's view of the model; module: the Hugging Face module; layers: its decoder layers as
     envoys.
-    revision: what identifies the weights (sha256 of local files, commit on the Hub, "in-memory" otherwise).
+    revision: what identifies the weights (sha256 of local files with configuration and tokenizer,
+        commit on the Hub, "in-memory" otherwise).
     remote: the default of every intervention's `remote` argument (True | False | "local").
     """
 
@@ -272,15 +273,22 @@ def _resolve(name: str) -> tuple[str, str | None]:
             f"model {name!r} is unknown: give an alias ({', '.join(ALIASES)}), "
             "a directory with a config.json, or a Hub id such as llava-hf/llava-1.5-7b-hf."
         )
+    return str(path), _revision(path)
+
+
+def _revision(path: Path) -> str:
+    """One sha256 of all that a local model's numbers depend on: weights, configuration, tokenizer, processor."""
     digest = hashlib.sha256()
-    for file in _weights(path):
-        with open(file, "rb") as handle:
-            digest.update(hashlib.file_digest(handle, "sha256").digest())
-    return str(path), digest.hexdigest()
+    for file in sorted({*_weights(path), *path.glob("*.json"), *path.glob("*.model"), *path.glob("*.txt")}):
+        if file.name != "training.json":  # a note of how it was made
+            with open(file, "rb") as handle:
+                digest.update(file.name.encode() + hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _weights(path) -> list[Path]:
-    return sorted(Path(path).glob("*.safetensors"))
+    """The files of weights in a directory: safetensors, or PyTorch's own where there are none."""
+    return sorted(Path(path).glob("*.safetensors")) or sorted(Path(path).glob("pytorch_model*.bin"))
 
 
 def _dtype(name: str) -> torch.dtype:
