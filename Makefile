@@ -14,7 +14,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 PYTHON = $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,\
 	$(shell $(python) -c 'import sys; print("$(python)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)))
 
-# Parameters of a notebook: make fig3 P="limit=5 remote=true"
+# Parameters of a notebook: make fig3 P="limit=5 remote=True"
 P :=
 parameter_name = $(firstword $(subst =, ,$(1)))
 parameter_value = $(patsubst $(call parameter_name,$(1))=%,%,$(1))

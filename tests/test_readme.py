@@ -4,7 +4,10 @@ import re
 import subprocess
 from pathlib import Path
 
+import papermill.cli
 import pytest
+
+from interventions.parameters import Fig3Parameters
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -30,9 +33,17 @@ def test_make_fig3_runs_the_papermill_command():
     run, record = (line.strip() for line in make("fig3").stdout.splitlines()[-2:])
     assert run == command
     assert record.startswith("python -m interventions record reports/mini/fig3_trace.ipynb > ")
-    run = make("fig3", "P=limit=5 remote=true results_dir=/tmp/a=b").stdout.splitlines()[-2].strip()
-    assert run == f"{command} -p limit '5' -p remote 'true' -p results_dir '/tmp/a=b'"
+    run = make("fig3", "P=limit=5 remote=True results_dir=/tmp/a=b").stdout.splitlines()[-2].strip()
+    assert run == f"{command} -p limit '5' -p remote 'True' -p results_dir '/tmp/a=b'"
     assert command.replace("reports/mini/fig3_trace.ipynb", "out.ipynb") in README
+
+
+def test_parameters_of_the_commands_are_of_the_right_type():
+    commands = re.findall(r"^    papermill notebooks/fig3_trace\.ipynb out\.ipynb (.*)", README, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        given = dict(re.findall(r"-p (\w+) (\S+)", command))
+        Fig3Parameters.from_notebook({name: papermill.cli._resolve_type(value) for name, value in given.items()})
 
 
 def test_make_refuses_a_parameter_without_a_value():
