@@ -86,17 +86,19 @@ def trace_study(
     model: VisionLanguageModel, testbed: Iterable[Item], *, window: int = 3, window_rule: str | None = None,
     kinds: Iterable[str] = ("mlp", "attention"), protocol: str = "paper", min_p_clean: float = 0.1,
     results_dir: str | Path = "results", required: bool = False, method: str | None = None,
-    remote: bool | str = False,
+    remote: bool | str | None = None,
 ) -> TraceStudy:
     """Trace every item of `testbed` (see `TestBed.select` for a sample), one stored table a question.
 
     protocol: sets corruption, window rule and reported value (`PROTOCOLS`); window_rule overrides its own.
+    remote: None = as the model was loaded.
     Traced are the last visual token and all that follows, as in the released scripts: before the first
     corrupted token every effect is exactly 0, so one visual token stands for all.
     An item that cannot be used is left out with its reason, unless `required`: then it raises ParameterError.
     A failure costs its own question too; only if no question could be used, something is raised.
     """
     preset = PROTOCOLS[protocol]
+    remote = model.remote if remote is None else remote
     settings = {
         "window": window, "window_rule": window_rule or preset.window_rule, "kinds": list(kinds),
         "method": method, "remote": remote,

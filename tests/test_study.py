@@ -113,6 +113,21 @@ def test_window_rule_can_be_chosen(model, items, tmp_path):
     np.testing.assert_array_equal(*middle)
 
 
+def test_it_runs_where_the_model_was_loaded_to_run(model, items, tmp_path, monkeypatch):
+    asked = []
+
+    def watched(*arguments, remote, **options):
+        asked.append(remote)
+        return trace(*arguments, remote=remote, **options)
+
+    monkeypatch.setattr(module, "trace", watched)
+    far = renamed(model, revision="r1")
+    far.remote = "local"
+    trace_study(far, items[:1], results_dir=tmp_path)
+    trace_study(far, items[:1], results_dir=tmp_path, remote=False)
+    assert asked == ["local", False]
+
+
 def test_reasons_for_leaving_a_question_out(model, items, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     changed = [
