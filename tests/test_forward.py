@@ -1,5 +1,7 @@
 """The machinery below the trace: each shortcut equals the forward it stands for."""
 
+import os
+
 import pytest
 import tiny
 import torch
@@ -111,6 +113,18 @@ def test_packs_are_even_complete_and_within_the_budget():
     assert all(len({sites[i][2] for i in group}) == 1 for group in groups)
     assert all(sum(costs[i] for i in group) <= 10 or len(group) == 1 for group in groups)
     assert [len(group) for group in restoration.packs(sites, [1] * 7, 4)] == [3, 2, 1, 1]
+
+
+def test_free_memory_is_known_on_every_system(monkeypatch):
+    """macOS counts no free pages; on a GPU torch's own reserve counts as free, else every trace shrinks the next."""
+    every = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < forward.free_bytes(torch.device("cpu")) <= every
+    names = {name: number for name, number in os.sysconf_names.items() if name != "SC_AVPHYS_PAGES"}
+    monkeypatch.setattr(os, "sysconf_names", names)
+    assert 0 < forward.free_bytes(torch.device("cpu")) <= every // 2
+    for name, value in {"mem_get_info": (10, 100), "memory_reserved": 70, "memory_allocated": 20}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert forward.free_bytes(torch.device("cuda")) == 60
 
 
 def test_the_budget_is_small_where_memory_is(recorded, monkeypatch):
