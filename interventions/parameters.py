@@ -93,6 +93,11 @@ class Parameters:
         testbed = self.select(testbed)  # cheap, so a wrong part is reported before minutes of loading weights
         model = _named("model", ModelError, load_model, self.model, remote=self.remote)
         self.check_model(model)
+        if not model.is_multimodal and any(item.image for item in testbed):
+            raise ParameterError(
+                f"Parameter 'model': {self.model!r} reads text only, but the questions of test bed "
+                f"{testbed.name!r} have images: choose a multimodal model such as 'mini'."
+            )
         print(f"{model.name}: {model.n_layers} layers, {model.dtype} on {model.device}")
         print(f"{testbed.name}: {len(testbed)} questions to ask", flush=True)
         return model, testbed

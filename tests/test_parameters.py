@@ -17,6 +17,9 @@ def directories(tmp_path_factory):
     model.module.save_pretrained(root / "model")
     model.processor.save_pretrained(root / "model")
     save_testbed(questions(model, root / "bed", n=4), root / "bed")
+    text = tiny.build("gqa", None)
+    text.module.save_pretrained(root / "text")
+    text.processor.save_pretrained(root / "text")
     return root
 
 
@@ -112,6 +115,7 @@ def test_what_only_shows_after_loading(directories):
         ({"testbed": "embeded"}, ["Parameter 'testbed'", "'embeded'", "'embedded'"]),
         ({"parts": "known,okvqqa"}, ["Parameter 'parts'", "'okvqqa'", "did you mean 'okvqa'?"]),
         ({"parts": "movies"}, ["Parameter 'parts'", "'movies'"]),
+        ({"model": str(directories / "text")}, ["Parameter 'model'", "reads text only", "'mini'"]),
         ({"items": "known-999"}, ["Parameter 'items'", "'known-999'", "did you mean 'known-"]),
     ]:
         text = load_sentence(**good | change)
