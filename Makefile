@@ -51,15 +51,15 @@ fig3: $(READY)  ## Figure 3: effects by layer at the visual constraint
 
 reports: $(FIGURES)  ## every figure on the embedded model, into reports/mini
 
-# One thread a worker: the tests' models are too small to share one.
+# One thread a worker: the tests' models are too small to share one. No GPU: they compare with plain CPU forwards.
 test: $(READY)  ## the test suite (T="..." passes arguments to pytest)
-	OMP_NUM_THREADS=1 pytest -n 2 $(T)
+	OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= pytest -n 2 $(T)
 
 lint: $(READY)  ## ruff
 	ruff check .
 
 bench: $(READY)  ## speed and memory against the baselines (minutes; leave the machine alone meanwhile)
-	python -m benchmarks.tracing
+	CUDA_VISIBLE_DEVICES= python -m benchmarks.tracing
 
 clean:  ## remove .venv and caches, keep the reports
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
