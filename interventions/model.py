@@ -214,9 +214,8 @@ def load_model(
     except ModelError:
         raise
     except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ModelError(
-            f"model {str(name)!r} cannot be loaded ({reason}): "
+            f"model {str(name)!r} cannot be loaded ({_reason(error)}): "
             f"give an alias ({', '.join(ALIASES)}), a directory with a config.json, or a Hub id."
         ) from error
     if isinstance(dtype, str):
@@ -225,15 +224,21 @@ def load_model(
         small = Path(path).is_dir() and sum(f.stat().st_size for f in _weights(path)) < SMALL_BYTES
         dtype = torch.float32 if small else "auto"
     options = {"device_map": device_map, "attn_implementation": attn_implementation}
-    traced = TransformersModel(
-        str(path),
-        task=family.task,
-        rename=family.rename,
-        dispatch=remote is not True,
-        dtype=dtype,
-        **_preprocessors(family, processor),
-        **{key: value for key, value in options.items() if value is not None},
-    )
+    try:
+        traced = TransformersModel(
+            str(path),
+            task=family.task,
+            rename=family.rename,
+            dispatch=remote is not True,
+            dtype=dtype,
+            **_preprocessors(family, processor),
+            **{key: value for key, value in options.items() if value is not None},
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(
+            f"model {str(name)!r} has weights that cannot be loaded ({_reason(error)}): "
+            "check its files, device_map and attn_implementation."
+        ) from error
     revision = revision or getattr(config, "_commit_hash", None) or "unknown"
     return VisionLanguageModel(traced, processor, name=str(name), revision=revision, remote=remote)
 
@@ -289,6 +294,11 @@ def _revision(path: Path) -> str:
 def _weights(path) -> list[Path]:
     """The files of weights in a directory: safetensors, or PyTorch's own where there are none."""
     return sorted(Path(path).glob("*.safetensors")) or sorted(Path(path).glob("pytorch_model*.bin"))
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, to stand in brackets."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _dtype(name: str) -> torch.dtype:

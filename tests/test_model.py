@@ -99,6 +99,15 @@ def test_a_hub_id_that_cannot_be_had(monkeypatch):
     assert "\n" not in str(error.value)
 
 
+def test_weights_that_are_missing_and_attention_that_is_unknown(directory, tmp_path):
+    copied = Path(shutil.copytree(directory, tmp_path / "model"))
+    (copied / "model.safetensors").unlink()
+    for path, options in [(copied, {}), (directory, {"attn_implementation": "fancy"})]:
+        with pytest.raises(ModelError, match="has weights that cannot be loaded") as error:
+            load_model(path, **options)
+        assert "\n" not in str(error.value)
+
+
 def test_an_unknown_dtype(directory):
     with pytest.raises(ModelError, match="dtype 'float23' is unknown"):
         load_model(directory, dtype="float23")
