@@ -4,6 +4,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil  # works without torchvision
 
+from ..families import VICUNA, VICUNA_TEXT
 from .world import WORDINGS, World
 
 PAD, BOS, EOS, IMAGE = 0, 1, 2, 3
@@ -11,8 +12,7 @@ SPECIAL = ["<pad>", "<s>", "</s>", "<image>"]
 VOCABULARY = 3_500
 IMAGE_SIZE, PATCH_SIZE = 64, 8
 IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
-PROMPT = "USER: <image>\n{question} ASSISTANT:"
-TEXT_PROMPT = "USER: \n{question} ASSISTANT:"
+PROMPT, TEXT_PROMPT = VICUNA, VICUNA_TEXT
 
 
 def train_tokenizer(world: World) -> PreTrainedTokenizerFast:
