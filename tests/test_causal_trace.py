@@ -309,6 +309,21 @@ def test_half_precision_takes_rows_and_a_row_does_not_know_its_neighbours(text, 
     assert np.nanmax(np.abs(packed.restored - rows.restored)) < 0.1 and np.nanmax(np.abs(rows.effects)) > 0.2
 
 
+def test_noise_is_as_large_as_the_embeddings_it_disturbs():
+    """Visual tokens by their own standard deviation, text tokens by theirs; other tokens and draws stay apart."""
+    ids = torch.tensor([[5, 3, 3, 7, 8, 9]])
+    embeddings = torch.randn(1, 6, 4000, generator=torch.Generator().manual_seed(0)) + 5
+    embeddings[:, 1:3] *= 10
+    request = {"clean_ids": ids, "image_token_id": 3, "first": 1, "noise": ((1, 2, 4), 3.0, 2, 7)}
+    one, two = (restoration.embedding_noise(request, embeddings, embeddings[:, 1:], n)[0] for n in range(2))
+    assert one[[0, 1]].std().item() == pytest.approx(3 * embeddings[0, [1, 2]].std().item(), rel=0.05)
+    assert one[3].std().item() == pytest.approx(3 * embeddings[0, 4].std().item(), rel=0.05)
+    assert (one[[2, 4]] == 0).all()
+    assert not torch.equal(one[0], one[1]) and not torch.equal(one, two)
+    again = restoration.embedding_noise(request, embeddings, embeddings[:, 1:], 0)[0]
+    assert torch.equal(one, again)
+
+
 def test_table_names_every_site():
     model = tiny.build()
     prompt = ask(model)
