@@ -45,7 +45,8 @@ def fig3_numbers(study: TraceStudy) -> dict[str, Number]:
     numbers = {}
     for part, asked in study.questions.groupby("part", sort=False):
         used = asked[asked["used"]]
-        numbers[f"{part}/accuracy"] = _number(asked["correct"])
+        answered = asked[asked["answer"].notna()]  # a question that failed or was refused is not a wrong answer
+        numbers[f"{part}/accuracy"] = _number(answered["correct"])
         numbers[f"{part}/p_corrupted_median"] = _number(used["p_corrupted"], np.median)
         for column in asked.columns[asked.columns.str.startswith("p_")]:
             numbers[f"{part}/{column}"] = _number(used[column])

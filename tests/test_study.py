@@ -264,7 +264,7 @@ def sites(effect, ids=range(8), parts=("known",), kinds=("mlp", "attention"), n_
 def questions_of(frame: pd.DataFrame) -> pd.DataFrame:
     found = frame.drop_duplicates("id")[["id", "part"]]
     probabilities = {"p_clean": 0.95, "p_corrupted": 0.02, "p_restored_mlp": 0.8}
-    return found.assign(used=True, correct=True, reason="", **probabilities)
+    return found.assign(used=True, correct=True, reason="", answer="Lima", **probabilities)
 
 
 def study_of(frame: pd.DataFrame) -> TraceStudy:
@@ -329,6 +329,15 @@ def test_sentence_and_numbers_follow_the_claims():
     assert numbers["known/mlp/peak_effect"].value == pytest.approx(0.835, abs=1e-5)
     assert numbers["known/mlp/peak_effect"].n == 8
     assert numbers["movies/accuracy"].value == 1.0
+
+
+def test_accuracy_counts_the_questions_that_were_answered():
+    study = study_of(sites(early))
+    found = study.questions.reset_index(drop=True)
+    found.loc[0, ["used", "correct", "reason"]] = False, False, "answered wrongly: 'Rome' instead of 'Lima'"
+    found.loc[1, ["used", "correct", "reason", "answer"]] = False, False, "failed: no connection", None
+    accuracy = fig3_numbers(replace(study, questions=found))["known/accuracy"]
+    assert (accuracy.value, accuracy.n) == (pytest.approx(6 / 7), 7)
 
 
 def test_a_part_without_a_question_cannot_hold():
