@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .causal_trace import CausalTrace, trace
+from .causal_trace import CausalTrace, trace, window_spans
 from .metrics import bootstrap_interval
 from .model import VisionLanguageModel
 from .parameters import ParameterError
@@ -98,9 +98,11 @@ def trace_study(
     A failure costs its own question too; only if no question could be used, something is raised.
     """
     preset = PROTOCOLS[protocol]
+    kinds = [kinds] if isinstance(kinds, str) else list(kinds)
+    window_spans(window, window_rule or preset.window_rule, model.n_layers)  # refused now, not at every question
     remote = model.remote if remote is None else remote
     settings = {
-        "window": window, "window_rule": window_rule or preset.window_rule, "kinds": list(kinds),
+        "window": window, "window_rule": window_rule or preset.window_rule, "kinds": kinds,
         "method": method, "remote": remote,
     }
     key = settings | {

@@ -205,7 +205,7 @@ class Teacher:
     def _skip(self, i):
         def hook(module, args, output):
             if self.drop is not None:
-                output = torch.where(self.drop[i][..., None], self.mlp_output[i].to(output.dtype), output)
+                output = torch.where(self.drop[i][..., None], self.mlp_output[i], output)
             if i == DEEP - 1:
                 self.deep_state = output
             return output
@@ -214,21 +214,19 @@ class Teacher:
     def loss(self, rows: list[Row], taught, layered, embed, head):
         """Cross-entropy on answers (+ lens), and first-to-last token accuracy. `embed(ids)` gives [B, T, d]."""
         batch = collate(rows)
-        self.masks = [mask.to(torch.bfloat16) for mask in
-                      attention_masks(batch["groups"], batch["roles"], taught, layered)]
+        self.masks = attention_masks(batch["groups"], batch["roles"], taught, layered)
         if self.skip:  # one draw a question and layer
             draw = torch.rand(DEEP, len(rows), int(batch["groups"].max()) + 1)
             dropped = draw.gather(2, batch["groups"].clamp(min=0).expand(DEEP, -1, -1)) < self.skip
             self.drop = dropped & (batch["roles"] == CONSTRAINT)
-        with torch.autocast("cpu", torch.bfloat16):
-            hidden = self.model(inputs_embeds=embed(batch["ids"]), attention_mask=self.masks[2],
-                                position_ids=batch["positions"], use_cache=False).last_hidden_state
-            target = batch["labels"] != IGNORE
-            logits, labels = head(hidden[target]).float(), batch["labels"][target]
-            loss = F.cross_entropy(logits, labels)
-            lens = batch["lens"] != IGNORE
-            if self.lens and lens.any():
-                decoded = head(self.model.norm(self.deep_state[lens])).float()
-                loss = loss + self.lens * F.cross_entropy(decoded, batch["lens"][lens])
+        hidden = self.model(inputs_embeds=embed(batch["ids"]), attention_mask=self.masks[2],
+                            position_ids=batch["positions"], use_cache=False).last_hidden_state
+        target = batch["labels"] != IGNORE
+        logits, labels = head(hidden[target]), batch["labels"][target]
+        loss = F.cross_entropy(logits, labels)
+        lens = batch["lens"] != IGNORE
+        if self.lens and lens.any():
+            decoded = head(self.model.norm(self.deep_state[lens]))
+            loss = loss + self.lens * F.cross_entropy(decoded, batch["lens"][lens])
         self.masks = self.drop = None
         return loss, (logits.argmax(-1) == labels).float().mean().item()
