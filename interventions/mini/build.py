@@ -42,6 +42,8 @@ def save_pretrained(model, tokenizer, directory: Path, note: dict) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     model.generation_config.pad_token_id, model.generation_config.eos_token_id = PAD, EOS
     model.to(torch.bfloat16).save_pretrained(directory)
+    for path in directory.glob("*.safetensors"):
+        path.chmod(0o644)  # safetensors writes for its owner alone
     processor = make_processor(tokenizer) if hasattr(model.config, "vision_config") else tokenizer
     processor.save_pretrained(directory)
     (directory / "training.json").write_text(json.dumps(note, indent=1) + "\n")

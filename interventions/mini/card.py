@@ -36,7 +36,9 @@ text. Three wordings of every question are trained, a fourth is held out.
 
     python -m interventions.mini.train --out DIR
 
-Stages and steps: {stages}. A killed run continues. Made with two threads on a 2-core CPU.
+A killed run continues. Stages and steps of these checkpoints:
+
+{stages}
 
 ## Accuracy
 
@@ -58,7 +60,8 @@ def write_card(checkpoints: Path) -> Path:
     text = CARD.format(
         parameters=sum(p.numel() for p in build(3500).parameters()) / 1e6, seed=note["seed"],
         entities=len(world.entities), pictures=len(world.pictures), facts=len(world.facts), held_out=HELD_OUT_STYLE,
-        stages=", ".join(f"{stage} {steps}" for stage, steps in note["steps"].items()),
+        stages="\n".join(f"- `{name}`: " + ", ".join(f"{stage} {steps}" for stage, steps in made["steps"].items())
+                         for name, made in notes.items()),
         tables="\n\n".join(_table(name, notes[name]["accuracy"]) for name in notes))
     path = checkpoints / "README.md"
     path.write_text(text, encoding="utf-8")
