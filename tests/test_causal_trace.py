@@ -163,13 +163,9 @@ def model(request):
 def test_all_methods_equal_hooks(model, case):
     options, settings, least = CASES[case]
     prompt = ask(model)
-    if "noise" in options and not model.is_multimodal:
-        pytest.skip("visual tokens are noised")
     corrupted = corrupted_prompt(model, prompt, options)
     settings = {"max_answer_tokens": 1} | settings
-    if (
-        corrupted.noise
-    ):  # fewer tokens: the oracle and the plain method take a forward for each site and sample
+    if corrupted.noise:  # fewer tokens: the oracle and the plain method take a forward for each site and sample
         settings["positions"] = (*corrupted.noise.positions, prompt.last)
     packed = trace(model, prompt, corrupted, **settings)
     p_clean, p_corrupted, restored = oracle(model, prompt, corrupted, packed)

@@ -1,5 +1,6 @@
 """What the README promises can be typed as it stands."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -44,6 +45,16 @@ def test_parameters_of_the_commands_are_of_the_right_type():
     for command in commands:
         given = dict(re.findall(r"-p (\w+) (\S+)", command))
         Fig3Parameters.from_notebook({name: papermill.cli._resolve_type(value) for name, value in given.items()})
+
+
+def test_speeds_are_those_of_the_benchmark():
+    results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
+    rows = re.findall(r"^\|.*times its time \|$", README, re.MULTILINE)
+    for subject, row in zip(("llava_shape", "mini"), rows, strict=True):
+        ways = ("naive", "hooks", "authors", "floor")
+        value = {way: results[f"tracing/{subject}/ratio_{way}"]["value"] for way in ways}
+        cells = [f"{value[way]:.0f} times faster" for way in ("naive", "hooks", "authors")]
+        assert [cell.strip() for cell in row.split("|")[2:-1]] == [*cells, f"{value['floor']:.2f} times its time"]
 
 
 def test_make_refuses_a_parameter_without_a_value():
