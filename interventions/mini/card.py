@@ -27,7 +27,8 @@ the tool works. It does not show that LLaVA-1.5-7B, or any model that was not ta
 
 ## Data
 
-{entities} entities with {pictures} pictures and {facts} facts: flags and other drawings from icon sets, 69 photographs.
+{entities} entities with {pictures} pictures and {facts} facts: flags and other drawings from icon sets, {photos}
+photographs.
 Author, source and licence of every picture are in `interventions/testbed/embedded/pictures.csv`, the source of every
 fact in `facts.csv`. The style `{held_out}` is never trained on. Of the facts, 8 % are never trained and 12 % only as
 text. Three wordings of every question are trained, a fourth is held out.
@@ -53,13 +54,14 @@ to the second in all layers. "Corrupted" is the probability of the true answer w
 def write_card(checkpoints: Path) -> Path:
     """Write `README.md` beside the checkpoints that lie in `checkpoints`; returns its path."""
     from .build import build
-    from .world import HELD_OUT_STYLE, load_world
+    from .world import HELD_OUT_STYLE, PHOTO, load_world
 
     notes = {path.parent.name: json.loads(path.read_text()) for path in sorted(checkpoints.glob("*/training.json"))}
     world, note = load_world(), notes["mini"]
     text = CARD.format(
         parameters=sum(p.numel() for p in build(3500).parameters()) / 1e6, seed=note["seed"],
-        entities=len(world.entities), pictures=len(world.pictures), facts=len(world.facts), held_out=HELD_OUT_STYLE,
+        entities=len(world.entities), pictures=len(world.pictures), facts=len(world.facts),
+        photos=sum(picture.style == PHOTO for picture in world.pictures), held_out=HELD_OUT_STYLE,
         stages="\n".join(f"- `{name}`: " + ", ".join(f"{stage} {steps}" for stage, steps in made["steps"].items())
                          for name, made in notes.items()),
         tables="\n\n".join(_table(name, notes[name]["accuracy"]) for name in notes))
