@@ -52,8 +52,8 @@ def test_test_bed_is_large_enough_and_made_from_the_world(world):
     for part in ("known", "okvqa", "movies"):
         for constraints in ("single", "multi"):
             assert sum(item.part == part and item.constraints == constraints for item in items.values()) >= 50
-    for part in ("movies",):  # one constant constraint, as in the paper
-        assert {item.visual_constraint for item in items.values() if item.part == part} == {"this country"}
+    # one constant constraint, as in the paper
+    assert {item.visual_constraint for item in items.values() if item.part == "movies"} == {"this country"}
     assert {item.split for item in single} == {"trained", "text_only", "never"}
     made = build_items()
     assert len(made) == len(items)

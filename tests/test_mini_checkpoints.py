@@ -8,9 +8,10 @@ from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 
 from interventions import load_model, load_testbed
 from interventions.mini.card import write_card
-from interventions.mini.evaluate import KNOCK_OUTS, PARTS, Evaluator
+from interventions.mini.evaluate import KNOCK_OUTS, Evaluator
 from interventions.model import CHECKPOINTS
 from interventions.study import by_role_layer, trace_study
+from interventions.testbed.schema import PAPER_PARTS
 
 
 @pytest.fixture(scope="module", params=["mini", "mini-free"])
@@ -35,7 +36,7 @@ def test_checkpoints_are_small_and_unmodified_hugging_face_models():
                        if part.__class__.__module__.startswith("transformers.models.llama") and hook)
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", PAPER_PARTS)
 def test_accuracy_is_what_the_model_card_says(evaluator, part):
     name, evaluator = evaluator
     said = json.loads((CHECKPOINTS / name / "training.json").read_text())["accuracy"]

@@ -8,13 +8,12 @@ import random
 
 import torch
 
+from ..testbed.schema import PAPER_PARTS
 from .build import image_features
 from .pictures import Gallery
 from .route import CONSTRAINT, OTHER, Question, Questions
 from .vocabulary import BOS, IMAGE, IMAGE_TOKENS, PAD
 from .world import HELD_OUT_STYLE, HELD_OUT_WORDING, PHOTO, Fact, load_world
-
-PARTS = ("known", "okvqa", "movies")
 
 
 def _block(queries, keys):
@@ -117,7 +116,7 @@ def evaluate(model, tokenizer, text: bool = False, n: int = 300, seed: int = 0) 
              "text questions, never trained": evaluator.score(facts["never"])}
     if text:
         return table
-    for part in PARTS:
+    for part in PAPER_PARTS:
         chosen = sample([fact for fact in facts["trained"] if evaluator.world.part(fact) == part])
         kept, pictures = evaluator.pictures(chosen, rng=rng)
         table[f"{part}: seen style, new augmentation"] = evaluator.score(kept, 0, pictures, augment=True)

@@ -60,6 +60,7 @@ class Stage:
         self.parents, self.steps = STAGES[name]
         self.world = load_world()
         self.tokenizer = train_tokenizer(self.world)
+        self.rows = Rows(Questions(self.world, self.tokenizer))
         torch.manual_seed(seed)
         self.model = build(len(self.tokenizer))
         self.language, self.embed = self.model.model.language_model, self.model.get_input_embeddings()
@@ -125,7 +126,6 @@ class Text(Stage):
     rate = 2e-3
 
     def setup(self):
-        self.rows = Rows(Questions(self.world, self.tokenizer))
         self.teacher = Teacher(self.language)
 
     def groups(self):
@@ -157,7 +157,7 @@ class Pictures(Stage):
 
     def name_embeddings(self):
         """Mean embedding of each name, and the same centred and normalised (uncentred they are nearly collinear)."""
-        names = Questions(self.world, self.tokenizer).names
+        names = self.rows.questions.names
         with torch.no_grad():
             means = torch.stack([self.embed.weight[torch.tensor(names[slug])].mean(0) for slug in self.slugs])
         return means, means.mean(0), F.normalize(means - means.mean(0), dim=-1)
@@ -227,7 +227,6 @@ class Coreference(Stage):
     def setup(self):
         self.load("text", "model.language_model.embed_tokens")
         self.embed.weight.requires_grad_(False)  # the projector is aligned to these
-        self.rows = Rows(Questions(self.world, self.tokenizer))
         self.teacher = Teacher(self.language, skip=SKIP, lens=LENS)
 
     def groups(self):
@@ -262,7 +261,6 @@ class Joint(Pictures):
         self.load(self.parents[0], "model.language_model")
         self.load("align", "model.vision_tower", "model.multi_modal_projector")
         _, self.centre, self.directions = self.name_embeddings()
-        self.rows = Rows(Questions(self.world, self.tokenizer))
         self.teacher = Teacher(self.language, **({"skip": SKIP, "lens": LENS} if self.taught else {}))
 
     def groups(self):
