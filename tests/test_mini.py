@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from interventions.mini import route, train
+from interventions.mini import route, stage, stages
 from interventions.mini.build import build
 from interventions.mini.items import build_items, card
 from interventions.mini.route import BETWEEN, CONSTRAINT, DECOY, LAST, SOURCE, Questions, Rows, Teacher, collate
@@ -148,26 +148,24 @@ def test_a_packed_row_gives_the_loss_of_its_questions_asked_alone(world, tokeniz
 
 
 def test_an_interrupted_stage_ends_in_the_same_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "SAVE_EVERY", 2)
-    monkeypatch.setitem(train.STAGES, "text", ((), 4))
+    monkeypatch.setattr(stage, "SAVE_EVERY", 2)
+    monkeypatch.setitem(stage.STAGES, "text", ((), 4))
 
-    class Interrupted(train.Text):
+    class Interrupted(stages.Text):
         def loss(self, step):
             if step == 3:
                 raise KeyboardInterrupt
             return super().loss(step)
 
-    for name, first in (("whole", train.Text), ("parts", Interrupted)):
+    for name, first in (("whole", stages.Text), ("parts", Interrupted)):
         (tmp_path / name).mkdir()
-        stage = first("text", tmp_path / name, 0)
         try:
-            stage.run()
+            first("text", tmp_path / name, 0).run()
         except KeyboardInterrupt:
             assert torch.load(tmp_path / name / "text.pt", weights_only=True)["done"] == 2
-            stage = train.Text("text", tmp_path / name, 0)
-            stage.run()
+            stages.Text("text", tmp_path / name, 0).run()
     with pytest.raises(SystemExit, match="another seed"):
-        train.Text("text", tmp_path / "whole", 1).run()
+        stages.Text("text", tmp_path / "whole", 1).run()
     whole, parts = (torch.load(tmp_path / name / "text.pt", weights_only=True) for name in ("whole", "parts"))
     start = build(len(train_tokenizer(load_world()))).state_dict()
     assert whole["done"] == parts["done"] == 4
