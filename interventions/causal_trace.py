@@ -8,6 +8,7 @@ is in `restoration.py`.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -85,7 +86,7 @@ def trace(
     prompt: Prompt,
     corrupted: CorruptedPrompt,
     *,
-    answer: str | None = None,
+    answer: str | Iterable[int] | None = None,
     window: int = 3,
     window_rule: str = "centered",
     kinds=KINDS,
@@ -101,7 +102,8 @@ def trace(
 ) -> CausalTrace:
     """Trace one question.
 
-    answer: None = the model's own; another must be what the clean run begins with, unless require_top=False.
+    answer: text or token ids; None = the model's own. It must be what the clean run begins with, unless
+        require_top=False.
     window, window_rule: "centered" = exactly W layers around l as in ROME, "radius" = l - W .. l + W as in
         the released scripts (where W = 1 means one layer); both clipped at the ends.
     positions: clean positions or role names; None = all from the first corrupted token on (before it every
@@ -145,7 +147,7 @@ def trace(
                 if position in partners:
                     cells.append((k, i, layer))
                     sites.append(((kind,), ((position, partners[position]),), start, stop))
-    answer_ids = None if answer is None else answer_tokens(model, prompt, answer)
+    answer_ids = answer_tokens(model, prompt, answer) if isinstance(answer, str) else answer and list(answer)
     begins = None
     if accepted is not None:
         begins = [answer_tokens(model, prompt, text)[0] for text in accepted]

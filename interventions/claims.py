@@ -10,13 +10,12 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from .averages import by_role_layer, early_layers
 from .metrics import bootstrap_interval
 from .record import Claim, Number
-from .study import TraceStudy, by_role_layer
+from .study import TraceStudy
 
-# "Early" is the first quarter of the layers but at least four: 0-7 of 32 (the paper finds 1-4 and edits 0-5),
-# 0-3 of 8. "Late" is the second half.
-EARLY_SHARE, EARLY_LEAST = 4, 4
+# "Late" is the second half of the layers; for "early" see `averages.early_layers`.
 # An effect below this share of P_clean - P_corrupted is too small to say that the answer comes from there.
 SUBSTANTIAL = 0.25
 _KIND_NAMES = {"mlp": "MLP", "attention": "self-attention"}
@@ -33,11 +32,6 @@ ORGANISMS = {
         "routes apart; they are no evidence against the paper's claim about 7B models."
     ),
 }
-
-
-def early_layers(n_layers: int) -> range:
-    """The layers that count as early."""
-    return range(min(n_layers, max(EARLY_LEAST, n_layers // EARLY_SHARE)))
 
 
 def fig3_numbers(study: TraceStudy) -> dict[str, Number]:
@@ -109,7 +103,7 @@ def caveat(model_name: str) -> str:
 def _at_constraint(study: TraceStudy) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
     """((part, kind), effects by layer at the visual constraint's last token, none if no question was used)"""
     effects = by_role_layer(study.sites)
-    effects = effects[effects["role"] == "constraint_last"]
+    effects = effects[effects["role"] == study.role]
     for part in study.questions["part"].unique():
         for kind in effects["kind"].unique():
             yield (part, kind), effects[(effects["part"] == part) & (effects["kind"] == kind)]

@@ -72,7 +72,7 @@ class Parameters:
         defaults = {field.name: field.default for field in fields(cls)}
         for name in given:
             if name not in defaults:
-                raise ParameterError(f"Unknown parameter {name!r}: {_closest(name, defaults)}")
+                raise ParameterError(f"Unknown parameter {name!r}: {closest(name, defaults)}")
         types = typing.get_type_hints(cls)
         for name, value in given.items():
             _check_type(name, value, types[name], defaults[name])
@@ -82,25 +82,24 @@ class Parameters:
 
     def check(self) -> None:
         """Checks that need neither the model nor the test bed."""
-        _at_least("limit", self.limit, 0, "0 means all questions")
-        _at_least("seed", self.seed, 0, "it starts the sampling of questions")
-        _one_of("protocol", self.protocol, ("paper", "authors"))
+        at_least("limit", self.limit, 0, "0 means all questions")
+        at_least("seed", self.seed, 0, "it starts the sampling of questions")
+        one_of("protocol", self.protocol, ("paper", "authors"))
 
     def load(self) -> tuple[VisionLanguageModel, TestBed]:
         """The model and the selected questions, with the checks that need them."""
         disable_progress_bar()  # bars break papermill's log and fill the report
         testbed = _named("testbed", TestBedError, load_testbed, self.testbed)
         testbed = self.select(testbed)  # cheap, so a wrong part is reported before minutes of loading weights
-        model = _named("model", ModelError, load_model, self.model, remote=self.remote)
+        model = self.load_model("model")
         self.check_model(model)
-        if not model.is_multimodal and any(item.image for item in testbed):
-            raise ParameterError(
-                f"Parameter 'model': {self.model!r} reads text only, but the questions of test bed "
-                f"{testbed.name!r} have images: choose a multimodal model such as 'mini'."
-            )
         print(f"{model.name}: {model.n_layers} layers, {model.dtype} on {model.device}")
         print(f"{testbed.name}: {len(testbed)} questions to ask", flush=True)
         return model, testbed
+
+    def load_model(self, parameter: str) -> VisionLanguageModel:
+        """The model that a parameter names."""
+        return _named(parameter, ModelError, load_model, getattr(self, parameter), remote=self.remote)
 
     def select(self, testbed: TestBed) -> TestBed:
         """The questions that this run asks."""
@@ -130,73 +129,6 @@ class Parameters:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class TraceParameters(Parameters):
-    """What the notebooks that trace take besides."""
-
-    window: int = 3
-    window_rule: str = ""
-    constraints: str = "single"
-    parts: str = "known,okvqa,movies"
-    items: str = ""
-    min_p_clean: float = 0.1
-
-    def check(self) -> None:
-        super().check()
-        _at_least("window", self.window, 1, "it counts the layers that are restored together")
-        _one_of("window_rule", self.window_rule, ("", "centered", "radius"))
-        _one_of("constraints", self.constraints, ("single", "multi"))
-        if not 0 <= self.min_p_clean < 1:
-            raise ParameterError(
-                f"Parameter 'min_p_clean' must be from 0 to below 1, not {self.min_p_clean}."
-            )
-
-    def select(self, testbed: TestBed) -> TestBed:
-        if self.items:
-            return _by_id(testbed, _listed(self.items))
-        parts = _listed(self.parts) or list(testbed.parts)
-        for part in parts:
-            if part not in testbed.parts:
-                raise ParameterError(
-                    f"Parameter 'parts': test bed {testbed.name!r} has no part {part!r}: "
-                    f"{_closest(part, testbed.parts)}"
-                )
-        selected = testbed.select(parts, constraints=self.constraints, limit=self.limit, seed=self.seed)
-        for part in parts:
-            if part not in selected.parts:
-                raise ParameterError(
-                    f"Parameter 'parts': part {part!r} of test bed {testbed.name!r} has no question with "
-                    f"{self.constraints} constraints: leave that part out."
-                )
-        return selected
-
-    def check_model(self, model: VisionLanguageModel) -> None:
-        if self.window > model.n_layers:
-            raise ParameterError(
-                f"Parameter 'window' is {self.window}, but model {self.model!r} has {model.n_layers} layers: "
-                f"choose 1 to {model.n_layers}."
-            )
-
-    def for_study(self) -> dict:
-        """The arguments of `study.trace_study` that come from parameters."""
-        return {
-            "window": self.window,
-            "window_rule": self.window_rule or None,
-            "protocol": self.protocol,
-            "min_p_clean": self.min_p_clean,
-            "results_dir": self.results,
-            "remote": self.remote,
-            "required": bool(self.items),
-        }
-
-
-@dataclass(frozen=True)
-class Fig3Parameters(TraceParameters):
-    """notebooks/fig3_trace.ipynb"""
-
-    figure: typing.ClassVar[str] = "fig3_trace"
-
-
 def _is_plain(value) -> bool:
     """Whether papermill could have written it: a scalar, or a list or dictionary of such."""
     if isinstance(value, dict):
@@ -214,17 +146,17 @@ def _named(parameter: str, error_type: type[Exception], function, *arguments, **
         raise ParameterError(f"Parameter {parameter!r}: {error}") from error
 
 
-def _by_id(testbed: TestBed, ids: list[str]) -> TestBed:
+def by_id(testbed: TestBed, ids: list[str]) -> TestBed:
     by_id = {item.id: item for item in testbed}
     for name in ids:
         if name not in by_id:
             raise ParameterError(
-                f"Parameter 'items': test bed {testbed.name!r} has no item {name!r}: {_closest(name, by_id)}"
+                f"Parameter 'items': test bed {testbed.name!r} has no item {name!r}: {closest(name, by_id)}"
             )
     return TestBed(testbed.name, testbed.directory, tuple(by_id[name] for name in ids))
 
 
-def _listed(text: str) -> list[str]:
+def listed(text: str) -> list[str]:
     """The distinct entries of a comma-separated parameter."""
     return list(dict.fromkeys(entry.strip() for entry in text.split(",") if entry.strip()))
 
@@ -246,18 +178,18 @@ def _check_type(name: str, value, expected: type, default) -> None:
     )
 
 
-def _at_least(name: str, value: int, least: int, meaning: str) -> None:
+def at_least(name: str, value: int, least: int, meaning: str) -> None:
     if value < least:
         raise ParameterError(f"Parameter {name!r} must be at least {least}, not {value}: {meaning}.")
 
 
-def _one_of(name: str, value: str, choices: Iterable[str]) -> None:
+def one_of(name: str, value: str, choices: Iterable[str]) -> None:
     choices = list(choices)
     if value not in choices:
-        raise ParameterError(f"Parameter {name!r} cannot be {value!r}: {_closest(value, choices)}")
+        raise ParameterError(f"Parameter {name!r} cannot be {value!r}: {closest(value, choices)}")
 
 
-def _closest(name: str, known: Iterable[str]) -> str:
+def closest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence: what was probably meant, or what there is to choose from."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)

@@ -92,7 +92,7 @@ def effects_by_layer(
 ) -> Figure:
     """The paper's Figure 3: one column a part, one row a kind, effect by layer at one role, with intervals.
 
-    `frame` is that of `study.by_role_layer`: part, kind, role, layer, effect (or p_restored), low, high, n.
+    `frame` is that of `averages.by_role_layer`: part, kind, role, layer, effect (or p_restored), low, high, n.
     """
     quantity, parts, kinds = _quantity(frame), _parts(frame), _kinds(frame)
     at_role = frame[frame["role"] == role]

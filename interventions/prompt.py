@@ -150,22 +150,22 @@ def corrupt(
     visual_replacement: str | None = None,
     text_replacement: str | None = None,
     repeat_token: str | int | None = None,
-    repeat_role: str = "constraint",
+    repeat_role: str | tuple[str, ...] = "constraint",
 ) -> CorruptedPrompt:
     """Replace the visual constraint, the text constraint, or both.
 
     visual_replacement, text_replacement: fluent phrases put in place of the constraints; the new text is
     tokenised as a whole. Alignment is identical before a constraint and by distance from the right end after
     it; inside, the last token stands for the last, and clean tokens left over stand for nothing.
-    repeat_token: the authors' way instead: every token of the constraint `repeat_role` becomes this one token
-    (an id, or a word whose first token is taken), so lengths agree.
+    repeat_token: the authors' way instead: every token of the constraint `repeat_role` (or of several) becomes this
+    one token (an id, or a word whose first token is taken), so lengths agree.
     """
     if repeat_token is not None:
         if visual_replacement is not None or text_replacement is not None:
             raise PromptError(
                 "repeat_token replaces the constraint by itself: give it or the replacements, not both."
             )
-        return _repeat(model, prompt, repeat_token, repeat_role)
+        return _repeat(model, prompt, repeat_token, (repeat_role,) if isinstance(repeat_role, str) else repeat_role)
     replacements = {"constraint": visual_replacement, "text_constraint": text_replacement}
     replacements = {role: normalise(phrase) for role, phrase in replacements.items() if phrase is not None}
     if not replacements or not all(replacements.values()):
@@ -246,13 +246,14 @@ def _replace(question: str, spans: dict, replacements: dict) -> tuple[str, dict]
     return question, moved
 
 
-def _repeat(model, prompt: Prompt, token: str | int, role: str) -> CorruptedPrompt:
+def _repeat(model, prompt: Prompt, token: str | int, roles: tuple[str, ...]) -> CorruptedPrompt:
     """The released scripts' corruption: one and the same token id all over the constraint."""
-    positions = prompt.positions(role) if role in prompt.spans else ()
-    if not positions:
-        raise PromptError(
-            f"repeat_role {role!r} has no token in this prompt: use 'constraint' or 'text_constraint'."
-        )
+    for role in roles:
+        if role not in prompt.spans:
+            raise PromptError(
+                f"repeat_role {role!r} has no token in this prompt: use 'constraint' or 'text_constraint'."
+            )
+    positions = resolve_positions(prompt, roles)
     if isinstance(token, str):
         # As it would stand after other words, and in any tokenizer without a token for the space alone.
         pieces = model.tokenizer(

@@ -16,7 +16,7 @@ import tiny
 import yaml
 from answering import questions, speaking
 
-from interventions.parameters import Fig3Parameters
+from interventions.figure_parameters import Fig3Parameters
 from interventions.record import read_record
 from interventions.testbed import load_testbed, save_testbed
 

@@ -5,7 +5,8 @@ import pytest
 import tiny
 from answering import questions, speaking
 
-from interventions.parameters import Fig3Parameters, ParameterError
+from interventions.figure_parameters import Fig3Parameters
+from interventions.parameters import ParameterError
 from interventions.testbed import load_testbed, save_testbed
 
 
@@ -115,7 +116,6 @@ def test_what_only_shows_after_loading(directories):
         ({"testbed": "embeded"}, ["Parameter 'testbed'", "'embeded'", "'embedded'"]),
         ({"parts": "known,okvqqa"}, ["Parameter 'parts'", "'okvqqa'", "did you mean 'okvqa'?"]),
         ({"parts": "movies"}, ["Parameter 'parts'", "'movies'"]),
-        ({"model": str(directories / "text")}, ["Parameter 'model'", "reads text only", "'mini'"]),
         ({"items": "known-999"}, ["Parameter 'items'", "'known-999'", "did you mean 'known-"]),
     ]:
         text = load_sentence(**good | change)

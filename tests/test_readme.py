@@ -8,7 +8,7 @@ from pathlib import Path
 import papermill.cli
 import pytest
 
-from interventions.parameters import Fig3Parameters
+from interventions.figure_parameters import Fig3Parameters
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

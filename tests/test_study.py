@@ -16,10 +16,10 @@ from answering import questions, renamed, speaking, words
 
 import interventions.study as module
 from interventions.causal_trace import trace
-from interventions.claims import caveat, closing_sentence, early_layers, fig3_claims, fig3_numbers
+from interventions.conditions import Conditions
 from interventions.parameters import ParameterError
 from interventions.prompt import build_prompt, corrupt
-from interventions.study import ROLES, TraceStudy, by_role_layer, trace_study
+from interventions.study import ROLES, trace_study
 from interventions.testbed import load_image
 
 
@@ -89,16 +89,19 @@ def test_roles_are_those_of_the_heat_maps(study, items):
     assert set(study.sites["role"]) <= set(ROLES)
 
 
-def test_best_restored_is_the_largest_at_the_constraint(study):
-    at = study.sites[study.sites["role"] == "constraint_last"]
-    best = at[at["kind"] == "mlp"].groupby("id", observed=True)["p_restored"].max()
-    np.testing.assert_allclose(study.questions.set_index("id")["p_restored_mlp"][best.index], best)
+@pytest.mark.parametrize("constraints, role", [("single", "constraint_last"), ("multi", "text_constraint_last")])
+def test_best_restored_is_the_largest_at_the_corrupted_constraint(study, constraints, role):
+    asked = study.questions[study.questions["constraints"] == constraints].set_index("id")
+    at = study.sites[(study.sites["role"] == role) & (study.sites["kind"] == "mlp")]
+    best = at[at["id"].isin(asked.index)].groupby("id", observed=True)["p_restored"].max()
+    assert len(best) == len(asked)
+    np.testing.assert_allclose(asked["p_restored_mlp"][best.index], best)
 
 
 def test_the_authors_protocol(model, items, tmp_path):
     # Their format is another one, and so may the answer be: accept any.
     item = replace(items[0], answers=tuple(words(model).values()))
-    study = trace_study(model, [item], window=1, protocol="authors", results_dir=tmp_path)
+    study = trace_study(model, [item], window=1, conditions=Conditions("authors"), results_dir=tmp_path)
     assert (study.window_rule, study.reported) == ("radius", "p_restored")
     assert study.questions["used"].all()
     assert study.sites["position"].min() == 9  # their format: `<s>`, nine visual tokens, the question
@@ -106,8 +109,8 @@ def test_the_authors_protocol(model, items, tmp_path):
 
 
 def test_window_rule_can_be_chosen(model, items, tmp_path):
-    study = trace_study(model, items[:1], window=2, window_rule="radius", results_dir=tmp_path)
-    other = trace_study(model, items[:1], window=5, window_rule="centered", results_dir=tmp_path)
+    study = trace_study(model, items[:1], window=2, conditions=Conditions(window_rule="radius"), results_dir=tmp_path)
+    other = trace_study(model, items[:1], window=5, results_dir=tmp_path)
     assert study.window_rule == "radius"  # a radius of 2 spans five layers
     middle = [found.sites.loc[found.sites["layer"] == 2, "effect"].to_numpy() for found in (study, other)]
     np.testing.assert_array_equal(*middle)
@@ -207,7 +210,9 @@ def test_a_second_run_computes_nothing_and_settings_are_kept_apart(model, items,
     assert stored.calls == calls == 2  # one request a question
     pd.testing.assert_frame_equal(first.sites, again.sites)
     pd.testing.assert_frame_equal(first.questions, again.questions)
-    for change in ({"window": 2}, {"window_rule": "radius"}, {"kinds": ("mlp",)}, {"min_p_clean": 0.2}):
+    rule = Conditions(window_rule="radius")
+    changes = ({"window": 2}, {"conditions": rule}, {"kinds": ("mlp",)}, {"min_p_clean": 0.2})
+    for change in changes:
         before = stored.calls
         trace_study(named, items[:1], results_dir=tmp_path, **change)
         assert stored.calls > before, change
@@ -241,123 +246,3 @@ def test_a_study_killed_at_five_random_points_ends_in_the_same_tables(model, ite
     resumed = trace_study(named, items, results_dir=tmp_path / "killed")
     pd.testing.assert_frame_equal(resumed.sites, whole.sites)
     pd.testing.assert_frame_equal(resumed.questions, whole.questions)
-
-
-# Aggregation and claims, on sites made by hand.
-
-
-def sites(effect, ids=range(8), parts=("known",), kinds=("mlp", "attention"), n_layers=8) -> pd.DataFrame:
-    """`effect(part, kind, role, layer, question)` at two constraint tokens and the last one."""
-    rows = [
-        (f"{part}-{q}", part, kind, position, "t", role, layer, np.float32(value + 0.02), np.float32(value))
-        for part in parts
-        for q in ids
-        for kind in kinds
-        for position, role in enumerate(("constraint", "constraint", "constraint_last", "last"))
-        for layer in range(n_layers)
-        for value in [effect(part, kind, role, layer, q) + (0.2 if position == 0 else 0)]
-    ]
-    columns = ["id", "part", "kind", "position", "token", "role", "layer", "p_restored", "effect"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def questions_of(frame: pd.DataFrame) -> pd.DataFrame:
-    found = frame.drop_duplicates("id")[["id", "part"]]
-    probabilities = {"p_clean": 0.95, "p_corrupted": 0.02, "p_restored_mlp": 0.8}
-    return found.assign(used=True, correct=True, reason="", answer="Lima", **probabilities)
-
-
-def study_of(frame: pd.DataFrame) -> TraceStudy:
-    return TraceStudy(frame, questions_of(frame), 8, 3, "centered", "effect")
-
-
-def test_tokens_are_averaged_within_questions_first():
-    frame = sites(lambda part, kind, role, layer, q: 0.1 * q if role == "constraint" else 0.0)
-    effects = by_role_layer(frame)
-    row = effects.query("kind == 'mlp' and role == 'constraint' and layer == 0").iloc[0]
-    assert row["effect"] == pytest.approx(np.mean([0.1 * q + 0.1 for q in range(8)]), abs=1e-6)
-    assert row["n"] == 8
-    assert row["low"] < row["effect"] < row["high"]
-    # A question whose role has three tokens weighs as much as one whose role has one.
-    extra = frame.query("id == 'known-7' and role == 'constraint'").assign(position=9)
-    longer = by_role_layer(pd.concat([frame, extra]))
-    np.testing.assert_allclose(longer["effect"].astype(float), effects["effect"].astype(float), atol=1e-6)
-
-
-def test_order_and_missing_sites():
-    frame = sites(lambda *_: 0.3, parts=("okvqa", "known"))
-    frame.loc[(frame["id"] == "known-0") & (frame["role"] == "constraint"), ["effect", "p_restored"]] = np.nan
-    effects = by_role_layer(frame)
-    assert effects["part"].drop_duplicates().tolist() == ["okvqa", "known"]
-    assert effects["role"].drop_duplicates().tolist() == ["constraint", "constraint_last", "last"]
-    assert effects["kind"].drop_duplicates().tolist() == ["mlp", "attention"]
-    counts = effects.groupby(["part", "role"])["n"].first()
-    assert counts["known", "constraint"] == 7
-    assert counts["known", "last"] == 8
-    restored = by_role_layer(frame, "p_restored")
-    np.testing.assert_allclose(restored["p_restored"], effects["effect"] + 0.02, atol=1e-6)
-
-
-def early(part, kind, role, layer, q):
-    return {0: 0.7, 1: 0.8, 2: 0.6}.get(layer, 0.02) + 0.01 * q if role == "constraint_last" else 0.0
-
-
-def test_claims_hold_for_early_effects_and_not_otherwise():
-    assert all(claim.holds for claim in fig3_claims(study_of(sites(early))))
-    late = sites(lambda part, kind, role, layer, q: early(part, kind, role, 7 - layer, q))
-    small = sites(lambda *at: early(*at) * 0.1)
-    everywhere = sites(lambda part, kind, role, layer, q: early(part, kind, role, 1, q))
-    noisy = sites(lambda *at: early(*at) * (5 if at[-1] == 0 else -0.3))
-    for frame in (late, small, everywhere, noisy):
-        assert not any(claim.holds for claim in fig3_claims(study_of(frame)))
-
-
-def test_sentence_and_numbers_follow_the_claims():
-    def mixed(part, kind, role, layer, q):
-        return early(part, kind, role, layer, q) * (1 if kind == "mlp" else 0.1)
-
-    study = study_of(sites(mixed, parts=("known", "movies")))
-    claims = fig3_claims(study)
-    assert [claim.holds for claim in claims] == [True, False, True, False]
-    assert "in 2 of the 4" in closing_sentence(claims)
-    assert "movies: self-attention" in closing_sentence(claims)
-    assert "all 2" in closing_sentence([claims[0], claims[2]])
-    assert "none of the 2" in closing_sentence([claims[1], claims[3]])
-    assert "nothing" in closing_sentence([])
-    numbers = fig3_numbers(study)
-    assert numbers["known/mlp/peak_layer"].value == 1
-    assert numbers["known/mlp/peak_effect"].value == pytest.approx(0.835, abs=1e-5)
-    assert numbers["known/mlp/peak_effect"].n == 8
-    assert numbers["movies/accuracy"].value == 1.0
-
-
-def test_accuracy_counts_the_questions_that_were_answered():
-    study = study_of(sites(early))
-    found = study.questions.reset_index(drop=True)
-    found.loc[0, ["used", "correct", "reason"]] = False, False, "answered wrongly: 'Rome' instead of 'Lima'"
-    found.loc[1, ["used", "correct", "reason", "answer"]] = False, False, "failed: no connection", None
-    accuracy = fig3_numbers(replace(study, questions=found))["known/accuracy"]
-    assert (accuracy.value, accuracy.n) == (pytest.approx(6 / 7), 7)
-
-
-def test_a_part_without_a_question_cannot_hold():
-    study = study_of(sites(early))
-    lost = questions_of(study.sites).iloc[:2].assign(part="movies", used=False, correct=False, reason="x: y")
-    study = replace(study, questions=pd.concat([study.questions, lost]))
-    claims = fig3_claims(study)
-    assert [(claim.claim.split(":")[0], claim.holds) for claim in claims] == [
-        ("known", True), ("known", True), ("movies", False), ("movies", False),
-    ]  # fmt: skip
-    assert "no question" in claims[-1].here
-
-
-def test_what_is_early():
-    assert early_layers(8) == range(4)
-    assert early_layers(32) == range(8)
-    assert early_layers(2) == range(2)
-
-
-def test_only_embedded_models_carry_a_caveat():
-    assert "no evidence for" in " ".join(caveat("mini").split())
-    assert "negative control" in caveat("mini-free")
-    assert caveat("llava-hf/llava-1.5-7b-hf") == ""

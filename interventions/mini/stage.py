@@ -18,7 +18,7 @@ from .world import load_world
 
 # stage -> (what it starts from, steps)
 STAGES = {"vision": ((), 1000), "text": ((), 420),
-          "coreference": (("text",), 600), "align": (("text", "vision"), 700),
+          "coreference": (("text",), 1000), "align": (("text", "vision"), 700),
           "joint": (("coreference", "align"), 800), "joint_free": (("text", "align"), 800)}
 LAYERED_DECOYS = 0.5  # of the rows with a decoy
 SAVE_EVERY = 100

@@ -1,0 +1,132 @@
+"""Controls of a trace: runs whose effect must vanish if the trace measures what it says.
+
+  other image     the clean run sees the image of another question (same words, another answer), so what is restored
+                  carries another entity's answer;
+  other position  what is restored at the constraint's last token is the clean output of another of its tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from .averages import effects_at
+from .causal_trace import trace
+from .conditions import Unusable, clean_prompt, corrupted_prompt
+from .metrics import bootstrap_interval
+from .model import VisionLanguageModel
+from .results import ResultStore
+from .study import TraceStudy
+from .testbed import Item
+
+CONTROLS = ("other image", "other position")
+
+
+def trace_controls(
+    model: VisionLanguageModel, testbed: Iterable[Item], study: TraceStudy, *, limit: int = 0, seed: int = 0,
+    results_dir="results", method: str | None = None, remote: bool | str | None = None,
+) -> pd.DataFrame:
+    """The controls of a study, at its role, on the questions it used. Columns control, id, part, kind, layer, effect.
+
+    testbed: where other images come from, the studied items among them. limit: questions of each part (0: all).
+    A question without another image, or whose constraint is a single token, has no row of that control.
+    """
+    pool = list(testbed)
+    by_id = {item.id: item for item in pool}
+    used = study.questions[study.questions["used"]]
+    if limit:
+        used = used.groupby("part", sort=False).head(limit)
+    settings = {"window": study.window, "kinds": list(dict.fromkeys(study.sites["kind"])), "method": method,
+                "remote": model.remote if remote is None else remote}
+    key = settings | study.conditions.key() | {
+        "table": "trace_controls", "role": study.role, "dtype": str(model.dtype), "seed": seed,
+        "model": [model.name, model.revision if model.revision != "in-memory" else uuid.uuid4().hex],
+    }
+    store, frames = ResultStore(results_dir), []
+    for row in used.itertuples():
+        item, answer_id = by_id[row.id], int(row.answer_id)
+        other = other_item(item, pool, seed)
+        for control in CONTROLS:
+            table = store.get_or_compute(
+                key | {"control": control, "item": item.content(), "answer_id": answer_id,
+                       "other": other and other.content()},
+                partial(_trace, model, item, other, control, study, answer_id, seed, settings),
+            )
+            frames.append(table.assign(control=control, id=item.id, part=item.part))
+    return pd.concat(frames, ignore_index=True)[["control", "id", "part", "kind", "layer", "effect"]]
+
+
+def control_effects(study: TraceStudy, controls: pd.DataFrame, twin: TraceStudy | None = None) -> pd.DataFrame:
+    """A study's largest mean effect beside its controls at the same layer. Columns part, kind, layer, control, effect,
+    low, high, n.
+
+    Each control is compared on the questions it could run on. twin: a study of a model that takes another route
+    (`mini-free`), read at the same cells.
+    """
+    rows = []
+    for part in dict.fromkeys(study.sites["part"]):
+        for kind in dict.fromkeys(study.sites["kind"]):
+            effects = effects_at(study.sites, study.role, part, kind)
+            layer = effects.mean().idxmax()
+            found = {"none": effects[layer]}
+            chosen = controls[(controls["part"] == part) & (controls["kind"] == kind) & (controls["layer"] == layer)]
+            found |= {name: chosen.loc[chosen["control"] == name, "effect"] for name in CONTROLS}
+            if twin is not None:
+                other = effects_at(twin.sites, twin.role, part, kind)
+                found["other model"] = other[layer] if layer in other else other.sum(axis=1)
+            for name, values in found.items():
+                value, low, high = bootstrap_interval(values.to_numpy(float))
+                rows.append({"part": part, "kind": kind, "layer": int(layer), "control": name, "effect": value,
+                             "low": low, "high": high, "n": len(values)})
+    return pd.DataFrame(rows)
+
+
+def other_item(item: Item, pool: Iterable[Item], seed: int = 0) -> Item | None:
+    """An item with the same visual constraint, another entity and no answer in common; the same relation if possible.
+
+    Chosen by a hash, so it does not depend on the order of the pool.
+    """
+    def rank(other: Item) -> tuple:
+        return other.relation != item.relation, hashlib.sha256(f"{seed}:{item.id}:{other.id}".encode()).digest()
+
+    fitting = [
+        other for other in pool
+        if other.visual_constraint == item.visual_constraint and other.image is not None
+        and other.entity != item.entity and not set(other.answers) & set(item.answers)
+    ]
+    return min(fitting, key=rank, default=None)
+
+
+def _trace(model, item, other, control, study, answer_id: int, seed: int, settings: dict) -> pd.DataFrame:
+    """Effects by kind and layer of one control on one question; no row where it cannot be run."""
+    none = pd.DataFrame({"kind": np.array([], object), "layer": np.array([], int), "effect": np.array([], float)})
+    if control == "other image":
+        if other is None:
+            return none
+        item = replace(item, image=other.image, entity=other.entity)
+    try:
+        prompt = clean_prompt(model, item, study.conditions)
+        corrupted = corrupted_prompt(model, item, prompt, study.conditions)
+    except Unusable:
+        return none
+    role = study.role.removesuffix("_last")
+    *others, position = prompt.positions(role)
+    if control == "other position":
+        others = [c for c in others if c >= corrupted.first_corrupted]
+        if not others:
+            return none
+        source = others[int(hashlib.sha256(f"{seed}:{item.id}".encode()).hexdigest(), 16) % len(others)]
+        target, alignment = corrupted.alignment[position], [None] * len(prompt)
+        alignment[source] = target
+        corrupted, position = replace(corrupted, alignment=tuple(alignment)), source
+    result = trace(
+        model, prompt, corrupted, positions=(position,), answer=(answer_id,), require_top=False,
+        window_rule=study.conditions.window_rule, **settings,
+    )
+    return result.to_frame()[["kind", "layer", "effect"]]
