@@ -89,7 +89,7 @@ def test_roles_are_those_of_the_heat_maps(study, items):
     assert set(study.sites["role"]) <= set(ROLES)
 
 
-@pytest.mark.parametrize("constraints, role", [("single", "constraint_last"), ("multi", "text_constraint_last")])
+@pytest.mark.parametrize(("constraints", "role"), [("single", "constraint_last"), ("multi", "text_constraint_last")])
 def test_best_restored_is_the_largest_at_the_corrupted_constraint(study, constraints, role):
     asked = study.questions[study.questions["constraints"] == constraints].set_index("id")
     at = study.sites[(study.sites["role"] == role) & (study.sites["kind"] == "mlp")]

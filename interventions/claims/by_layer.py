@@ -1,7 +1,4 @@
-"""What the paper says about a figure, and whether the numbers at hand agree: claims and a closing sentence.
-
-Every text here is computed from a study's numbers, so a report cannot say what its figure does not show.
-"""
+"""Figures 3 and 4: effects by layer at the constraint."""
 
 from __future__ import annotations
 
@@ -10,28 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from .averages import by_role_layer, early_layers
-from .metrics import bootstrap_interval
-from .record import Claim, Number
-from .study import TraceStudy
-
-# "Late" is the second half of the layers; for "early" see `averages.early_layers`.
-# An effect below this share of P_clean - P_corrupted is too small to say that the answer comes from there.
-SUBSTANTIAL = 0.25
-_KIND_NAMES = {"mlp": "MLP", "attention": "self-attention"}
-
-ORGANISMS = {
-    "mini": (
-        "`mini` is a model organism with a taught route: its training forced every fact to pass through the "
-        "visual constraint in early layers. That the trace finds this route shows that the tool works; it is "
-        "no evidence for the paper's claim about 7B models."
-    ),
-    "mini-free": (
-        "`mini-free` is the untaught twin of `mini`, the negative control: its facts may go straight from "
-        "the image to the last token. Small effects at the constraint show that the tool tells the two "
-        "routes apart; they are no evidence against the paper's claim about 7B models."
-    ),
-}
+from ..averages import by_role_layer, early_layers
+from ..record import Claim, Number
+from ..study import TraceStudy
+from .common import KIND_NAMES, SUBSTANTIAL, number
 
 
 def fig3_numbers(study: TraceStudy) -> dict[str, Number]:
@@ -40,10 +19,10 @@ def fig3_numbers(study: TraceStudy) -> dict[str, Number]:
     for part, asked in study.questions.groupby("part", sort=False):
         used = asked[asked["used"]]
         answered = asked[asked["answer"].notna()]  # a question that failed or was refused is not a wrong answer
-        numbers[f"{part}/accuracy"] = _number(answered["correct"])
-        numbers[f"{part}/p_corrupted_median"] = _number(used["p_corrupted"], np.median)
+        numbers[f"{part}/accuracy"] = number(answered["correct"])
+        numbers[f"{part}/p_corrupted_median"] = number(used["p_corrupted"], np.median)
         for column in asked.columns[asked.columns.str.startswith("p_")]:
-            numbers[f"{part}/{column}"] = _number(used[column])
+            numbers[f"{part}/{column}"] = number(used[column])
     for (part, kind), cells in _at_constraint(study):
         if cells.empty:
             continue
@@ -63,7 +42,7 @@ def fig3_claims(study: TraceStudy) -> list[Claim]:
     used = study.questions[study.questions["used"]]
     claims = []
     for (part, kind), cells in _at_constraint(study):
-        title = f"{part}: {_KIND_NAMES[kind]} at the visual constraint"
+        title = f"{part}: {KIND_NAMES[kind]} at the visual constraint"
         paper = f"high effect in early layers, here {early[0]}-{early[-1]} of {study.n_layers}"
         if cells.empty:
             claims.append(Claim(title, paper, "no question could be used", False))
@@ -79,27 +58,6 @@ def fig3_claims(study: TraceStudy) -> list[Claim]:
     return claims
 
 
-def closing_sentence(claims: list[Claim]) -> str:
-    """Whether the figure's finding shows here, counted from its claims."""
-    if not claims:
-        return "No question could be used, so these numbers say nothing about the paper's finding."
-    held = [claim.claim for claim in claims if claim.holds]
-    if len(held) == len(claims):
-        return f"The paper's finding shows here in all {len(claims)} cases of the table."
-    if not held:
-        return f"The paper's finding shows here in none of the {len(claims)} cases of the table."
-    missing = "; ".join(claim.claim for claim in claims if not claim.holds)
-    return (
-        f"The paper's finding shows here in {len(held)} of the {len(claims)} cases of the table, "
-        f"not in {missing}."
-    )
-
-
-def caveat(model_name: str) -> str:
-    """What an embedded model's numbers are not evidence for; empty for any other model."""
-    return ORGANISMS.get(model_name, "")
-
-
 def _at_constraint(study: TraceStudy) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
     """((part, kind), effects by layer at the visual constraint's last token, none if no question was used)"""
     effects = by_role_layer(study.sites)
@@ -113,8 +71,3 @@ def _peak(cells: pd.DataFrame) -> tuple[int, Number]:
     row = cells.loc[cells["effect"].astype(float).idxmax()]
     value, low, high = (float(row[name]) for name in ("effect", "low", "high"))
     return int(row["layer"]), Number(value, low, high, n=int(row["n"]))
-
-
-def _number(values: pd.Series, statistic=np.mean) -> Number:
-    values = values.to_numpy(float)
-    return Number(*map(float, bootstrap_interval(values, statistic)), n=len(values))

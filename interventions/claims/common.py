@@ -1,0 +1,54 @@
+"""What the claims of all figures share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from ..metrics import bootstrap_interval
+from ..record import Claim, Number
+
+# "Late" is the second half of the layers; for "early" see `averages.early_layers`.
+# An effect below this share of P_clean - P_corrupted is too small to say that the answer comes from there.
+SUBSTANTIAL = 0.25
+KIND_NAMES = {"mlp": "MLP", "attention": "self-attention"}
+
+ORGANISMS = {
+    "mini": (
+        "`mini` is a model organism with a taught route: its training forced every fact to pass through the "
+        "visual constraint in early layers. That the trace finds this route shows that the tool works; it is "
+        "no evidence for the paper's claim about 7B models."
+    ),
+    "mini-free": (
+        "`mini-free` is the untaught twin of `mini`, the negative control: its facts may go straight from "
+        "the image to the last token. Small effects at the constraint show that the tool tells the two "
+        "routes apart; they are no evidence against the paper's claim about 7B models."
+    ),
+}
+
+
+def closing_sentence(claims: list[Claim]) -> str:
+    """Whether the figure's finding shows here, counted from its claims."""
+    if not claims:
+        return "No question could be used, so these numbers say nothing about the paper's finding."
+    held = [claim.claim for claim in claims if claim.holds]
+    if len(held) == len(claims):
+        return f"The paper's finding shows here in all {len(claims)} cases of the table."
+    if not held:
+        return f"The paper's finding shows here in none of the {len(claims)} cases of the table."
+    missing = "; ".join(claim.claim for claim in claims if not claim.holds)
+    return (
+        f"The paper's finding shows here in {len(held)} of the {len(claims)} cases of the table, "
+        f"not in {missing}."
+    )
+
+
+def caveat(model_name: str) -> str:
+    """What an embedded model's numbers are not evidence for; empty for any other model."""
+    return ORGANISMS.get(model_name, "")
+
+
+def number(values: pd.Series, statistic=np.mean) -> Number:
+    """A statistic over questions with its bootstrap interval."""
+    values = values.to_numpy(float)
+    return Number(*map(float, bootstrap_interval(values, statistic)), n=len(values))

@@ -1,0 +1,122 @@
+"""The look of every figure.
+
+It is the field's: green for MLPs and red for attention as in ROME's traces, constraint tokens starred, the window
+named under the axis. Colour never stands alone: kinds also differ in panel, marker and line, and the colour maps are
+ordered by lightness, so the figures survive colour blindness and grey print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import wraps
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
+
+STYLE = {
+    "figure.dpi": 120,
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.06,
+    "figure.constrained_layout.h_pad": 0.06,
+    "font.family": "sans-serif",
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # text stays text in the PDF
+}
+KINDS = {  # name, colour, colour map, marker, line
+    "mlp": ("MLP", "#00714f", "Greens", "o", "-"),
+    "attention": ("Attention", "#c8432b", "Reds", "s", "--"),
+}
+PARTS = {"known": "Known", "okvqa": "OK-VQA", "movies": "Movies"}
+ROLES = {
+    "visual": "visual tokens",
+    "before": "question, before",
+    "constraint": "visual constraint, other*",
+    "constraint_last": "visual constraint, last*",
+    "between": "question, after",
+    "text_constraint": "text constraint, other*",
+    "text_constraint_last": "text constraint, last*",
+    "last": "last token",
+}
+QUANTITIES = {"effect": "effect", "p_restored": "P(restored)"}
+INK, FAINT = "#333333", "#9a9a9a"
+
+
+def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draw in the one style, lay out once, and leave showing the figure to whoever gets it."""
+
+    @wraps(function)
+    def draw(*arguments, **options) -> Figure:
+        with plt.rc_context(STYLE):
+            figure = function(*arguments, **options)
+            figure.get_layout_engine().execute(figure)
+            plt.close(figure)  # a notebook shows what is returned, once
+            return figure
+
+    return draw
+
+
+def window_label(window: int, window_rule: str = "centered") -> str:
+    """What the layer axis means; by the scripts' rule a radius W spans 2 W + 1 layers, but W = 1 only one."""
+    layers = window if window_rule == "centered" or window == 1 else 2 * window + 1
+    return "layer" if layers == 1 else f"centre of window of {layers} layers"
+
+
+def save_figure(figure: Figure, stem: str | Path) -> Figure:
+    """Write `<stem>.png` and `<stem>.pdf`; returns the figure, so that a notebook cell shows it."""
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    with plt.rc_context(STYLE):
+        figure.savefig(stem.with_name(stem.name + ".png"), dpi=200)
+        figure.savefig(stem.with_name(stem.name + ".pdf"), metadata={"CreationDate": None})
+    return figure
+
+
+def quantity_of(frame: pd.DataFrame) -> str:
+    return next(name for name in QUANTITIES if name in frame.columns)
+
+
+def parts_of(frame: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys(frame["part"]))
+
+
+def kinds_of(frame: pd.DataFrame) -> list[str]:
+    return [kind for kind in KINDS if kind in set(frame["kind"])]
+
+
+def panel_grid(rows: int, parts: list[str], *, height: float, margin: float = 0.9) -> tuple[Figure, np.ndarray]:
+    """Panels [rows, parts] with common axes, of a size at which the font is that of a paper's figure."""
+    size = (margin + 2.0 * len(parts), height)
+    return plt.subplots(rows, len(parts), figsize=size, sharex=True, sharey=True, squeeze=False)
+
+
+def panels(axes: np.ndarray, kinds: list[str], parts: list[str]) -> Iterator[tuple[Axes, str, str]]:
+    for row, kind in enumerate(kinds):
+        for column, part in enumerate(parts):
+            yield axes[row, column], kind, part
+
+
+def title(part: str, n: float) -> str:
+    return f"{PARTS.get(part, part)}  (n = {0 if pd.isna(n) else int(n)})"
+
+
+def layer_axis(axis: Axes, frame: pd.DataFrame) -> None:
+    """One tick a layer while they fit; `frame` says how many layers there are."""
+    n_layers = int(frame["layer"].max()) + 1
+    axis.set_xlim(-0.5, n_layers - 0.5)
+    axis.xaxis.set_major_locator(MultipleLocator(1 if n_layers <= 12 else 2 if n_layers <= 16 else 4))
