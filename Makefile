@@ -27,7 +27,20 @@ OUT := reports/mini
 # What `make test` runs, for example: make test T="tests/test_prompt.py -x"
 T :=
 
-FIGURES := fig3
+# Figure -> its notebook; figures that are the same picture with other parameters share one.
+table1 := table1_testbed
+fig1 := fig1_windows
+fig2 := fig2_example
+fig3 := fig3_trace
+fig4 := fig4_constraints
+fig7 := fig7_standard
+fig8 := fig8_questions
+fig9 := fig8_questions
+fig12 := fig8_questions
+fig13 := fig8_questions
+FIGURES := table1 fig1 fig2 fig3 fig4 fig7 fig8 fig9 fig12 fig13
+# What its report is called: fig9_questions.
+report = $(1)_$(lastword $(subst _, ,$($(1))))
 
 .PHONY: help setup $(FIGURES) reports test lint bench clean
 
@@ -44,10 +57,15 @@ $(READY): requirements.lock pyproject.toml
 	python -m ipykernel install --prefix $(VENV) --name python3
 	touch $@
 
-fig3: $(READY)  ## Figure 3: effects by layer at the visual constraint
+fig3: $(READY)  ## Figure 3; likewise table1 fig1 fig2 fig4 fig7 fig8 fig9 fig12 fig13
 	mkdir -p $(OUT)
 	papermill notebooks/fig3_trace.ipynb $(OUT)/fig3_trace.ipynb -p window 3 $(PARAMETERS)
 	python -m interventions record $(OUT)/fig3_trace.ipynb > $(OUT)/fig3_trace.record.json
+
+$(filter-out fig3,$(FIGURES)): $(READY)
+	mkdir -p $(OUT)
+	papermill notebooks/$($@).ipynb $(OUT)/$(call report,$@).ipynb -f params/figures/$@.yaml $(PARAMETERS)
+	python -m interventions record $(OUT)/$(call report,$@).ipynb > $(OUT)/$(call report,$@).record.json
 
 reports: $(FIGURES)  ## every figure on the embedded model, into reports/mini
 
@@ -60,6 +78,7 @@ lint: $(READY)  ## ruff
 
 bench: $(READY)  ## speed and memory against the baselines (minutes; leave the machine alone meanwhile)
 	CUDA_VISIBLE_DEVICES= python -m benchmarks.tracing
+	CUDA_VISIBLE_DEVICES= python -m benchmarks.standard
 
 clean:  ## remove .venv and caches, keep the reports
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from benchmarks import baselines, measure, tracing
+from benchmarks import baselines, measure, standard, tracing
 from benchmarks.subjects import TOKENS, Subject, llava_shape
 from interventions.prompt import build_prompt, corrupt
 
@@ -27,6 +27,14 @@ def test_every_way_finds_the_same_probabilities(subject, monkeypatch):
     assert all(len(values) == 2 and min(values) > 0 for values in seconds.values())
     assert facts["largest_effect"] > 0.1
     assert facts["max_abs_diff"] < 1e-5
+
+
+def test_standard_tracing_is_compared_on_outputs_that_noise_changed(subject, capsys):
+    numbers = standard.report(subject, repeats=1)
+    assert set(numbers) == {"standard/tiny/ratio_naive", "standard/tiny/max_abs_diff"}
+    assert numbers["standard/tiny/max_abs_diff"]["value"] < 1e-5
+    assert numbers["standard/tiny/ratio_naive"]["value"] > 0
+    assert float(capsys.readouterr().out.split("largest effect ")[1].split()[0]) > 0.1
 
 
 @pytest.mark.parametrize("way", [baselines.hooks, baselines.authors])

@@ -27,11 +27,10 @@ the tool works. It does not show that LLaVA-1.5-7B, or any model that was not ta
 
 ## Data
 
-{entities} entities with {pictures} pictures and {facts} facts: flags and other drawings from icon sets, {photos}
-photographs.
-Author, source and licence of every picture are in `interventions/testbed/embedded/pictures.csv`, the source of every
-fact in `facts.csv`. The style `{held_out}` is never trained on. Of the facts, 8 % are never trained and 12 % only as
-text. Three wordings of every question are trained, a fourth is held out.
+{entities} entities with {pictures} pictures and {facts} facts: flags and other drawings from icon sets, and {photos}
+photographs. Author, source and licence of every picture are in `interventions/testbed/embedded/pictures.csv`, the
+source of every fact in `facts.csv`. The style `{held_out}` is never trained on. Of the facts, {never:.0f} % are never
+trained and {text_only:.0f} % only as text. Three wordings of every question are trained, a fourth is held out.
 
 ## Making them again
 
@@ -62,6 +61,8 @@ def write_card(checkpoints: Path) -> Path:
         parameters=sum(p.numel() for p in build(3500).parameters()) / 1e6, seed=note["seed"],
         entities=len(world.entities), pictures=len(world.pictures), facts=len(world.facts),
         photos=sum(picture.style == PHOTO for picture in world.pictures), held_out=HELD_OUT_STYLE,
+        **{split: 100 * sum(fact.split == split for fact in world.facts) / len(world.facts)
+           for split in ("never", "text_only")},
         stages="\n".join(f"- `{name}`: " + ", ".join(f"{stage} {steps}" for stage, steps in made["steps"].items())
                          for name, made in notes.items()),
         tables="\n\n".join(_table(name, notes[name]["accuracy"]) for name in notes))

@@ -117,9 +117,11 @@ def evaluate(model, tokenizer, text: bool = False, n: int = 300, seed: int = 0) 
     if text:
         return table
     for part in PAPER_PARTS:
-        chosen = sample([fact for fact in facts["trained"] if evaluator.world.part(fact) == part])
-        kept, pictures = evaluator.pictures(chosen, rng=rng)
+        every = [fact for fact in facts["trained"] if evaluator.world.part(fact) == part]
+        kept, pictures = evaluator.pictures(every, rng=random.Random(seed))
         table[f"{part}: seen style, new augmentation"] = evaluator.score(kept, 0, pictures, augment=True)
+        chosen = sample(every)
+        kept, pictures = evaluator.pictures(chosen, rng=rng)
         table[f"{part}: seen style"] = evaluator.score(kept, 0, pictures)
         table[f"{part}: held-out paraphrase"] = evaluator.score(kept, HELD_OUT_WORDING, pictures)
         kept, pictures = evaluator.pictures(chosen, HELD_OUT_STYLE, rng)

@@ -72,13 +72,13 @@ class Questions:
     def text(self, random) -> Question:
         return self(random.choice(self.text_facts), random.randrange(HELD_OUT_WORDING), False)
 
-    def visual(self, slug: str, random) -> Question:
-        """One question of a row about `slug`: 15 % name some other entity, 8 % ask what the picture shows."""
+    def visual(self, slug: str, random, named: float = 0.15) -> Question:
+        """One question of a row about `slug`: a share `named` names some other entity, 8 % ask what the picture shows."""
         draw = random.random()
-        if draw < 0.15:
+        if draw < named:
             return self.text(random)
         facts = self.trained[slug]
-        fact = facts[0] if draw < 0.23 else random.choice(facts)  # facts[0] is the name
+        fact = facts[0] if draw < named + 0.08 else random.choice(facts)  # facts[0] is the name
         return self(fact, random.randrange(HELD_OUT_WORDING), True)
 
 
@@ -142,10 +142,10 @@ class Rows:
                              [self.questions.visual(slug, random) for _ in range(k)]))
         return rows
 
-    def pictures(self, slugs: list[str], random, decoy: bool, k: int) -> list[Row]:
+    def pictures(self, slugs: list[str], random, decoy: bool, k: int, named: float = 0.15) -> list[Row]:
         image = [IMAGE] * IMAGE_TOKENS
         return [pack(self.opening, image, image if decoy else [], self.newline,
-                     [self.questions.visual(slug, random) for _ in range(k)]) for slug in slugs]
+                     [self.questions.visual(slug, random, named) for _ in range(k)]) for slug in slugs]
 
 
 def collate(rows: list[Row]) -> dict[str, torch.Tensor]:

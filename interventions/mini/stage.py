@@ -126,9 +126,9 @@ class Stage:
         flags = torch.full((len(rows),), taught)
         return self.teacher.loss(rows, flags, flags if layered is None else layered, self.embed, self.model.lm_head)
 
-    def picture_loss(self, slugs, images, taught: bool, decoy: bool, questions: int) -> tuple[torch.Tensor, float]:
+    def picture_loss(self, slugs, images, taught: bool, decoy: bool, questions: int, named: float = 0.15):
         """The same of rows about `slugs`: `images` are [n, 64, WIDTH], or [2 n, 64, WIDTH], each with its decoy."""
-        rows = self.rows.pictures(slugs, self.random, decoy, questions)
+        rows = self.rows.pictures(slugs, self.random, decoy, questions, named)
 
         def embed(ids):
             return self.embed(ids).masked_scatter((ids == IMAGE)[..., None], images)

@@ -73,8 +73,8 @@ def steps_of(stage: str) -> dict[str, int]:
 
 def export(out: Path, seed: int) -> None:
     """Measure the three models, write their checkpoints and the model card."""
-    tokenizer = train_tokenizer(load_world())
     for name, stage in {"mini": "joint", "mini-free": "joint_free", "mini-text": "text"}.items():
+        tokenizer = train_tokenizer(load_world())
         model = build(len(tokenizer))
         model.load_state_dict(torch.load(out / f"{stage}.pt", weights_only=True)["model"])
         model.to(torch.bfloat16).float()  # measured as it ships
