@@ -83,7 +83,7 @@ def test_knock_outs_tell_the_two_routes_apart(evaluator):
 
 
 def test_tracing_tells_the_two_routes_apart(tmp_path):
-    items = load_testbed("embedded").select(constraints="single", limit=12)
+    items = load_testbed("embedded").select(constraints="single", limit=40)  # those of Figure 3
     effects = {}
     for name in ("mini", "mini-free"):
         study = trace_study(load_model(name), items, window=3, results_dir=tmp_path)

@@ -73,7 +73,7 @@ class Questions:
         return self(random.choice(self.text_facts), random.randrange(HELD_OUT_WORDING), False)
 
     def visual(self, slug: str, random, named: float = 0.15) -> Question:
-        """One question of a row about `slug`: a share `named` names some other entity, 8 % ask what the picture shows."""
+        """A question of a row about `slug`: a share `named` names some other entity, 8 % ask what the picture shows."""
         draw = random.random()
         if draw < named:
             return self.text(random)
