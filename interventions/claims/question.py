@@ -1,0 +1,175 @@
+"""Single questions (Figures 2 and 8 to 13) and the test bed (Table 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from ..averages import early_layers
+from ..census import PAPER_COUNTS
+from ..example import WorkedExample
+from ..record import Claim, Number
+from ..study import TraceStudy
+from .common import KIND_NAMES, SUBSTANTIAL
+
+WEAK = 0.1  # of P_clean - P_corrupted: what "weakly causal" (Figure 9) takes at least
+LEAST_LOST = 0.1  # if the corruption takes less of P(answer) away, there is nothing to bring back
+PAPER = {  # (constraints, kind) -> finding
+    ("single", "mlp"): "early layers are causal (Figures 8 and 10)",
+    ("single", "attention"): "early layers are causal, in LLaVA weakly (Figures 9 and 11)",
+    ("multi", "mlp"): "early and middle layers are causal (Figure 12)",
+    ("multi", "attention"): "early and middle layers are causal for a majority of the questions (Figure 13)",
+}
+CONSTRAINT_NAMES = {"constraint_last": "visual constraint", "text_constraint_last": "text constraint"}
+
+
+def question_peaks(study: TraceStudy) -> pd.DataFrame:
+    """The largest effect of each question and kind, anywhere and at the corrupted constraint's tokens.
+
+    Columns id, part, constraints, kind, where ("anywhere" | "constraint"), layer, position, token, role, effect, lost
+    (P_clean - P_corrupted).
+    """
+    rows = []
+    for question in study.questions[study.questions["used"]].itertuples():
+        own = study.only([question.id])
+        roles = {own.role, own.role.removesuffix("_last")}
+        for kind in dict.fromkeys(own.sites["kind"]):
+            cells = own.sites[own.sites["kind"] == kind]
+            for where, chosen in (("anywhere", cells), ("constraint", cells[cells["role"].isin(roles)])):
+                peak = chosen.loc[chosen["effect"].idxmax()]
+                rows.append({
+                    "id": question.id, "part": question.part, "constraints": question.constraints, "kind": str(kind),
+                    "where": where, "layer": int(peak["layer"]), "position": int(peak["position"]),
+                    "token": str(peak["token"]).strip(), "role": str(peak["role"]), "effect": float(peak["effect"]),
+                    "lost": question.p_clean - question.p_corrupted,
+                })
+    return pd.DataFrame(rows)
+
+
+def question_numbers(study: TraceStudy, kinds: Iterable[str]) -> dict[str, Number]:
+    """Probabilities and peaks, by question."""
+    numbers = {}
+    for question in study.questions[study.questions["used"]].itertuples():
+        numbers[f"{question.id}/p_clean"] = Number(question.p_clean)
+        numbers[f"{question.id}/p_corrupted"] = Number(question.p_corrupted)
+    peaks = question_peaks(study)
+    for peak in peaks[peaks["kind"].isin(list(kinds))].itertuples():
+        name = f"{peak.id}/{peak.kind}/{'peak' if peak.where == 'anywhere' else 'constraint'}"
+        numbers[f"{name}_effect"], numbers[f"{name}_layer"] = Number(peak.effect), Number(peak.layer)
+    return numbers
+
+
+def question_claims(study: TraceStudy, kinds: Iterable[str]) -> list[Claim]:
+    """Where single questions have their largest effect: a claim a question and kind, and one that compares the kinds.
+
+    A claim holds if the largest effect at the corrupted constraint's tokens is in an early layer (two constraints: not
+    in the last third) and at least SUBSTANTIAL (for attention in questions with one constraint: WEAK) of what the
+    corruption took away.
+    """
+    peaks, claims = question_peaks(study), []
+    by_place = {name: group.set_index(["id", "kind"]) for name, group in peaks.groupby("where")}
+    for (name, kind), peak in by_place["constraint"].iterrows():
+        if kind not in kinds:
+            continue
+        share = WEAK if (peak["constraints"], kind) == ("single", "attention") else SUBSTANTIAL
+        enough = peak["lost"] >= LEAST_LOST and peak["effect"] >= share * peak["lost"]
+        expected = _expected_layers(peak["constraints"], study.n_layers)
+        place = CONSTRAINT_NAMES[study.only([name]).role]
+        here = f"largest effect {peak['effect']:.2f} of {peak['lost']:.2f} lost, at layer {peak['layer']}"
+        highest = by_place["anywhere"].loc[(name, kind)]
+        if highest["position"] != peak["position"] or highest["layer"] != peak["layer"]:
+            here += f"; anywhere {highest['effect']:.2f}, at {_place(highest)}, layer {highest['layer']}"
+        paper = f"{PAPER[peak['constraints'], kind]}, here 0-{expected[-1]} of {study.n_layers}"
+        holds = bool(peak["layer"] in expected and enough)
+        claims.append(Claim(f"{name}: {KIND_NAMES[kind]} at the {place}", paper, here, holds))
+    return claims + _comparison(by_place["constraint"], kinds)
+
+
+def _comparison(peaks: pd.DataFrame, kinds: Iterable[str]) -> list[Claim]:
+    single = peaks.loc[peaks["constraints"] == "single", "effect"].unstack("kind")
+    if "attention" not in kinds or set(single.columns) != set(KIND_NAMES):
+        return []
+    weaker = int((single["attention"] < single["mlp"]).sum())
+    here = f"smaller largest effect in {weaker} of {len(single)} questions"
+    title = "self-attention beside MLP at the visual constraint"
+    return [Claim(title, "weaker in LLaVA (Figure 9)", here, weaker > len(single) / 2)]
+
+
+def _place(peak: pd.Series) -> str:
+    fixed = {"visual": "the last visual token", "last": "the last token"}
+    return fixed.get(peak["role"], repr(peak["token"]))
+
+
+def _expected_layers(constraints: str, n_layers: int) -> range:
+    """Where the paper finds the effects: early layers, for two constraints also middle ones, all but the last third."""
+    return early_layers(n_layers) if constraints == "single" else range(n_layers - n_layers // 3)
+
+
+def fig2_numbers(example: WorkedExample) -> dict[str, Number]:
+    """P(answer) of the three runs, what is restored, and the likeliest tokens of each run."""
+    numbers = {f"p_{run}": Number(example.p_answer(run)) for run in ("clean", "corrupted", "restored")}
+    numbers |= {"restored/layer": Number(example.site["layer"]), "restored/position": Number(example.site["position"])}
+    for row in example.answers.itertuples():
+        numbers[f"{row.run}/{row.rank}/{row.token.strip() or repr(row.token)}"] = Number(row.p)
+    return numbers
+
+
+def fig2_claims(example: WorkedExample, study: TraceStudy) -> list[Claim]:
+    """What the paper's Figure 2 tells: the corruption takes the answer away, restoring few layers brings it back."""
+    clean, corrupted, restored = (example.p_answer(run) for run in ("clean", "corrupted", "restored"))
+    said = {run: rows.loc[rows["rank"].idxmin()] for run, rows in example.answers.groupby("run")}
+    lost, early = clean - corrupted, early_layers(study.n_layers)
+    back = (restored - corrupted) / lost if lost > 0 else 0.0
+    site = example.site
+    at = f"{KIND_NAMES[site['kind']]}, window around layer {site['layer']}, at {site['token'].strip()!r}"
+    return [
+        Claim(
+            "the corruption takes the answer away", "P(answer) is low in the corrupted run",
+            f"P {clean:.2f} -> {corrupted:.2f}, the corrupted run says {said['corrupted']['token'].strip()!r}",
+            bool(corrupted < clean / 2 and not said["corrupted"]["is_answer"]),
+        ),
+        Claim(
+            "a restored window brings it back", "until the output probability matches the clean model's",
+            f"P {restored:.2f}, {back:.0%} of what was lost ({at})",
+            bool(back >= 0.5 and said["restored"]["is_answer"]),
+        ),
+        Claim(
+            "the best window at the constraint is an early one", "early layers (Figure 3)",
+            f"layer {site['layer']} of {study.n_layers}, early are {early[0]}-{early[-1]}", site["layer"] in early,
+        ),
+    ]
+
+
+def table1_numbers(counts: pd.DataFrame) -> dict[str, Number]:
+    """Counts of `census.census`, by part and constraints, and in all."""
+    columns = ["questions", "entities", "images", "relations", "checked", "found"]
+    numbers = {
+        f"{row['part']}/{row['constraints']}/{name}": Number(int(row[name])) for _, row in counts.iterrows()
+        for name in columns
+    }
+    totals = counts.groupby("constraints")["questions"].sum()
+    return numbers | {f"all/{name}/questions": Number(int(n)) for name, n in totals.items()}
+
+
+def table1_claims(counts: pd.DataFrame) -> list[Claim]:
+    """The structure of VQA-Constraints beside this test bed's."""
+    questions = counts.set_index(["part", "constraints"])["questions"]
+    paper_parts = list(dict.fromkeys(part for part, _ in PAPER_COUNTS))
+    by_kind = {kind: questions.xs(kind, level="constraints") for kind in ("single", "multi")}
+    has = {kind: list(column[column > 0].index) for kind, column in by_kind.items()}
+    totals = {kind: int(column.sum()) for kind, column in by_kind.items()}
+    found, checked = int(counts["found"].sum()), int(counts["checked"].sum())
+    return [
+        Claim("three parts", ", ".join(paper_parts), ", ".join(counts["part"].unique()),
+              set(paper_parts) == set(counts["part"])),
+        Claim("questions with one constraint", "in all three parts", ", ".join(has["single"]) or "none",
+              set(has["single"]) >= set(paper_parts)),
+        Claim("questions with two constraints", "in okvqa and movies", ", ".join(has["multi"]) or "none",
+              set(has["multi"]) >= {"okvqa", "movies"}),
+        Claim("number of questions", "9,700 with one constraint and 650 with two",
+              f"{totals['single']:,} with one constraint and {totals['multi']:,} with two",
+              totals["single"] >= 9700 and totals["multi"] >= 650),
+        Claim("constraints can be traced", "marked in every question",
+              f"found in the model's tokens in {found:,} of {checked:,} questions", found == checked > 0),
+    ]
