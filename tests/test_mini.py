@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from interventions.mini import route, stage, stages
+from interventions.mini import route, stage, stages, train
 from interventions.mini.build import build
 from interventions.mini.items import build_items, card
 from interventions.mini.route import BETWEEN, CONSTRAINT, DECOY, LAST, SOURCE, Questions, Rows, Teacher, collate
@@ -171,3 +171,50 @@ def test_an_interrupted_stage_ends_in_the_same_weights(tmp_path, monkeypatch):
     assert whole["done"] == parts["done"] == 4
     assert all(torch.equal(value, parts["model"][name]) for name, value in whole["model"].items())
     assert not torch.equal(whole["model"]["lm_head.weight"], start["lm_head.weight"])
+
+
+# stage -> parts of the model that it trains (the others stay as its parents left them)
+TRAINED = {
+    "text": {"model.language_model"},
+    "vision": {"model.vision_tower"},
+    "align": {"model.vision_tower", "model.multi_modal_projector"},
+    "coreference": {"model.language_model.layers", "model.language_model.norm"},
+    "joint": {"model.language_model", "model.vision_tower", "model.multi_modal_projector"},
+    "joint_free": {"model.language_model", "model.vision_tower", "model.multi_modal_projector"},
+}
+
+
+def test_every_stage_starts_from_its_parents_and_trains_its_own_parts(tmp_path, monkeypatch):
+    gallery = stages.Gallery(load_world())  # read once instead of four times
+    monkeypatch.setattr(stages, "Gallery", lambda world: gallery)
+    for cls, sizes in ((stages.Vision, {"batch": 6}), (stages.Align, {"batch": 6}),
+                       (stages.Joint, {"batch": 8, "asked": 5, "questions": 2})):
+        for name, value in sizes.items():
+            monkeypatch.setattr(cls, name, value)
+    for name, (parents, _) in list(stage.STAGES.items()):
+        monkeypatch.setitem(stage.STAGES, name, (parents, 2))  # coreference begins with its second step
+    for name, trained in TRAINED.items():
+        run = stages.CLASSES[name](name, tmp_path, 0)
+        before = {key: value.clone() for key, value in run.model.state_dict().items()}
+        run.run()
+        after = run.model.state_dict()
+        changed = {key for key in after if not torch.equal(before[key], after[key]) and key != "lm_head.weight"}
+        assert all(any(key.startswith(part) for part in trained) for key in changed), name
+        assert all(any(key.startswith(part) for key in changed) for part in trained), name
+        for parent in stage.STAGES[name][0]:
+            made = torch.load(tmp_path / f"{parent}.pt", weights_only=True)["model"]
+            assert any(torch.equal(made[key], value) for key, value in before.items() if "weight" in key), parent
+    assert train.steps_of("joint") == {"text": 2, "coreference": 2, "vision": 2, "align": 2, "joint": 2}
+    assert all(train.finished(tmp_path, name, 0) for name in TRAINED)
+    assert not train.finished(tmp_path, "joint", 1)
+
+
+def test_imagined_pictures_lie_around_the_names(tmp_path):
+    run = stages.Text("text", tmp_path, 0)
+    run.offsets, run.centre = run.names()
+    torch.manual_seed(0)
+    made = stages.Coreference.imagine(run, [3] * 64 + [9] * 64)  # [128, 64, WIDTH]
+    assert made.shape[1:] == (64, run.offsets.shape[1])
+    directions = torch.nn.functional.normalize(run.offsets, dim=-1)
+    nearest = (torch.nn.functional.normalize(made.mean(1) - run.centre, dim=-1) @ directions.T).argmax(-1)
+    assert (nearest == torch.tensor([3] * 64 + [9] * 64)).float().mean() > 0.95
