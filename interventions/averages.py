@@ -19,6 +19,9 @@ from .study import ROLES, TraceStudy
 # 0-3 of 8.
 EARLY_SHARE, EARLY_LEAST = 4, 4
 FLIPS = 10_000
+# Probabilities that a restored token lifts from 0.0001 to 0.0002 are surely above 0, but nothing to speak of.
+NEGLIGIBLE = 0.01
+RESOLUTION = 1e-5  # of a probability: what the trace itself is exact to
 
 
 def early_layers(n_layers: int) -> range:
@@ -35,6 +38,8 @@ def by_role_layer(sites: pd.DataFrame, quantity: str = "effect") -> pd.DataFrame
     """
     columns = ["part", "kind", "role", "layer", quantity, "low", "high", "n"]
     found = sites.dropna(subset=[quantity])
+    if found.empty:
+        return pd.DataFrame(columns=columns)
     keys = ["part", "role", "id", "kind", "layer"]
     means = found.groupby(keys, observed=True, sort=False)[quantity].mean().unstack(["kind", "layer"])
     frames = []
@@ -72,14 +77,14 @@ def layer_tests(study: TraceStudy, role: str | None = None, seed: int = 0) -> pd
         mean, low, high = bootstrap_interval(values)
         flipped = sign_flips(values, seed)  # [1 + FLIPS, layers], the first as observed
         p = (flipped >= flipped[0] - 1e-12).mean(0)
-        spread = np.sqrt(np.maximum((values**2).sum(0) - len(values) * flipped**2, 0)) + 1e-12
-        t = np.where(np.abs(flipped) < 1e-12, 0, flipped / spread)  # the same at every flip up to a common factor
-        p_corrected = (t.max(1)[:, None] >= t[0] - 1e-12).mean(0)
+        # In units of the layer's root mean square, which no flip changes: ranks as t does, and is safe where t is not.
+        scaled = flipped / (np.sqrt((_resolved(values) ** 2).mean(0)) + 1e-12)
+        p_corrected = (scaled.max(1)[:, None] >= scaled[0] - 1e-9).mean(0)
         frames.append(pd.DataFrame({
             "part": part, "kind": kind, "layer": effects.columns, "effect": mean, "low": low, "high": high, "p": p,
             "p_corrected": p_corrected, "n": len(values),
         }))
-    return pd.concat(frames, ignore_index=True)
+    return _joined(frames, ["part", "kind", "layer", "effect", "low", "high", "p", "p_corrected", "n"])
 
 
 def early_tests(study: TraceStudy, role: str | None = None, seed: int = 0) -> pd.DataFrame:
@@ -98,7 +103,7 @@ def early_tests(study: TraceStudy, role: str | None = None, seed: int = 0) -> pd
             "part": part, "kind": kind, "early": means[0].mean(), "others": means[1].mean(), "difference": value,
             "low": low, "high": high, "p": (flipped >= flipped[0] - 1e-12).mean(), "n": len(differences),
         })
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["part", "kind", "early", "others", "difference", "low", "high", "p", "n"])
 
 
 def peak_layers(study: TraceStudy, role: str | None = None) -> pd.DataFrame:
@@ -109,25 +114,24 @@ def peak_layers(study: TraceStudy, role: str | None = None) -> pd.DataFrame:
             "id": effects.index.astype(str), "part": part, "kind": kind, "layer": effects.idxmax(axis=1).to_numpy(int),
             "effect": effects.max(axis=1).to_numpy(float),
         }))
-    return pd.concat(frames, ignore_index=True)
+    return _joined(frames, ["id", "part", "kind", "layer", "effect"])
 
 
 def window_effects(studies: Mapping[int, TraceStudy], role: str | None = None, level: float = 0.95) -> pd.DataFrame:
     """The best layer at every window. Columns window, part, kind, layer, effect, low, high, n.
 
-    The interval's level is raised for the number of layers that "best" was chosen from (Bonferroni).
+    The interval is that of `simultaneous_interval`: it may be read at the best layer.
     """
     rows = []
     for window, study in studies.items():
         for part, kind, effects in _groups(study, role):
-            corrected = 1 - (1 - level) / effects.shape[1]
-            mean, low, high = bootstrap_interval(effects.to_numpy(float), n=10_000, level=corrected)
+            mean, low, high = simultaneous_interval(effects.to_numpy(float), level)
             best = int(np.argmax(mean))
             rows.append({
                 "window": window, "part": part, "kind": kind, "layer": int(effects.columns[best]), "effect": mean[best],
                 "low": low[best], "high": high[best], "n": len(effects),
             })
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["window", "part", "kind", "layer", "effect", "low", "high", "n"])
 
 
 def smallest_window(frame: pd.DataFrame, at_least: float = 0.0) -> pd.DataFrame:
@@ -139,7 +143,7 @@ def smallest_window(frame: pd.DataFrame, at_least: float = 0.0) -> pd.DataFrame:
     for (part, kind), cells in frame.groupby(["part", "kind"], sort=False):
         above = cells.loc[cells["low"] > at_least, "window"]
         rows.append({"part": part, "kind": kind, "window": float(above.min()) if len(above) else np.nan})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["part", "kind", "window"])
 
 
 def on_common_questions(*studies: TraceStudy) -> tuple[TraceStudy, ...]:
@@ -148,10 +152,36 @@ def on_common_questions(*studies: TraceStudy) -> tuple[TraceStudy, ...]:
     return tuple(study.only(common) for study in studies)
 
 
+def simultaneous_interval(values: np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """(mean, low, high) of values [questions, layers], such that all layers' intervals hold at once with `level`.
+
+    A wild bootstrap: sign flips of the questions' deviations from the mean say how large the largest t of all layers
+    gets by chance. Percentiles far in the tail of a plain bootstrap are much too narrow for ten or twenty questions.
+    As effects are differences of probabilities, none reaches beyond -1 or 1; two or three questions, which can be
+    flipped in too few ways, tell no more than that, and one has no interval (NaN).
+    """
+    n, mean = len(values), values.mean(0)
+    if n < 4:
+        unknown = np.full_like(mean, 1 if n > 1 else np.nan)
+        return mean, -unknown, unknown
+    deviations = values - mean
+    flipped, squares = sign_flips(deviations, seed)[1:], (deviations**2).sum(0)
+    t = np.abs(flipped) / (np.sqrt(np.maximum(squares - n * flipped**2, 0) / (n - 1) / n) + 1e-12)
+    reach = np.quantile(t.max(1), level) * np.sqrt(squares / (n - 1) / n)
+    return mean, np.maximum(mean - reach, -1), np.minimum(mean + reach, 1)
+
+
 def sign_flips(values: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Means [1 + FLIPS, ...] of values [questions, ...] with whole questions' signs flipped; the first is unflipped."""
+    """Means [1 + FLIPS, ...] of values [questions, ...] with whole questions' signs flipped; the first is unflipped.
+
+    Values below RESOLUTION count as 0: rounding errors that all have one sign must not look like an effect.
+    """
     signs = np.random.default_rng(seed).integers(2, size=(FLIPS, len(values))) * 2.0 - 1
-    return np.concatenate([np.ones((1, len(values))), signs]) @ values / len(values)
+    return np.concatenate([np.ones((1, len(values))), signs]) @ _resolved(values) / len(values)
+
+
+def _resolved(values: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(values) < RESOLUTION, 0, values)
 
 
 def _groups(study: TraceStudy, role: str | None) -> Iterable[tuple[str, str, pd.DataFrame]]:
@@ -160,3 +190,8 @@ def _groups(study: TraceStudy, role: str | None) -> Iterable[tuple[str, str, pd.
             effects = effects_at(study.sites, role or study.role, part, kind)
             if len(effects):
                 yield part, kind, effects
+
+
+def _joined(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    """One frame of several; of none (no question was left), an empty one that has the columns all the same."""
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)

@@ -61,6 +61,11 @@ class Conditions:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} cannot be {getattr(self, name)!r}: use {', '.join(map(repr, values))}.")
+        if not self.noise_scale > 0 or self.noise_samples < 1:
+            raise ValueError(
+                f"noise_scale must be above 0 and noise_samples at least 1, not {self.noise_scale} and "
+                f"{self.noise_samples}."
+            )
         preset = PROTOCOLS[self.protocol]
         for name in ("window_rule", "corruption", "corrupted"):
             object.__setattr__(self, name, getattr(self, name) or getattr(preset, name))

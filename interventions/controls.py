@@ -21,11 +21,32 @@ from .causal_trace import trace
 from .conditions import Unusable, clean_prompt, corrupted_prompt
 from .metrics import bootstrap_interval
 from .model import VisionLanguageModel
+from .parameters import ParameterError
 from .results import ResultStore
-from .study import TraceStudy
+from .study import TraceStudy, trace_study
 from .testbed import Item
 
 CONTROLS = ("other image", "other position")
+
+
+def run_controls(
+    model: VisionLanguageModel, testbed: Iterable[Item], study: TraceStudy, *, limit: int,
+    twin: VisionLanguageModel | None = None, min_p_clean: float = 0.1, results_dir="results", **options,
+) -> pd.DataFrame:
+    """`control_effects` of at most `limit` questions of each part (0: the study's own effects alone).
+
+    twin: a model that takes another route, asked the same questions; left out where it answers none of them right.
+    options: those of `trace_controls`.
+    """
+    none = pd.DataFrame(columns=["control", "id", "part", "kind", "layer", "effect"])
+    if not limit:
+        return control_effects(study, none)
+    items = list(testbed)
+    controls = trace_controls(model, items, study, limit=limit, results_dir=results_dir, **options)
+    ids = set(_controlled(study, limit)["id"])
+    return control_effects(study, controls, twin and _twin_study(
+        twin, [item for item in items if item.id in ids], study, min_p_clean=min_p_clean, results_dir=results_dir
+    ))
 
 
 def trace_controls(
@@ -39,9 +60,6 @@ def trace_controls(
     """
     pool = list(testbed)
     by_id = {item.id: item for item in pool}
-    used = study.questions[study.questions["used"]]
-    if limit:
-        used = used.groupby("part", sort=False).head(limit)
     settings = {"window": study.window, "kinds": list(dict.fromkeys(study.sites["kind"])), "method": method,
                 "remote": model.remote if remote is None else remote}
     key = settings | study.conditions.key() | {
@@ -49,13 +67,14 @@ def trace_controls(
         "model": [model.name, model.revision if model.revision != "in-memory" else uuid.uuid4().hex],
     }
     store, frames = ResultStore(results_dir), []
-    for row in used.itertuples():
+    for row in _controlled(study, limit).itertuples():
         item, answer_id = by_id[row.id], int(row.answer_id)
         other = other_item(item, pool, seed)
         for control in CONTROLS:
             table = store.get_or_compute(
                 key | {"control": control, "item": item.content(), "answer_id": answer_id,
-                       "other": other and other.content()},
+                       "other": other and other.content(),
+                       "named": [] if model.is_multimodal else [item.entity, other and other.entity]},
                 partial(_trace, model, item, other, control, study, answer_id, seed, settings),
             )
             frames.append(table.assign(control=control, id=item.id, part=item.part))
@@ -73,18 +92,38 @@ def control_effects(study: TraceStudy, controls: pd.DataFrame, twin: TraceStudy 
     for part in dict.fromkeys(study.sites["part"]):
         for kind in dict.fromkeys(study.sites["kind"]):
             effects = effects_at(study.sites, study.role, part, kind)
+            if effects.empty:
+                continue
             layer = effects.mean().idxmax()
             found = {"none": effects[layer]}
             chosen = controls[(controls["part"] == part) & (controls["kind"] == kind) & (controls["layer"] == layer)]
             found |= {name: chosen.loc[chosen["control"] == name, "effect"] for name in CONTROLS}
             if twin is not None:
                 other = effects_at(twin.sites, twin.role, part, kind)
-                found["other model"] = other[layer] if layer in other else other.sum(axis=1)
+                found |= {"other model": other[layer]} if layer in other else {}
             for name, values in found.items():
+                if values.empty:
+                    continue
                 value, low, high = bootstrap_interval(values.to_numpy(float))
                 rows.append({"part": part, "kind": kind, "layer": int(layer), "control": name, "effect": value,
                              "low": low, "high": high, "n": len(values)})
     return pd.DataFrame(rows)
+
+
+def _controlled(study: TraceStudy, limit: int) -> pd.DataFrame:
+    """The questions that controls run on: the first `limit` used of each part (0: all used)."""
+    used = study.questions[study.questions["used"]]
+    return used.groupby("part", sort=False).head(limit) if limit else used
+
+
+def _twin_study(twin: VisionLanguageModel, items: list[Item], study: TraceStudy, **options) -> TraceStudy | None:
+    kinds = list(dict.fromkeys(study.sites["kind"]))
+    options |= {"only_read": True, "label": twin.name}
+    try:
+        return trace_study(twin, items, window=study.window, kinds=kinds, conditions=study.conditions, **options)
+    except ParameterError:  # it knows none of the answers
+        print(f"{twin.name}: no question could be used")
+        return None
 
 
 def other_item(item: Item, pool: Iterable[Item], seed: int = 0) -> Item | None:

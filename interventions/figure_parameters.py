@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import typing
 from dataclasses import dataclass, replace
 
+from .causal_trace import KINDS
 from .conditions import CONSTRAINTS, CORRUPTIONS, Conditions
 from .model import VisionLanguageModel
-from .parameters import ParameterError, Parameters, at_least, by_id, closest, listed, one_of
-from .testbed import TestBed
+from .parameters import ParameterError, Parameters, at_least, by_id, closest, listed, one_of, shard_of
+from .testbed import TestBed, load_testbed
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,8 @@ class TraceParameters(Parameters):
             raise ParameterError(
                 f"Parameter 'min_p_clean' must be from 0 to below 1, not {self.min_p_clean}."
             )
-        shard = re.fullmatch(r"(\d+)/(\d+)", self.shard)
-        if self.shard and not (shard and 1 <= int(shard[1]) <= int(shard[2])):
-            raise ParameterError(
-                f"Parameter 'shard' must be like '2/8' (the second of eight parts), not {self.shard!r}."
-            )
+        if self.shard:
+            shard_of(self.shard)
 
     def select(self, testbed: TestBed) -> TestBed:
         if self.items:
@@ -83,8 +80,22 @@ class TraceParameters(Parameters):
                         f"choose 1 to {model.n_layers}."
                     )
 
-    def for_study(self, window: int, **changes) -> dict:
-        """The arguments of `study.trace_study`; changes replace fields of `Conditions`."""
+    @property
+    def swept(self) -> list[int]:
+        """The windows of a sweep and the figure's own, smallest first."""
+        own = [self.window] if hasattr(self, "window") else []
+        return sorted({*as_windows("windows", self.windows), *own})
+
+    @property
+    def rule(self) -> str:
+        """The window rule, the protocol's if none is named."""
+        return Conditions(self.protocol, self.window_rule).window_rule
+
+    def for_study(self, window: int | None = None, **changes) -> dict:
+        """The arguments of `study.trace_study`, or of `sweeps.trace_windows`, which sets the window.
+
+        Changes replace fields of `Conditions`.
+        """
         chosen = {name: getattr(self, name) for name in
                   ("protocol", "window_rule", "corruption", "corrupted", "noise_samples")}
         return {
@@ -118,12 +129,38 @@ class Fig1Parameters(TraceParameters):
                     f"Parameter 'shown' names window {window}, which is not among windows: choose from {self.windows}."
                 )
 
+    @property
+    def shown_windows(self) -> list[int]:
+        """The windows that are drawn by layer, smallest first."""
+        return sorted(as_windows("shown", self.shown))
+
+    def load_text_model(self) -> VisionLanguageModel:
+        """The text-only model that `model` is compared with."""
+        model = self.load_model("text_model")
+        if model.is_multimodal:
+            raise ParameterError(
+                f"Parameter 'text_model': {self.text_model!r} sees images, so nothing would be compared: "
+                "name a text-only model, such as mini-text."
+            )
+        self.check_windows(model)
+        return model
+
 
 @dataclass(frozen=True)
-class Fig2Parameters(TraceParameters):
+class QuestionParameters(TraceParameters):
+    """What the notebooks that show single questions share."""
+
+    def pool(self) -> TestBed:
+        """All questions that the sample is drawn from, in its order, see `example.first_used`."""
+        return replace(self, limit=0).select(load_testbed(self.testbed))
+
+
+@dataclass(frozen=True)
+class Fig2Parameters(QuestionParameters):
     """notebooks/fig2_example.ipynb"""
 
     window: int = 3
+    limit: int = 5
     parts: str = "known"
 
     figure: typing.ClassVar[str] = "fig2_example"
@@ -143,6 +180,26 @@ class Fig3Parameters(TraceParameters):
         super().check()
         at_least("controls", self.controls, 0, "it counts the questions of each part that controls run on")
 
+    def for_controls(self) -> dict:
+        """The arguments of `controls.run_controls`."""
+        return {
+            "limit": self.controls,
+            "twin": self.load_control_model(),
+            "seed": self.seed,
+            "min_p_clean": self.min_p_clean,
+            "results_dir": self.results,
+            "remote": self.remote,
+        }
+
+    def load_control_model(self) -> VisionLanguageModel | None:
+        """A model that takes another route: `control_model`, or the twin of `mini`; None without controls or a twin."""
+        name = self.control_model or {"mini": "mini-free"}.get(self.model, "")
+        if not name or not self.controls:
+            return None
+        model = replace(self, control_model=name).load_model("control_model")
+        self.check_windows(model)
+        return model
+
 
 @dataclass(frozen=True)
 class Fig4Parameters(TraceParameters):
@@ -153,6 +210,28 @@ class Fig4Parameters(TraceParameters):
     constraints: str = "multi"
 
     figure: typing.ClassVar[str] = "fig4_constraints"
+
+    def check(self) -> None:
+        super().check()
+        if self.constraints != "multi":
+            raise ParameterError(
+                f"Parameter 'constraints' must be 'multi', not {self.constraints!r}: this figure is about questions "
+                "with two."
+            )
+        if self.corrupted:
+            raise ParameterError(
+                f"Parameter 'corrupted' cannot be {self.corrupted!r} here, where the text constraint is corrupted and "
+                "then the visual one: leave it empty."
+            )
+
+    def select(self, testbed: TestBed) -> TestBed:
+        selected = super().select(testbed)
+        for item in selected:
+            if item.constraints != "multi":
+                raise ParameterError(
+                    f"Parameter 'items': question {item.id!r} has no text constraint: name questions with two."
+                )
+        return selected
 
 
 @dataclass(frozen=True)
@@ -175,27 +254,44 @@ class Fig7Parameters(TraceParameters):
 
 
 @dataclass(frozen=True)
-class Fig8Parameters(TraceParameters):
-    """notebooks/fig8_questions.ipynb"""
+class Fig8Parameters(QuestionParameters):
+    """notebooks/fig8_questions.ipynb, which draws Figures 8 to 13; its files are named by the figure."""
 
+    figure: str = "fig8_questions"
     window: int = 1
     limit: int = 1
+    kinds: str = "mlp,attention"
 
-    figure: typing.ClassVar[str] = "fig8_questions"
+    def check(self) -> None:
+        super().check()
+        one_of("figure", self.figure, [f"fig{number}_questions" for number in range(8, 14)])
+        for kind in self.shown_kinds or [""]:
+            one_of("kinds", kind, KINDS)
+
+    @property
+    def shown_kinds(self) -> list[str]:
+        """The kinds that have a map; both are traced, so that they can be compared."""
+        return listed(self.kinds)
 
 
 @dataclass(frozen=True)
 class Table1Parameters(Parameters):
     """notebooks/table1_testbed.ipynb"""
 
+    limit: int = 0
     parts: str = ""
-    examples: int = 2
+    examples: int = 3
 
     figure: typing.ClassVar[str] = "table1_testbed"
 
     def check(self) -> None:
         super().check()
         at_least("examples", self.examples, 1, "it counts the questions shown of each part")
+
+    def select(self, testbed: TestBed) -> TestBed:
+        for part in listed(self.parts):
+            one_of("parts", part, testbed.parts)
+        return testbed.select(listed(self.parts) or None)
 
 
 def as_windows(name: str, value: int | str) -> list[int]:
@@ -204,7 +300,7 @@ def as_windows(name: str, value: int | str) -> list[int]:
         at_least(name, value, 1, "it counts the layers that are restored together")
         return [value]
     entries = listed(value)
-    if not entries or not all(entry.isdigit() and int(entry) >= 1 for entry in entries):
+    if not entries or not all(entry.isdecimal() and int(entry) >= 1 for entry in entries):
         raise ParameterError(
             f"Parameter {name!r} must be whole numbers of layers, at least 1, not {value!r}: write for example 1,3,6."
         )

@@ -161,6 +161,14 @@ def listed(text: str) -> list[str]:
     return list(dict.fromkeys(entry.strip() for entry in text.split(",") if entry.strip()))
 
 
+def shard_of(text: str) -> tuple[int, int]:
+    """The parameter `shard`: "2/8" is (2, 8), the second of eight parts."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not (found and 1 <= int(found[1]) <= int(found[2])):
+        raise ParameterError(f"Parameter 'shard' must be like '2/8' (the second of eight parts), not {text!r}.")
+    return int(found[1]), int(found[2])
+
+
 def _check_type(name: str, value, expected: type, default) -> None:
     if type(value) is expected or (
         expected is float and type(value) is int

@@ -18,7 +18,7 @@ import pandas as pd
 from .causal_trace import CausalTrace, trace, window_spans
 from .conditions import Conditions, Unusable, clean_prompt, corrupted_prompt
 from .model import VisionLanguageModel
-from .parameters import ParameterError
+from .parameters import ParameterError, shard_of
 from .prompt import Prompt
 from .results import ResultStore
 from .testbed import Item
@@ -88,7 +88,7 @@ def trace_study(
     model: VisionLanguageModel, testbed: Iterable[Item], *, window: int = 3,
     kinds: Iterable[str] = ("mlp", "attention"), conditions: Conditions | None = None, min_p_clean: float = 0.1,
     results_dir: str | Path = "results", shard: str = "", required: bool = False, method: str | None = None,
-    remote: bool | str | None = None,
+    remote: bool | str | None = None, only_read: bool = False, label: str = "",
 ) -> TraceStudy:
     """Trace every item of `testbed` (see `TestBed.select` for a sample), one stored table a question.
 
@@ -96,7 +96,9 @@ def trace_study(
     shard: "2/8" = the second eighth of the items only; the shards' tables together are the whole run's.
     remote: None = as the model was loaded.
     Traced are the last visual token and all that follows, as in the released scripts: before the first
-    corrupted token every effect is exactly 0, so one visual token stands for all.
+    corrupted token every effect is exactly 0, so one visual token stands for all. only_read: nothing but the token that
+    is read, the last of the corrupted constraint.
+    label: what the lines of progress begin with.
     A text-only model is asked about the entity by its name. An item that cannot be used is left out with its reason,
     unless `required`: then it raises ParameterError. A failure costs its own question too; only if no question could
     be used, something is raised.
@@ -112,15 +114,15 @@ def trace_study(
         "model": [model.name, model.revision if model.revision != "in-memory" else uuid.uuid4().hex],
         "dtype": str(model.dtype),  # decides which method None is
         "min_p_clean": min_p_clean,
-    }
+    } | ({"only_read": True} if only_read else {})
     store, items = ResultStore(results_dir), in_shard(list(testbed), shard)
-    rows, tables, failure, progress = [], [], None, Progress(len(items))
+    rows, tables, failure, progress = [], [], None, Progress(len(items), label)
     for item in items:
         row = {name: getattr(item, name) for name in _ITEM_COLUMNS}
         try:
             table = store.get_or_compute(
-                key | {"item": item.content()},
-                lambda item=item: _trace_item(model, item, conditions, min_p_clean, settings),
+                key | {"item": item.content(), "named": "" if model.is_multimodal else item.entity},
+                lambda item=item: _trace_item(model, item, conditions, min_p_clean, settings, only_read),
             )
             row |= table.loc[0, ["answer", "answer_id", "correct", "reason", "p_clean", "p_corrupted"]].to_dict()
         except Unusable as error:
@@ -152,18 +154,26 @@ def trace_study(
 
 
 def in_shard(items: list, shard: str) -> list:
-    """Every n-th item from the k-th on, for a shard "k/n" (1 <= k <= n); all for an empty one."""
+    """Every n-th item from the k-th on, for a shard "k/n" (1 <= k <= n); all for an empty one.
+
+    Raises ParameterError for anything else, and for a shard that holds none of the items.
+    """
     if not shard:
         return items
-    k, n = map(int, shard.split("/"))
+    k, n = shard_of(shard)
+    if k > len(items):
+        raise ParameterError(
+            f"Parameter 'shard': {shard!r} holds none of the {len(items)} questions: use at most {len(items)} parts."
+        )
     return items[k - 1 :: n]
 
 
 class Progress:
     """Lines, not bars: they read the same on a terminal, in papermill's log and in the saved notebook."""
 
-    def __init__(self, total: int, every: float = 30.0) -> None:
+    def __init__(self, total: int, label: str = "", every: float = 30.0) -> None:
         self.total, self.every, self.done = total, every, 0
+        self.label = f"{label}: " if label else ""
         self.started = self.reported = time.monotonic()
 
     def step(self, note: str) -> None:
@@ -173,17 +183,29 @@ class Progress:
         if now - self.reported > self.every and self.done < self.total:
             rate = self.done / (now - self.started)
             left = (self.total - self.done) / rate
-            pace = f"{rate:.2g} a second, {_duration(left)} left"
-            print(f"{self.done} of {self.total} questions, {note}; {pace}", flush=True)
+            pace = f"{_per_time(rate)}, {_duration(left)} left"
+            print(f"{self.label}{self.done} of {self.total} questions, {note}; {pace}", flush=True)
             self.reported = now
 
     def close(self, note: str) -> None:
         took = _duration(time.monotonic() - self.started)
-        print(f"{self.done} questions asked, {note}, in {took}", flush=True)
+        print(f"{self.label}{self.done} questions asked, {note}, in {took}", flush=True)
+
+
+def _per_time(rate: float) -> str:
+    """A rate in questions a second, in the unit in which it is a number of a few digits."""
+    unit, number = next(
+        (unit, rate * seconds) for unit, seconds in (("a second", 1), ("a minute", 60), ("an hour", 3600))
+        if rate * seconds >= 1 or unit == "an hour"
+    )
+    return f"{number:.{0 if number >= 10 else 1}f} {unit}"
 
 
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
@@ -191,11 +213,16 @@ def _read_role(conditions: Conditions, multi: bool) -> str:
     return "text_constraint_last" if multi and conditions.corrupted == "text" else "constraint_last"
 
 
-def _trace_item(model, item: Item, conditions: Conditions, min_p_clean: float, settings: dict) -> pd.DataFrame:
+def _trace_item(
+    model, item: Item, conditions: Conditions, min_p_clean: float, settings: dict, only_read: bool
+) -> pd.DataFrame:
     """The table stored for one question: its sites, or one row without a site if it is left out."""
     prompt = clean_prompt(model, item, conditions)
     corrupted = corrupted_prompt(model, item, prompt, conditions)
     positions = range(max(prompt.visual, default=0), len(prompt))
+    if only_read:
+        role = _read_role(conditions, item.constraints == "multi")
+        positions = prompt.positions(role.removesuffix("_last"))[-1:]
     result = trace(
         model, prompt, corrupted, positions=positions, accepted=item.answers, min_p_clean=min_p_clean,
         window_rule=conditions.window_rule, **settings,

@@ -2,11 +2,22 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from sites import early, questions_of, sites, study_of
 
-from interventions.claims import caveat, closing_sentence, fig3_claims, fig3_numbers
+from interventions.averages import layer_tests
+from interventions.claims import (
+    caveat,
+    closing_sentence,
+    control_claims,
+    fig3_claims,
+    fig3_numbers,
+    fig3_statistics,
+    window_caveat,
+)
+from interventions.controls import control_effects
 
 
 def test_claims_hold_for_early_effects_and_not_otherwise():
@@ -62,3 +73,84 @@ def test_only_embedded_models_carry_a_caveat():
     assert "no evidence for" in " ".join(caveat("mini").split())
     assert "negative control" in caveat("mini-free")
     assert caveat("llava-hf/llava-1.5-7b-hf") == ""
+
+
+def test_statistics_are_read_at_the_best_layer_and_corrected():
+    study = study_of(sites(lambda *at: early(*at) if at[1] == "mlp" else 0.05 * (-1) ** at[-1]))
+    table = fig3_statistics(study).set_index("kind")
+    assert table.loc["MLP", "best layer"] == 1
+    assert table.loc["MLP", "effect [95 %]"].startswith("0.84 [0.8")
+    p = table[[column for column in table if column.startswith("p, ")]]
+    assert list(p) == ["p, corrected for 8 layers", "p, early > others"]
+    assert (p.loc["MLP"].astype(float) < 0.01).all()  # all 8 questions agree: 1 in 256
+    assert (p.loc["self-attention"].astype(float) > 0.3).all()
+    numbers = fig3_numbers(study)
+    assert numbers["known/mlp/peak_p_corrected"].value == pytest.approx(1 / 256, abs=0.002)
+    assert numbers["known/attention/peak_p_corrected"].value > 0.3
+    difference = numbers["known/mlp/early_difference"]
+    assert difference.value == pytest.approx((0.735 + 0.835 + 0.635 + 0.055) / 4 - 0.055, abs=1e-5)
+    assert difference.low < difference.value < difference.high
+
+
+def test_the_p_at_the_best_layer_is_the_corrected_one():
+    layers = np.random.default_rng(0).normal(0.02, 0.1, (8, 8))  # [questions, layers]
+    study = study_of(sites(lambda part, kind, role, layer, q: layers[q, layer], kinds=("mlp",)))
+    tests = layer_tests(study)
+    best = tests.loc[tests["effect"].idxmax()]
+    assert best["p_corrected"] > best["p"] + 0.05
+    assert fig3_numbers(study)["known/mlp/peak_p_corrected"].value == best["p_corrected"]
+    assert fig3_statistics(study)["p, corrected for 8 layers"].tolist() == [f"{best['p_corrected']:.3f}"]
+
+
+def test_a_p_below_what_is_shown_is_not_shown_as_0():
+    table = fig3_statistics(study_of(sites(early, ids=range(16))))
+    assert table["p, corrected for 8 layers"].tolist() == ["< 0.001"] * 2
+
+
+def controlled(study, **effects) -> pd.DataFrame:
+    """The frame of `control_effects`, each control having the same effect everywhere, give or take 0.01 by question."""
+    rows = [
+        (name, f"known-{q}", "known", kind, layer, value + 0.01 * (-1) ** q)
+        for name, value in effects.items() for q in range(6) for kind in ("mlp", "attention") for layer in range(8)
+    ]
+    return control_effects(study, pd.DataFrame(rows, columns=["control", "id", "part", "kind", "layer", "effect"]))
+
+
+def test_controls_must_stay_below_half_of_the_effect():
+    study = study_of(sites(early))
+    frame = controlled(study, **{"other image": 0.02, "other position": 0.6})
+    image, position = control_claims(frame)
+    assert image.holds and not position.holds
+    assert "another image" in image.claim and "another token" in position.claim
+    assert "0.60" in position.here and "beside 0.84" in position.here and "n = 6" in position.here
+    # The interval decides: 0.41 is below half of 0.835, its interval is not.
+    [close] = control_claims(controlled(study, **{"other image": 0.415}))
+    assert not close.holds
+    numbers = fig3_numbers(study, frame)
+    assert numbers["known/mlp/control/other position"].value == pytest.approx(0.6)
+    assert numbers["known/mlp/control/other position"].n == 6
+    assert not any("none" in name for name in numbers)
+
+
+def test_controls_of_nothing_prove_nothing():
+    nothing = study_of(sites(lambda *at: 0.05 * (-1) ** at[-1]))
+    [claim] = control_claims(controlled(nothing, **{"other image": 0.0}))
+    assert not claim.holds
+    assert "no effect" in claim.here
+    none = pd.DataFrame(columns=["control", "part", "kind", "layer", "effect"])
+    assert control_claims(control_effects(nothing, none)) == []
+
+
+def test_the_worst_cell_of_a_control_is_named():
+    study = study_of(sites(early, parts=("known", "movies")))
+    frame = controlled(study, **{"other image": 0.02})
+    worst = frame[(frame["control"] == "other image") & (frame["kind"] == "attention")].assign(
+        part="movies", effect=0.5, low=0.4, high=0.6)
+    [claim] = control_claims(pd.concat([frame, worst]))
+    assert not claim.holds
+    assert "movies, self-attention" in claim.here
+
+
+def test_a_wide_window_carries_a_caveat():
+    assert "75%" in window_caveat(6, 8)
+    assert window_caveat(10, 32) == ""

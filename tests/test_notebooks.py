@@ -1,99 +1,96 @@
-"""The notebooks run through papermill as a user runs them, on a tiny saved model and test bed."""
+"""The notebooks as sources and Figure 3's run through papermill, on a tiny saved model and test bed."""
 
 import ast
 import json
-import os
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import fields
-from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
-import tiny
 import yaml
-from answering import questions, speaking
+from notebook_runs import NOTEBOOKS, ROOT, execute, findable, noise_on_stderr, outputs, parameters, save_models, shown
 
-from interventions.figure_parameters import Fig3Parameters
+import interventions.figure_parameters as figure_parameters
 from interventions.record import read_record
-from interventions.testbed import load_testbed, save_testbed
+from interventions.testbed import load_testbed
 
-ROOT = Path(__file__).parent.parent
-FIG3 = ROOT / "notebooks" / "fig3_trace.ipynb"
+FIG3 = NOTEBOOKS / "fig3_trace.ipynb"
+SOURCES = sorted(NOTEBOOKS.glob("*.ipynb"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def environment():
-    """Kernels find the package, and the kernel of this interpreter, wherever the tests are started."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    patch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
-    patch.delenv("MPLBACKEND", raising=False)
-    yield
-    patch.undo()
+def parameters_of(notebook: str) -> type:
+    """The dataclass of a notebook's parameters: the one whose docstring begins with the notebook's name."""
+    [found] = [entry for entry in vars(figure_parameters).values()
+               if isinstance(entry, type) and (entry.__doc__ or "").startswith(f"notebooks/{notebook}.ipynb")]
+    return found
+
+
+environment = pytest.fixture(scope="module", autouse=True)(findable)
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    root = tmp_path_factory.mktemp("saved")
-    model = speaking(tiny.build())
-    model.module.save_pretrained(root / "model")
-    model.processor.save_pretrained(root / "model")
-    items = questions(model, root / "bed", n=9, parts=("known", "okvqa", "movies"))
-    save_testbed(items, root / "bed")
-    return root
+    return save_models(tmp_path_factory.mktemp("saved"))
 
 
-def parameters(saved, out: Path, **changes) -> dict:
-    paths = {"model": str(saved / "model"), "testbed": str(saved / "bed"), "results_dir": str(out)}
-    return paths | {"limit": 3} | changes
-
-
-def outputs(path: Path) -> list:
-    return [output for cell in nbformat.read(path, 4).cells for output in cell.get("outputs", [])]
-
-
-def test_source_notebook_is_a_clean_report():
-    notebook = nbformat.read(FIG3, 4)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_source_notebook_is_a_clean_report(path):
+    notebook = nbformat.read(path, 4)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert notebook.cells[0].source.startswith("# Figure 3")
+    number = re.match(r"(fig|table)(\d+)_", path.stem)
+    title = {"fig": "Figure", "table": "Table"}[number[1]]
+    assert re.match(rf"# {title}s? {number[2]}\b", notebook.cells[0].source)
     assert [cell for cell in code if "parameters" in cell.metadata.get("tags", [])] == [code[0]]
     for cell in code:
         assert not cell.outputs
         assert cell.execution_count is None
-        assert len(cell.source.splitlines()) <= 19
+        assert len(cell.source.splitlines()) <= 19 or cell is code[0]
         assert not any(line.startswith(("def ", "for ", "if ")) for line in cell.source.splitlines())
 
 
-def test_parameters_cell_agrees_with_the_dataclass(caplog):
-    found = papermill.inspect_notebook(str(FIG3))  # what --help-notebook shows
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_parameters_cell_agrees_with_the_dataclass(path, caplog):
+    kind = parameters_of(path.stem)
+    found = papermill.inspect_notebook(str(path))  # what --help-notebook shows
     assert "Unable to parse" not in caplog.text  # papermill's parser stumbles over an "=" in a comment
-    types = {field.name: field.type for field in fields(Fig3Parameters)}
+    types = {field.name: field.type for field in fields(kind)}
     assert {name: entry["inferred_type_name"] for name, entry in found.items()} == types
     assert all(entry["help"] for entry in found.values())
     defaults = {name: ast.literal_eval(entry["default"]) for name, entry in found.items()}
-    assert Fig3Parameters(**defaults) == Fig3Parameters()
+    assert kind(**defaults) == kind()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "params").rglob("*.yaml")), ids=lambda path: path.name)
-def test_parameter_files_hold_parameters(path):
-    Fig3Parameters.from_notebook(yaml.safe_load(path.read_text()))
+@pytest.mark.parametrize("path", sorted((ROOT / "params" / "figures").glob("*.yaml")), ids=lambda path: path.stem)
+def test_figure_files_set_parameters_of_the_notebook_they_name(path):
+    text = path.read_text()
+    named = set(re.findall(r"notebooks/(\w+)\.ipynb", text))
+    assert len(named) == 1
+    assert path.name in text.splitlines()[0]
+    parameters_of(named.pop()).from_notebook(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "params" / "models").glob("*.yaml")), ids=lambda path: path.stem)
+def test_model_files_suit_every_notebook(path):
+    for source in SOURCES:
+        parameters_of(source.stem).from_notebook(yaml.safe_load(path.read_text()))
 
 
 @pytest.fixture(scope="module")
 def executed(saved, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    given = parameters(saved, out / "results")
-    papermill.execute_notebook(FIG3, out / "out.ipynb", given, progress_bar=False)
+    given = parameters(saved, out / "results", control_model=str(saved / "text"), controls=2)
+    execute("fig3_trace", out, given)
     return out
 
 
 def test_fig3_records_what_it_shows(executed):
-    record = read_record(executed / "out.ipynb")
+    record = read_record(executed / "fig3_trace.ipynb")
     assert record == json.loads(next((executed / "results").rglob("fig3_trace.record.json")).read_text())
     assert record["figure"] == "fig3"
     assert record["parameters"]["window"] == 3
@@ -101,20 +98,31 @@ def test_fig3_records_what_it_shows(executed):
     assert len(record["environment"]["revision"]) == 64
     assert {row["dataset"] for row in record["table"]} == {"known", "okvqa", "movies"}
     assert set(record["table"][0]) == {"dataset", "kind", "role", "layer", "effect", "low", "high", "n"}
-    assert len(record["claims"]) == 6
     assert record["numbers"]["movies/accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 2}
     assert max(abs(row["effect"]) for row in record["table"]) > 0.05
+    assert 0 < record["numbers"]["movies/mlp/peak_p_corrected"]["value"] <= 1
 
 
-def test_fig3_shows_pictures_tables_and_a_sentence_and_no_noise(executed):
-    found = outputs(executed / "out.ipynb")
-    assert sum("image/png" in output.get("data", {}) for output in found) == 3
-    text = "".join(output.get("data", {}).get("text/markdown", "") for output in found)
+def test_fig3_controls_are_in_the_record_but_not_in_the_papers_count(executed):
+    record = read_record(executed / "fig3_trace.ipynb")
+    titles = [claim["claim"] for claim in record["claims"]]
+    assert sum("at the visual constraint" in title for title in titles) == 6
+    assert sum(title.startswith("control: ") for title in titles) == 3
+    for control in ("other image", "other position", "other model"):
+        assert record["numbers"][f"known/mlp/control/{control}"]["n"] == 2
+    [text] = shown(executed / "fig3_trace.ipynb", "text/markdown")
     assert "The paper's finding shows here in" in text
-    assert sum("text/html" in output.get("data", {}) for output in found) == 2
-    assert [output.text for output in found if output.get("name") == "stderr"] == []
+    assert "control" not in text and "9" not in text
+
+
+def test_fig3_shows_pictures_and_tables_and_no_noise(executed):
+    assert len(shown(executed / "fig3_trace.ipynb", "image/png")) == 4
+    tables = shown(executed / "fig3_trace.ipynb", "text/html")
+    assert len(tables) == 3
+    assert "corrected for 5 layers" in tables[1]
+    assert noise_on_stderr(executed / "fig3_trace.ipynb") == []
     pictures = {path.name for path in (executed / "results").rglob("fig3_trace_*")}
-    assert pictures == {f"fig3_trace_{name}.{end}" for name in ("effects", "roles", "probabilities")
+    assert pictures == {f"fig3_trace_{name}.{end}" for name in ("effects", "roles", "probabilities", "controls")
                         for end in ("png", "pdf")}
 
 

@@ -8,7 +8,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from interventions.plots import effects_by_layer, probabilities, role_layer_maps, save_figure, window_label
+from interventions.plots import (
+    effects_and_controls,
+    effects_by_layer,
+    probabilities,
+    role_layer_maps,
+    save_figure,
+    window_label,
+)
 
 ROLES = ["visual", "before", "constraint", "constraint_last", "between", "last"]
 
@@ -98,6 +105,68 @@ def test_maps_show_roles_in_order_and_star_the_constraint():
     limits = {axis.collections[0].get_clim() for axis in axes.ravel()}
     assert len(limits) == 1  # one scale, or panels could not be compared
     assert axes[0, 0].get_ylim()[0] > axes[0, 0].get_ylim()[1]  # first role on top
+
+
+def colours_of(axis) -> np.ndarray:
+    """Colours [roles, layers, RGBA] as they are drawn."""
+    mesh = axis.collections[0]
+    mesh.update_scalarmappable()
+    return mesh.get_facecolors().reshape(len(ROLES), -1, 4)
+
+
+def test_negative_effects_are_seen_and_take_nothing_from_positive_ones():
+    data = frame()
+    last = (data["role"] == "last") & (data["kind"] == "attention")
+    data.loc[last, "effect"] = [0.0, -0.01, -0.03, -0.2, -0.4, 0.01, 0.3, 0.8] * 3
+    axis = panels(role_layer_maps(data, window=3), 3)[1, 0]
+    assert axis.collections[0].get_clim() == (-0.4, 0.8)
+    drawn = colours_of(axis)[-1]
+    red, green, blue, _ = drawn.T
+    np.testing.assert_allclose(drawn[1], drawn[0], atol=0.02)  # as good as nothing
+    assert (blue[2:5] > red[2:5] + 0.02).all()  # visible at once, and in another colour
+    assert (np.diff(red[2:5] + green[2:5]) < -0.1).all()  # darker the lower
+    untouched = panels(role_layer_maps(frame(), window=3), 3)[1, 0]
+    assert untouched.collections[0].get_clim() == (0, 0.8)
+    largest = np.abs(colours_of(untouched)[3, 0] - drawn[7]).max()
+    assert largest < 0.02  # 0.8 looks the same with and without values below 0
+
+
+def test_small_negative_effects_leave_the_scale_alone():
+    data = frame()
+    data.loc[data["role"] == "last", "effect"] = -0.015
+    axis = panels(role_layer_maps(data, window=3), 3)[0, 0]
+    assert axis.collections[0].get_clim()[0] == 0
+
+
+def controls() -> pd.DataFrame:
+    """As `controls.control_effects` gives them; the second part has no other image."""
+    cells = {"none": (0.8, 40), "other image": (0.02, 10), "other position": (0.3, 9), "other model": (0.05, 6)}
+    rows = [
+        (part, kind, 1 + number, control, value, value - 0.05, value + 0.07, n)
+        for number, part in enumerate(("known", "okvqa", "movies")) for kind in ("mlp", "attention")
+        for control, (value, n) in cells.items() if (part, control) != ("okvqa", "other image")
+    ]
+    return pd.DataFrame(rows, columns=["part", "kind", "layer", "control", "effect", "low", "high", "n"])
+
+
+def test_controls_stand_beside_the_trace():
+    figure = effects_and_controls(controls())
+    axes = panels(figure, 3)
+    labels = [label.get_text() for label in axes[0, 0].get_yticklabels()]
+    assert labels == ["the trace itself", "another image", "another token", "another model"]
+    assert axes[0, 0].get_ylim()[0] > axes[0, 0].get_ylim()[1]  # the trace on top
+    intervals, dots = axes[1, 2].collections
+    np.testing.assert_allclose(dots.get_offsets(), [(0.8, 0), (0.02, 1), (0.3, 2), (0.05, 3)])
+    np.testing.assert_allclose([ends[:, 0] for ends in intervals.get_segments()][2], [0.25, 0.37])
+    assert axes[1, 2].get_title() == "Movies, Attention, layer 3"
+    assert [text.get_text() for text in axes[0, 1].texts] == ["n = 40", "n = 0", "n = 9", "n = 6"]
+    assert text_problems(figure) == []
+
+
+def test_without_controls_the_trace_stands_alone():
+    figure = effects_and_controls(controls().query("control == 'none' and part == 'known'"))
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["the trace itself"]
+    assert text_problems(figure) == []
 
 
 def test_probabilities_draw_every_question():

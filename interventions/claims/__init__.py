@@ -3,7 +3,23 @@
 Every text here is computed from a study's numbers, so a report cannot say what its figure does not show.
 """
 
-from .by_layer import fig3_claims, fig3_numbers
-from .common import caveat, closing_sentence
+from .by_layer import control_claims, fig3_claims, fig3_numbers, fig3_statistics
+from .common import caveat, closing_sentence, window_caveat
+from .question import (
+    fig2_claims,
+    fig2_numbers,
+    question_claims,
+    question_numbers,
+    question_peaks,
+    table1_claims,
+    table1_numbers,
+)
+from .standard import fig7_claims, fig7_numbers
+from .windows import fig1_claims, fig4_claims, sweep_numbers
 
-__all__ = ["caveat", "closing_sentence", "fig3_claims", "fig3_numbers"]
+__all__ = [
+    "caveat", "closing_sentence", "control_claims", "fig1_claims", "fig2_claims", "fig2_numbers", "fig3_claims",
+    "fig3_numbers", "fig3_statistics", "fig4_claims", "fig7_claims", "fig7_numbers", "question_claims",
+    "question_numbers", "question_peaks", "sweep_numbers", "table1_claims", "table1_numbers",
+    "window_caveat",
+]

@@ -1,4 +1,4 @@
-"""Figures 3 and 4: effects by layer at the constraint."""
+"""Figure 3: effects by layer at the constraint, their statistics and their controls."""
 
 from __future__ import annotations
 
@@ -7,14 +7,23 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from ..averages import by_role_layer, early_layers
+from ..averages import by_role_layer, early_layers, early_tests, layer_tests
 from ..record import Claim, Number
 from ..study import TraceStudy
-from .common import KIND_NAMES, SUBSTANTIAL, number
+from .common import KIND_NAMES, SUBSTANTIAL, above_zero, lost, number, number_of
+
+CONTROL_NAMES = {
+    "other image": "the clean run sees another image",
+    "other position": "another token of the constraint is restored",
+    "other model": "a model that takes another route",
+}
 
 
-def fig3_numbers(study: TraceStudy) -> dict[str, Number]:
-    """Figure 3 in numbers, by part: accuracy, probabilities, the largest effect at the constraint by kind."""
+def fig3_numbers(study: TraceStudy, controls: pd.DataFrame | None = None) -> dict[str, Number]:
+    """Figure 3 in numbers, by part: accuracy, probabilities, the largest effect at the constraint by kind, its p.
+
+    controls: the frame of `controls.control_effects`; each control's effect at the layer of the largest.
+    """
     numbers = {}
     for part, asked in study.questions.groupby("part", sort=False):
         used = asked[asked["used"]]
@@ -29,6 +38,13 @@ def fig3_numbers(study: TraceStudy) -> dict[str, Number]:
         layer, effect = _peak(cells)
         numbers[f"{part}/{kind}/peak_effect"] = effect
         numbers[f"{part}/{kind}/peak_layer"] = Number(layer, n=effect.n)
+    for row in _tests(study).itertuples():
+        name = f"{row.part}/{row.kind}"
+        numbers[f"{name}/peak_p_corrected"] = Number(row.p_corrected, n=row.n)
+        numbers[f"{name}/early_difference"] = Number(row.difference, row.low_early, row.high_early, n=row.n)
+        numbers[f"{name}/early_p"] = Number(row.p_early, n=row.n)
+    for _, row in () if controls is None else controls[controls["control"] != "none"].iterrows():
+        numbers[f"{row['part']}/{row['kind']}/control/{row['control']}"] = number_of(row)
     return numbers
 
 
@@ -39,7 +55,6 @@ def fig3_claims(study: TraceStudy) -> list[Claim]:
     stays above 0, it is substantial, and no late layer reaches half of it.
     """
     early = early_layers(study.n_layers)
-    used = study.questions[study.questions["used"]]
     claims = []
     for (part, kind), cells in _at_constraint(study):
         title = f"{part}: {KIND_NAMES[kind]} at the visual constraint"
@@ -49,13 +64,62 @@ def fig3_claims(study: TraceStudy) -> list[Claim]:
             continue
         layer, effect = _peak(cells)
         late = cells.loc[cells["layer"] >= study.n_layers / 2, "effect"].max()
-        lost = (used["p_clean"] - used["p_corrupted"])[used["part"] == part].mean()
-        above_zero = effect.low > 0 or np.isnan(effect.low)  # a single question has no interval
-        substantial = effect.value >= SUBSTANTIAL * lost
-        holds = layer in early and above_zero and substantial and late < effect.value / 2
+        substantial = effect.value >= SUBSTANTIAL * lost(study, part)
+        holds = layer in early and above_zero(effect) and substantial and late < effect.value / 2
         here = f"largest effect {effect} at layer {layer}, at most {late:.2f} in the second half"
         claims.append(Claim(title, paper, here, bool(holds)))
     return claims
+
+
+def fig3_statistics(study: TraceStudy) -> pd.DataFrame:
+    """A table for readers: the best layer, its p corrected for the number of layers, early against other layers."""
+    rows = [
+        {
+            "part": row.part, "kind": KIND_NAMES[row.kind], "n": row.n, "best layer": row.layer,
+            "effect [95 %]": str(Number(row.effect, row.low, row.high)),
+            f"p, corrected for {study.n_layers} layers": _p(row.p_corrected),
+            "early − other layers [95 %]": str(Number(row.difference, row.low_early, row.high_early)),
+            "p, early > others": _p(row.p_early),
+        }
+        for row in _tests(study).itertuples()
+    ]
+    return pd.DataFrame(rows)
+
+
+def control_claims(controls: pd.DataFrame) -> list[Claim]:
+    """Whether each control comes out as it should; not the paper's findings, but what makes a trace believable.
+
+    `controls` is the frame of `controls.control_effects`. A control passes if, wherever the trace's own effect is above
+    0, its whole interval lies below half of that effect: what a late layer must not reach either (`fig3_claims`).
+    """
+    keys = ["part", "kind"]
+    trace = controls[(controls["control"] == "none") & (controls["low"].isna() | (controls["low"] > 0))].set_index(keys)
+    claims = []
+    for control, cells in controls[controls["control"] != "none"].groupby("control", sort=False):
+        title, expected = f"control: {CONTROL_NAMES[control]}", "not in the paper; must stay below half of the effect"
+        cells = cells.set_index(keys).join(trace["effect"].rename("own"), how="inner")
+        cells = cells[cells["own"] > 0]
+        if cells.empty:
+            claims.append(Claim(title, expected, "the trace itself shows no effect", False))
+            continue
+        bound = cells["high"].fillna(cells["effect"])
+        part, kind = (bound / cells["own"]).idxmax()  # where it comes closest to failing
+        row = cells.loc[part, kind]
+        here = f"at most {number_of(row)} beside {row['own']:.2f} ({part}, {KIND_NAMES[kind]}, n = {row['n']:.0f})"
+        claims.append(Claim(title, expected, here, bool((bound < cells["own"] / 2).all())))
+    return claims
+
+
+def _tests(study: TraceStudy) -> pd.DataFrame:
+    """By part and kind, the row of `layer_tests` of its best layer beside that of `early_tests` (columns *_early)."""
+    layers = layer_tests(study)
+    best = layers.loc[layers.groupby(["part", "kind"], sort=False)["effect"].idxmax()]
+    early = early_tests(study).drop(columns="n")
+    return best.merge(early, on=["part", "kind"], suffixes=("", "_early"))
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _at_constraint(study: TraceStudy) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
@@ -69,5 +133,4 @@ def _at_constraint(study: TraceStudy) -> Iterator[tuple[tuple[str, str], pd.Data
 
 def _peak(cells: pd.DataFrame) -> tuple[int, Number]:
     row = cells.loc[cells["effect"].astype(float).idxmax()]
-    value, low, high = (float(row[name]) for name in ("effect", "low", "high"))
-    return int(row["layer"]), Number(value, low, high, n=int(row["n"]))
+    return int(row["layer"]), number_of(row)

@@ -7,10 +7,12 @@ import pandas as pd
 
 from ..metrics import bootstrap_interval
 from ..record import Claim, Number
+from ..study import TraceStudy
 
 # "Late" is the second half of the layers; for "early" see `averages.early_layers`.
 # An effect below this share of P_clean - P_corrupted is too small to say that the answer comes from there.
 SUBSTANTIAL = 0.25
+WIDE = 3  # a window of more than a third of the layers cannot localise (the paper's 10 of 32 can)
 KIND_NAMES = {"mlp": "MLP", "attention": "self-attention"}
 
 ORGANISMS = {
@@ -46,6 +48,32 @@ def closing_sentence(claims: list[Claim]) -> str:
 def caveat(model_name: str) -> str:
     """What an embedded model's numbers are not evidence for; empty for any other model."""
     return ORGANISMS.get(model_name, "")
+
+
+def window_caveat(window: int, n_layers: int) -> str:
+    """What a window that covers much of a small model cannot show; empty where it covers little."""
+    if window <= n_layers / WIDE:
+        return ""
+    return (
+        f"A window of {window} layers is {window / n_layers:.0%} of this model's {n_layers}: neighbours share most of "
+        "their layers, so the effect by layer says little about where in depth the information is stored."
+    )
+
+
+def lost(study: TraceStudy, part: str) -> float:
+    """What the corruption takes: the mean of P_clean - P_corrupted over the questions used."""
+    used = study.questions[study.questions["used"] & (study.questions["part"] == part)]
+    return float((used["p_clean"] - used["p_corrupted"]).mean())
+
+
+def above_zero(interval: Number) -> bool:
+    """Whether an interval lies above 0; a single question has none, its value then decides."""
+    return bool(interval.value > 0 if np.isnan(interval.low) else interval.low > 0)
+
+
+def number_of(row: pd.Series, name: str = "effect") -> Number:
+    """A row of a table of effects as a number."""
+    return Number(*(float(row[column]) for column in (name, "low", "high")), n=int(row["n"]))
 
 
 def number(values: pd.Series, statistic=np.mean) -> Number:

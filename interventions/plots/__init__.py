@@ -3,7 +3,14 @@
 Each function returns a Figure; `save_figure` writes it as PNG and PDF.
 """
 
-from .averages import effects_by_layer, probabilities, role_layer_maps
+from .averages import effects_and_controls, effects_by_layer, probabilities, role_layer_maps
+from .question import question_maps, worked_example
 from .style import save_figure, window_label
+from .sweeps import compared_by_layer, effects_by_window, peak_histograms
+from .testbed import example_questions
 
-__all__ = ["effects_by_layer", "probabilities", "role_layer_maps", "save_figure", "window_label"]
+__all__ = [
+    "compared_by_layer", "effects_and_controls", "effects_by_layer", "effects_by_window", "example_questions",
+    "peak_histograms", "probabilities", "question_maps", "role_layer_maps", "save_figure", "window_label",
+    "worked_example",
+]

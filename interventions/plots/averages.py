@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 
 from ..metrics import bootstrap_interval
@@ -11,6 +13,7 @@ from .style import (
     FAINT,
     INK,
     KINDS,
+    PARTS,
     QUANTITIES,
     ROLES,
     kinds_of,
@@ -29,6 +32,13 @@ RUNS = {  # column of TraceStudy.questions -> label and colour
     "p_corrupted": ("corrupted", "#4d4d4d"),
     "p_restored_mlp": ("restored\nMLP", KINDS["mlp"][1]),
     "p_restored_attention": ("restored\nattention", KINDS["attention"][1]),
+}
+NEGATIVE, UNSEEN = "PuBu", 0.02  # colours of effects below -UNSEEN; nearer to 0 they are white
+CONTROLS = {  # control of `controls.control_effects` -> label
+    "none": "the trace itself",
+    "other image": "another image",
+    "other position": "another token",
+    "other model": "another model",
 }
 
 
@@ -66,17 +76,19 @@ def effects_by_layer(
 def role_layer_maps(frame: pd.DataFrame, *, window: int, window_rule: str = "centered") -> Figure:
     """Heat maps of token role x layer, one column a part and one row a kind, one scale for all of them.
 
-    `frame` as for `effects_by_layer`. Constraint rows are starred. A role that a part lacks stays white.
+    `frame` as for `effects_by_layer`. Constraint rows are starred. A role that a part lacks stays white. The scale
+    goes below 0 only where there are effects below -0.02; these are blue.
     """
     quantity, parts, kinds = quantity_of(frame), parts_of(frame), kinds_of(frame)
     roles = [role for role in ROLES if role in set(frame["role"])]
-    highest = max(0.1, frame[quantity].max())
+    lowest, highest = frame[quantity].min(), max(0.1, frame[quantity].max())
     figure, axes = panel_grid(len(kinds), parts, height=0.6 + (0.35 + 0.19 * len(roles)) * len(kinds), margin=2.2)
     for axis, kind, part in panels(axes, kinds, parts):
         cells = frame[(frame["part"] == part) & (frame["kind"] == kind)]
         grid = cells.pivot(index="role", columns="layer", values=quantity).reindex(roles).astype(float)
+        colours, start = signed_colours(KINDS[kind][2], lowest, highest)
         picture = axis.pcolormesh(
-            grid.columns, np.arange(len(roles)), grid, shading="nearest", cmap=KINDS[kind][2], vmin=0,
+            grid.columns, np.arange(len(roles)), grid, shading="nearest", cmap=colours, vmin=start,
             vmax=highest, edgecolors="white", linewidth=0.4 if grid.shape[1] <= 16 else 0,
         )
         axis.tick_params(length=0)
@@ -119,3 +131,47 @@ def probabilities(frame: pd.DataFrame) -> Figure:
     axes[0, 0].set_ylim(-0.02, 1.02)
     axes[0, 0].set_ylabel("P(answer)")
     return figure
+
+
+@styled
+def effects_and_controls(frame: pd.DataFrame) -> Figure:
+    """The trace's largest effect beside its controls at the same layer: one row a kind, one column a part.
+
+    `frame` is that of `controls.control_effects`: part, kind, layer, control, effect, low, high, n.
+    """
+    parts, kinds = parts_of(frame), kinds_of(frame)
+    rows = [control for control in CONTROLS if control in set(frame["control"])]
+    figure, axes = panel_grid(len(kinds), parts, height=0.6 + (0.45 + 0.2 * len(rows)) * len(kinds), margin=1.6)
+    for axis, kind, part in panels(axes, kinds, parts):
+        cells = frame[(frame["part"] == part) & (frame["kind"] == kind)].set_index("control").reindex(rows)
+        name, colour, _, marker, _ = KINDS[kind]
+        places = np.arange(len(rows))
+        axis.axvline(0, color=FAINT, linewidth=0.6, zorder=0)
+        axis.hlines(places, cells["low"], cells["high"], color=colour, linewidth=1.2)
+        look = {"marker": marker, "edgecolor": colour, "linewidth": 0.9, "zorder": 3}
+        axis.scatter(cells["effect"], places, s=16, color=[colour] + ["white"] * (len(rows) - 1), **look)
+        for place, n in zip(places, cells["n"].fillna(0).astype(int), strict=True):
+            axis.text(1.01, place, f"n = {n}", transform=axis.get_yaxis_transform(), va="center", fontsize=6, color=INK)
+        layer = cells["layer"].dropna()
+        axis.set_title(f"{PARTS.get(part, part)}, {name}" + (f", layer {int(layer.iloc[0])}" if len(layer) else ""))
+    axes[0, 0].set_yticks(range(len(rows)), [CONTROLS[control] for control in rows])
+    axes[0, 0].set_ylim(len(rows) - 0.5, -0.5)
+    drawn = frame[["effect", "low", "high"]].to_numpy(float)
+    axes[0, 0].set_xlim(min(-0.05, np.nanmin(drawn) - 0.03), max(0.2, 1.05 * np.nanmax(drawn)))
+    figure.supxlabel("effect at the layer where the trace has its largest", fontsize=8)
+    return figure
+
+
+def signed_colours(name: str, lowest: float, highest: float) -> tuple[Colormap, float]:
+    """A colour map for values from `lowest` to `highest`, and the value that it starts at: 0, or `lowest` below -0.02.
+
+    Both signs darken at the same pace, so that equal sizes look equally strong.
+    """
+    positive = mpl.colormaps[name]
+    if not lowest < -UNSEEN:  # NaN too
+        return positive, 0.0
+    values = np.linspace(lowest, highest, 1024)
+    strength = np.clip(values / highest, -1, 1)
+    above = positive(np.maximum(strength, 0))
+    below = mpl.colormaps[NEGATIVE](0.2 - 0.8 * np.minimum(strength, 0))  # visible from its first step on
+    return ListedColormap(np.where(values[:, None] < -UNSEEN, below, above)), lowest

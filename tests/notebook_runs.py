@@ -1,0 +1,72 @@
+"""What tests of notebooks share: tiny saved models and a test bed, and running a notebook as a user does."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+import tiny
+from answering import questions, speaking
+
+from interventions.causal_trace import trace
+from interventions.conditions import Conditions, clean_prompt, corrupted_prompt
+from interventions.testbed import Item, save_testbed
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+PARTS = ("known", "okvqa", "movies")
+
+
+def findable() -> Iterator[None]:
+    """While it lasts, kernels find the package, and the kernel of this interpreter, wherever the tests are started."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    patch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
+    patch.delenv("MPLBACKEND", raising=False)
+    yield
+    patch.undo()
+
+
+def save_models(root: Path) -> Path:
+    """`model` and its text-only counterpart `text` in a directory, and `bed`, whose questions both answer right."""
+    model, text = speaking(tiny.build()), speaking(tiny.build("gqa", None))
+    for name, saved in (("model", model), ("text", text)):
+        saved.module.save_pretrained(root / name)
+        saved.processor.save_pretrained(root / name)
+    items = questions(model, root / "bed", n=9, parts=PARTS)
+    save_testbed([replace(item, answers=(*item.answers, said(text, item))) for item in items], root / "bed")
+    return root
+
+
+def said(model, item: Item) -> str:
+    """What a model answers."""
+    prompt = clean_prompt(model, item, Conditions())
+    corrupted = corrupted_prompt(model, item, prompt, Conditions(corrupted="visual"))
+    return trace(model, prompt, corrupted, positions=(0,), max_answer_tokens=1).answer_text
+
+
+def parameters(saved: Path, out: Path, **changes) -> dict:
+    paths = {"model": str(saved / "model"), "testbed": str(saved / "bed"), "results_dir": str(out)}
+    return paths | {"limit": 3} | changes
+
+
+def execute(notebook: str, out: Path, given: dict) -> Path:
+    """Run a notebook with parameters; returns the executed one, results lie in `out`."""
+    papermill.execute_notebook(NOTEBOOKS / f"{notebook}.ipynb", out / f"{notebook}.ipynb", given, progress_bar=False)
+    return out / f"{notebook}.ipynb"
+
+
+def outputs(path: Path) -> list:
+    return [output for cell in nbformat.read(path, 4).cells for output in cell.get("outputs", [])]
+
+
+def shown(path: Path, mime: str) -> list[str]:
+    """All outputs of one MIME type."""
+    return [output.data[mime] for output in outputs(path) if mime in output.get("data", {})]
+
+
+def noise_on_stderr(path: Path) -> list[str]:
+    return [output.text for output in outputs(path) if output.get("name") == "stderr"]

@@ -1,0 +1,362 @@
+"""Controls on a model whose route is known: the trace finds it, and every control comes out as it should."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import planted
+import pytest
+import torch
+from answering import renamed
+
+import interventions.controls as module
+from interventions.averages import effects_at
+from interventions.conditions import Conditions
+from interventions.controls import CONTROLS, control_effects, other_item, run_controls, trace_controls
+from interventions.study import trace_study
+from interventions.testbed import Item
+
+HIGH, LOW = 0.5, 0.05
+READ, LOOKUP, MOVE = 1, 2, 4
+CELLS = {"mlp": LOOKUP, "attention": READ}  # where the trace has its effect
+
+
+@pytest.fixture(scope="module")
+def model():
+    return renamed(planted.build(READ, LOOKUP, MOVE), name="planted", revision="r1")
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory):
+    """Two questions about each of four flags."""
+    return planted.items(tmp_path_factory.mktemp("flags"), questions=planted.QUESTIONS[:2])
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="module")
+def study(model, items, results):
+    return trace_study(model, items, window=1, results_dir=results)
+
+
+@pytest.fixture(scope="module")
+def controls(model, items, study, results):
+    return trace_controls(model, items, study, results_dir=results)
+
+
+def test_the_trace_has_what_the_controls_must_lose(study):
+    for kind, layer in CELLS.items():
+        assert (effects_at(study.sites, study.role, "known", kind)[layer] >= HIGH).all()
+
+
+def test_one_row_for_every_question_kind_and_layer(controls, study):
+    assert list(controls.columns) == ["control", "id", "part", "kind", "layer", "effect"]
+    assert set(controls["control"]) == set(CONTROLS) == {"other image", "other position"}
+    assert not controls.duplicated(["control", "id", "kind", "layer"]).any()
+    assert len(controls) == len(CONTROLS) * len(study.questions) * 2 * study.n_layers
+    assert set(controls["id"]) == set(study.questions["id"])
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_every_control_loses_the_effect(controls, control):
+    assert controls.loc[controls["control"] == control, "effect"].abs().max() <= LOW
+
+
+def test_another_image_brings_its_own_answer(model, items, study, tmp_path):
+    """The control is no run that merely fails: what it restores is the other flag's capital."""
+    item = items[0]
+    other = other_item(item, items)
+    answer = model.tokenizer.convert_tokens_to_ids(other.answers[0])
+    as_other = replace(study, questions=study.questions.assign(answer_id=answer)).only([item.id])
+    controls = trace_controls(model, items, as_other, results_dir=tmp_path)
+    found = controls[controls["control"] == "other image"].set_index(["kind", "layer"])["effect"]
+    for cell in CELLS.items():
+        assert found[cell] >= HIGH
+
+
+def test_another_position_is_restored_at_the_constraints_last_token(model, items, study, tmp_path, monkeypatch):
+    """Restored there is the clean output of "this": of the reader's own, it would be the answer."""
+    asked = []
+
+    def watched(model, prompt, corrupted, *, positions, **options):
+        asked.append((prompt, corrupted, positions))
+        return trace(model, prompt, corrupted, positions=positions, **options)
+
+    trace = module.trace
+    monkeypatch.setattr(module, "trace", watched)
+    trace_controls(model, items, study.only([items[0].id]), results_dir=tmp_path)
+    [(prompt, corrupted, (source,))] = [call for call in asked if sum(p is not None for p in call[1].alignment) == 1]
+    assert prompt.tokens[source] == "this"
+    assert corrupted.tokens[corrupted.alignment[source]] == "Africa"  # of South Africa
+
+
+def test_the_other_position_is_drawn_by_the_seed(model, items, tmp_path, monkeypatch):
+    item = replace(items[1], visual_constraint="of this country", visual_replacement="of South Africa")
+    study = trace_study(model, [item], window=1, results_dir=tmp_path)
+    sources, trace = [], module.trace
+
+    def watched(model, prompt, corrupted, *, positions, **options):
+        sources.append(prompt.tokens[positions[0]])
+        return trace(model, prompt, corrupted, positions=positions, **options)
+
+    monkeypatch.setattr(module, "trace", watched)
+    for seed in (*range(8), 0):  # all in one directory, where another seed's results must not be taken
+        trace_controls(model, [item], study, seed=seed, results_dir=tmp_path)
+    assert len(sources) == 8
+    assert set(sources) == {"of", "this"}
+
+
+def test_a_token_that_matters_elsewhere_in_the_constraint_shows_up(items, tmp_path):
+    """The control reads what it says: with a reader at the *first* token, restoring that one's output is an effect."""
+    model = planted.build(READ, LOOKUP, MOVE, reader="this")
+    study = trace_study(model, items, window=1, results_dir=tmp_path)
+    assert effects_at(study.sites, study.role, "known", "mlp").abs().max(axis=None) <= LOW
+    controls = trace_controls(model, items, study, results_dir=tmp_path)
+    found = controls[(controls["control"] == "other position") & (controls["kind"] == "mlp")]
+    assert (found.loc[found["layer"] == LOOKUP, "effect"] >= HIGH).all()
+    assert found.loc[found["layer"] != LOOKUP, "effect"].abs().max() <= LOW
+
+
+def test_a_wider_window_is_used_for_controls_too(model, items, tmp_path):
+    """Every restored window holds the fact's layer, or there would be nothing to lose."""
+    study = trace_study(model, items[:4], window=3, results_dir=tmp_path)
+    controls = trace_controls(model, items, study, results_dir=tmp_path)
+    assert controls["effect"].abs().max() <= LOW
+    as_other = replace(study, questions=study.questions.assign(answer_id=[
+        model.tokenizer.convert_tokens_to_ids(other_item(item, items).answers[0]) for item in items[:4]
+    ]))
+    found = trace_controls(model, items, as_other, results_dir=tmp_path)
+    found = found[(found["control"] == "other image") & (found["kind"] == "mlp")]
+    assert set(found.loc[found["effect"] >= HIGH, "layer"]) == {LOOKUP - 1, LOOKUP, LOOKUP + 1}
+
+
+def test_other_conditions_are_followed(model, items, tmp_path):
+    study = trace_study(model, items[:2], window=1, conditions=Conditions("authors"), results_dir=tmp_path)
+    controls = trace_controls(model, items, study, results_dir=tmp_path)
+    assert set(controls["control"]) == set(CONTROLS)
+    assert controls["effect"].abs().max() <= LOW
+
+
+# Where a control is impossible
+
+
+def test_without_another_image_there_is_no_row_of_that_control(model, items, tmp_path):
+    alone = items[:2]  # two questions about the same flag
+    study = trace_study(model, alone, window=1, results_dir=tmp_path)
+    controls = trace_controls(model, alone, study, results_dir=tmp_path)
+    assert set(controls["control"]) == {"other position"}
+    assert set(controls["id"]) == {item.id for item in alone}
+
+
+def test_a_constraint_of_one_token_has_no_other_position(model, items, tmp_path):
+    short = [replace(item, visual_constraint="country", visual_replacement="Africa") for item in items]
+    study = trace_study(model, short, window=1, results_dir=tmp_path)
+    controls = trace_controls(model, short, study, results_dir=tmp_path)
+    assert set(controls["control"]) == {"other image"}
+    assert controls["effect"].abs().max() <= LOW
+
+
+def test_an_image_that_cannot_be_read_is_no_failure(model, items, study, tmp_path):
+    pool = [items[0], replace(items[2], image=tmp_path / "nowhere.png")]
+    controls = trace_controls(model, pool, study.only([items[0].id]), results_dir=tmp_path)
+    assert set(controls["control"]) == {"other position"}
+
+
+def test_neither_control_possible_gives_an_empty_table(model, items, tmp_path):
+    alone = [replace(items[0], visual_constraint="country", visual_replacement="Africa")]
+    study = trace_study(model, alone, window=1, results_dir=tmp_path)
+    controls = trace_controls(model, alone, study, results_dir=tmp_path)
+    assert controls.empty
+    assert list(controls.columns) == ["control", "id", "part", "kind", "layer", "effect"]
+    assert set(control_effects(study, controls)["control"]) == {"none"}
+
+
+# Which questions, and what is kept
+
+
+def test_questions_that_were_not_used_have_no_control(model, items, tmp_path):
+    wrong = [replace(items[0], answers=("Zanzibar",)), *items[1:4]]
+    study = trace_study(model, wrong, window=1, results_dir=tmp_path)
+    controls = trace_controls(model, wrong, study, results_dir=tmp_path)
+    assert set(controls["id"]) == {item.id for item in items[1:4]}
+
+
+def test_the_limit_is_of_each_part(model, items, tmp_path):
+    parts = [replace(item, part="known" if n < 5 else "movies") for n, item in enumerate(items)]
+    study = trace_study(model, parts, window=1, results_dir=tmp_path)
+    controls = trace_controls(model, parts, study, limit=2, results_dir=tmp_path)
+    found = controls.groupby("part")["id"].unique()
+    assert {part: list(ids) for part, ids in found.items()} == {
+        "known": [item.id for item in items[:2]], "movies": [item.id for item in items[5:7]],
+    }
+
+
+def test_a_second_call_computes_nothing(model, items, study, controls, results, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(module, "trace", refuse)
+    pd.testing.assert_frame_equal(trace_controls(model, items, study, results_dir=results), controls)
+    part = trace_controls(model, list(reversed(items)), study, limit=3, results_dir=results)  # whatever the order
+    assert len(part) == len(controls) * 3 // 8
+    for change in ({"seed": 1}, {"method": "rows"}):
+        with pytest.raises(AssertionError, match="computed again"):
+            trace_controls(model, items, study, results_dir=results, **change)
+    for other, of in ((renamed(model, revision="r2", name="planted"), study), (model, replace(study, window=2))):
+        with pytest.raises(AssertionError, match="computed again"):
+            trace_controls(other, items, of, results_dir=results)
+
+
+def test_weights_in_memory_are_never_taken_from_the_store(items, study, results, monkeypatch):
+    model = planted.build(READ, LOOKUP, MOVE)
+    calls = []
+    trace = module.trace
+    monkeypatch.setattr(module, "trace", lambda *a, **o: (calls.append(1), trace(*a, **o))[1])
+    for _ in range(2):
+        trace_controls(model, items, study.only([items[0].id]), results_dir=results)
+    assert len(calls) == 4  # two controls, twice
+
+
+# Another item
+
+
+def item_like(name: str, **fields) -> Item:
+    given = {
+        "id": name, "part": "known", "question": "The capital of this country is", "image": "x.png",
+        "visual_constraint": "this country", "visual_replacement": "Chile", "answers": (f"capital of {name}",),
+        "entity": name, "relation": "capital",
+    }
+    return Item(**given | fields)
+
+
+def test_the_other_item_has_the_same_words_and_another_answer():
+    item = item_like("Peru")
+    unfit = [
+        item_like("same entity", entity="Peru"),
+        item_like("same answer", answers=("Rome", "capital of Peru")),
+        item_like("other words", question="The capital of this land is", visual_constraint="this land"),
+        item_like("no image", image=None),
+        item,
+    ]
+    assert other_item(item, unfit) is None
+    fit = item_like("Japan")
+    assert other_item(item, [*unfit, fit]) is fit
+
+
+def test_the_other_item_asks_the_same_if_one_does():
+    item = item_like("Peru")
+    pool = [item_like(f"c{n}", relation="currency") for n in range(20)]
+    assert other_item(item, pool) in pool
+    assert other_item(item, [*pool, item_like("Japan")]).id == "Japan"
+
+
+def test_the_other_item_depends_on_the_seed_but_not_on_the_order():
+    item = item_like("Peru")
+    pool = [item_like(f"c{n}") for n in range(20)]
+    chosen = [other_item(item, pool, seed).id for seed in range(10)]
+    assert chosen == [other_item(item, reversed(pool), seed).id for seed in range(10)]
+    assert len(set(chosen)) > 4
+    asked_by = {other_item(item_like(f"q{n}"), pool).id for n in range(10)}
+    assert len(asked_by) > 4  # nor is one image the control of all
+
+
+# Beside each other
+
+
+def test_effects_beside_their_controls(study, controls):
+    table = control_effects(study, controls)
+    assert list(table.columns) == ["part", "kind", "layer", "control", "effect", "low", "high", "n"]
+    assert list(table["control"]) == ["none", *CONTROLS] * 2
+    assert dict(zip(table["kind"], table["layer"], strict=True)) == CELLS
+    assert (table["n"] == 8).all()
+    real = table["control"] == "none"
+    assert (table.loc[real, "low"] >= HIGH).all()
+    assert (table.loc[~real, ["effect", "low", "high"]].abs() <= LOW).all(axis=None)
+
+
+def test_the_values_are_means_at_the_studys_best_layer(study, controls):
+    shifted = controls.assign(effect=np.where(controls["layer"] == LOOKUP, 0.25, 0.75))
+    shifted = shifted[(shifted["control"] == "other image") | shifted["id"].isin(study.questions["id"][:3])]
+    table = control_effects(study, shifted).set_index(["kind", "control"])
+    assert table.loc[("mlp", "other image"), ["effect", "n"]].tolist() == [0.25, 8]
+    assert table.loc[("mlp", "other position"), ["effect", "n"]].tolist() == [0.25, 3]
+    assert table.loc[("attention", "other image"), "effect"] == 0.75
+
+
+def test_a_twin_is_read_at_the_same_cells(study, controls, items, tmp_path):
+    around = planted.build(READ, LOOKUP, MOVE, reader="ASSISTANT:")
+    twin = trace_study(around, items, window=1, results_dir=tmp_path)
+    table = control_effects(study, controls, twin)
+    assert list(table["control"]) == ["none", *CONTROLS, "other model"] * 2
+    found = table[table["control"] == "other model"]
+    assert dict(zip(found["kind"], found["layer"], strict=True)) == CELLS
+    assert (found["n"] == 8).all()
+    assert (found["effect"].abs() <= LOW).all()
+    # Its own best layer would be another: the row is read where the study's is.
+    elsewhere = trace_study(planted.build(0, 3, 5), items, window=1, results_dir=tmp_path)
+    found = control_effects(study, controls, elsewhere).query("control == 'other model'")
+    assert (found["effect"].abs() <= LOW).all()
+
+
+def test_a_twin_without_that_part_or_layer_has_no_row(study, controls, items, tmp_path):
+    other_part = [replace(item, part="movies") for item in items[:2]]
+    shallow = planted.build(0, 0, 1, n_layers=2)  # the MLP's layer 2 is not there
+    for model, questions, kinds in ((planted.build(), other_part, []), (shallow, items[:2], ["attention"])):
+        twin = trace_study(model, questions, window=1, results_dir=tmp_path)
+        table = control_effects(study, controls, twin)
+        assert table.loc[table["control"] == "other model", "kind"].tolist() == kinds
+        assert (table["control"] != "other model").sum() == 6
+
+
+def test_run_controls_asks_a_few_questions_of_the_model_and_its_twin(model, study, items, results):
+    around = planted.build(READ, LOOKUP, MOVE, reader="ASSISTANT:")
+    table = run_controls(model, items, study, limit=3, twin=around, results_dir=results)
+    assert list(table["control"]) == ["none", *CONTROLS, "other model"] * 2
+    counts = table.groupby("control")["n"].unique()
+    assert counts["none"].tolist() == [8]
+    assert all(counts[name].tolist() == [3] for name in (*CONTROLS, "other model"))
+    assert (table.loc[table["control"] == "none", "effect"] >= HIGH).all()
+    assert (table.loc[table["control"] != "none", "effect"].abs() <= LOW).all()
+
+
+def test_run_controls_of_none_shows_the_study_alone(model, study, items, results, monkeypatch):
+    monkeypatch.setattr(module, "trace_controls", None)
+    table = run_controls(model, items, study, limit=0, twin=model, results_dir=results)
+    assert set(table["control"]) == {"none"}
+    assert dict(zip(table["kind"], table["layer"], strict=True)) == CELLS
+
+
+def test_a_twin_that_knows_no_answer_is_left_out(model, study, items, results, capsys):
+    ignorant = planted.build()
+    with torch.no_grad():
+        ignorant.module.model.language_model.layers[LOOKUP].mlp.down_proj.weight.zero_()
+    table = run_controls(model, items, study, limit=2, twin=ignorant, results_dir=results)
+    assert set(table["control"]) == {"none", *CONTROLS}
+    assert "no question could be used" in capsys.readouterr().out
+
+
+def test_the_effect_shows_wherever_the_fact_is_planted(items, tmp_path):
+    """Were the controls read at a fixed layer, one of these would show it."""
+    for read, lookup, move in ((0, 1, 2), (2, 4, 5)):
+        model = planted.build(read, lookup, move)
+        study = trace_study(model, items[:4], window=1, results_dir=tmp_path)
+        table = control_effects(study, trace_controls(model, items, study, results_dir=tmp_path))
+        real = table[table["control"] == "none"].set_index("kind")
+        assert real["layer"].to_dict() == {"mlp": lookup, "attention": read}
+        assert (real["effect"] >= HIGH).all()
+        assert (table.loc[table["control"] != "none", "effect"].abs() <= LOW).all()
+
+
+def test_the_answer_traced_is_the_studys(model, items, study, tmp_path):
+    """Not what the model says about the other image: P(corrupted) is that of the question's own answer."""
+    model = planted.build(READ, LOOKUP, MOVE)
+    with torch.no_grad():  # "Lima" is guessed half of the time if nothing is known
+        model.module.lm_head.weight[planted.WORDS.index("Lima"), planted.BALLAST] = 10 / planted.LARGE
+    study = trace_study(model, items[:1], window=1, conditions=Conditions(corruption="repeat"), results_dir=tmp_path)
+    controls = trace_controls(model, items, study, results_dir=tmp_path)
+    found = controls[controls["control"] == "other image"].set_index(["kind", "layer"])["effect"]
+    assert found["mlp", LOOKUP] == pytest.approx(-0.5, abs=1e-3)  # the other capital takes its place
+    assert found.drop([("mlp", LOOKUP), ("attention", READ)]).abs().max() < 1e-3

@@ -1,0 +1,320 @@
+"""The parameters of every tracing notebook: what each accepts, what it makes of them, and its one-sentence refusals."""
+
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from interventions import figure_parameters as module
+from interventions.conditions import Conditions
+from interventions.figure_parameters import (
+    Fig1Parameters,
+    Fig2Parameters,
+    Fig3Parameters,
+    Fig4Parameters,
+    Fig7Parameters,
+    Fig8Parameters,
+    Table1Parameters,
+    as_windows,
+)
+from interventions.parameters import ParameterError
+from interventions.testbed import Item, TestBed
+
+TRACING = (Fig1Parameters, Fig2Parameters, Fig3Parameters, Fig4Parameters, Fig7Parameters, Fig8Parameters)
+ALL = (*TRACING, Table1Parameters)
+WITH_A_WINDOW = (Fig2Parameters, Fig3Parameters, Fig4Parameters, Fig7Parameters, Fig8Parameters)
+SWEEPS = (Fig1Parameters, Fig4Parameters)
+SINGLE = tuple(cls for cls in TRACING if cls is not Fig4Parameters)
+
+
+def named(classes):
+    return pytest.mark.parametrize("cls", classes, ids=lambda cls: cls.__name__)
+
+
+def sentence(call, *arguments, **options) -> str:
+    with pytest.raises(ParameterError) as error:
+        call(*arguments, **options)
+    text = str(error.value)
+    assert "\n" not in text
+    assert text[-1] in ".?"
+    return text
+
+
+def refused(cls, **given) -> str:
+    return sentence(cls.from_notebook, given)
+
+
+def model(n_layers: int, *, is_multimodal=True):
+    return SimpleNamespace(name="small", n_layers=n_layers, is_multimodal=is_multimodal)
+
+
+@pytest.fixture(scope="module")
+def bed():
+    """Two questions with one constraint and one with two, in each of two parts."""
+    common = {"image": None, "visual_constraint": "this country", "visual_replacement": "Chile", "answers": ("Lima",)}
+    items = []
+    for part in ("known", "movies"):
+        items += [Item(id=f"{part}-{n}", part=part, question="The capital of this country", **common) for n in range(2)]
+        items.append(Item(id=f"{part}-two", part=part, question="The capital of this country with L",
+                          text_constraint="L", text_replacement="B", **common))
+    return TestBed("tiny", Path("nowhere"), tuple(items))
+
+
+# All of them
+
+
+@named(ALL)
+def test_the_defaults_are_valid(cls):
+    assert cls.from_notebook({}) == cls()
+    assert cls.from_notebook(cls().as_dict()) == cls()
+
+
+@named(ALL)
+def test_the_common_parameters_are_those_of_every_notebook(cls):
+    names = {field.name for field in fields(cls)}
+    assert {"model", "testbed", "limit", "seed", "remote", "protocol", "results_dir", "record_path"} <= names
+    assert refused(cls, protocol="papers") == "Parameter 'protocol' cannot be 'papers': did you mean 'paper'?"
+    assert "'limit' must be at least 0" in refused(cls, limit=-1)
+
+
+@named(ALL)
+def test_records_and_pictures_have_a_place_of_their_own(cls):
+    files = {str(other().record_file) for other in ALL}
+    assert len(files) == len(ALL)
+    assert cls().record_file.name == f"{cls().figure}.record.json"
+    assert cls(record_path="a/b.record.json").picture("effects") == Path("a/b_effects")
+
+
+@named(ALL)
+def test_unknown_names_are_refused(cls):
+    assert refused(cls, wndow_rule="radius").startswith("Unknown parameter 'wndow_rule': ")
+    assert refused(cls, limt=3) == "Unknown parameter 'limt': did you mean 'limit'?"
+
+
+# Those that trace
+
+
+@named(TRACING)
+@pytest.mark.parametrize(("given", "part"), [
+    ({"noise_samples": 0}, "'noise_samples' must be at least 1, not 0"),
+    ({"window_rule": "centred"}, "did you mean 'centered'?"),
+    ({"corruption": "nois"}, "did you mean 'noise'?"),
+    ({"corrupted": "images"}, "choose from '', 'visual', 'text', 'both'"),
+    ({"constraints": "one"}, "choose from 'single', 'multi'"),
+    ({"min_p_clean": 1.0}, "'min_p_clean' must be from 0 to below 1, not 1.0"),
+    ({"min_p_clean": -0.1}, "'min_p_clean' must be from 0 to below 1, not -0.1"),
+])
+def test_values_that_no_trace_has(cls, given, part):
+    assert part in refused(cls, **given)
+
+
+@named(TRACING)
+@pytest.mark.parametrize("shard", ["0/8", "9/8", "2", "2/", "/8", "two/eight", "2/8/9", "-1/8", "2.0/8", "1/0", " 1/2"])
+def test_shards_that_are_none(cls, shard):
+    text = refused(cls, shard=shard)
+    assert text == f"Parameter 'shard' must be like '2/8' (the second of eight parts), not {shard!r}."
+
+
+@named(TRACING)
+def test_shards(cls):
+    for shard in ("", "1/1", "1/8", "8/8", "10/12"):
+        assert cls.from_notebook({"shard": shard}).for_study(1)["shard"] == shard
+
+
+@named(SINGLE)
+@pytest.mark.parametrize("corrupted", ["text", "both"])
+def test_a_text_constraint_cannot_be_corrupted_where_there_is_none(cls, corrupted):
+    text = refused(cls, corrupted=corrupted)
+    assert text.startswith(f"Parameter 'corrupted' cannot be {corrupted!r} where constraints is 'single'")
+    assert cls.from_notebook({"corrupted": corrupted, "constraints": "multi"}).corrupted == corrupted
+    assert cls.from_notebook({"corrupted": "visual"}).corrupted == "visual"
+
+
+@named(WITH_A_WINDOW)
+def test_a_window_is_a_number_of_layers(cls):
+    assert "'window' must be at least 1, not 0" in refused(cls, window=0)
+    assert "'window' must be a whole number" in refused(cls, window="3")
+    assert "'window' must be a whole number" in refused(cls, window=2.0)
+
+
+@named([cls for cls in WITH_A_WINDOW if cls is not Fig7Parameters])
+def test_a_window_that_the_model_is_too_small_for(cls):
+    parameters = cls(window=5, **({"windows": "1,2"} if hasattr(cls, "windows") else {}))
+    parameters.check_model(model(5))
+    text = sentence(parameters.check_model, model(4))
+    assert text == "Parameter 'window' is 5, but model 'small' has 4 layers: choose 1 to 4."
+
+
+@named(TRACING)
+def test_what_a_study_is_told(cls):
+    given = {"protocol": "authors", "seed": 3, "noise_samples": 4, "min_p_clean": 0.25, "results_dir": "here",
+             "shard": "2/3"}
+    study = cls.from_notebook(given).for_study(2)
+    expected = Conditions("authors", corruption=cls().corruption, noise_samples=4, noise_seed=3)
+    assert study["conditions"] == expected
+    assert (study["window"], study["min_p_clean"], study["shard"]) == (2, 0.25, "2/3")
+    assert study["results_dir"] == Path("here")
+    assert (study["remote"], study["required"]) == (False, False)
+    assert cls(items="known-1", remote=True).for_study(2)["required"]
+    assert cls(items="known-1", remote=True).for_study(2)["remote"]
+
+
+@named(TRACING)
+def test_changes_replace_conditions(cls):
+    changed = cls().for_study(1, corrupted="visual", corruption="repeat")["conditions"]
+    assert (changed.corrupted, changed.corruption, changed.window_rule) == ("visual", "repeat", "centered")
+
+
+@named(TRACING)
+def test_the_rule_is_the_protocols_if_none_is_named(cls):
+    assert cls().rule == "centered"
+    assert cls(protocol="authors").rule == "radius"
+    assert cls(protocol="authors", window_rule="centered").rule == "centered"
+
+
+@named(SINGLE)
+def test_questions_are_chosen_by_part_kind_and_number(cls, bed):
+    parameters = cls(parts="known,movies", limit=1)
+    assert [item.part for item in parameters.select(bed)] == ["known", "movies"]
+    assert [item.id for item in cls(parts="known", limit=0, constraints="multi").select(bed)] == ["known-two"]
+    assert [item.id for item in cls(items="movies-1,known-0").select(bed)] == ["movies-1", "known-0"]
+    assert "did you mean 'known'?" in sentence(cls(parts="knwn").select, bed)
+    assert "no item 'known-9'" in sentence(cls(items="known-9").select, bed)
+
+
+# Windows as text
+
+
+def test_windows_are_numbers_with_commas():
+    assert as_windows("windows", "1,3,6") == [1, 3, 6]
+    assert as_windows("windows", " 6 , 1,,3, 1") == [6, 1, 3]
+    assert as_windows("windows", 4) == [4]
+
+
+@pytest.mark.parametrize("value", ["", " , ", "0", "1,0", "1,-3", "1;3", "1,three", "1.5", "1 3", "²"])
+def test_windows_that_are_none(value):
+    text = sentence(as_windows, "windows", value)
+    assert text.startswith("Parameter 'windows' must be whole numbers of layers, at least 1")
+    assert repr(value) in text
+    assert "1,3,6" in text
+
+
+@named(SWEEPS)
+def test_a_list_of_windows_is_checked_by_the_notebook(cls):
+    assert "'windows' must be whole numbers of layers" in refused(cls, windows="1,x")
+    assert "'windows' must be whole numbers of layers" in refused(cls, windows="")
+    assert "-r windows 3" in refused(cls, windows=3)  # papermill makes a number of it
+
+
+@named(SWEEPS)
+def test_a_list_of_windows_is_checked_against_the_model(cls):
+    own = {"window": 1} if hasattr(cls, "window") else {"shown": "1"}
+    parameters = cls(windows="1,2,7,9", **own)
+    parameters.check_model(model(9))
+    text = sentence(parameters.check_model, model(6))
+    assert text == "Parameter 'windows' is 7, but model 'small' has 6 layers: choose 1 to 6."
+
+
+# Figure by figure
+
+
+def test_fig1_shows_windows_of_its_sweep():
+    assert Fig1Parameters.from_notebook({"windows": "1,3,5", "shown": "3,1"}).shown_windows == [1, 3]
+    text = refused(Fig1Parameters, windows="1,3", shown="1,5")
+    assert text == "Parameter 'shown' names window 5, which is not among windows: choose from 1,3."
+    assert "'shown' must be whole numbers" in refused(Fig1Parameters, shown="one")
+    assert Fig1Parameters(windows="3,1").swept == [1, 3]
+
+
+def test_fig1_compares_with_a_model_that_sees_nothing(monkeypatch):
+    loaded = model(8, is_multimodal=False)
+    monkeypatch.setattr(Fig1Parameters, "load_model", lambda self, name: (loaded, name)[0])
+    assert Fig1Parameters().load_text_model() is loaded
+    loaded.n_layers = 4
+    assert "'windows' is 5, but model 'small' has 4 layers" in sentence(Fig1Parameters().load_text_model)
+    loaded.is_multimodal = True
+    assert sentence(Fig1Parameters(text_model="mini").load_text_model).startswith(
+        "Parameter 'text_model': 'mini' sees images, so nothing would be compared"
+    )
+
+
+@pytest.mark.parametrize("cls", [Fig2Parameters, Fig8Parameters])
+def test_single_questions_are_drawn_from_all_in_the_samples_order(cls, bed, monkeypatch):
+    monkeypatch.setattr(module, "load_testbed", lambda name: bed)
+    parameters = cls(parts="known,movies", limit=1, seed=5)
+    pool, sample = [list(found) for found in (parameters.pool(), parameters.select(bed))]
+    assert len(pool) == 4
+    for part in ("known", "movies"):
+        assert [i for i in pool if i.part == part][:1] == [i for i in sample if i.part == part]
+
+
+def test_fig3_counts_its_controls():
+    assert "'controls' must be at least 0, not -1" in refused(Fig3Parameters, controls=-1)
+    assert Fig3Parameters.from_notebook({"controls": 0}).controls == 0
+
+
+def test_fig3_knows_the_twin_of_mini(monkeypatch):
+    monkeypatch.setattr(
+        Fig3Parameters, "load_model",
+        lambda self, parameter: SimpleNamespace(name=getattr(self, parameter), n_layers=8),
+    )
+    assert Fig3Parameters().load_control_model().name == "mini-free"
+    assert Fig3Parameters(control_model="mine").load_control_model().name == "mine"
+    assert Fig3Parameters(model="mine", control_model="twin").load_control_model().name == "twin"
+    for none in ({"model": "mine"}, {"controls": 0}, {"controls": 0, "control_model": "mine"}):
+        assert Fig3Parameters(**none).load_control_model() is None
+
+
+def test_fig4_is_about_two_constraints(bed):
+    parameters = Fig4Parameters()
+    assert parameters.swept == [1, 3, 6, 8]
+    assert Fig4Parameters(window=2).swept == [1, 2, 3, 6, 8]
+    assert "'constraints' must be 'multi', not 'single'" in refused(Fig4Parameters, constraints="single")
+    for corrupted in ("visual", "text", "both"):
+        text = refused(Fig4Parameters, corrupted=corrupted)
+        assert text.startswith(f"Parameter 'corrupted' cannot be {corrupted!r} here")
+    chosen = Fig4Parameters(parts="known,movies").select(bed)
+    assert [item.id for item in chosen] == ["known-two", "movies-two"]
+    assert [item.id for item in Fig4Parameters(items="movies-two").select(bed)] == ["movies-two"]
+    text = sentence(Fig4Parameters(items="movies-two,known-1").select, bed)
+    assert text.startswith("Parameter 'items': question 'known-1' has no text constraint")
+
+
+def test_fig7_clips_its_window_to_the_model():
+    parameters = Fig7Parameters()
+    assert [parameters.clipped(model(n)) for n in (32, 10, 8, 3)] == [10, 10, 8, 3]
+    parameters.check_model(model(8))  # a window of 10 is not refused
+    assert Fig7Parameters(window=2).clipped(model(8)) == 2
+    text = sentence(parameters.check_model, model(2))  # that of the run it is compared with is not clipped
+    assert text == "Parameter 'compared_window' is 3, but model 'small' has 2 layers: choose 1 to 2."
+    assert "'compared_window' must be at least 1" in refused(Fig7Parameters, compared_window=0)
+
+
+def test_fig7_is_standard_tracing():
+    conditions = Fig7Parameters().for_study(8)["conditions"]
+    assert (conditions.corruption, conditions.noise_samples, conditions.noise_scale) == ("standard", 10, 3.0)
+    compared = Fig7Parameters().for_study(3, corruption="replacement")["conditions"]
+    assert compared == Conditions()
+
+
+def test_fig8_stands_for_figures_8_to_13():
+    for number in range(8, 14):
+        parameters = Fig8Parameters.from_notebook({"figure": f"fig{number}_questions"})
+        assert parameters.record_file.name == f"fig{number}_questions.record.json"
+    for figure in ("fig7_questions", "fig14_questions", "fig8", ""):
+        assert refused(Fig8Parameters, figure=figure).startswith(f"Parameter 'figure' cannot be {figure!r}: ")
+
+
+def test_fig8_shows_either_kind_or_both():
+    assert Fig8Parameters().shown_kinds == ["mlp", "attention"]
+    assert Fig8Parameters.from_notebook({"kinds": "attention"}).shown_kinds == ["attention"]
+    assert "did you mean 'attention'?" in refused(Fig8Parameters, kinds="mlp,atention")
+    assert "'kinds' cannot be ''" in refused(Fig8Parameters, kinds=" , ")
+
+
+def test_table1_takes_parts_and_a_number_of_examples(bed):
+    assert "'examples' must be at least 1, not 0" in refused(Table1Parameters, examples=0)
+    assert len(Table1Parameters().select(bed)) == 6
+    assert {item.part for item in Table1Parameters(parts="movies").select(bed)} == {"movies"}
+    assert "did you mean 'movies'?" in sentence(Table1Parameters(parts="movie").select, bed)
