@@ -2,7 +2,9 @@
 
   other image     the clean run sees the image of another question (same words, another answer), so what is restored
                   carries another entity's answer;
-  other position  what is restored at the constraint's last token is the clean output of another of its tokens.
+  other position  what is restored at the constraint's last token is the clean output of a token outside of the
+                  constraints, so nothing but the corrupted words' output is lost. (Another token of the constraint
+                  would be no control: a model may read the image at all of them, as `mini` does.)
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from .conditions import Unusable, clean_prompt, corrupted_prompt
 from .metrics import bootstrap_interval
 from .model import VisionLanguageModel
 from .parameters import ParameterError
+from .prompt import CorruptedPrompt, Prompt
 from .results import ResultStore
 from .study import TraceStudy, trace_study
 from .testbed import Item
@@ -56,7 +59,7 @@ def trace_controls(
     """The controls of a study, at its role, on the questions it used. Columns control, id, part, kind, layer, effect.
 
     testbed: where other images come from, the studied items among them. limit: questions of each part (0: all).
-    A question without another image, or whose constraint is a single token, has no row of that control.
+    A question without another image has no row of that control.
     """
     pool = list(testbed)
     by_id = {item.id: item for item in pool}
@@ -154,18 +157,25 @@ def _trace(model, item, other, control, study, answer_id: int, seed: int, settin
         corrupted = corrupted_prompt(model, item, prompt, study.conditions)
     except Unusable:
         return none
-    role = study.role.removesuffix("_last")
-    *others, position = prompt.positions(role)
+    position = prompt.positions(study.role.removesuffix("_last"))[-1]
     if control == "other position":
-        others = [c for c in others if c >= corrupted.first_corrupted]
-        if not others:
-            return none
-        source = others[int(hashlib.sha256(f"{seed}:{item.id}".encode()).hexdigest(), 16) % len(others)]
-        target, alignment = corrupted.alignment[position], [None] * len(prompt)
-        alignment[source] = target
-        corrupted, position = replace(corrupted, alignment=tuple(alignment)), source
+        corrupted, position = _moved(prompt, corrupted, position, f"{seed}:{item.id}")
     result = trace(
         model, prompt, corrupted, positions=(position,), answer=(answer_id,), require_top=False,
         window_rule=study.conditions.window_rule, **settings,
     )
     return result.to_frame()[["kind", "layer", "effect"]]
+
+
+def _moved(prompt: Prompt, corrupted: CorruptedPrompt, position: int, draw: str) -> tuple[CorruptedPrompt, int]:
+    """The corrupted prompt in which only a token outside of the constraints has a counterpart, that of `position`.
+
+    The token, which is returned too, is drawn from those behind the image and before the constraint, or else behind it.
+    """
+    others = [c for c in prompt.positions("other") if c > max(prompt.visual, default=0)]
+    others = [c for c in others if c < position] or others
+    source = others[int(hashlib.sha256(draw.encode()).hexdigest(), 16) % len(others)]
+    alignment = [None] * len(prompt)
+    alignment[source] = corrupted.alignment[position]
+    first = min(corrupted.first_corrupted, source)  # the clean run is recorded from there on
+    return replace(corrupted, alignment=tuple(alignment), first_corrupted=first), source

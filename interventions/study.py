@@ -7,7 +7,6 @@ question left out keeps its reason. Averages are in `averages.py`.
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from .causal_trace import CausalTrace, trace, window_spans
 from .conditions import Conditions, Unusable, clean_prompt, corrupted_prompt
 from .model import VisionLanguageModel
 from .parameters import ParameterError, shard_of
+from .progress import Progress
 from .prompt import Prompt
 from .results import ResultStore
 from .testbed import Item
@@ -166,47 +166,6 @@ def in_shard(items: list, shard: str) -> list:
             f"Parameter 'shard': {shard!r} holds none of the {len(items)} questions: use at most {len(items)} parts."
         )
     return items[k - 1 :: n]
-
-
-class Progress:
-    """Lines, not bars: they read the same on a terminal, in papermill's log and in the saved notebook."""
-
-    def __init__(self, total: int, label: str = "", every: float = 30.0) -> None:
-        self.total, self.every, self.done = total, every, 0
-        self.label = f"{label}: " if label else ""
-        self.started = self.reported = time.monotonic()
-
-    def step(self, note: str) -> None:
-        """One question is done; says so if the last line is older than `every` seconds."""
-        self.done += 1
-        now = time.monotonic()
-        if now - self.reported > self.every and self.done < self.total:
-            rate = self.done / (now - self.started)
-            left = (self.total - self.done) / rate
-            pace = f"{_per_time(rate)}, {_duration(left)} left"
-            print(f"{self.label}{self.done} of {self.total} questions, {note}; {pace}", flush=True)
-            self.reported = now
-
-    def close(self, note: str) -> None:
-        took = _duration(time.monotonic() - self.started)
-        print(f"{self.label}{self.done} questions asked, {note}, in {took}", flush=True)
-
-
-def _per_time(rate: float) -> str:
-    """A rate in questions a second, in the unit in which it is a number of a few digits."""
-    unit, number = next(
-        (unit, rate * seconds) for unit, seconds in (("a second", 1), ("a minute", 60), ("an hour", 3600))
-        if rate * seconds >= 1 or unit == "an hour"
-    )
-    return f"{number:.{0 if number >= 10 else 1}f} {unit}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 def _read_role(conditions: Conditions, multi: bool) -> str:

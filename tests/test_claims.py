@@ -121,7 +121,7 @@ def test_controls_must_stay_below_half_of_the_effect():
     frame = controlled(study, **{"other image": 0.02, "other position": 0.6})
     image, position = control_claims(frame)
     assert image.holds and not position.holds
-    assert "another image" in image.claim and "another token" in position.claim
+    assert "another image" in image.claim and "a token outside" in position.claim
     assert "0.60" in position.here and "beside 0.84" in position.here and "n = 6" in position.here
     # The interval decides: 0.41 is below half of 0.835, its interval is not.
     [close] = control_claims(controlled(study, **{"other image": 0.415}))

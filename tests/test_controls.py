@@ -77,67 +77,42 @@ def test_another_image_brings_its_own_answer(model, items, study, tmp_path):
         assert found[cell] >= HIGH
 
 
-def test_another_position_is_restored_at_the_constraints_last_token(model, items, study, tmp_path, monkeypatch):
-    """Restored there is the clean output of "this": of the reader's own, it would be the answer."""
-    asked = []
+def watched(monkeypatch) -> list:
+    """What is traced from now on: (prompt, corrupted, positions)."""
+    calls, trace = [], module.trace
 
-    def watched(model, prompt, corrupted, *, positions, **options):
-        asked.append((prompt, corrupted, positions))
+    def keep(model, prompt, corrupted, *, positions, **options):
+        calls.append((prompt, corrupted, positions))
         return trace(model, prompt, corrupted, positions=positions, **options)
 
-    trace = module.trace
-    monkeypatch.setattr(module, "trace", watched)
-    trace_controls(model, items, study.only([items[0].id]), results_dir=tmp_path)
-    [(prompt, corrupted, (source,))] = [call for call in asked if sum(p is not None for p in call[1].alignment) == 1]
-    assert prompt.tokens[source] == "this"
-    assert corrupted.tokens[corrupted.alignment[source]] == "Africa"  # of South Africa
+    monkeypatch.setattr(module, "trace", keep)
+    return calls
+
+
+def moved(calls) -> list:
+    return [call for call in calls if sum(p is not None for p in call[1].alignment) == 1]
+
+
+def test_another_position_is_restored_at_the_constraints_last_token(model, items, study, tmp_path, monkeypatch):
+    calls = watched(monkeypatch)
+    trace_controls(model, items, study, results_dir=tmp_path)
+    found = moved(calls)
+    assert len(found) == len(items)
+    for prompt, corrupted, (source,) in found:
+        assert prompt.roles[source] == "other"
+        assert source > max(prompt.visual)
+        assert corrupted.tokens[corrupted.alignment[source]] == "Africa"  # of South Africa
+        before = range(max(prompt.visual) + 1, prompt.constraint[0])
+        assert source in before or not before
 
 
 def test_the_other_position_is_drawn_by_the_seed(model, items, tmp_path, monkeypatch):
-    item = replace(items[1], visual_constraint="of this country", visual_replacement="of South Africa")
-    study = trace_study(model, [item], window=1, results_dir=tmp_path)
-    sources, trace = [], module.trace
-
-    def watched(model, prompt, corrupted, *, positions, **options):
-        sources.append(prompt.tokens[positions[0]])
-        return trace(model, prompt, corrupted, positions=positions, **options)
-
-    monkeypatch.setattr(module, "trace", watched)
+    study = trace_study(model, items[1:2], window=1, results_dir=tmp_path)
+    calls = watched(monkeypatch)
     for seed in (*range(8), 0):  # all in one directory, where another seed's results must not be taken
-        trace_controls(model, [item], study, seed=seed, results_dir=tmp_path)
-    assert len(sources) == 8
-    assert set(sources) == {"of", "this"}
-
-
-def test_a_token_that_matters_elsewhere_in_the_constraint_shows_up(items, tmp_path):
-    """The control reads what it says: with a reader at the *first* token, restoring that one's output is an effect."""
-    model = planted.build(READ, LOOKUP, MOVE, reader="this")
-    study = trace_study(model, items, window=1, results_dir=tmp_path)
-    assert effects_at(study.sites, study.role, "known", "mlp").abs().max(axis=None) <= LOW
-    controls = trace_controls(model, items, study, results_dir=tmp_path)
-    found = controls[(controls["control"] == "other position") & (controls["kind"] == "mlp")]
-    assert (found.loc[found["layer"] == LOOKUP, "effect"] >= HIGH).all()
-    assert found.loc[found["layer"] != LOOKUP, "effect"].abs().max() <= LOW
-
-
-def test_a_wider_window_is_used_for_controls_too(model, items, tmp_path):
-    """Every restored window holds the fact's layer, or there would be nothing to lose."""
-    study = trace_study(model, items[:4], window=3, results_dir=tmp_path)
-    controls = trace_controls(model, items, study, results_dir=tmp_path)
-    assert controls["effect"].abs().max() <= LOW
-    as_other = replace(study, questions=study.questions.assign(answer_id=[
-        model.tokenizer.convert_tokens_to_ids(other_item(item, items).answers[0]) for item in items[:4]
-    ]))
-    found = trace_controls(model, items, as_other, results_dir=tmp_path)
-    found = found[(found["control"] == "other image") & (found["kind"] == "mlp")]
-    assert set(found.loc[found["effect"] >= HIGH, "layer"]) == {LOOKUP - 1, LOOKUP, LOOKUP + 1}
-
-
-def test_other_conditions_are_followed(model, items, tmp_path):
-    study = trace_study(model, items[:2], window=1, conditions=Conditions("authors"), results_dir=tmp_path)
-    controls = trace_controls(model, items, study, results_dir=tmp_path)
-    assert set(controls["control"]) == set(CONTROLS)
-    assert controls["effect"].abs().max() <= LOW
+        trace_controls(model, items[1:2], study, seed=seed, results_dir=tmp_path)
+    assert len(moved(calls)) == 8
+    assert len({source for _, _, (source,) in moved(calls)}) > 1
 
 
 # Where a control is impossible
@@ -151,11 +126,11 @@ def test_without_another_image_there_is_no_row_of_that_control(model, items, tmp
     assert set(controls["id"]) == {item.id for item in alone}
 
 
-def test_a_constraint_of_one_token_has_no_other_position(model, items, tmp_path):
+def test_a_constraint_of_one_token_has_both_controls(model, items, tmp_path):
     short = [replace(item, visual_constraint="country", visual_replacement="Africa") for item in items]
     study = trace_study(model, short, window=1, results_dir=tmp_path)
     controls = trace_controls(model, short, study, results_dir=tmp_path)
-    assert set(controls["control"]) == {"other image"}
+    assert set(controls["control"]) == set(CONTROLS)
     assert controls["effect"].abs().max() <= LOW
 
 
@@ -165,10 +140,9 @@ def test_an_image_that_cannot_be_read_is_no_failure(model, items, study, tmp_pat
     assert set(controls["control"]) == {"other position"}
 
 
-def test_neither_control_possible_gives_an_empty_table(model, items, tmp_path):
-    alone = [replace(items[0], visual_constraint="country", visual_replacement="Africa")]
-    study = trace_study(model, alone, window=1, results_dir=tmp_path)
-    controls = trace_controls(model, alone, study, results_dir=tmp_path)
+def test_neither_control_possible_gives_an_empty_table(model, items, study, tmp_path):
+    pool = [replace(items[0], image=tmp_path / "nowhere.png")]
+    controls = trace_controls(model, pool, study.only([items[0].id]), results_dir=tmp_path)
     assert controls.empty
     assert list(controls.columns) == ["control", "id", "part", "kind", "layer", "effect"]
     assert set(control_effects(study, controls)["control"]) == {"none"}

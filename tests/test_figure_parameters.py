@@ -16,10 +16,10 @@ from interventions.figure_parameters import (
     Fig7Parameters,
     Fig8Parameters,
     Table1Parameters,
-    as_windows,
 )
 from interventions.parameters import ParameterError
 from interventions.testbed import Item, TestBed
+from interventions.trace_parameters import as_windows
 
 TRACING = (Fig1Parameters, Fig2Parameters, Fig3Parameters, Fig4Parameters, Fig7Parameters, Fig8Parameters)
 ALL = (*TRACING, Table1Parameters)

@@ -7,9 +7,11 @@ import planted
 import pytest
 from answering import renamed
 
+import interventions.progress as progress_module
 import interventions.study as module
 from interventions.parameters import ParameterError
-from interventions.study import Progress, in_shard, trace_study
+from interventions.progress import Progress
+from interventions.study import in_shard, trace_study
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,7 @@ def test_more_shards_than_questions_is_one_sentence(model, items, tmp_path):
 @pytest.fixture
 def clock(monkeypatch):
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock.now)
     return clock
 
 

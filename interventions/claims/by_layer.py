@@ -14,7 +14,7 @@ from .common import KIND_NAMES, SUBSTANTIAL, above_zero, lost, number, number_of
 
 CONTROL_NAMES = {
     "other image": "the clean run sees another image",
-    "other position": "another token of the constraint is restored",
+    "other position": "a token outside of the constraints is restored there",
     "other model": "a model that takes another route",
 }
 

@@ -1,0 +1,44 @@
+"""Progress of a long run."""
+
+import time
+
+
+class Progress:
+    """Lines, not bars: they read the same on a terminal, in papermill's log and in the saved notebook."""
+
+    def __init__(self, total: int, label: str = "", every: float = 30.0) -> None:
+        self.total, self.every, self.done = total, every, 0
+        self.label = f"{label}: " if label else ""
+        self.started = self.reported = time.monotonic()
+
+    def step(self, note: str) -> None:
+        """One question is done; says so if the last line is older than `every` seconds."""
+        self.done += 1
+        now = time.monotonic()
+        if now - self.reported > self.every and self.done < self.total:
+            rate = self.done / (now - self.started)
+            left = (self.total - self.done) / rate
+            pace = f"{_per_time(rate)}, {_duration(left)} left"
+            print(f"{self.label}{self.done} of {self.total} questions, {note}; {pace}", flush=True)
+            self.reported = now
+
+    def close(self, note: str) -> None:
+        took = _duration(time.monotonic() - self.started)
+        print(f"{self.label}{self.done} questions asked, {note}, in {took}", flush=True)
+
+
+def _per_time(rate: float) -> str:
+    """A rate in questions a second, in the unit in which it is a number of a few digits."""
+    unit, number = next(
+        (unit, rate * seconds) for unit, seconds in (("a second", 1), ("a minute", 60), ("an hour", 3600))
+        if rate * seconds >= 1 or unit == "an hour"
+    )
+    return f"{number:.{0 if number >= 10 else 1}f} {unit}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
