@@ -170,9 +170,12 @@ def _trace(model, item, other, control, study, answer_id: int, seed: int, settin
 def _moved(prompt: Prompt, corrupted: CorruptedPrompt, position: int, draw: str) -> tuple[CorruptedPrompt, int]:
     """The corrupted prompt in which only a token outside of the constraints has a counterpart, that of `position`.
 
-    The token, which is returned too, is drawn from those behind the image and before the constraint, or else behind it.
+    The token, which is returned too, is drawn from those behind the image and before the constraint, or else behind it;
+    never a word that the constraint has as well ("a country that borders this country"): `mini` reads the image there.
     """
-    others = [c for c in prompt.positions("other") if c > max(prompt.visual, default=0)]
+    words = {prompt.tokens[c] for role in prompt.spans for c in prompt.positions(role)}
+    others = [c for c in prompt.positions("other")
+              if c > max(prompt.visual, default=0) and prompt.tokens[c] not in words]
     others = [c for c in others if c < position] or others
     source = others[int(hashlib.sha256(draw.encode()).hexdigest(), 16) % len(others)]
     alignment = [None] * len(prompt)

@@ -115,6 +115,17 @@ def test_the_other_position_is_drawn_by_the_seed(model, items, tmp_path, monkeyp
     assert len({source for _, _, (source,) in moved(calls)}) > 1
 
 
+def test_a_word_of_the_constraint_is_no_other_position(model, items, tmp_path, monkeypatch):
+    item = replace(items[0], question="country the capital of this country is")
+    study = trace_study(model, [item], window=1, results_dir=tmp_path)
+    calls = watched(monkeypatch)
+    for seed in range(12):
+        trace_controls(model, [item], study, seed=seed, results_dir=tmp_path)
+    sources = {prompt.tokens[source] for prompt, _, (source,) in moved(calls)}
+    assert {"capital", "of"} <= sources
+    assert not sources & {"this", "country"}
+
+
 # Where a control is impossible
 
 
