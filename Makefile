@@ -64,8 +64,8 @@ fig3: $(READY)  ## Figure 3; likewise table1 fig1 fig2 fig4 fig7 fig8 fig9 fig12
 
 $(filter-out fig3,$(FIGURES)): $(READY)
 	mkdir -p $(OUT)
-	papermill notebooks/$($@).ipynb $(OUT)/$(call report,$@).ipynb -f params/figures/$@.yaml $(PARAMETERS)
-	python -m interventions record $(OUT)/$(call report,$@).ipynb > $(OUT)/$(call report,$@).record.json
+	papermill notebooks/$($@).ipynb $(OUT)/$(call report,$@).ipynb -f params/figures/$@.yaml \
+		-r record_path $(OUT)/$(call report,$@).record.json $(PARAMETERS)
 
 reports: $(FIGURES)  ## every figure on the embedded model, into reports/mini
 
