@@ -15,12 +15,17 @@ __version__ = "0.1.0"
 warnings.filterwarnings("ignore", message="IProgress not found")
 
 # After the filter above: these imports are what would warn.
+from .attention import AttentionContributions, AttentionError, attention_contributions
 from .causal_trace import CausalTrace, TraceError, trace
-from .model import ModelError, VisionLanguageModel, load_model
+from .checkpoints import ModelError
+from .knockout import AttentionKnockout, attention_knockout
+from .model import VisionLanguageModel, load_model
 from .prompt import CorruptedPrompt, Prompt, PromptError, build_prompt, corrupt, noise
 from .testbed import Item, TestBed, TestBedError, load_testbed
 
 __all__ = [
-    "CausalTrace", "CorruptedPrompt", "Item", "ModelError", "Prompt", "PromptError", "TestBed", "TestBedError",
-    "TraceError", "VisionLanguageModel", "build_prompt", "corrupt", "load_model", "load_testbed", "noise", "trace",
+    "AttentionContributions", "AttentionError", "AttentionKnockout", "CausalTrace", "CorruptedPrompt", "Item",
+    "ModelError", "Prompt", "PromptError", "TestBed", "TestBedError", "TraceError", "VisionLanguageModel",
+    "attention_contributions", "attention_knockout", "build_prompt", "corrupt", "load_model", "load_testbed", "noise",
+    "trace",
 ]

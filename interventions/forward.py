@@ -25,6 +25,7 @@ from transformers import DynamicCache
 # Tokens a packed forward: fewer pay overhead, more attend to each other's masked keys.
 CPU_PACKED_TOKENS = 300  # measured on two cores: flat from 200 to 600
 GPU_PACKED_TOKENS = 2048  # not measured
+MEMINFO = "/proc/meminfo"  # Linux only
 
 
 def in_session(lm, function, request: dict, remote: bool | str = False):
@@ -47,6 +48,8 @@ def run(
     reads=(),
     start: int = 0,
     writes=None,
+    queries=None,
+    masks=None,
 ) -> dict:
     """One traced forward: the one place where modules are read, written or skipped.
 
@@ -57,10 +60,13 @@ def run(
     reads: "attention" and "mlp" (outputs), each a list of [B, t - start, d] by layer from position `start`
     on, "hidden" (the layers' inputs and the last one's output), and "embeddings" [B, t, d] (layer 0's input).
     writes: {(layer, kind): (rows [m], positions [m], values [m, d])}, written into the module's output.
+    queries: positions whose attention queries are read: "queries" is a list of [B, heads, len(queries), head size] by
+    layer, after the rotary embedding, times the scaling. With stop, nothing is run behind the last of them.
+    masks: {layer: additive mask [B, 1, t, keys]}, what that layer's attention takes instead of the model's own.
     Returns {"logits": [B, len(keep), V]} and what was read.
     """
-    writes = writes or {}
-    record = {name: [] for name in reads}
+    writes, masks = writes or {}, masks or {}
+    record = {name: [] for name in (*reads, *(() if queries is None else ("queries",)))}
     keep = torch.as_tensor(keep)
     last = len(lm.layers) - 1
     options = {"past_key_values": cache, "use_cache": cache is not None, "logits_to_keep": keep}
@@ -73,6 +79,15 @@ def run(
                 record["embeddings"] = layer.input.clone()
             if "hidden" in reads:
                 record["hidden"].append(layer.input[:, start:].clone())
+            if index in masks:
+                positional, named = layer.self_attn.inputs
+                mask = masks[index].to(named["hidden_states"].device)
+                layer.self_attn.inputs = (positional, {**named, "attention_mask": mask})
+            if queries is not None:
+                positional, named = attention_call(layer.self_attn).inputs
+                record["queries"].append(positional[1][:, :, queries] * named["scaling"])
+                if stop == index + 1:
+                    tracer.stop()
             for kind in ("attention", "mlp"):  # in the order in which a layer computes them
                 trimmed = trim and kind == "mlp" and index == last
                 if not trimmed and kind not in reads and (index, kind) not in writes:
@@ -97,6 +112,15 @@ def run(
             record["hidden"].append(lm.layers[last].output[:, start:].clone())
         record["logits"] = lm.lm_head.output
     return record
+
+
+def attention_call(self_attn):
+    """The call in a self-attention module that takes (module, query, key, value, mask), of any implementation."""
+    source = self_attn.source
+    calls = [name for name in source.names if name.startswith("attention_interface_")]
+    if not calls:
+        raise ValueError("this model's self-attention calls no attention interface, so its queries cannot be read.")
+    return source.node(calls[-1])  # the ones before it look the interface up
 
 
 def extend(cache, stop: int, rows: int = 1) -> DynamicCache:
@@ -209,6 +233,7 @@ def free_bytes(device) -> int:
     if device.type == "cuda":
         reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserve
-    if "SC_AVPHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if os.path.exists(MEMINFO):  # what the kernel would give back counts, file caches above all
+        with open(MEMINFO) as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
     return os.sysconf("SC_PHYS_PAGES") // 2 * os.sysconf("SC_PAGE_SIZE")  # macOS: not told, so a guess

@@ -115,12 +115,14 @@ def test_packs_are_even_complete_and_within_the_budget():
     assert [len(group) for group in restoration.packs(sites, [1] * 7, 4)] == [3, 2, 1, 1]
 
 
-def test_free_memory_is_known_on_every_system(monkeypatch):
-    """macOS counts no free pages; on a GPU torch's own reserve counts as free, else every trace shrinks the next."""
+def test_free_memory_is_known_on_every_system(monkeypatch, tmp_path):
+    """On a GPU torch's own reserve counts as free, else every trace shrinks the next; macOS does not tell."""
     every = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0 < forward.free_bytes(torch.device("cpu")) <= every
-    names = {name: number for name, number in os.sysconf_names.items() if name != "SC_AVPHYS_PAGES"}
-    monkeypatch.setattr(os, "sysconf_names", names)
+    (tmp_path / "meminfo").write_text("MemTotal: 900 kB\nMemFree: 100 kB\nMemAvailable: 700 kB\n")
+    monkeypatch.setattr(forward, "MEMINFO", str(tmp_path / "meminfo"))
+    assert forward.free_bytes(torch.device("cpu")) == 700 * 1024  # more than what nothing uses at all
+    monkeypatch.setattr(forward, "MEMINFO", str(tmp_path / "none"))
     assert 0 < forward.free_bytes(torch.device("cpu")) <= every // 2
     for name, value in {"mem_get_info": (10, 100), "memory_reserved": 70, "memory_allocated": 20}.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
