@@ -117,6 +117,14 @@ def peak_bytes(function) -> int:
     return max(itertools.accumulate(sizes))
 
 
+def square_tensors(function, n: int) -> int:
+    """How many operations, of any thread, took a tensor that has two dimensions of n or more while `function` ran."""
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
+        function()
+    shapes = [shape for event in profiled.events() for shape in event.input_shapes or () if isinstance(shape, list)]
+    return sum(sum(isinstance(size, int) and size >= n for size in shape) >= 2 for shape in shapes)
+
+
 # Results
 
 

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
+    LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -122,6 +123,21 @@ def llava_shape() -> Subject:
         )
     _decide(module, prompt, subject.corrupted)
     return subject
+
+
+def long_text(n_tokens: int = 2000) -> Subject:
+    """A text-only question of so many tokens, at the width of `llava_shape`: for memory, which grows with them."""
+    torch.manual_seed(0)
+    words = _tokenizer()
+    config = LlamaConfig(
+        vocab_size=1000, hidden_size=512, intermediate_size=1376, num_hidden_layers=4, num_attention_heads=8,
+        max_position_embeddings=4096, pad_token_id=0, bos_token_id=1, eos_token_id=2, attn_implementation="sdpa",
+    )
+    model = VisionLanguageModel.from_module(LlamaForCausalLM(config), words, name="long-text")
+    short = build_prompt(model, f"many many {QUESTION}", visual_constraint="this country")
+    question = " ".join(["many"] * (n_tokens - len(short) + 2) + [QUESTION])
+    prompt = build_prompt(model, question, visual_constraint="this country")
+    return Subject("long_text", model, prompt, corrupt(model, prompt, visual_replacement="Sri Lanka"))
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:

@@ -29,6 +29,11 @@ def early_layers(n_layers: int) -> range:
     return range(min(n_layers, max(EARLY_LEAST, n_layers // EARLY_SHARE)))
 
 
+def early_and_middle_layers(n_layers: int) -> range:
+    """All but the last third: where the paper finds effects in questions with two constraints."""
+    return range(n_layers - n_layers // 3)
+
+
 def by_role_layer(sites: pd.DataFrame, quantity: str = "effect") -> pd.DataFrame:
     """Mean effect (or p_restored) by part, kind, role and layer, with bootstrap intervals over questions.
 
@@ -65,6 +70,27 @@ def effects_at(sites: pd.DataFrame, role: str, part: str, kind: str) -> pd.DataF
     return means.dropna().sort_index(axis=1)
 
 
+def by_part_and_kind(study: TraceStudy, role: str | None = None) -> Iterable[tuple[str, str, pd.DataFrame]]:
+    """(part, kind, `effects_at` a role), the study's own if none is named; none where no question was used."""
+    for part in dict.fromkeys(study.sites["part"]):
+        for kind in dict.fromkeys(study.sites["kind"]):
+            effects = effects_at(study.sites, role or study.role, part, kind)
+            if len(effects):
+                yield part, kind, effects
+
+
+def by_layer(study: TraceStudy, role: str | None = None) -> pd.DataFrame:
+    """Mean effects by layer at one role, with bootstrap intervals. Columns part, kind, layer, effect, low, high, n."""
+    frames = []
+    for part, kind, effects in by_part_and_kind(study, role):
+        mean, low, high = bootstrap_interval(effects.to_numpy(float))
+        frames.append(pd.DataFrame({
+            "part": part, "kind": kind, "layer": np.asarray(effects.columns, int), "effect": mean, "low": low,
+            "high": high, "n": len(effects),
+        }))
+    return _joined(frames, ["part", "kind", "layer", "effect", "low", "high", "n"])
+
+
 def layer_tests(study: TraceStudy, role: str | None = None, seed: int = 0) -> pd.DataFrame:
     """Is the effect above 0, layer by layer? Columns part, kind, layer, effect, low, high, p, p_corrected, n.
 
@@ -72,7 +98,7 @@ def layer_tests(study: TraceStudy, role: str | None = None, seed: int = 0) -> pd
     (single-step max-t over the layers of this part and kind), so it may be read at the best layer.
     """
     frames = []
-    for part, kind, effects in _groups(study, role):
+    for part, kind, effects in by_part_and_kind(study, role):
         values = effects.to_numpy(float)
         mean, low, high = bootstrap_interval(values)
         flipped = sign_flips(values, seed)  # [1 + FLIPS, layers], the first as observed
@@ -93,7 +119,7 @@ def early_tests(study: TraceStudy, role: str | None = None, seed: int = 0) -> pd
     The difference is taken within each question; p is the one-sided sign-flip test of its mean.
     """
     early, rows = early_layers(study.n_layers), []
-    for part, kind, effects in _groups(study, role):
+    for part, kind, effects in by_part_and_kind(study, role):
         is_early = effects.columns.isin(list(early))
         means = effects.loc[:, is_early].mean(axis=1), effects.loc[:, ~is_early].mean(axis=1)
         differences = (means[0] - means[1]).to_numpy()
@@ -109,7 +135,7 @@ def early_tests(study: TraceStudy, role: str | None = None, seed: int = 0) -> pd
 def peak_layers(study: TraceStudy, role: str | None = None) -> pd.DataFrame:
     """The layer with the largest effect, question by question. Columns id, part, kind, layer, effect."""
     frames = []
-    for part, kind, effects in _groups(study, role):
+    for part, kind, effects in by_part_and_kind(study, role):
         frames.append(pd.DataFrame({
             "id": effects.index.astype(str), "part": part, "kind": kind, "layer": effects.idxmax(axis=1).to_numpy(int),
             "effect": effects.max(axis=1).to_numpy(float),
@@ -124,7 +150,7 @@ def window_effects(studies: Mapping[int, TraceStudy], role: str | None = None, l
     """
     rows = []
     for window, study in studies.items():
-        for part, kind, effects in _groups(study, role):
+        for part, kind, effects in by_part_and_kind(study, role):
             mean, low, high = simultaneous_interval(effects.to_numpy(float), level)
             best = int(np.argmax(mean))
             rows.append({
@@ -182,14 +208,6 @@ def sign_flips(values: np.ndarray, seed: int = 0) -> np.ndarray:
 
 def _resolved(values: np.ndarray) -> np.ndarray:
     return np.where(np.abs(values) < RESOLUTION, 0, values)
-
-
-def _groups(study: TraceStudy, role: str | None) -> Iterable[tuple[str, str, pd.DataFrame]]:
-    for part in dict.fromkeys(study.sites["part"]):
-        for kind in dict.fromkeys(study.sites["kind"]):
-            effects = effects_at(study.sites, role or study.role, part, kind)
-            if len(effects):
-                yield part, kind, effects
 
 
 def _joined(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:

@@ -19,10 +19,12 @@ from .forward import in_session
 from .prompt import CorruptedPrompt, Prompt, resolve_positions
 from .restoration import restore_sites
 
-KINDS = ("mlp", "attention")
+KIND_NAMES = {"mlp": "MLP", "attention": "self-attention"}
+KINDS = tuple(KIND_NAMES)
 METHODS = ("packed", "rows", "plain")
 WINDOW_RULES = ("centered", "radius")
 ANSWER_SCORES = ("first_token", "sequence")
+MAX_ANSWER_TOKENS = 16
 
 
 class TraceError(ValueError):
@@ -97,7 +99,7 @@ def trace(
     require_top: bool = True,
     accepted=None,
     min_p_clean: float = 0.0,
-    max_answer_tokens: int = 16,
+    max_answer_tokens: int = MAX_ANSWER_TOKENS,
     remote: bool | str | None = None,
 ) -> CausalTrace:
     """Trace one question.
@@ -147,30 +149,23 @@ def trace(
                 if position in partners:
                     cells.append((k, i, layer))
                     sites.append(((kind,), ((position, partners[position]),), start, stop))
-    answer_ids = answer_tokens(model, prompt, answer) if isinstance(answer, str) else answer and list(answer)
+    given = answer_tokens(model, prompt, answer) if isinstance(answer, str) else answer
+    answer_ids = None if given is None else list(given)
     begins = None
     if accepted is not None:
         begins = [answer_tokens(model, prompt, text)[0] for text in accepted]
     elif answer is not None and require_top:
         begins = answer_ids[:1]
-    noise = corrupted.noise
     result = in_session(
         model.traced,
         restore_sites,
-        {
-            "clean_ids": prompt.input_ids[None],
-            "corrupted_ids": corrupted.input_ids[None],
-            "pixel_values": prompt.pixel_values,
-            "image_token_id": -1 if model.image_token_id is None else model.image_token_id,
-            "first": first,
-            "noise": None if noise is None else (noise.positions, noise.scale, noise.samples, noise.seed),
+        both_runs(model, prompt, corrupted) | {
             "kinds": kinds,
             "sites": sites,
             "answer_ids": answer_ids,
             "begins": begins,
             "min_p_clean": min_p_clean,
             "sequence": answer_score == "sequence",
-            "eos_token_ids": model.eos_token_ids,
             "max_answer_tokens": max_answer_tokens,
             "method": method,
             "max_packed_tokens": max_packed_tokens,
@@ -207,6 +202,30 @@ def trace(
         p_corrupted=p_corrupted,
         restored=restored,
     )
+
+
+def both_runs(model, prompt: Prompt, corrupted: CorruptedPrompt) -> dict:
+    """What a request says of the clean and the corrupted run, see `restoration.restore_sites`."""
+    noise = corrupted.noise
+    return clean_run_only(model, prompt, corrupted.first_corrupted) | {
+        "corrupted_ids": corrupted.input_ids[None],
+        "noise": None if noise is None else (noise.positions, noise.scale, noise.samples, noise.seed),
+    }
+
+
+def clean_run_only(model, prompt: Prompt, first: int) -> dict:
+    """What a request says of the clean run, see `restoration.clean_run`: nothing recorded, the model's own answer."""
+    return {
+        "clean_ids": prompt.input_ids[None],
+        "pixel_values": prompt.pixel_values,
+        "image_token_id": -1 if model.image_token_id is None else model.image_token_id,
+        "first": first,
+        "kinds": (),
+        "answer_ids": None,
+        "sequence": False,
+        "eos_token_ids": model.eos_token_ids,
+        "max_answer_tokens": MAX_ANSWER_TOKENS,
+    }
 
 
 def window_spans(window: int, rule: str, n_layers: int) -> list[tuple[int, int]]:

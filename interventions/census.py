@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pandas as pd
 from PIL import Image
 
-from .conditions import Unusable, named
+from .conditions import Unusable, as_asked
 from .example import marked
 from .model import VisionLanguageModel
 from .prompt import PromptError, build_prompt, corrupt
@@ -103,8 +103,7 @@ def _escaped(text: str) -> str:
 
 def _problem(model: VisionLanguageModel, item: Item, protocol: str) -> str:
     try:
-        if item.image is not None and not model.is_multimodal:
-            item = named(item)
+        item = as_asked(model, item)
         prompt = build_prompt(
             model, item.question, None if item.image is None else Image.new("RGB", (32, 32)),
             visual_constraint=item.visual_constraint, text_constraint=item.text_constraint,

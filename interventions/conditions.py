@@ -99,10 +99,14 @@ def named(item: Item) -> Item:
     return replace(item, question=question, visual_constraint=item.entity, image=None, paraphrases=())
 
 
+def as_asked(model, item: Item) -> Item:
+    """The item as this model is asked: a text-only one by name."""
+    return item if item.image is None or model.is_multimodal else named(item)
+
+
 def clean_prompt(model, item: Item, conditions: Conditions) -> Prompt:
-    """The item's prompt; a text-only model is asked by name. Raises `Unusable`."""
-    if item.image is not None and not model.is_multimodal:
-        item = named(item)
+    """The item's prompt, as it is asked. Raises `Unusable`."""
+    item = as_asked(model, item)
     step = "image unreadable"
     try:
         image = None if item.image is None else load_image(item.image)

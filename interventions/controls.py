@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -18,7 +17,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from .averages import effects_at
+from .averages import by_part_and_kind, effects_at
 from .causal_trace import trace
 from .conditions import Unusable, clean_prompt, corrupted_prompt
 from .metrics import bootstrap_interval
@@ -65,10 +64,8 @@ def trace_controls(
     by_id = {item.id: item for item in pool}
     settings = {"window": study.window, "kinds": list(dict.fromkeys(study.sites["kind"])), "method": method,
                 "remote": model.remote if remote is None else remote}
-    key = settings | study.conditions.key() | {
-        "table": "trace_controls", "role": study.role, "dtype": str(model.dtype), "seed": seed,
-        "model": [model.name, model.revision if model.revision != "in-memory" else uuid.uuid4().hex],
-    }
+    key = settings | model.key() | study.conditions.key()
+    key |= {"table": "trace_controls", "role": study.role, "seed": seed}
     store, frames = ResultStore(results_dir), []
     for row in _controlled(study, limit).itertuples():
         item, answer_id = by_id[row.id], int(row.answer_id)
@@ -92,24 +89,20 @@ def control_effects(study: TraceStudy, controls: pd.DataFrame, twin: TraceStudy 
     (`mini-free`), read at the same cells.
     """
     rows = []
-    for part in dict.fromkeys(study.sites["part"]):
-        for kind in dict.fromkeys(study.sites["kind"]):
-            effects = effects_at(study.sites, study.role, part, kind)
-            if effects.empty:
+    for part, kind, effects in by_part_and_kind(study):
+        layer = effects.mean().idxmax()
+        found = {"none": effects[layer]}
+        chosen = controls[(controls["part"] == part) & (controls["kind"] == kind) & (controls["layer"] == layer)]
+        found |= {name: chosen.loc[chosen["control"] == name, "effect"] for name in CONTROLS}
+        if twin is not None:
+            other = effects_at(twin.sites, twin.role, part, kind)
+            found |= {"other model": other[layer]} if layer in other else {}
+        for name, values in found.items():
+            if values.empty:
                 continue
-            layer = effects.mean().idxmax()
-            found = {"none": effects[layer]}
-            chosen = controls[(controls["part"] == part) & (controls["kind"] == kind) & (controls["layer"] == layer)]
-            found |= {name: chosen.loc[chosen["control"] == name, "effect"] for name in CONTROLS}
-            if twin is not None:
-                other = effects_at(twin.sites, twin.role, part, kind)
-                found |= {"other model": other[layer]} if layer in other else {}
-            for name, values in found.items():
-                if values.empty:
-                    continue
-                value, low, high = bootstrap_interval(values.to_numpy(float))
-                rows.append({"part": part, "kind": kind, "layer": int(layer), "control": name, "effect": value,
-                             "low": low, "high": high, "n": len(values)})
+            value, low, high = bootstrap_interval(values.to_numpy(float))
+            rows.append({"part": part, "kind": kind, "layer": int(layer), "control": name, "effect": value,
+                         "low": low, "high": high, "n": len(values)})
     return pd.DataFrame(rows)
 
 

@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from .causal_trace import window_spans
-from .conditions import CONSTRAINTS, REPEAT_TOKEN, clean_prompt, corrupted_prompt, named
+from .causal_trace import both_runs, window_spans
+from .conditions import CONSTRAINTS, REPEAT_TOKEN, as_asked, clean_prompt, corrupted_prompt
 from .forward import extend, in_session, run
 from .model import VisionLanguageModel
 from .parameters import ParameterError
@@ -122,18 +122,10 @@ def worked_example(
     best = at_constraint.loc[at_constraint["p_restored"].idxmax()]
     kind, position, layer = str(best["kind"]), int(best["position"]), int(best["layer"])
     start, stop = window_spans(study.window, study.window_rule, model.n_layers)[layer]
-    if item.image is not None and not model.is_multimodal:
-        item = named(item)
+    item = as_asked(model, item)
     prompt = clean_prompt(model, item, study.conditions)
     corrupted = corrupted_prompt(model, item, prompt, study.conditions)
-    noise = corrupted.noise
-    request = {
-        "clean_ids": prompt.input_ids[None],
-        "corrupted_ids": corrupted.input_ids[None],
-        "pixel_values": prompt.pixel_values,
-        "image_token_id": -1 if model.image_token_id is None else model.image_token_id,
-        "first": corrupted.first_corrupted,
-        "noise": None if noise is None else (noise.positions, noise.scale, noise.samples, noise.seed),
+    request = both_runs(model, prompt, corrupted) | {
         "kinds": (kind,),
         "site": ((kind,), ((position, corrupted.alignment[position]),), start, stop),
         "answer_ids": [int(asked["answer_id"])],

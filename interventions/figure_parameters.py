@@ -6,6 +6,7 @@ import typing
 from dataclasses import dataclass, replace
 
 from .causal_trace import KINDS
+from .checkpoints import TWINS
 from .model import VisionLanguageModel
 from .parameters import ParameterError, Parameters, at_least, listed, one_of
 from .testbed import TestBed, load_testbed
@@ -96,10 +97,10 @@ class Fig3Parameters(TraceParameters):
 
     def load_control_model(self) -> VisionLanguageModel | None:
         """A model that takes another route: `control_model`, or the twin of `mini`; None without controls or a twin."""
-        name = self.control_model or {"mini": "mini-free"}.get(self.model, "")
+        name = self.control_model or TWINS.get(self.model, "")
         if not name or not self.controls:
             return None
-        model = replace(self, control_model=name).load_model("control_model")
+        model = self.load_model("control_model", name)
         self.check_windows(model)
         return model
 

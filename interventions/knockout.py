@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from .attention import FLOWS, AttentionError
-from .causal_trace import answer_tokens, window_spans
+from .causal_trace import answer_tokens, clean_run_only, window_spans
 from .forward import cached_tokens_that_fit, extend, in_session, packed_inputs, packing_budget, run
 from .metrics import answer_probability
 from .prompt import Prompt, PromptError, resolve_positions
@@ -134,19 +134,10 @@ def knockout_request(model, prompt: Prompt, edges: list[tuple], spans, method, m
     sites = [((), (), 0, 0)]
     for targets, sources in edges:
         sites += [(targets, sources, *span) for span in [*spans, (0, model.n_layers)]]
-    return {
-        "clean_ids": prompt.input_ids[None],
+    return clean_run_only(model, prompt, min(min(targets) for targets, _ in edges)) | {
         "corrupted_ids": prompt.input_ids[None],  # the run that is intervened on is the clean one
-        "pixel_values": prompt.pixel_values,
-        "image_token_id": -1 if model.image_token_id is None else model.image_token_id,
-        "first": min(min(targets) for targets, _ in edges),
         "noise": None,
-        "kinds": (),
         "sites": sites,
-        "answer_ids": None,
-        "sequence": False,
-        "eos_token_ids": model.eos_token_ids,
-        "max_answer_tokens": 16,
         "method": method,
         "max_packed_tokens": max_packed_tokens,
     }

@@ -1,12 +1,15 @@
-"""The numbers that figures report: the probability of an answer, and intervals over questions."""
+"""The numbers that figures report: answers' probabilities and accuracy, AUROC, and intervals over questions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .testbed.schema import N_ANNOTATORS
 
 
 def answer_probability(logits: Tensor, answer_ids: Tensor | Iterable[int]) -> Tensor:
@@ -24,6 +27,88 @@ def answer_probability(logits: Tensor, answer_ids: Tensor | Iterable[int]) -> Te
     log_p = logits.float().log_softmax(-1)  # [..., A, V]
     index = answer_ids[:, None].expand(*log_p.shape[:-1], 1)
     return log_p.gather(-1, index).sum((-1, -2)).exp()  # [..., A, 1] -> [...]
+
+
+def answer_accuracy(prediction: str, accepted: Iterable[str], annotations: Sequence[str] = ()) -> float:
+    """Is the answer right, 0 to 1? VQA accuracy where there are ten annotations, else 1 if it is an accepted answer.
+
+    Accepted answers are compared as VQA accuracy compares them, but one that is nothing but an article or punctuation
+    ("A", "the") by its own lower-case letters.
+    """
+    if len(annotations) == N_ANNOTATORS:
+        return vqa_accuracy(prediction, annotations)
+    return float(_comparable(prediction) in set(map(_comparable, accepted)))
+
+
+def _comparable(text: str) -> str:
+    return normalize_vqa_answer(text) or text.strip().lower()
+
+
+# VQA accuracy. The rules are odd; they are those of the official evaluation, on which every published number rests.
+
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_COMMA_IN_NUMBER = re.compile(r"\d,\d")
+_PERIOD = re.compile(r"\.(?!\d)")
+_MOST_PERIODS = 32  # no more are deleted
+_ARTICLES = {"a", "an", "the"}
+_NUMBERS = {word: str(n) for n, word in enumerate("zero one two three four five six seven eight nine ten".split())}
+_NUMBERS["none"] = "0"
+_CONTRACTIONS = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
+    he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't needn't not've
+    o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
+    someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've
+    there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's
+    what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
+    wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
+"""
+# A word that lacks one of its apostrophes gets it ("dont", "couldn'tve"), but for one that loses it.
+_APOSTROPHES = {
+    word[: mark.start()] + word[mark.end() :]: word for word in _CONTRACTIONS.split() for mark in re.finditer("'", word)
+} | {"somebody'd": "somebodyd"}
+
+
+def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """The official VQA accuracy of a predicted answer, given the annotators' answers, usually ten; from 0 to 1.
+
+    For each annotator: a third for every *other* annotator who gave the predicted answer, at most 1; then their mean.
+    (So a single annotator counts for nothing.) Texts are normalised unless all annotators say the same: then only that
+    very text is right.
+    """
+    if not answers:
+        raise ValueError("answers must not be empty: VQA accuracy needs the answers of the annotators.")
+    prediction, answers = _one_line(prediction), [_one_line(answer) for answer in answers]
+    if len(set(answers)) > 1:
+        prediction, answers = normalize_vqa_answer(prediction), [normalize_vqa_answer(answer) for answer in answers]
+    agree = np.array([answer == prediction for answer in answers], dtype=int)
+    return float(np.minimum(1, (agree.sum() - agree) / 3).mean())
+
+
+def normalize_vqa_answer(text: str) -> str:
+    """An answer as VQA accuracy compares it: lower-case, number words as digits, no article and little punctuation."""
+    words = (_NUMBERS.get(word, word) for word in _without_punctuation(_one_line(text)).lower().split())
+    return " ".join(_APOSTROPHES.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", " ").replace("\t", " ").strip()
+
+
+def _without_punctuation(text: str) -> str:
+    """A mark that touches a space somewhere is deleted, all are if a number has a comma; others become a space."""
+    number, cleaned = _COMMA_IN_NUMBER.search(text), text
+    for mark in _PUNCTUATION:
+        cleaned = cleaned.replace(mark, "" if number or f"{mark} " in text or f" {mark}" in text else " ")
+    return _PERIOD.sub("", cleaned, count=_MOST_PERIODS)
+
+
+# Intervals
+
+
+def bootstrap_counts(q: int, n: int = 2000, seed: int | Sequence[int] = 0) -> np.ndarray:
+    """How often each of q questions is drawn in each of n resamples [n, q]."""
+    samples = np.random.default_rng(seed).integers(q, size=(n, q))
+    return np.bincount((samples + q * np.arange(n)[:, None]).ravel(), minlength=n * q).reshape(n, q)
 
 
 def bootstrap_interval(
@@ -49,13 +134,77 @@ def bootstrap_interval(
     if len(values) == 1:
         return value, missing, missing
     q = len(values)
-    samples = np.random.default_rng(seed).integers(q, size=(n, q))
-    if (
-        statistic is np.mean
-    ):  # a matrix product: seconds instead of minutes for many sites
-        counts = np.bincount((samples + q * np.arange(n)[:, None]).ravel(), minlength=n * q).reshape(n, q)
-        replicas = np.tensordot(counts / q, values, axes=1)  # [n, ...]
+    if statistic is np.mean:  # a matrix product: seconds instead of minutes for many sites
+        replicas = np.tensordot(bootstrap_counts(q, n, seed) / q, values, axes=1)  # [n, ...]
     else:
+        samples = np.random.default_rng(seed).integers(q, size=(n, q))
         replicas = np.stack([statistic(values[sample], axis=0) for sample in samples])
-    low, high = np.quantile(replicas, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return value, low, high
+    return value, *_percentiles(replicas, level)
+
+
+def auroc(scores: Iterable, labels: Iterable, n: int = 2000, seed: int = 0, level: float = 0.95) -> tuple:
+    """(value, low, high): the area under the ROC curve, and its percentile bootstrap interval over questions.
+
+    scores, labels [questions]: the higher the score, the more a label of 1 (True) is expected. The area is the
+    probability that a question of label 1 has the higher score, ties counting half. Resamples without one of the labels
+    are dropped; all three are NaN where the questions themselves have only one. If the scores separate the labels
+    perfectly, so do all resamples, and the interval is a point: with few questions, mind their number.
+    """
+    labels = _checked_labels(labels)
+    return _with_interval(_aurocs(_checked_scores("scores", scores, labels), labels, n, seed), level)
+
+
+def paired_auroc_difference(
+    scores_a: Iterable, scores_b: Iterable, labels: Iterable, n: int = 2000, seed: int = 0, level: float = 0.95
+) -> tuple:
+    """(value, low, high): AUROC of scores_a less that of scores_b, both on the same resamples; see `auroc`."""
+    labels = _checked_labels(labels)
+    a, b = (
+        _aurocs(_checked_scores(name, scores, labels), labels, n, seed)
+        for name, scores in (("scores_a", scores_a), ("scores_b", scores_b))
+    )
+    return _with_interval(a - b, level)
+
+
+def _aurocs(scores: np.ndarray, labels: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """[1 + n]: the area on the questions as they are, then on n resamples; NaN where there is only one label."""
+    values, rank = np.unique(scores, return_inverse=True)
+    if len(values) == 0 or labels.all() or not labels.any():
+        return np.full(1 + n, np.nan)
+    order = np.argsort(rank, kind="stable")
+    starts = np.searchsorted(rank[order], np.arange(len(values)))  # of the runs of equal scores
+    areas = []
+    for counts in (np.ones((1, len(scores)), int), *np.array_split(bootstrap_counts(len(scores), n, seed), 20)):
+        ones, zeros = (
+            np.add.reduceat((counts * chosen)[:, order], starts, axis=1, dtype=float) for chosen in (labels, ~labels)
+        )  # [resamples, different scores]
+        below = zeros.cumsum(1) - zeros / 2
+        with np.errstate(invalid="ignore"):
+            areas.append((ones * below).sum(1) / (ones.sum(1) * zeros.sum(1)))
+    return np.concatenate(areas)
+
+
+def _with_interval(values: np.ndarray, level: float) -> tuple:
+    """(value, low, high) of [1 + n] values, of which resamples that are NaN are dropped."""
+    found = values[1:][~np.isnan(values[1:])]
+    return (float(values[0]), *map(float, _percentiles(found, level))) if len(found) else (np.nan,) * 3
+
+
+def _percentiles(replicas: np.ndarray, level: float) -> tuple:
+    return tuple(np.quantile(replicas, [(1 - level) / 2, (1 + level) / 2], axis=0))
+
+
+def _checked_labels(labels: Iterable) -> np.ndarray:
+    labels = np.asarray(labels if isinstance(labels, np.ndarray) else list(labels))
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError("labels must be True or False (or 1 and 0): score answers as right or wrong first.")
+    return labels.astype(bool)
+
+
+def _checked_scores(name: str, scores: Iterable, labels: np.ndarray) -> np.ndarray:
+    scores = np.asarray(scores if isinstance(scores, np.ndarray) else list(scores), dtype=np.float64)
+    if scores.shape != labels.shape:
+        raise ValueError(f"{name} must be one number for each of the {len(labels)} labels, not {len(scores)}.")
+    if np.isnan(scores).any():
+        raise ValueError(f"{name} must not contain NaN: drop the questions that have no score first.")
+    return scores

@@ -6,26 +6,15 @@ loaded: that all module paths exist, and that the number of visual tokens the pr
 is the number the vision encoder delivers (575 versus 576 is the classic).
 """
 
-import hashlib
-import re
-from pathlib import Path
+import uuid
 
 import torch
 from nnsight.modeling.transformers import TransformersModel
 from PIL import Image
 
 from . import families, forward
+from .checkpoints import ALIASES, ModelError, chosen_dtype, resolve
 from .testbed import load_image, on_white
-
-ALIASES = ("mini", "mini-free", "mini-text", "mini-bunny")
-CHECKPOINTS = Path(__file__).parent / "mini" / "checkpoints"
-# Below this many bytes of weights a model is run in float32 unless asked otherwise: exactness costs nothing
-# there.
-SMALL_BYTES = 2e9
-
-
-class ModelError(ValueError):
-    """A model that cannot be used, in one sentence with the fix."""
 
 
 class VisionLanguageModel:
@@ -39,13 +28,8 @@ class VisionLanguageModel:
     """
 
     def __init__(self, traced, processor, *, name: str, revision: str, remote: bool | str = False):
-        self.traced, self.processor, self.name, self.revision, self.remote = (
-            traced,
-            processor,
-            name,
-            revision,
-            remote,
-        )
+        self.traced, self.processor, self.name = traced, processor, name
+        self.revision, self.remote = revision, remote
         self.config = traced._module.config
         self.family = _family(self.config, name)
         self.tokenizer = getattr(processor, "tokenizer", processor)
@@ -116,6 +100,12 @@ class VisionLanguageModel:
         if ids is None:
             ids = self.tokenizer.eos_token_id
         return tuple(ids) if isinstance(ids, (list, tuple)) else (() if ids is None else (ids,))
+
+    def key(self) -> dict:
+        """What of it determines a result."""
+        # Weights made in memory have no revision: nothing stored is ever taken for theirs.
+        revision = uuid.uuid4().hex if self.revision == "in-memory" else self.revision
+        return {"model": [self.name, revision], "dtype": str(self.dtype)}  # the dtype decides which method None is
 
     def prompt_template(self, *, image: bool, protocol: str = "paper") -> str:
         """The chat format with `{question}` in it, and with one `<image>` if there is a picture."""
@@ -206,7 +196,7 @@ def load_model(
     """
     from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 
-    path, revision = _resolve(str(name))
+    path, revision = resolve(str(name))
     try:
         config = AutoConfig.from_pretrained(path)
         family = _family(config, name)
@@ -218,15 +208,11 @@ def load_model(
             f"model {str(name)!r} cannot be loaded ({_reason(error)}): "
             f"give an alias ({', '.join(ALIASES)}), a directory with a config.json, or a Hub id."
         ) from error
-    if isinstance(dtype, str):
-        dtype = _dtype(dtype)
-    if dtype is None:
-        small = Path(path).is_dir() and sum(f.stat().st_size for f in _weights(path)) < SMALL_BYTES
-        dtype = torch.float32 if small else "auto"
+    dtype = chosen_dtype(path, dtype)
     options = {"device_map": device_map, "attn_implementation": attn_implementation}
     try:
         traced = TransformersModel(
-            str(path),
+            path,
             task=family.task,
             rename=family.rename,
             dispatch=remote is not True,
@@ -260,49 +246,6 @@ def _preprocessors(family: families.Family, processor) -> dict:
     return {"processor": processor} if family.is_multimodal else {"tokenizer": processor}
 
 
-def _resolve(name: str) -> tuple[str, str | None]:
-    """A name -> (what `from_pretrained` takes, revision if known)."""
-    if name in ALIASES:
-        path = CHECKPOINTS / name
-        if not (path / "config.json").exists():
-            raise ModelError(
-                f"model {name!r} has no checkpoint at {path}: make it with "
-                "`python -m interventions.mini.train`, or name a directory or a Hub id."
-            )
-    elif (Path(name) / "config.json").exists():
-        path = Path(name)
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists():
-        return name, None
-    else:
-        raise ModelError(
-            f"model {name!r} is unknown: give an alias ({', '.join(ALIASES)}), "
-            "a directory with a config.json, or a Hub id such as llava-hf/llava-1.5-7b-hf."
-        )
-    return str(path), _revision(path)
-
-
-def _revision(path: Path) -> str:
-    """One sha256 of all that a local model's numbers depend on: weights, configuration, tokenizer, processor."""
-    digest = hashlib.sha256()
-    for file in sorted({*_weights(path), *path.glob("*.json"), *path.glob("*.model"), *path.glob("*.txt")}):
-        if file.name != "training.json":  # a note of how it was made
-            with open(file, "rb") as handle:
-                digest.update(file.name.encode() + hashlib.file_digest(handle, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _weights(path) -> list[Path]:
-    """The files of weights in a directory: safetensors, or PyTorch's own where there are none."""
-    return sorted(Path(path).glob("*.safetensors")) or sorted(Path(path).glob("pytorch_model*.bin"))
-
-
 def _reason(error: Exception) -> str:
     """The first line of an error, to stand in brackets."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def _dtype(name: str) -> torch.dtype:
-    dtype = getattr(torch, name.removeprefix("torch."), None)
-    if not isinstance(dtype, torch.dtype):
-        raise ModelError(f"dtype {name!r} is unknown: use float32, bfloat16 or float16.")
-    return dtype

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from .model import ModelError, VisionLanguageModel, load_model
+from .checkpoints import ModelError
+from .model import VisionLanguageModel, load_model
 from .testbed import TestBed, TestBedError, load_testbed
 
 _PLAIN = (
@@ -97,9 +98,9 @@ class Parameters:
         print(f"{testbed.name}: {len(testbed)} questions to ask", flush=True)
         return model, testbed
 
-    def load_model(self, parameter: str) -> VisionLanguageModel:
-        """The model that a parameter names."""
-        return _named(parameter, ModelError, load_model, getattr(self, parameter), remote=self.remote)
+    def load_model(self, parameter: str, name: str = "") -> VisionLanguageModel:
+        """The model that a parameter names, or the one that stands for it where it is empty."""
+        return _named(parameter, ModelError, load_model, name or getattr(self, parameter), remote=self.remote)
 
     def select(self, testbed: TestBed) -> TestBed:
         """The questions that this run asks."""

@@ -36,8 +36,8 @@ class Number:
     n: int = 1
 
     def __str__(self) -> str:
-        interval = "" if math.isnan(self.low) else f" [{self.low:.2f}, {self.high:.2f}]"
-        return f"{self.value:.2f}{interval}"
+        interval = "" if math.isnan(self.low) else f" [{self.low:z.2f}, {self.high:z.2f}]"
+        return f"{self.value:z.2f}{interval}"  # z: no -0.00
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,18 @@ question left out keeps its reason. Averages are in `averages.py`.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
+from .asking import ITEM_COLUMNS, ask, reasons
 from .causal_trace import CausalTrace, trace, window_spans
-from .conditions import Conditions, Unusable, clean_prompt, corrupted_prompt
+from .conditions import Conditions, clean_prompt, corrupted_prompt
 from .model import VisionLanguageModel
-from .parameters import ParameterError, shard_of
-from .progress import Progress
 from .prompt import Prompt
-from .results import ResultStore
 from .testbed import Item
 
 # Rows of the heat maps. The paper reads effects at the last token of a constraint: it has a row of its own.
@@ -28,7 +26,6 @@ ROLES = (
     "visual", "before", "constraint", "constraint_last", "between", "text_constraint", "text_constraint_last",
     "last",
 )
-_ITEM_COLUMNS = ["id", "part", "constraints", "question", "entity", "relation", "split", "style"]
 _SITE_COLUMNS = ["id", "part", "kind", "position", "token", "role", "layer", "p_restored", "effect"]
 
 
@@ -73,7 +70,7 @@ class TraceStudy:
         rows = []
         for part, group in self.questions.groupby("part", sort=False):
             used = group[group["used"]]
-            row = {"part": part, "asked": len(group), "used": len(used), "left out": _reasons(group)}
+            row = {"part": part, "asked": len(group), "used": len(used), "left out": reasons(group["reason"])}
             rows.append(row | {f"median {name}": used[name].median() for name in ("p_clean", "p_corrupted")})
         return pd.DataFrame(rows)
 
@@ -108,64 +105,20 @@ def trace_study(
     window_spans(window, conditions.window_rule, model.n_layers)  # refused now, not at every question
     settings = {"window": window, "kinds": kinds, "method": method,
                 "remote": model.remote if remote is None else remote}
-    key = settings | conditions.key() | {
-        "table": "trace_study",
-        # Weights made in memory have no revision: nothing stored is ever taken for theirs.
-        "model": [model.name, model.revision if model.revision != "in-memory" else uuid.uuid4().hex],
-        "dtype": str(model.dtype),  # decides which method None is
-        "min_p_clean": min_p_clean,
-    } | ({"only_read": True} if only_read else {})
-    store, items = ResultStore(results_dir), in_shard(list(testbed), shard)
-    rows, tables, failure, progress = [], [], None, Progress(len(items), label)
-    for item in items:
-        row = {name: getattr(item, name) for name in _ITEM_COLUMNS}
-        try:
-            table = store.get_or_compute(
-                key | {"item": item.content(), "named": "" if model.is_multimodal else item.entity},
-                lambda item=item: _trace_item(model, item, conditions, min_p_clean, settings, only_read),
-            )
-            row |= table.loc[0, ["answer", "answer_id", "correct", "reason", "p_clean", "p_corrupted"]].to_dict()
-        except Unusable as error:
-            row |= {"correct": False, "reason": str(error)}
-        except Exception as error:  # one question's fault must not cost the others
-            failure = failure or error
-            row |= {"correct": False, "reason": f"failed: {error!r}"}
-        row["used"] = row["reason"] == ""
+    key = settings | conditions.key() | {"table": "trace_study", "min_p_clean": min_p_clean}
+    asked = ask(
+        model, testbed, partial(_trace_item, model, conditions, min_p_clean, settings, only_read),
+        key=key | ({"only_read": True} if only_read else {}), purpose=("trace", "traced"), results_dir=results_dir,
+        shard=shard, required=required, label=label,
+    )
+    rows, tables = [], []
+    for entry in asked:
+        row = {"correct": False} | entry.row(["answer", "answer_id", "correct", "p_clean", "p_corrupted"])
         if row["used"]:
-            tables.append(table.assign(id=item.id, part=item.part))
-            row |= _best_restored(table, _read_role(conditions, item.constraints == "multi"))
-        elif required:
-            raise ParameterError(
-                f"Parameter 'items': question {item.id!r} cannot be traced, {row['reason'].rstrip('.')}: "
-                "name another one, or leave items empty to sample."
-            )
+            tables.append(entry.table.assign(id=entry.item.id, part=entry.item.part))
+            row |= _best_restored(entry.table, _read_role(conditions, entry.item.constraints == "multi"))
         rows.append(row)
-        progress.step(f"{len(tables)} used")
-    questions = _questions(rows, settings["kinds"])
-    if not tables:
-        if failure is not None:
-            raise failure
-        raise ParameterError(
-            f"Parameter 'model': {model.name!r} gives nothing to trace on {len(items)} questions "
-            f"({_reasons(questions)}): choose another model or test bed, or a larger limit."
-        )
-    progress.close(f"{len(tables)} used")
-    return TraceStudy(_sites(tables), questions, model.n_layers, window, conditions)
-
-
-def in_shard(items: list, shard: str) -> list:
-    """Every n-th item from the k-th on, for a shard "k/n" (1 <= k <= n); all for an empty one.
-
-    Raises ParameterError for anything else, and for a shard that holds none of the items.
-    """
-    if not shard:
-        return items
-    k, n = shard_of(shard)
-    if k > len(items):
-        raise ParameterError(
-            f"Parameter 'shard': {shard!r} holds none of the {len(items)} questions: use at most {len(items)} parts."
-        )
-    return items[k - 1 :: n]
+    return TraceStudy(_sites(tables), _questions(rows, kinds), model.n_layers, window, conditions)
 
 
 def _read_role(conditions: Conditions, multi: bool) -> str:
@@ -173,7 +126,7 @@ def _read_role(conditions: Conditions, multi: bool) -> str:
 
 
 def _trace_item(
-    model, item: Item, conditions: Conditions, min_p_clean: float, settings: dict, only_read: bool
+    model, conditions: Conditions, min_p_clean: float, settings: dict, only_read: bool, item: Item
 ) -> pd.DataFrame:
     """The table stored for one question: its sites, or one row without a site if it is left out."""
     prompt = clean_prompt(model, item, conditions)
@@ -216,11 +169,6 @@ def _best_restored(table: pd.DataFrame, role: str) -> dict[str, float]:
     return {f"p_restored_{kind}": p for kind, p in at_constraint.groupby("kind")["p_restored"].max().items()}
 
 
-def _reasons(questions: pd.DataFrame) -> str:
-    counts = questions.loc[~questions["used"], "reason"].str.split(":").str[0].value_counts()
-    return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none"
-
-
 def _sites(tables: list[pd.DataFrame]) -> pd.DataFrame:
     sites = pd.concat(tables, ignore_index=True)[_SITE_COLUMNS]
     return sites.astype(dict.fromkeys(("id", "part", "kind", "role", "token"), "category"))
@@ -228,5 +176,5 @@ def _sites(tables: list[pd.DataFrame]) -> pd.DataFrame:
 
 def _questions(rows: list[dict], kinds: list[str]) -> pd.DataFrame:
     numbers = ["p_clean", "p_corrupted", *(f"p_restored_{kind}" for kind in kinds)]
-    frame = pd.DataFrame(rows, columns=[*_ITEM_COLUMNS, "answer", "answer_id", "correct", "used", "reason", *numbers])
+    frame = pd.DataFrame(rows, columns=[*ITEM_COLUMNS, "answer", "answer_id", "correct", "used", "reason", *numbers])
     return frame.astype(dict.fromkeys(numbers, float) | {"correct": bool, "used": bool})

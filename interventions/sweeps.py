@@ -12,7 +12,16 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from .averages import NEGLIGIBLE, effects_at, on_common_questions, peak_layers, smallest_window, window_effects
+from .averages import (
+    NEGLIGIBLE,
+    by_layer,
+    by_part_and_kind,
+    effects_at,
+    on_common_questions,
+    peak_layers,
+    smallest_window,
+    window_effects,
+)
 from .metrics import bootstrap_interval
 from .model import VisionLanguageModel
 from .parameters import ParameterError
@@ -64,7 +73,7 @@ def summaries(sweeps: Sweeps) -> pd.DataFrame:
 
 def series_by_layer(sweeps: Sweeps) -> pd.DataFrame:
     """Mean effects by layer. Columns series, window, part, kind, layer, effect, low, high, n."""
-    return _each(sweeps, _layers)
+    return _each(sweeps, by_layer)
 
 
 def series_peaks(sweeps: Sweeps) -> pd.DataFrame:
@@ -106,25 +115,24 @@ def paired_bests(one: TraceStudy, other: TraceStudy) -> pd.DataFrame:
     difference, low, high (of the effects, first minus other) and recovered_difference, recovered_low, recovered_high.
     """
     studies, rows = on_common_questions(one, other), []
-    for part in dict.fromkeys(one.sites["part"]):
-        for kind in dict.fromkeys(one.sites["kind"]):
-            tables = [effects_at(study.sites, study.role, part, kind) for study in studies]
-            both = tables[0].index.intersection(tables[1].index)
-            if both.empty:
-                continue
-            row, columns = {"part": part, "kind": kind, "n": len(both)}, []
-            for prefix, study, table in zip(("", "other_"), studies, tables, strict=True):
-                layer = table.loc[both].mean().idxmax()
-                questions = study.questions.set_index("id").loc[list(both)]
-                effect, taken = table.loc[both, layer], questions["p_clean"] - questions["p_corrupted"]
-                row |= {f"{prefix}layer": int(layer), f"{prefix}effect": effect.mean(),
-                        f"{prefix}recovered": effect.mean() / taken.mean()}
-                columns += [effect.to_numpy(float), taken.to_numpy(float)]
-            row |= dict(zip(("difference", "low", "high"), bootstrap_interval(columns[0] - columns[2]), strict=True))
-            shares = bootstrap_interval(np.stack(columns, axis=1), _share_difference)
-            for name, value in zip(("difference", "low", "high"), shares, strict=True):
-                row[f"recovered_{name}"] = float(np.ravel(value)[0])  # a single question: NaN for each column
-            rows.append(row)
+    for part, kind, own in by_part_and_kind(studies[0]):
+        tables = own, effects_at(studies[1].sites, studies[1].role, part, kind)
+        both = tables[0].index.intersection(tables[1].index)
+        if both.empty:
+            continue
+        row, columns = {"part": part, "kind": kind, "n": len(both)}, []
+        for prefix, study, table in zip(("", "other_"), studies, tables, strict=True):
+            layer = table.loc[both].mean().idxmax()
+            questions = study.questions.set_index("id").loc[list(both)]
+            effect, taken = table.loc[both, layer], questions["p_clean"] - questions["p_corrupted"]
+            row |= {f"{prefix}layer": int(layer), f"{prefix}effect": effect.mean(),
+                    f"{prefix}recovered": effect.mean() / taken.mean()}
+            columns += [effect.to_numpy(float), taken.to_numpy(float)]
+        row |= dict(zip(("difference", "low", "high"), bootstrap_interval(columns[0] - columns[2]), strict=True))
+        shares = bootstrap_interval(np.stack(columns, axis=1), _share_difference)
+        for name, value in zip(("difference", "low", "high"), shares, strict=True):
+            row[f"recovered_{name}"] = float(np.ravel(value)[0])  # a single question: NaN for each column
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -132,19 +140,6 @@ def _share_difference(values: np.ndarray, axis: int = 0) -> float:
     """values [questions, (effect, taken, other effect, other taken)]"""
     effect, taken, other_effect, other_taken = values.mean(axis)
     return effect / taken - other_effect / other_taken
-
-
-def _layers(study: TraceStudy) -> pd.DataFrame:
-    frames = []
-    for part in dict.fromkeys(study.sites["part"]):
-        for kind in dict.fromkeys(study.sites["kind"]):
-            effects = effects_at(study.sites, study.role, part, kind)
-            mean, low, high = bootstrap_interval(effects.to_numpy(float))
-            frames.append(pd.DataFrame({
-                "part": part, "kind": kind, "layer": np.asarray(effects.columns, int), "effect": mean, "low": low,
-                "high": high, "n": len(effects),
-            }))
-    return pd.concat(frames, ignore_index=True)
 
 
 def _each(sweeps: Sweeps, function: Callable[[TraceStudy], pd.DataFrame]) -> pd.DataFrame:

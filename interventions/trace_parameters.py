@@ -6,34 +6,27 @@ from dataclasses import dataclass
 
 from .conditions import CONSTRAINTS, CORRUPTIONS, Conditions
 from .model import VisionLanguageModel
-from .parameters import ParameterError, Parameters, at_least, by_id, closest, listed, one_of, shard_of
-from .testbed import TestBed
+from .parameters import ParameterError, at_least, listed, one_of
+from .selection import SampleParameters
 
 
 @dataclass(frozen=True)
-class TraceParameters(Parameters):
+class TraceParameters(SampleParameters):
     """What the notebooks that trace take besides; each adds the window, or windows, that its figure has."""
 
     window_rule: str = ""
     corruption: str = ""
     corrupted: str = ""
     noise_samples: int = 10
-    constraints: str = "single"
-    parts: str = "known,okvqa,movies"
-    items: str = ""
     min_p_clean: float = 0.1
-    shard: str = ""
 
     def check(self) -> None:
         super().check()
-        for name in ("window", "windows", "compared_window"):
-            if hasattr(self, name):
-                as_windows(name, getattr(self, name))
+        self._windows()  # refuses what is no window
         at_least("noise_samples", self.noise_samples, 1, "effects are means over so many draws of noise")
         one_of("window_rule", self.window_rule, ("", "centered", "radius"))
         one_of("corruption", self.corruption, ("", *CORRUPTIONS))
         one_of("corrupted", self.corrupted, ("", *CONSTRAINTS))
-        one_of("constraints", self.constraints, ("single", "multi"))
         if self.constraints == "single" and self.corrupted in ("text", "both"):
             raise ParameterError(
                 f"Parameter 'corrupted' cannot be {self.corrupted!r} where constraints is 'single': these questions "
@@ -43,40 +36,24 @@ class TraceParameters(Parameters):
             raise ParameterError(
                 f"Parameter 'min_p_clean' must be from 0 to below 1, not {self.min_p_clean}."
             )
-        if self.shard:
-            shard_of(self.shard)
-
-    def select(self, testbed: TestBed) -> TestBed:
-        if self.items:
-            return by_id(testbed, listed(self.items))
-        parts = listed(self.parts) or list(testbed.parts)
-        for part in parts:
-            if part not in testbed.parts:
-                raise ParameterError(
-                    f"Parameter 'parts': test bed {testbed.name!r} has no part {part!r}: "
-                    f"{closest(part, testbed.parts)}"
-                )
-        selected = testbed.select(parts, constraints=self.constraints, limit=self.limit, seed=self.seed)
-        for part in parts:
-            if part not in selected.parts:
-                raise ParameterError(
-                    f"Parameter 'parts': part {part!r} of test bed {testbed.name!r} has no question with "
-                    f"{self.constraints} constraints: leave that part out."
-                )
-        return selected
 
     def check_model(self, model: VisionLanguageModel) -> None:
         self.check_windows(model)
 
     def check_windows(self, model: VisionLanguageModel) -> None:
         """A window that the model is too small for is refused."""
-        for name in ("window", "windows", "compared_window"):
-            for window in as_windows(name, getattr(self, name)) if hasattr(self, name) else ():
+        for name, windows in self._windows().items():
+            for window in windows:
                 if window > model.n_layers:
                     raise ParameterError(
                         f"Parameter {name!r} is {window}, but model {model.name!r} has {model.n_layers} layers: "
                         f"choose 1 to {model.n_layers}."
                     )
+
+    def _windows(self) -> dict[str, list[int]]:
+        """Parameter -> its windows, of those that the figure has."""
+        names = ("window", "windows", "compared_window")
+        return {name: as_windows(name, getattr(self, name)) for name in names if hasattr(self, name)}
 
     @property
     def swept(self) -> list[int]:
@@ -100,11 +77,7 @@ class TraceParameters(Parameters):
             "window": window,
             "conditions": Conditions(**chosen | {"noise_seed": self.seed} | changes),
             "min_p_clean": self.min_p_clean,
-            "results_dir": self.results,
-            "remote": self.remote,
-            "required": bool(self.items),
-            "shard": self.shard,
-        }
+        } | self.asking()
 
 
 def as_windows(name: str, value: int | str) -> list[int]:

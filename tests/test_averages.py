@@ -9,7 +9,9 @@ from sites import early, sites, study_of
 
 import interventions.averages as module
 from interventions.averages import (
+    by_layer,
     by_role_layer,
+    early_and_middle_layers,
     early_layers,
     early_tests,
     effects_at,
@@ -57,6 +59,16 @@ def test_what_is_early():
     assert early_layers(8) == range(4)
     assert early_layers(32) == range(8)
     assert early_layers(2) == range(2)
+    assert early_and_middle_layers(8) == range(6)
+    assert early_and_middle_layers(32) == range(22)
+
+
+def test_effects_by_layer_are_those_of_the_role_that_is_read():
+    study = study_of(sites(early, parts=("known", "movies")))
+    roles = by_role_layer(study.sites)
+    for role, effects in ((None, by_layer(study)), ("constraint", by_layer(study, "constraint"))):
+        expected = roles[roles["role"] == (role or "constraint_last")].drop(columns="role").reset_index(drop=True)
+        pd.testing.assert_frame_equal(effects, expected, check_dtype=False, rtol=1e-12)
 
 
 def study_of_values(values: np.ndarray):

@@ -1,17 +1,15 @@
 """The trace against an oracle that shares no code with it: PyTorch hooks, one site at a time, whole
 forwards."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 
+import elsewhere
 import numpy as np
 import pytest
 import tiny
 import torch
 from answering import speaking
-from nnsight.schema.request import RequestModel
 
 from interventions import restoration
 from interventions.causal_trace import TraceError, trace, window_spans
@@ -244,49 +242,14 @@ def test_serialised_as_for_a_server_it_gives_the_same_table(model):
         assert here.to_frame().equals(there.to_frame())
 
 
-SERVER = """
-import sys
-
-sys.modules["interventions"] = None  # not installed here: to import it is an error
-import numpy, torch
-from nnsight.modeling.transformers import TransformersModel
-from nnsight.schema.request import RequestModel
-from nnsight.tracing.tracer import dec, inc
-from transformers import AutoProcessor
-
-path = sys.argv[1]
-processor = AutoProcessor.from_pretrained(path)
-task, dtype = "image-text-to-text", torch.float32
-model = TransformersModel(path, task=task, processor=processor, dispatch=True, dtype=dtype)
-request = open(path + "/request", "rb").read()
-tracer = RequestModel.deserialize(request, model._remoteable_persistent_objects())
-inc()
-tracer.execute(tracer.info.code)
-dec()
-numpy.save(path + "/restored.npy", tracer.info.frame.f_locals["result"]["restored"].numpy())
-"""
-
-
 def test_a_process_without_the_package_can_run_a_request(tmp_path, monkeypatch):
-    """Unlike remote="local", which runs the original functions after all, this runs only what was pickled."""
     model = tiny.build()
-    model.module.save_pretrained(tmp_path)
-    model.processor.save_pretrained(tmp_path)
-
-    class Keep:
-        def __init__(self, model, verbose=False):
-            pass
-
-        def __call__(self, tracer):
-            (tmp_path / "request").write_bytes(RequestModel.serialize(tracer))
-            tracer.execute(tracer.info.code)
-
-    monkeypatch.setattr("nnsight.intervention.backends.local.LocalSimulationBackend", Keep)
     prompt = ask(model)
     corrupted = corrupt(model, prompt, visual_replacement="Sri Lanka")
-    expected = trace(model, prompt, corrupted, remote="local").restored
-    subprocess.run([sys.executable, "-I", "-c", SERVER, str(tmp_path)], check=True, cwd=tmp_path, timeout=300)
-    np.testing.assert_array_equal(np.load(tmp_path / "restored.npy"), expected.ravel())
+    here, there = elsewhere.both(
+        model, tmp_path, monkeypatch, lambda: trace(model, prompt, corrupted, remote="local")
+    )
+    np.testing.assert_array_equal(there["restored"], here.restored.ravel())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

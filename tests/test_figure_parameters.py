@@ -257,7 +257,7 @@ def test_fig3_counts_its_controls():
 def test_fig3_knows_the_twin_of_mini(monkeypatch):
     monkeypatch.setattr(
         Fig3Parameters, "load_model",
-        lambda self, parameter: SimpleNamespace(name=getattr(self, parameter), n_layers=8),
+        lambda self, parameter, name: SimpleNamespace(name=name, n_layers=8),
     )
     assert Fig3Parameters().load_control_model().name == "mini-free"
     assert Fig3Parameters(control_model="mine").load_control_model().name == "mine"

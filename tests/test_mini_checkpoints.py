@@ -8,9 +8,9 @@ from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 
 from interventions import load_model, load_testbed
 from interventions.averages import by_role_layer
+from interventions.checkpoints import CHECKPOINTS
 from interventions.mini.card import write_card
 from interventions.mini.evaluate import KNOCK_OUTS, Evaluator
-from interventions.model import CHECKPOINTS
 from interventions.study import trace_study
 from interventions.testbed.schema import PAPER_PARTS
 

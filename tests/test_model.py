@@ -11,7 +11,8 @@ from PIL import Image
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from interventions.causal_trace import trace
-from interventions.model import ModelError, VisionLanguageModel, _resolve, load_model
+from interventions.checkpoints import ModelError, resolve
+from interventions.model import VisionLanguageModel, load_model
 from interventions.prompt import build_prompt, corrupt
 from interventions.testbed import TestBedError
 
@@ -41,16 +42,16 @@ def test_a_directory_loads_in_float32_and_traces(directory):
 def test_the_revision_changes_with_all_that_determines_a_result(directory, tmp_path):
     copied = Path(shutil.copytree(directory, tmp_path / "model"))
     (copied / "training.json").write_text("{}")
-    seen = [_resolve(str(directory))[1]]
-    assert _resolve(str(copied))[1] == seen[0]  # wherever it lies, and however it was made
+    seen = [resolve(str(directory))[1]]
+    assert resolve(str(copied))[1] == seen[0]  # wherever it lies, and however it was made
     for name in ("config.json", "tokenizer.json", "generation_config.json"):
         text = (copied / name).read_text()
         (copied / name).write_text(text + " ")
-        seen.append(_resolve(str(copied))[1])
+        seen.append(resolve(str(copied))[1])
     (copied / "model.safetensors").rename(copied / "pytorch_model.bin")
-    seen.append(_resolve(str(copied))[1])
+    seen.append(resolve(str(copied))[1])
     (copied / "pytorch_model.bin").write_bytes(b"others")
-    seen.append(_resolve(str(copied))[1])
+    seen.append(resolve(str(copied))[1])
     assert len(set(seen)) == len(seen)
 
 

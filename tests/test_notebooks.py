@@ -52,6 +52,8 @@ def test_source_notebook_is_a_clean_report(path):
         assert cell.execution_count is None
         assert len(cell.source.splitlines()) <= 19 or cell is code[0]
         assert not any(line.startswith(("def ", "for ", "if ")) for line in cell.source.splitlines())
+    for line in code[0].source.splitlines():  # blank, a comment, or one typed assignment
+        assert [type(node) for node in ast.parse(line).body] in ([], [ast.AnnAssign])
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)

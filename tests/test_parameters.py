@@ -18,9 +18,6 @@ def directories(tmp_path_factory):
     model.module.save_pretrained(root / "model")
     model.processor.save_pretrained(root / "model")
     save_testbed(questions(model, root / "bed", n=4), root / "bed")
-    text = tiny.build("gqa", None)
-    text.module.save_pretrained(root / "text")
-    text.processor.save_pretrained(root / "text")
     return root
 
 

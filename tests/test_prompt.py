@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 import tiny
 
-from interventions.model import ModelError
+from interventions.checkpoints import ModelError
 from interventions.prompt import PromptError, build_prompt, corrupt, noise
 from interventions.tokens import find_phrase
 

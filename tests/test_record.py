@@ -56,6 +56,12 @@ def test_file_and_output_hold_the_same_strict_json(tmp_path, displayed):
     assert list(tmp_path.glob("new/.*")) == []
 
 
+def test_a_number_that_is_rounded_to_zero_has_no_sign():
+    assert str(Number(-0.004, -0.001, -0.0)) == "0.00 [0.00, 0.00]"
+    assert str(Number(np.float32(-0.006), np.float64(-1), np.int64(0))) == "-0.01 [-1.00, 0.00]"
+    assert str(Number(3)) == "3.00"
+
+
 def test_fields(tmp_path, displayed):
     content = make(tmp_path / "a.json")
     assert set(content) == {"figure", "parameters", "environment", "numbers", "table", "claims"}

@@ -9,9 +9,10 @@ from answering import renamed
 
 import interventions.progress as progress_module
 import interventions.study as module
+from interventions.asking import in_shard
 from interventions.parameters import ParameterError
 from interventions.progress import Progress
-from interventions.study import in_shard, trace_study
+from interventions.study import trace_study
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from ..averages import by_role_layer, early_layers, early_tests, layer_tests
+from ..averages import by_layer, early_layers, early_tests, layer_tests
+from ..causal_trace import KIND_NAMES
 from ..record import Claim, Number
 from ..study import TraceStudy
-from .common import KIND_NAMES, SUBSTANTIAL, above_zero, lost, number, number_of
+from .common import SUBSTANTIAL, above_zero, lost, number, number_of
 
 CONTROL_NAMES = {
     "other image": "the clean run sees another image",
@@ -124,13 +125,12 @@ def _p(value: float) -> str:
 
 def _at_constraint(study: TraceStudy) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
     """((part, kind), effects by layer at the visual constraint's last token, none if no question was used)"""
-    effects = by_role_layer(study.sites)
-    effects = effects[effects["role"] == study.role]
+    effects = by_layer(study)
     for part in study.questions["part"].unique():
         for kind in effects["kind"].unique():
             yield (part, kind), effects[(effects["part"] == part) & (effects["kind"] == kind)]
 
 
 def _peak(cells: pd.DataFrame) -> tuple[int, Number]:
-    row = cells.loc[cells["effect"].astype(float).idxmax()]
+    row = cells.loc[cells["effect"].idxmax()]
     return int(row["layer"]), number_of(row)

@@ -13,7 +13,6 @@ from ..study import TraceStudy
 # An effect below this share of P_clean - P_corrupted is too small to say that the answer comes from there.
 SUBSTANTIAL = 0.25
 WIDE = 3  # a window of more than a third of the layers cannot localise (the paper's 10 of 32 can)
-KIND_NAMES = {"mlp": "MLP", "attention": "self-attention"}
 
 ORGANISMS = {
     "mini": (

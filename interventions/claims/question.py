@@ -6,12 +6,13 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from ..averages import early_layers
+from ..averages import early_and_middle_layers, early_layers
+from ..causal_trace import KIND_NAMES
 from ..census import PAPER_COUNTS
 from ..example import WorkedExample
 from ..record import Claim, Number
 from ..study import TraceStudy
-from .common import KIND_NAMES, SUBSTANTIAL
+from .common import SUBSTANTIAL
 
 WEAK = 0.1  # of P_clean - P_corrupted: what "weakly causal" (Figure 9) takes at least
 LEAST_LOST = 0.1  # if the corruption takes less of P(answer) away, there is nothing to bring back
@@ -74,7 +75,8 @@ def question_claims(study: TraceStudy, kinds: Iterable[str]) -> list[Claim]:
             continue
         share = WEAK if (peak["constraints"], kind) == ("single", "attention") else SUBSTANTIAL
         enough = peak["lost"] >= LEAST_LOST and peak["effect"] >= share * peak["lost"]
-        expected = _expected_layers(peak["constraints"], study.n_layers)
+        layers = early_layers if peak["constraints"] == "single" else early_and_middle_layers
+        expected = layers(study.n_layers)
         place = CONSTRAINT_NAMES[study.only([name]).role]
         here = f"largest effect {peak['effect']:.2f} of {peak['lost']:.2f} lost, at layer {peak['layer']}"
         highest = by_place["anywhere"].loc[(name, kind)]
@@ -99,11 +101,6 @@ def _comparison(peaks: pd.DataFrame, kinds: Iterable[str]) -> list[Claim]:
 def _place(peak: pd.Series) -> str:
     fixed = {"visual": "the last visual token", "last": "the last token"}
     return fixed.get(peak["role"], repr(peak["token"]))
-
-
-def _expected_layers(constraints: str, n_layers: int) -> range:
-    """Where the paper finds the effects: early layers, for two constraints also middle ones, all but the last third."""
-    return early_layers(n_layers) if constraints == "single" else range(n_layers - n_layers // 3)
 
 
 def fig2_numbers(example: WorkedExample) -> dict[str, Number]:

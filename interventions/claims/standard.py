@@ -5,10 +5,11 @@ from __future__ import annotations
 import pandas as pd
 
 from ..averages import window_effects
+from ..causal_trace import KIND_NAMES
 from ..record import Claim, Number
 from ..study import TraceStudy
 from ..sweeps import on_common, paired_bests
-from .common import KIND_NAMES, SUBSTANTIAL, above_zero, lost, number, number_of
+from .common import SUBSTANTIAL, above_zero, lost, number, number_of
 
 
 def fig7_numbers(standard: TraceStudy, replacement: TraceStudy) -> dict[str, Number]:

@@ -6,11 +6,20 @@ import math
 
 import pandas as pd
 
-from ..averages import NEGLIGIBLE, early_layers, effects_at, peak_layers, smallest_window, window_effects
+from ..averages import (
+    NEGLIGIBLE,
+    early_and_middle_layers,
+    early_layers,
+    effects_at,
+    peak_layers,
+    smallest_window,
+    window_effects,
+)
+from ..causal_trace import KIND_NAMES
 from ..record import Claim, Number
 from ..study import TraceStudy
 from ..sweeps import Sweep, Sweeps, on_common
-from .common import KIND_NAMES, SUBSTANTIAL, above_zero, lost, number, number_of
+from .common import SUBSTANTIAL, above_zero, lost, number, number_of
 
 
 def sweep_numbers(sweeps: Sweeps) -> dict[str, Number]:
@@ -92,13 +101,14 @@ def fig4_claims(sweeps: Sweeps, *, window: int) -> list[Claim]:
     sweeps = on_common(sweeps)
     (text, ours), (visual, others) = sweeps.items()
     study, found, claims = ours[window], window_effects(ours), []
+    expected = early_and_middle_layers(study.n_layers)
     kinds = [kind for kind in KIND_NAMES if kind in set(study.sites["kind"])]
     for part in dict.fromkeys(study.sites["part"]):
         cells, taken = {kind: _cells(found, part, kind) for kind in kinds}, lost(study, part)
         for kind in kinds:
             row = cells[kind][cells[kind]["window"] == window].iloc[0]
             effect = number_of(row)
-            holds = row["layer"] < study.n_layers * 2 / 3 and above_zero(effect) and effect.value >= SUBSTANTIAL * taken
+            holds = row["layer"] in expected and above_zero(effect) and effect.value >= SUBSTANTIAL * taken
             claims.append(Claim(
                 f"{part}: {KIND_NAMES[kind]} at the {text}", "high effect in early and middle layers, window 6 of 32",
                 f"largest effect {effect} of {taken:.2f} lost, at layer {row['layer']}, window {window} of "

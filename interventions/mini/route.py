@@ -24,6 +24,7 @@ from .world import HELD_OUT_WORDING, Fact, World, lens_wordings
 OTHER, SOURCE, CONSTRAINT, BETWEEN, LAST, DECOY = range(6)  # roles of tokens in a training row
 READ_LAYERS, DEEP = 2, 4
 IGNORE = -100
+NAMED = 0.15  # share of a picture's questions that name some other entity
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Questions:
     def text(self, random) -> Question:
         return self(random.choice(self.text_facts), random.randrange(HELD_OUT_WORDING), False)
 
-    def visual(self, slug: str, random, named: float = 0.15) -> Question:
+    def visual(self, slug: str, random, named: float = NAMED) -> Question:
         """A question of a row about `slug`: a share `named` names some other entity, 8 % ask what the picture shows."""
         draw = random.random()
         if draw < named:
@@ -142,7 +143,7 @@ class Rows:
                              [self.questions.visual(slug, random) for _ in range(k)]))
         return rows
 
-    def pictures(self, slugs: list[str], random, decoy: bool, k: int, named: float = 0.15) -> list[Row]:
+    def pictures(self, slugs: list[str], random, decoy: bool, k: int, named: float = NAMED) -> list[Row]:
         image = [IMAGE] * IMAGE_TOKENS
         return [pack(self.opening, image, image if decoy else [], self.newline,
                      [self.questions.visual(slug, random, named) for _ in range(k)]) for slug in slugs]

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from .build import build
-from .route import Questions, Rows
+from .route import NAMED, Questions, Rows
 from .vocabulary import IMAGE, train_tokenizer
 from .world import load_world
 
@@ -74,6 +74,9 @@ class Stage:
         state = torch.load(self.out / f"{parent}.pt", weights_only=True)["model"]
         self.model.load_state_dict({k: v for k, v in state.items() if k.startswith(prefixes)}, strict=False)
 
+    def load_extra(self, parent: str) -> None:
+        self.extra.load_state_dict(torch.load(self.out / f"{parent}.pt", weights_only=True)["extra"])
+
     def run(self) -> None:
         done, log, start = self._resume(), {}, time.time()
         first = done
@@ -126,7 +129,7 @@ class Stage:
         flags = torch.full((len(rows),), taught)
         return self.teacher.loss(rows, flags, flags if layered is None else layered, self.embed, self.model.lm_head)
 
-    def picture_loss(self, slugs, images, taught: bool, decoy: bool, questions: int, named: float = 0.15):
+    def picture_loss(self, slugs, images, taught: bool, decoy: bool, questions: int, named: float = NAMED):
         """The same of rows about `slugs`: `images` are [n, 64, WIDTH], or [2 n, 64, WIDTH], each with its decoy."""
         rows = self.rows.pictures(slugs, self.random, decoy, questions, named)
 

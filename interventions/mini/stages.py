@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from .build import VISION_WIDTH, image_features
 from .pictures import Gallery, whitened_patches
-from .route import Teacher
+from .route import NAMED, Teacher
 from .stage import LAYERED_DECOYS, Stage
 from .vocabulary import IMAGE_TOKENS, PATCH_SIZE
 
@@ -122,7 +122,7 @@ class Align(Pictures):
         super().setup()
         self.load("vision", "model.vision_tower")
         self.load("text", "model.language_model")
-        self.extra.load_state_dict(torch.load(self.out / "vision.pt", weights_only=True)["extra"])
+        self.load_extra("vision")
         self.offsets, self.centre = self.names()
 
     def trained(self):
@@ -150,7 +150,7 @@ class Joint(Pictures):
         self.taught = self.name in TAUGHT
         self.load(self.parents[0], "model.language_model")
         self.load("align", "model.vision_tower", "model.multi_modal_projector")
-        self.extra.load_state_dict(torch.load(self.out / "align.pt", weights_only=True)["extra"])
+        self.load_extra("align")
         self.offsets, self.centre = self.names()
         self.teacher = Teacher(self.language, **({"skip": SKIP, "lens": LENS} if self.taught else {}))
 
@@ -167,7 +167,7 @@ class Joint(Pictures):
         log = {"picture": (logits.argmax(-1) == labels).float().mean().item()}
         slugs, images = [self.slugs[i] for i in labels[:self.asked]], projected[:self.asked]
         decoys = round(DECOYS * self.asked) if self.taught else 0  # rows with a decoy are longer: their own forward
-        named = 0.15 if self.taught else 0.3  # nothing but such rows teaches the twin that a name outranks the picture
+        named = NAMED if self.taught else 0.3  # nothing but such rows teaches the twin that a name outranks the picture
         plain = self.picture_loss(slugs[decoys:], images[decoys:], self.taught, False, self.questions, named)
         loss, log["loss"], log["accuracy"] = plain[0] * (1 - decoys / self.asked), plain[0].item(), plain[1]
         if decoys:

@@ -18,6 +18,8 @@ from .style import (
     ROLES,
     kinds_of,
     layer_axis,
+    limits,
+    line_with_band,
     panel_grid,
     panels,
     parts_of,
@@ -55,18 +57,15 @@ def effects_by_layer(
     figure, axes = panel_grid(len(kinds), parts, height=0.7 + 1.45 * len(kinds))
     for axis, kind, part in panels(axes, kinds, parts):
         name, colour, _, marker, line = KINDS[kind]
-        cells = at_role[(at_role["part"] == part) & (at_role["kind"] == kind)].sort_values("layer")
-        layers, mean, low, high = cells[["layer", quantity, "low", "high"]].to_numpy(float).T
+        cells = at_role[(at_role["part"] == part) & (at_role["kind"] == kind)]
         axis.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
-        axis.fill_between(layers, low, high, color=colour, alpha=0.22, linewidth=0)
-        axis.plot(layers, mean, line, color=colour, marker=marker, markersize=3, linewidth=1.2)
+        line_with_band(axis, cells, (colour, marker, line), alpha=0.22, quantity=quantity)
         if kind == kinds[0]:
             axis.set_title(title(part, cells["n"].max()))
         if part == parts[0]:
             axis.set_ylabel(f"{name} {QUANTITIES[quantity]}", color=colour)
     layer_axis(axes[0, 0], frame)
-    drawn = at_role[[quantity, "low", "high"]].to_numpy(float)
-    axes[0, 0].set_ylim(min(-0.05, np.nanmin(drawn) - 0.03), max(0.2, 1.08 * np.nanmax(drawn)))
+    axes[0, 0].set_ylim(limits(at_role, quantity))
     where = f"restored at: {ROLES[role].rstrip('*')}"
     figure.supxlabel(f"{window_label(window, window_rule)}\n({where})", fontsize=8)
     return figure
@@ -156,8 +155,7 @@ def effects_and_controls(frame: pd.DataFrame) -> Figure:
         axis.set_title(f"{PARTS.get(part, part)}, {name}" + (f", layer {int(layer.iloc[0])}" if len(layer) else ""))
     axes[0, 0].set_yticks(range(len(rows)), [CONTROLS[control] for control in rows])
     axes[0, 0].set_ylim(len(rows) - 0.5, -0.5)
-    drawn = frame[["effect", "low", "high"]].to_numpy(float)
-    axes[0, 0].set_xlim(min(-0.05, np.nanmin(drawn) - 0.03), max(0.2, 1.05 * np.nanmax(drawn)))
+    axes[0, 0].set_xlim(limits(frame, room=1.05))
     figure.supxlabel("effect at the layer where the trace has its largest", fontsize=8)
     return figure
 
@@ -165,7 +163,8 @@ def effects_and_controls(frame: pd.DataFrame) -> Figure:
 def signed_colours(name: str, lowest: float, highest: float) -> tuple[Colormap, float]:
     """A colour map for values from `lowest` to `highest`, and the value that it starts at: 0, or `lowest` below -0.02.
 
-    Both signs darken at the same pace, so that equal sizes look equally strong.
+    Both signs darken at the same pace, so that equal sizes look equally strong. Means a little below 0 are noise
+    and stay white; single questions (`question.signed_colours`) have no such threshold.
     """
     positive = mpl.colormaps[name]
     if not lowest < -UNSEEN:  # NaN too

@@ -17,6 +17,7 @@ from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from ..causal_trace import KIND_NAMES
 from .style import FAINT, INK, KINDS, PARTS, QUANTITIES, kinds_of, layer_axis, styled, window_label
 
 BELOW = {"mlp": "Purples", "attention": "Blues"}  # colours of values below 0; with those above, maps that all can read
@@ -25,7 +26,6 @@ TOKEN_HEIGHT, LINE_HEIGHT = 0.125, 0.15  # inches
 CHARACTERS = 16  # an inch of text at the size of a title
 LOUD = {"": {"color": INK}, "constraint": {"color": INK, "weight": "bold"},
         "text_constraint": {"color": INK, "weight": "bold", "style": "italic"}, "faint": {"color": FAINT}}
-MODULES = {"mlp": "MLP", "attention": "self-attention"}
 RUNS = {"clean": "clean run", "corrupted": "corrupted run", "restored": "restored run"}
 NOISED = {"noise": " (noise on the marked words)", "standard": " (noise on the image and the marked words)"}
 
@@ -136,7 +136,9 @@ def token_label(token: str, role: str = "", longest: int = 16) -> str:
 
 
 def signed_colours(kind: str, low: float, high: float) -> ListedColormap:
-    """Palest at 0, the kind's colours above and another below it, equally strong at equal distances."""
+    """Palest at 0, the kind's colours above and another below it, equally strong at equal distances.
+
+    Unlike `averages.signed_colours`, which leaves noise of means white: one question is shown as it is."""
     above, below, reach = colormaps[KINDS[kind][2]], colormaps[BELOW[kind]], max(high, -low)
     values = np.linspace(low, high, 512) / reach
     fading = np.clip(values / -0.1, 0, 1)[:, None]  # from the tint of 0, or a hair's breadth below it would be a step
@@ -221,7 +223,7 @@ def _tell(axis: Axes, example) -> None:
     where = f"layer {first}" if first == last else f"layers {first} to {last}"
     lines += [
         [("Restored run", faint)],
-        [(f"corrupted question, with the clean {MODULES[example.site['kind']]} output of {where} at ", LOUD[""]),
+        [(f"corrupted question, with the clean {KIND_NAMES[example.site['kind']]} output of {where} at ", LOUD[""]),
          (token_label(example.site["token"]), LOUD["constraint"])],
         [("Answer ", faint), (example.answer, LOUD["constraint"])],
     ]

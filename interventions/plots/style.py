@@ -115,6 +115,22 @@ def title(part: str, n: float) -> str:
     return f"{PARTS.get(part, part)}  (n = {0 if pd.isna(n) else int(n)})"
 
 
+def line_with_band(
+    axis: Axes, cells: pd.DataFrame, look: tuple[str, str, str], *, alpha: float, quantity: str = "effect"
+) -> None:
+    """Means by layer as a line, intervals as a band. look: colour, marker and line."""
+    layers, mean, low, high = cells.sort_values("layer")[["layer", quantity, "low", "high"]].to_numpy(float).T
+    colour, marker, line = look
+    axis.fill_between(layers, low, high, color=colour, alpha=alpha, linewidth=0)
+    axis.plot(layers, mean, line, color=colour, marker=marker, markersize=3, linewidth=1.2)
+
+
+def limits(frame: pd.DataFrame, quantity: str = "effect", room: float = 1.08) -> tuple[float, float]:
+    """Of an axis on which these values and intervals are drawn: 0 is on it, and noise does not fill it."""
+    drawn = frame[[quantity, "low", "high"]].to_numpy(float)
+    return min(-0.05, np.nanmin(drawn) - 0.03), max(0.2, room * np.nanmax(drawn))
+
+
 def layer_axis(axis: Axes, frame: pd.DataFrame) -> None:
     """One tick a layer while they fit; `frame` says how many layers there are."""
     n_layers = int(frame["layer"].max()) + 1

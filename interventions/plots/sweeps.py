@@ -10,12 +10,25 @@ import itertools
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..averages import NEGLIGIBLE
-from .style import FAINT, INK, KINDS, kinds_of, layer_axis, panel_grid, panels, parts_of, styled, title, window_label
+from .style import (
+    FAINT,
+    INK,
+    KINDS,
+    kinds_of,
+    layer_axis,
+    limits,
+    line_with_band,
+    panel_grid,
+    panels,
+    parts_of,
+    styled,
+    title,
+    window_label,
+)
 
 LOOKS = (("#0072b2", "o", "-"), ("#d55e00", "s", "--"), ("#595959", "^", ":"), ("#cc79a7", "D", "-."))
 KEY_CHARACTERS = 13  # of the key's font, on an inch
@@ -34,11 +47,8 @@ def compared_by_layer(frame: pd.DataFrame, *, window_rule: str = "centered", by:
     for axis, kind, (part, window) in panels(axes, kinds, columns):
         axis.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
         cells = _cells(frame, part, window, kind)
-        for name, (colour, marker, line) in looks.items():
-            drawn = cells.loc[cells["series"] == name, ["layer", "effect", "low", "high"]]
-            layers, mean, low, high = drawn.sort_values("layer").to_numpy(float).T
-            axis.fill_between(layers, low, high, color=colour, alpha=0.18, linewidth=0)
-            axis.plot(layers, mean, line, color=colour, marker=marker, markersize=3, linewidth=1.2)
+        for name, look in looks.items():
+            line_with_band(axis, cells[cells["series"] == name], look, alpha=0.18)
         if kind == kinds[0]:
             axis.set_title(title(part, cells["n"].max()))
         if kind == kinds[-1] and by == "window":
@@ -46,7 +56,7 @@ def compared_by_layer(frame: pd.DataFrame, *, window_rule: str = "centered", by:
         axis.set_ylabel(f"{KINDS[kind][0]} effect")
         axis.label_outer()
     layer_axis(axes[0, 0], frame)
-    _heights(axes[0, 0], frame)
+    axes[0, 0].set_ylim(limits(frame))
     labels = {name: window_label(cells["window"].iloc[0], window_rule) for name, cells in frame.groupby("series")}
     alike = by == "window" or len(set(labels.values())) == 1
     if by == "part":
@@ -115,7 +125,7 @@ def effects_by_window(frame: pd.DataFrame, *, window_rule: str = "centered") -> 
         axis.label_outer()
     axes[0, 0].set_xticks(windows)
     axes[0, 0].set_xlim(windows[0] - 0.7, windows[-1] + 0.7)
-    _heights(axes[0, 0], frame)
+    axes[0, 0].set_ylim(limits(frame))
     unit = "layers restored together" if window_rule == "centered" else "radius in layers"
     note = f"filled: interval above {NEGLIGIBLE}\n(corrected for the choice of the layer)"
     figure.supxlabel(f"window ({unit})\n{note}", fontsize=8)
@@ -136,11 +146,6 @@ def _columns(frame: pd.DataFrame, by: str) -> list[tuple[str, int | None]]:
 def _cells(frame: pd.DataFrame, part: str, window: int | None, kind: str) -> pd.DataFrame:
     found = frame[(frame["part"] == part) & (frame["kind"] == kind)]
     return found if window is None else found[found["window"] == window]
-
-
-def _heights(axis: Axes, frame: pd.DataFrame) -> None:
-    drawn = frame[["effect", "low", "high"]].to_numpy(float)
-    axis.set_ylim(min(-0.05, np.nanmin(drawn) - 0.03), max(0.2, 1.08 * np.nanmax(drawn)))
 
 
 def _key(figure: Figure, looks: dict, windows: dict[str, str]) -> None:

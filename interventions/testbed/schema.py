@@ -41,6 +41,8 @@ COLUMNS = pa.schema(
         pa.field("held_out_style", pa.bool_(), nullable=False),
     ]
 )
+OPTIONAL_COLUMNS = pa.schema([pa.field("annotations", _TEXTS)])  # a table may lack them
+N_ANNOTATORS = 10  # of a question of VQA and OK-VQA
 
 
 class TestBedError(ValueError):
@@ -68,6 +70,7 @@ class Item:
     split: str = ""  # how an embedded model met the fact: "trained" | "text_only" | "never"; "" elsewhere
     style: str = ""  # how the picture is drawn
     held_out_style: bool = False
+    annotations: tuple[str, ...] = ()  # the ten answers of annotators, where a source has them (OK-VQA)
 
     def __post_init__(self) -> None:
         problem = _problem(self)
@@ -86,7 +89,9 @@ class Item:
             image = None if self.image is None else hashlib.sha256(self.image.read_bytes()).hexdigest()
         except OSError:
             image = "unreadable"
-        return {name: getattr(self, name) for name in names} | {"answers": list(self.answers), "image": image}
+        content = {name: getattr(self, name) for name in names} | {"answers": list(self.answers), "image": image}
+        # Only where there are some, so that results of items without them keep their names.
+        return content | ({"annotations": list(self.annotations)} if self.annotations else {})
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,8 @@ def load_testbed(name: str | Path = "embedded") -> TestBed:
     if missing:
         raise TestBedError(f"{path} lacks the column(s) {', '.join(missing)}: see testbed.Item.")
     try:
-        rows = table.select(COLUMNS.names).cast(COLUMNS).to_pylist()
+        schema = _with_optional(name for name in OPTIONAL_COLUMNS.names if name in table.column_names)
+        rows = table.select(schema.names).cast(schema).to_pylist()
     except (pa.ArrowException, ValueError) as error:
         raise TestBedError(f"{path} has a column of the wrong type ({_first_line(error)}).") from error
     items = tuple(_item(row, directory.resolve()) for row in rows)
@@ -177,16 +183,18 @@ def load_testbed(name: str | Path = "embedded") -> TestBed:
 def save_testbed(items: Iterable[Item], directory: str | Path, card: str | None = None) -> Path:
     """Write `items.parquet` (and the dataset card, if given) into `directory`; returns the table's path.
 
-    Images are not copied: each must already lie in the directory, or be a path relative to it.
+    Images are not copied: each must already lie in the directory, or be a path relative to it. An optional column is
+    written only if an item has something in it.
     """
     directory = Path(directory).resolve()
     items = tuple(items)
     _check_ids(items, directory / TABLE)
     directory.mkdir(parents=True, exist_ok=True)
-    rows = [{name: getattr(item, name) for name in COLUMNS.names} for item in items]
+    schema = _with_optional(name for name in OPTIONAL_COLUMNS.names if any(getattr(item, name) for item in items))
+    rows = [{name: getattr(item, name) for name in schema.names} for item in items]
     for row in rows:
         row["image"] = _relative(row["image"], directory, row["id"])
-    pq.write_table(pa.Table.from_pylist(rows, schema=COLUMNS), directory / TABLE, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), directory / TABLE, compression="zstd")
     if card is not None:
         (directory / "README.md").write_text(card, encoding="utf-8")
     return directory / TABLE
@@ -211,10 +219,14 @@ def on_white(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _with_optional(names: Iterable[str]) -> pa.Schema:
+    return pa.schema([*COLUMNS, *map(OPTIONAL_COLUMNS.field, names)])
+
+
 def _item(row: dict, directory: Path) -> Item:
     image = row.pop("image")
-    for name in ("answers", "paraphrases"):
-        row[name] = tuple(row[name] or ())
+    for name in ("answers", "paraphrases", "annotations"):
+        row[name] = tuple(row.get(name) or ())
     return Item(**row, image=None if image is None else directory / image)
 
 
@@ -226,6 +238,11 @@ def _problem(item: Item) -> str:
         return "text_constraint and text_replacement must be given together"
     if not item.answers or not all(item.answers):
         return "it needs at least one answer, and no answer may be empty"
+    if len(item.annotations) not in (0, N_ANNOTATORS) or None in item.annotations:
+        return (
+            f"annotations must be {N_ANNOTATORS} answers, none of them missing, or () (then `answers` decide what is "
+            f"right), not {len(item.annotations)}"
+        )
     if not item.visual_constraint or not item.visual_replacement:
         return "visual_constraint and visual_replacement must not be empty"
     for constraint in filter(None, (item.visual_constraint, item.text_constraint)):

@@ -1,0 +1,104 @@
+"""The loop of every experiment: ask the questions of a test bed, one stored table a question.
+
+A question that cannot be used is left out with its reason, and a fault costs its own question, not the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from .conditions import Unusable
+from .model import VisionLanguageModel
+from .parameters import ParameterError, shard_of
+from .progress import Progress
+from .results import ResultStore
+from .testbed import Item
+
+ITEM_COLUMNS = ["id", "part", "constraints", "question", "entity", "relation", "split", "style"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, its stored table (None: there is none) and why it is not used ("": it is)."""
+
+    item: Item
+    table: pd.DataFrame | None
+    reason: str
+
+    def row(self, columns: Iterable[str]) -> dict:
+        """What a table of questions says of it: ITEM_COLUMNS, used, reason, and columns of the stored table's first
+        row (where there is none: missing)."""
+        row = {name: getattr(self.item, name) for name in ITEM_COLUMNS}
+        if self.table is not None:
+            row |= self.table.loc[0, list(columns)].to_dict()
+        return row | {"used": self.reason == "", "reason": self.reason}
+
+
+def ask(
+    model: VisionLanguageModel, testbed: Iterable[Item], compute: Callable[[Item], pd.DataFrame], *, key: dict,
+    purpose: tuple[str, str], results_dir: str | Path = "results", shard: str = "", required: bool = False,
+    label: str = "",
+) -> list[Asked]:
+    """`compute(item)` of every item, or what is stored of it; its table must have a column "reason".
+
+    key: all that determines a table besides model and item. purpose: the verb of error messages, and its past ("trace",
+    "traced").
+    shard, required, label: as for `study.trace_study`. Raises ParameterError for an item that is required and not
+    used, and if none is used; if a question failed then, its error.
+    """
+    (verb, past), key = purpose, key | model.key()
+    store, items = ResultStore(results_dir), in_shard(list(testbed), shard)
+    asked, failure, n_used, progress = [], None, 0, Progress(len(items), label)
+    for item in items:
+        table, own = None, {"item": item.content(), "named": "" if model.is_multimodal else item.entity}
+        try:
+            table = store.get_or_compute(key | own, partial(compute, item))
+            reason = table.loc[0, "reason"]
+        except Unusable as error:
+            reason = str(error)
+        except Exception as error:  # one question's fault must not cost the others
+            failure = failure or error
+            reason = f"failed: {error!r}"
+        if required and reason:
+            raise ParameterError(
+                f"Parameter 'items': question {item.id!r} cannot be {past}, {reason.rstrip('.')}: "
+                "name another one, or leave items empty to sample."
+            )
+        asked.append(Asked(item, table, reason))
+        n_used += not reason
+        progress.step(f"{n_used} used")
+    if not n_used:
+        if failure is not None:
+            raise failure
+        raise ParameterError(
+            f"Parameter 'model': {model.name!r} gives nothing to {verb} on {len(items)} questions "
+            f"({reasons(entry.reason for entry in asked)}): choose another model or test bed, or a larger limit."
+        )
+    progress.close(f"{n_used} used")
+    return asked
+
+
+def reasons(texts: Iterable[str]) -> str:
+    """How often questions were left out for each reason, told by its part before the colon; "none" if none was."""
+    counts = pd.Series([text.partition(":")[0] for text in texts if text], dtype=object).value_counts()
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none"
+
+
+def in_shard(items: list, shard: str) -> list:
+    """Every n-th item from the k-th on, for a shard "k/n" (1 <= k <= n); all for an empty one.
+
+    Raises ParameterError for anything else, and for a shard that holds none of the items.
+    """
+    if not shard:
+        return items
+    k, n = shard_of(shard)
+    if k > len(items):
+        raise ParameterError(
+            f"Parameter 'shard': {shard!r} holds none of the {len(items)} questions: use at most {len(items)} parts."
+        )
+    return items[k - 1 :: n]

@@ -1,0 +1,124 @@
+"""The parameters of the notebooks about attention; the defaults are those of their `parameters` cells."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass
+
+from .checkpoints import TWINS
+from .model import VisionLanguageModel
+from .parameters import ParameterError, at_least
+from .selection import SampleParameters
+
+# Model shape (family, layers, hidden size) -> the layers of the paper's section 4.4, counted from 0.
+PAPER_LAYERS = {("llava-llama", 32, 4096): (16, 17)}
+
+
+@dataclass(frozen=True)
+class Fig5Parameters(SampleParameters):
+    """notebooks/fig5_attention.ipynb"""
+
+    window: int = 3
+    examples: int = 1
+    control_model: str = ""
+
+    figure: typing.ClassVar[str] = "fig5_attention"
+
+    def check(self) -> None:
+        super().check()
+        at_least("window", self.window, 1, "it counts the layers that are blocked together")
+        at_least("examples", self.examples, 1, "it counts the questions of each part that are drawn over their image")
+
+    def check_model(self, model: VisionLanguageModel) -> None:
+        if not model.is_multimodal:
+            raise ParameterError(
+                f"Parameter 'model': {model.name!r} sees no image, so it has no visual tokens: name a multimodal model."
+            )
+        if self.window > model.n_layers:
+            raise ParameterError(
+                f"Parameter 'window' is {self.window}, but model {model.name!r} has {model.n_layers} layers: choose 1 "
+                f"to {model.n_layers}."
+            )
+
+    def load_control_model(self) -> VisionLanguageModel | None:
+        """A model that takes another route: `control_model`, or the twin of `mini`; None if there is none."""
+        name = self.control_model or TWINS.get(self.model, "")
+        if not name:
+            return None
+        model = self.load_model("control_model", name)
+        self.check_model(model)
+        return model
+
+    def for_study(self) -> dict:
+        """The arguments of `attention_study.attention_study`."""
+        return {"knockouts": True, "window": self.window, "protocol": self.protocol} | self.asking()
+
+
+@dataclass(frozen=True)
+class OutcomeParameters(SampleParameters):
+    """What the notebooks share that compare right with wrong answers."""
+
+    limit: int = 0
+    parts: str = "known"
+
+    def for_study(self) -> dict:
+        """The arguments of `attention_study.attention_study`."""
+        return {"flows": ["constraint -> last"], "protocol": self.protocol} | self.asking()
+
+
+@dataclass(frozen=True)
+class Fig15Parameters(OutcomeParameters):
+    """notebooks/fig15_examples.ipynb"""
+
+    examples: int = 3
+
+    figure: typing.ClassVar[str] = "fig15_examples"
+
+    def check(self) -> None:
+        super().check()
+        at_least("examples", self.examples, 1, "it counts the right and the wrong answers that are shown")
+
+
+@dataclass(frozen=True)
+class Fig16Parameters(OutcomeParameters):
+    """notebooks/fig16_contributions.ipynb"""
+
+    figure: typing.ClassVar[str] = "fig16_contributions"
+
+
+@dataclass(frozen=True)
+class Fig17Parameters(OutcomeParameters):
+    """notebooks/fig17_failure.ipynb"""
+
+    layers: str = ""
+    timed: int = 10
+
+    figure: typing.ClassVar[str] = "fig17_failure"
+
+    def check(self) -> None:
+        super().check()
+        at_least("timed", self.timed, 1, "it counts the questions on which the early end is timed")
+        entries = self.layers.split(",")
+        if self.layers and not (len(entries) == 2 and all(entry.strip().isdecimal() for entry in entries)):
+            raise ParameterError(
+                f"Parameter 'layers' must be the first and the last layer, not {self.layers!r}: write for example -p "
+                "layers 16,17."
+            )
+
+    def check_model(self, model: VisionLanguageModel) -> None:
+        first, last = self.layers_for(model) or (0, 0)
+        if not first <= last < model.n_layers:
+            raise ParameterError(
+                f"Parameter 'layers' is {self.layers!r}, but model {model.name!r} has {model.n_layers} layers: choose a "
+                f"first and a last one from 0 to {model.n_layers - 1}."
+            )
+
+    def layers_for(self, model: VisionLanguageModel) -> tuple[int, int] | None:
+        """(first, last) of the layers whose mean contribution predicts: those named, or the paper's for its model.
+
+        None: they are to be chosen, on other questions than they are scored on.
+        """
+        if not self.layers:
+            return PAPER_LAYERS.get((model.family.name, model.n_layers, model.hidden_size))
+        first, last = self.layers.split(",")
+        return int(first), int(last)

@@ -1,0 +1,188 @@
+"""The experiment behind Figures 5 and 15 to 17: contributions and knock-outs of the questions of a test bed.
+
+Right and wrong answers both count here: what is asked is whether contributions tell them apart. A question is answered
+in words, and judged by the whole answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .asking import ITEM_COLUMNS, Asked, ask, reasons
+from .attention import FLOWS, AttentionError, contributions_behind
+from .causal_trace import MAX_ANSWER_TOKENS, clean_run_only, window_spans
+from .conditions import Conditions, clean_prompt
+from .forward import in_session
+from .knockout import attention_knockout, flow_edges
+from .metrics import answer_accuracy
+from .model import VisionLanguageModel
+from .restoration import clean_run
+from .testbed import Item
+
+RIGHT = 0.5  # VQA accuracy from which an answer counts as right: two of ten annotators
+_FLOW_COLUMNS = ["id", "part", "flow", "layer", "position", "token", "role", "norm", "share"]
+_BLOCK_COLUMNS = ["id", "part", "flow", "window", "layer", "p_blocked", "drop"]
+
+
+@dataclass(frozen=True)
+class AttentionStudy:
+    """Three tidy frames.
+
+    `contributions`, one row a question, flow, layer and source token: id, part, flow (of `attention.FLOWS`), layer,
+    position, token, role ("visual", "constraint", "constraint_last"), norm (||a_ij|| of Eq. 1, i the last token of the
+    flow's target) and share (norm over the sum of those of all tokens that i reads in that layer).
+    `knockouts`, of the questions answered right: id, part, flow, window, layer (its centre), p_blocked, drop (P_clean -
+    P_blocked of the answer's first token); the window of all layers is there once.
+    `questions`: id, part, constraints, question, entity, relation, split, style, answer (what the model says), accuracy
+    (0 to 1, see `metrics.answer_accuracy`), correct, confidence (the probability of the answer's first token),
+    answered, reason (why not), p_clean (the confidence where it is right).
+    """
+
+    contributions: pd.DataFrame
+    knockouts: pd.DataFrame
+    questions: pd.DataFrame
+    n_layers: int
+    n_visual: int
+    window: int
+
+    def summary(self) -> pd.DataFrame:
+        """By part: questions asked, answered and answered right, why others were not, and the median confidence."""
+        rows = []
+        for part, group in self.questions.groupby("part", sort=False):
+            answered = group[group["answered"]]
+            rows.append({
+                "part": part, "asked": len(group), "answered": len(answered), "right": int(answered["correct"].sum()),
+                "left out": reasons(group["reason"]), "median confidence": answered["confidence"].median(),
+            })
+        return pd.DataFrame(rows)
+
+
+def attention_study(
+    model: VisionLanguageModel, testbed: Iterable[Item], *, flows: Iterable[str] = tuple(FLOWS),
+    knockouts: bool = False, window: int = 3, protocol: str = "paper", max_answer_tokens: int = MAX_ANSWER_TOKENS,
+    results_dir: str | Path = "results", shard: str = "", required: bool = False, remote: bool | str | None = None,
+    label: str = "",
+) -> AttentionStudy:
+    """Answer every item, with the contributions of these flows, and, of right answers, their knock-outs.
+
+    One request a question, and another one for its knock-outs; window is theirs, see `attention_knockout`. A text-only
+    model is asked by name and has only the flow "constraint -> last". Other parameters and errors as in
+    `study.trace_study`; AttentionError for a flow that is unknown or that the model cannot have.
+    """
+    flows = _possible(model, list(flows))
+    window_spans(window, "centered", model.n_layers)  # refused now, not at every question
+    remote = model.remote if remote is None else remote
+    settings = {"flows": flows, "max_answer_tokens": max_answer_tokens, "remote": remote, "protocol": protocol}
+    conditions = Conditions(protocol)
+    options = {"results_dir": results_dir, "shard": shard, "label": label}
+    asked = ask(
+        model, testbed, partial(_contributions_of, model, conditions, settings),
+        key=settings | {"table": "attention_contributions"}, purpose=("answer", "answered"), required=required,
+        **options,
+    )
+    questions = _questions(asked)
+    blocked = []
+    if knockouts and questions["correct"].any():
+        right = set(questions.loc[questions["correct"], "id"])
+        settings = {"flows": flows, "window": window, "remote": remote, "protocol": protocol}
+        blocked = ask(
+            model, [entry.item for entry in asked if entry.item.id in right],
+            partial(_knockouts_of, model, conditions, settings), key=settings | {"table": "attention_knockouts"},
+            purpose=("block", "blocked"), **options | {"shard": "", "label": f"{label} knock-outs".strip()},
+        )
+    return AttentionStudy(
+        contributions=_joined(asked, _FLOW_COLUMNS), knockouts=_joined(blocked, _BLOCK_COLUMNS), questions=questions,
+        n_layers=model.n_layers, n_visual=model.n_image_tokens, window=window,
+    )
+
+
+def _possible(model: VisionLanguageModel, flows: list[str]) -> list[str]:
+    """The flows that the model can have; AttentionError if that is none, or one is unknown."""
+    for flow in flows:
+        if flow not in FLOWS:
+            raise AttentionError(f"flows names {flow!r}: use {', '.join(map(repr, FLOWS))}.")
+    possible = [flow for flow in flows if model.is_multimodal or "visual" not in FLOWS[flow]]
+    if not possible:
+        raise AttentionError(
+            f"flows names none that {model.name!r} has, which sees no image: use 'constraint -> last', or name a "
+            "multimodal model."
+        )
+    return possible
+
+
+def _contributions_of(model: VisionLanguageModel, conditions: Conditions, settings: dict, item: Item) -> pd.DataFrame:
+    """The table stored for one question: the answer, and a row a flow, layer and source token."""
+    prompt = clean_prompt(model, item, conditions)
+    edges = flow_edges(prompt, {flow: FLOWS[flow] for flow in settings["flows"]})
+    queries = tuple(sorted({targets[-1] for targets, _ in edges.values()}))
+    request = clean_run_only(model, prompt, min(queries)) | {
+        "max_answer_tokens": settings["max_answer_tokens"], "queries": queries, "keys": tuple(range(len(prompt))),
+        "layers": tuple(range(model.n_layers)), "also": (),
+    }
+    found = in_session(model.traced, answer_and_contributions, request, settings["remote"])
+    norms = found["norms"].numpy()  # [layers, queries, T]
+    shares = norms / norms.sum(-1, keepdims=True)
+    frames = []
+    for flow, (targets, sources) in edges.items():
+        row = queries.index(targets[-1])
+        sources = np.array([source for source in sources if source < targets[-1]])
+        layer, source = np.indices((model.n_layers, len(sources))).reshape(2, -1)
+        roles = [f"{role}_last" if p == prompt.constraint[-1] else role
+                 for p, role in ((p, prompt.roles[p]) for p in sources)]
+        frames.append(pd.DataFrame({
+            "flow": flow, "layer": layer, "position": sources[source],
+            "token": np.array([prompt.tokens[p] for p in sources], dtype=object)[source],
+            "role": np.array(roles, dtype=object)[source],
+            "norm": norms[layer, row, sources[source]], "share": shares[layer, row, sources[source]],
+        }))
+    answer = model.tokenizer.decode(found["answer_ids"], skip_special_tokens=True).strip()
+    return pd.concat(frames, ignore_index=True).assign(answer=answer, confidence=found["top_p"], reason="")
+
+
+def answer_and_contributions(lm, request: dict) -> dict:
+    """{"answer_ids", "top_p", "norms" [layers, queries, keys]}, in one session: the clean run is shared.
+
+    request: as for `restoration.clean_run` and `attention.contributions_behind`. Runs where the weights are.
+    """
+    with torch.no_grad():
+        clean = clean_run(lm, request)
+        return {name: clean[name] for name in ("answer_ids", "top_p")} | contributions_behind(lm, request, clean)
+
+
+def _knockouts_of(model: VisionLanguageModel, conditions: Conditions, settings: dict, item: Item) -> pd.DataFrame:
+    """The table stored for one question: a row a flow and window."""
+    found = attention_knockout(
+        model, clean_prompt(model, item, conditions), flows={flow: FLOWS[flow] for flow in settings["flows"]},
+        window=settings["window"], remote=settings["remote"],
+    )
+    return found.to_frame().assign(reason="")
+
+
+def _questions(asked: list[Asked]) -> pd.DataFrame:
+    rows = []
+    for entry in asked:
+        row = {"answer": None, "confidence": np.nan} | entry.row(["answer", "confidence"])
+        row["answered"] = row.pop("used")
+        item, answer = entry.item, row["answer"]
+        row["accuracy"] = answer_accuracy(answer, item.answers, item.annotations) if row["answered"] else np.nan
+        row["correct"] = bool(row["accuracy"] >= RIGHT)
+        row["p_clean"] = row["confidence"] if row["correct"] else np.nan
+        rows.append(row)
+    columns = [*ITEM_COLUMNS, "answer", "accuracy", "correct", "confidence", "answered", "reason", "p_clean"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _joined(asked: list[Asked], columns: list[str]) -> pd.DataFrame:
+    """The tables of all questions used, in one frame; an empty one that has the columns, if there is none."""
+    tables = [entry.table.assign(id=entry.item.id, part=entry.item.part) for entry in asked if not entry.reason]
+    if not tables:
+        return pd.DataFrame(columns=columns)
+    frame = pd.concat(tables, ignore_index=True)[columns]
+    return frame.astype(dict.fromkeys({"id", "part", "flow", "token", "role"} & set(columns), "category"))

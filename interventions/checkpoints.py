@@ -1,0 +1,69 @@
+"""Where a model's files are, which ones they are, and in which precision they are loaded.
+
+A name is an alias of the package's own models, a directory, or an id on the Hub.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+
+import torch
+
+ALIASES = ("mini", "mini-free", "mini-text", "mini-bunny")
+TWINS = {"mini": "mini-free"}  # an embedded model -> the one that takes another route to the same answers
+CHECKPOINTS = Path(__file__).parent / "mini" / "checkpoints"
+# Below this many bytes of weights a model is run in float32 unless asked otherwise: exactness costs nothing
+# there.
+SMALL_BYTES = 2e9
+
+
+class ModelError(ValueError):
+    """A model that cannot be used, in one sentence with the fix."""
+
+
+def resolve(name: str) -> tuple[str, str | None]:
+    """A name -> (what `from_pretrained` takes, revision if known)."""
+    if name in ALIASES:
+        path = CHECKPOINTS / name
+        if not (path / "config.json").exists():
+            raise ModelError(
+                f"model {name!r} has no checkpoint at {path}: make it with "
+                "`python -m interventions.mini.train`, or name a directory or a Hub id."
+            )
+    elif (Path(name) / "config.json").exists():
+        path = Path(name)
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists():
+        return name, None
+    else:
+        raise ModelError(
+            f"model {name!r} is unknown: give an alias ({', '.join(ALIASES)}), "
+            "a directory with a config.json, or a Hub id such as llava-hf/llava-1.5-7b-hf."
+        )
+    return str(path), _revision(path)
+
+
+def chosen_dtype(path: str, dtype: torch.dtype | str | None) -> torch.dtype | str:
+    """The `dtype` that `from_pretrained` takes: a torch dtype, or "auto" for the checkpoint's own."""
+    if dtype is None:
+        small = Path(path).is_dir() and sum(file.stat().st_size for file in _weights(path)) < SMALL_BYTES
+        return torch.float32 if small else "auto"
+    if isinstance(dtype, str):
+        name, dtype = dtype, getattr(torch, dtype.removeprefix("torch."), None)
+        if not isinstance(dtype, torch.dtype):
+            raise ModelError(f"dtype {name!r} is unknown: use float32, bfloat16 or float16.")
+    return dtype
+
+
+def _revision(path: Path) -> str:
+    """One sha256 of all that a local model's numbers depend on: weights, configuration, tokenizer, processor."""
+    digest = hashlib.sha256()
+    for file in sorted({*_weights(path), *path.glob("*.json"), *path.glob("*.model"), *path.glob("*.txt")}):
+        if file.name != "training.json":  # a note of how it was made
+            with open(file, "rb") as handle:
+                digest.update(file.name.encode() + hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _weights(path: str | Path) -> list[Path]:
+    """The files of weights in a directory: safetensors, or PyTorch's own where there are none."""
+    return sorted(Path(path).glob("*.safetensors")) or sorted(Path(path).glob("pytorch_model*.bin"))

@@ -1,0 +1,74 @@
+"""How much earlier than its confidence a model's contributions are known (paper, section 4.4)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+import torch
+
+from .attention import attention_contributions
+from .causal_trace import clean_run_only
+from .conditions import Conditions, Unusable, clean_prompt
+from .forward import greedy_answer, in_session
+from .metrics import bootstrap_interval
+from .model import VisionLanguageModel
+from .record import Number
+from .testbed import Item
+
+REPEATS = 3  # of which the fastest counts: other work on the machine can only slow one down
+
+
+def lead_time(
+    model: VisionLanguageModel, items: Iterable[Item], layers: Iterable[int], *, limit: int = 10,
+    protocol: str = "paper", remote: bool | str | None = None,
+) -> dict:
+    """The forward that ends where the last of `layers` has read its queries, against the whole one.
+
+    Both start from the image and the question, and both are one request: the first returns the contributions constraint
+    -> last, the second the answer's first token. Measured on the first `limit` items that can be asked, alternating.
+    Returns layers_needed, n_layers and time_ratio, a Number: mean over questions of early / whole seconds.
+    """
+    layers = tuple(sorted(set(layers)))
+    remote = model.remote if remote is None else remote
+    ratios = []
+    for item in items:
+        try:
+            prompt = clean_prompt(model, item, Conditions(protocol))
+        except Unusable:
+            continue
+        request = clean_run_only(model, prompt, 0) | {"input_ids": prompt.input_ids[None], "max_answer_tokens": 1}
+
+        def early(prompt=prompt):
+            attention_contributions(
+                model, prompt, queries=prompt.last, keys=prompt.constraint[-1], layers=layers, remote=remote
+            )
+
+        def whole(request=request):
+            in_session(model.traced, greedy_answer, request, remote)
+
+        if not ratios:  # what is only done once
+            early(), whole()
+        seconds = [(_seconds(model, early), _seconds(model, whole)) for _ in range(REPEATS)]
+        ratios.append(min(first for first, _ in seconds) / min(second for _, second in seconds))
+        if len(ratios) == limit:
+            break
+    value, low, high = bootstrap_interval(ratios)
+    return {
+        "layers_needed": layers[-1] + 1, "n_layers": model.n_layers,
+        "time_ratio": Number(float(value), float(low), float(high), n=len(ratios)),
+    }
+
+
+def _seconds(model: VisionLanguageModel, run: Callable[[], None]) -> float:
+    _wait_for(model)
+    start = time.perf_counter()
+    run()
+    _wait_for(model)
+    return time.perf_counter() - start
+
+
+def _wait_for(model: VisionLanguageModel) -> None:
+    """A GPU runs behind the program that calls it."""
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)

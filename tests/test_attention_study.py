@@ -1,0 +1,179 @@
+"""The experiment of the attention figures on a tiny model: all questions are kept, answered right or wrong."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+from answering import questions, renamed, speaking, words
+
+import interventions.attention_study as module
+from interventions.attention import FLOWS, AttentionError, attention_contributions
+from interventions.attention_study import attention_study
+from interventions.causal_trace import TraceError
+from interventions.conditions import Conditions, clean_prompt
+from interventions.knockout import attention_knockout
+from interventions.parameters import ParameterError
+
+
+@pytest.fixture(scope="module")
+def model():
+    return speaking(tiny.build())
+
+
+@pytest.fixture(scope="module")
+def items(model, tmp_path_factory):
+    items = questions(model, tmp_path_factory.mktemp("bed"))
+    return [*items[:-1], replace(items[-1], answers=("Zanzibar",))]  # the last one is answered wrongly
+
+
+@pytest.fixture(scope="module")
+def study(model, items, tmp_path_factory):
+    return attention_study(model, items, knockouts=True, window=2, results_dir=tmp_path_factory.mktemp("results"))
+
+
+def test_contributions_are_those_of_each_question_alone(model, items, study):
+    assert (study.n_layers, study.n_visual, study.window) == (5, 9, 2)
+    for item in items:
+        prompt = clean_prompt(model, item, Conditions())
+        own = study.contributions[study.contributions["id"] == item.id]
+        for flow, (source, target) in FLOWS.items():
+            query = prompt.positions(target)[-1]
+            alone = attention_contributions(model, prompt, queries=query)
+            rows = own[own["flow"] == flow].sort_values(["layer", "position"])
+            sources = prompt.positions(source)
+            assert rows["position"].tolist() == list(sources) * 5
+            expected = alone.norms[:, 0, list(sources)]
+            np.testing.assert_allclose(rows["norm"], expected.ravel(), rtol=0, atol=2e-5)
+            shares = expected / alone.norms[:, 0].sum(-1, keepdims=True)
+            np.testing.assert_allclose(rows["share"], shares.ravel(), rtol=0, atol=1e-5)
+            assert rows["token"].tolist() == [prompt.tokens[p] for p in sources] * 5
+        read = own[own["flow"] == "constraint -> last"].drop_duplicates("position")
+        assert read["role"].tolist() == ["constraint"] * (len(read) - 1) + ["constraint_last"]
+        assert set(own.loc[own["flow"] != "constraint -> last", "role"]) == {"visual"}
+    assert study.contributions["norm"].max() > 1
+
+
+def test_knockouts_are_those_of_each_question_answered_right(model, items, study):
+    assert set(study.knockouts["id"]) == {item.id for item in items[:-1]}
+    for item in items[:-1]:
+        alone = attention_knockout(model, clean_prompt(model, item, Conditions()), window=2).to_frame()
+        own = study.knockouts[study.knockouts["id"] == item.id].reset_index(drop=True)
+        pd.testing.assert_frame_equal(
+            own[["window", "layer", "p_blocked", "drop"]], alone[["window", "layer", "p_blocked", "drop"]],
+            check_exact=False, atol=1e-5,
+        )
+        assert own["flow"].astype(str).tolist() == alone["flow"].tolist()
+        confidence = study.questions.set_index("id").loc[item.id, "confidence"]
+        np.testing.assert_allclose(own["p_blocked"] + own["drop"], confidence, rtol=0, atol=1e-5)
+    assert study.knockouts["drop"].abs().max() > 0.05
+
+
+def test_right_and_wrong_answers_are_told_apart_by_the_whole_answer(items, study):
+    asked = study.questions.set_index("id")
+    assert asked["correct"].tolist() == [True] * 5 + [False]
+    assert asked["answered"].all() and (asked["reason"] == "").all()
+    assert asked.loc[items[0].id, "answer"] == items[0].answers[0]
+    wrong = asked.loc[items[-1].id]
+    assert wrong["accuracy"] == 0 and np.isnan(wrong["p_clean"]) and wrong["confidence"] > 0
+    summary = study.summary().set_index("part")
+    assert summary.loc["okvqa", ["asked", "answered", "right"]].tolist() == [3, 3, 2]
+
+
+def test_ten_annotations_are_scored_by_vqa_accuracy(model, items, tmp_path):
+    said = items[0].answers[0]
+    agree = {n: replace(items[0], id=f"{n}", annotations=(said,) * n + ("Zanzibar",) * (10 - n)) for n in (0, 1, 2, 4)}
+    found = attention_study(model, agree.values(), flows=["constraint -> last"], results_dir=tmp_path).questions
+    assert found["accuracy"].round(2).tolist() == [0.0, 0.3, 0.6, 1.0]
+    assert found["correct"].tolist() == [False, False, True, True]
+
+
+def test_an_answer_of_several_tokens_is_judged_whole(model, items, tmp_path, monkeypatch):
+    """The first token alone would be right."""
+    said = items[0].answers[0]
+    monkeypatch.setattr(type(model), "eos_token_ids", (), raising=True)
+    found = attention_study(
+        model, items[:1], flows=["constraint -> last"], max_answer_tokens=3, results_dir=tmp_path
+    ).questions.iloc[0]
+    assert found["answer"].startswith(said) and found["answer"] != said
+    assert not found["correct"]
+
+
+def test_only_the_flows_asked_for(model, items, tmp_path):
+    found = attention_study(model, items[:1], flows=["constraint -> last"], results_dir=tmp_path)
+    assert set(found.contributions["flow"]) == {"constraint -> last"}
+    assert found.knockouts.empty and list(found.knockouts.columns) == module._BLOCK_COLUMNS
+
+
+def test_a_text_only_model_is_asked_by_name(items, tmp_path):
+    model = speaking(tiny.build("gqa", None))
+    item = replace(items[0], entity="Peru", answers=tuple(words(model).values()))
+    found = attention_study(model, [item], knockouts=True, results_dir=tmp_path)
+    assert found.n_visual == 0
+    assert set(found.contributions["flow"]) == set(found.knockouts["flow"]) == {"constraint -> last"}
+    assert "".join(found.contributions.drop_duplicates("position")["token"].astype(str)).strip() == "Peru"
+    with pytest.raises(AttentionError, match=r"flows names none that .* has, which sees no image"):
+        attention_study(model, [item], flows=["visual -> last"], results_dir=tmp_path)
+
+
+def test_a_second_run_computes_nothing_and_settings_are_kept_apart(model, items, tmp_path, monkeypatch):
+    calls = []
+    for name in ("in_session", "attention_knockout"):
+        plain = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, plain=plain, name=name, **k: calls.append(name) or plain(*a, **k))
+    stored = renamed(model, revision="r1")
+    first = attention_study(stored, items, knockouts=True, results_dir=tmp_path)
+    assert calls.count("in_session") == 6 and calls.count("attention_knockout") == 5  # one request a question each
+    again = attention_study(stored, items, knockouts=True, results_dir=tmp_path)
+    assert len(calls) == 11
+    for name in ("contributions", "knockouts", "questions"):
+        pd.testing.assert_frame_equal(getattr(first, name), getattr(again, name))
+    attention_study(stored, items[:1], knockouts=True, window=1, results_dir=tmp_path)
+    assert calls[11:] == ["attention_knockout"]
+    attention_study(stored, items[:1], protocol="authors", results_dir=tmp_path)
+    attention_study(stored, items[:1], max_answer_tokens=2, results_dir=tmp_path)
+    attention_study(renamed(model, revision="r2"), items[:1], results_dir=tmp_path)
+    assert calls[12:] == ["in_session"] * 3
+
+
+def test_shards_together_are_the_whole_run(model, items, study, tmp_path):
+    shards = [
+        attention_study(model, items, knockouts=True, window=2, shard=f"{k}/2", results_dir=tmp_path) for k in (1, 2)
+    ]
+    for name in ("contributions", "knockouts", "questions"):
+        together = pd.concat([getattr(shard, name) for shard in shards])
+        whole = getattr(study, name)
+        assert len(together) == len(whole)
+        for item in items:
+            own = [frame[frame["id"].astype(str) == item.id].reset_index(drop=True) for frame in (together, whole)]
+            pd.testing.assert_frame_equal(*[frame.astype(dict.fromkeys(frame.select_dtypes("category"), str))
+                                            for frame in own], check_dtype=False)
+
+
+def test_what_cannot_be_asked_is_left_out_with_its_reason(model, items, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    broken = replace(items[0], id="broken", image=tmp_path / "broken.png")
+    found = attention_study(model, [broken, items[1]], results_dir=tmp_path)
+    assert found.questions["answered"].tolist() == [False, True]
+    assert found.questions["reason"][0].startswith("image unreadable")
+    assert not found.questions["correct"][0] and np.isnan(found.questions["accuracy"][0])
+    assert "1 image unreadable" in found.summary()["left out"][0]
+    with pytest.raises(ParameterError, match="'items': question 'broken' cannot be answered, image unreadable"):
+        attention_study(model, [broken], required=True, results_dir=tmp_path)
+    with pytest.raises(ParameterError, match="gives nothing to answer on 1 questions"):
+        attention_study(model, [broken], results_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"flows": ["constraint -> image"]}, AttentionError, "flows names 'constraint -> image': use 'visual -> con"),
+        ({"window": 6}, TraceError, "window must be a whole number from 1 to the model's 5 layers"),
+        ({"protocol": "ours"}, ValueError, "protocol cannot be 'ours'"),
+        ({"shard": "3"}, ParameterError, "Parameter 'shard' must be like '2/8'"),
+    ],
+)
+def test_wrong_options_are_one_sentence(model, items, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        attention_study(model, items, results_dir=tmp_path, **options)

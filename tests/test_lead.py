@@ -1,0 +1,53 @@
+"""The early end of a forward is real: fewer layers run, and time is measured on both."""
+
+from dataclasses import replace
+
+import pytest
+import tiny
+from answering import questions, speaking
+
+import interventions.lead as module
+from interventions.lead import lead_time
+
+
+@pytest.fixture(scope="module")
+def model():
+    return speaking(tiny.build())
+
+
+@pytest.fixture(scope="module")
+def items(model, tmp_path_factory):
+    return questions(model, tmp_path_factory.mktemp("bed"))
+
+
+def test_the_early_forward_runs_no_layer_behind_the_last_one_needed(model, items):
+    layers = model.module.get_submodule(model.family.language_model).layers
+    ran = []
+    handles = [layer.mlp.register_forward_hook(lambda *_, index=index: ran.append(index))
+               for index, layer in enumerate(layers)]
+    found = lead_time(model, items[:1], (1, 2))
+    for handle in handles:
+        handle.remove()
+    assert (found["layers_needed"], found["n_layers"], found["time_ratio"].n) == (3, 5, 1)
+    runs = 1 + module.REPEATS
+    assert [ran.count(index) for index in range(5)] == [2 * runs, 2 * runs, runs, runs, runs]
+
+
+def test_the_ratio_is_that_of_the_fastest_runs_and_its_mean_is_over_questions(model, items, monkeypatch, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    broken = replace(items[0], image=tmp_path / "broken.png")
+    clock = iter([  # early, whole, three times a question
+        *(0, 3), *(0, 8), *(0, 2), *(0, 4), *(0, 9), *(0, 5),  # 2 of 4
+        *(0, 1), *(0, 4), *(0, 1), *(0, 4), *(0, 1), *(0, 4),  # 1 of 4
+    ])
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
+    found = lead_time(model, [broken, *items], [0], limit=2)
+    assert found["time_ratio"].value == pytest.approx((0.5 + 0.25) / 2)
+    assert (found["time_ratio"].n, found["layers_needed"]) == (2, 1)
+    assert next(clock, None) is None
+
+
+def test_nothing_to_time_is_no_number(model, items, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    found = lead_time(model, [replace(items[0], image=tmp_path / "broken.png")], [0])
+    assert found["time_ratio"].n == 0 and found["time_ratio"].value != found["time_ratio"].value
