@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .attention_study import AttentionStudy, attention_study
 from .checkpoints import TWINS
 from .model import VisionLanguageModel
 from .parameters import ParameterError, at_least
 from .selection import SampleParameters
+from .testbed import Item
 
 # Model shape (family, layers, hidden size) -> the layers of the paper's section 4.4, counted from 0.
 PAPER_LAYERS = {("llava-llama", 32, 4096): (16, 17)}
@@ -48,6 +51,11 @@ class Fig5Parameters(SampleParameters):
         model = self.load_model("control_model", name)
         self.check_model(model)
         return model
+
+    def control_studies(self, questions: Iterable[Item]) -> list[AttentionStudy]:
+        """The same experiment on the model that takes another route, or none."""
+        model = self.load_control_model()
+        return [] if model is None else [attention_study(model, questions, **self.for_study() | {"label": model.name})]
 
     def for_study(self) -> dict:
         """The arguments of `attention_study.attention_study`."""
@@ -112,6 +120,10 @@ class Fig17Parameters(OutcomeParameters):
                 f"Parameter 'layers' is {self.layers!r}, but model {model.name!r} has {model.n_layers} layers: choose a "
                 f"first and a last one from 0 to {model.n_layers - 1}."
             )
+
+    def for_lead(self) -> dict:
+        """The arguments of `lead.lead_time`."""
+        return {"limit": self.timed, "protocol": self.protocol, "remote": self.remote}
 
     def layers_for(self, model: VisionLanguageModel) -> tuple[int, int] | None:
         """(first, last) of the layers whose mean contribution predicts: those named, or the paper's for its model.

@@ -51,6 +51,7 @@ class AttentionStudy:
     n_layers: int
     n_visual: int
     window: int
+    model: str = ""
 
     def summary(self) -> pd.DataFrame:
         """By part: questions asked, answered and answered right, why others were not, and the median confidence."""
@@ -100,6 +101,7 @@ def attention_study(
     return AttentionStudy(
         contributions=_joined(asked, _FLOW_COLUMNS), knockouts=_joined(blocked, _BLOCK_COLUMNS), questions=questions,
         n_layers=model.n_layers, n_visual=model.n_image_tokens, window=window,
+        model=model.name,
     )
 
 

@@ -1,8 +1,8 @@
 """Attention knock-outs: is what attention could carry also used?
 
 The edges of a *flow* (target tokens reading source tokens) are blocked in a window of layers, and P(answer) tells what
-that costs. This is the causal check of `attention.py`'s contributions, which the paper does not make; the method is that
-of Geva et al., "Dissecting Recall of Factual Associations" (EMNLP 2023).
+that costs. This is the causal check of `attention.py`'s contributions, which the paper does not make, by the method of
+Geva et al., "Dissecting Recall of Factual Associations" (EMNLP 2023).
 
 A blocked edge is a masked score: the softmax spreads over the tokens that are left. Nothing changes before the first
 target token and below the window, so all flows and windows share one clean run's keys, values and hidden states, and

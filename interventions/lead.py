@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 
+import pandas as pd
 import torch
 
 from .attention import attention_contributions
@@ -20,19 +22,19 @@ REPEATS = 3  # of which the fastest counts: other work on the machine can only s
 
 
 def lead_time(
-    model: VisionLanguageModel, items: Iterable[Item], layers: Iterable[int], *, limit: int = 10,
+    model: VisionLanguageModel, items: Iterable[Item], last_layer: int | None, *, limit: int = 10,
     protocol: str = "paper", remote: bool | str | None = None,
 ) -> dict:
-    """The forward that ends where the last of `layers` has read its queries, against the whole one.
+    """The forward that ends where `last_layer` has read its queries, against the whole one.
 
-    Both start from the image and the question, and both are one request: the first returns the contributions constraint
+    Both start from the image and the question, and both are one request: the first returns the contribution constraint
     -> last, the second the answer's first token. Measured on the first `limit` items that can be asked, alternating.
+    last_layer: None (or missing) where no layers could be chosen; nothing is measured then.
     Returns layers_needed, n_layers and time_ratio, a Number: mean over questions of early / whole seconds.
     """
-    layers = tuple(sorted(set(layers)))
     remote = model.remote if remote is None else remote
-    ratios = []
-    for item in items:
+    ratios, known = [], last_layer is not None and not pd.isna(last_layer)
+    for item in items if known else ():
         try:
             prompt = clean_prompt(model, item, Conditions(protocol))
         except Unusable:
@@ -41,7 +43,7 @@ def lead_time(
 
         def early(prompt=prompt):
             attention_contributions(
-                model, prompt, queries=prompt.last, keys=prompt.constraint[-1], layers=layers, remote=remote
+                model, prompt, queries=prompt.last, keys=prompt.constraint[-1], layers=[int(last_layer)], remote=remote
             )
 
         def whole(request=request):
@@ -55,9 +57,20 @@ def lead_time(
             break
     value, low, high = bootstrap_interval(ratios)
     return {
-        "layers_needed": layers[-1] + 1, "n_layers": model.n_layers,
+        "layers_needed": int(last_layer) + 1 if known else math.nan, "n_layers": model.n_layers,
         "time_ratio": Number(float(value), float(low), float(high), n=len(ratios)),
     }
+
+
+def lead_text(lead: dict) -> str:
+    """What `lead_time` found, in a sentence."""
+    ratio = lead["time_ratio"]
+    if not ratio.n:
+        return "No layers could be chosen, so no early end was timed."
+    return (
+        f"The contribution is known after {lead['layers_needed']} of {lead['n_layers']} layers, in {ratio} of the time "
+        f"that the confidence takes (n = {ratio.n} questions)."
+    )
 
 
 def _seconds(model: VisionLanguageModel, run: Callable[[], None]) -> float:

@@ -107,6 +107,11 @@ class VisionLanguageModel:
         revision = uuid.uuid4().hex if self.revision == "in-memory" else self.revision
         return {"model": [self.name, revision], "dtype": str(self.dtype)}  # the dtype decides which method None is
 
+    @property
+    def crops_images(self) -> bool:
+        """Whether the model sees an image's central square, instead of all of it made square."""
+        return self.is_multimodal and bool(getattr(self.processor.image_processor, "do_center_crop", False))
+
     def prompt_template(self, *, image: bool, protocol: str = "paper") -> str:
         """The chat format with `{question}` in it, and with one `<image>` if there is a picture."""
         templates = self.family.templates if image else self.family.text_templates

@@ -1,13 +1,16 @@
 """The early end of a forward is real: fewer layers run, and time is measured on both."""
 
+import math
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import tiny
 from answering import questions, speaking
 
 import interventions.lead as module
-from interventions.lead import lead_time
+from interventions.lead import lead_text, lead_time
+from interventions.record import Number
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,7 @@ def test_the_early_forward_runs_no_layer_behind_the_last_one_needed(model, items
     ran = []
     handles = [layer.mlp.register_forward_hook(lambda *_, index=index: ran.append(index))
                for index, layer in enumerate(layers)]
-    found = lead_time(model, items[:1], (1, 2))
+    found = lead_time(model, items[:1], 2)
     for handle in handles:
         handle.remove()
     assert (found["layers_needed"], found["n_layers"], found["time_ratio"].n) == (3, 5, 1)
@@ -41,7 +44,7 @@ def test_the_ratio_is_that_of_the_fastest_runs_and_its_mean_is_over_questions(mo
         *(0, 1), *(0, 4), *(0, 1), *(0, 4), *(0, 1), *(0, 4),  # 1 of 4
     ])
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
-    found = lead_time(model, [broken, *items], [0], limit=2)
+    found = lead_time(model, [broken, *items], 0, limit=2)
     assert found["time_ratio"].value == pytest.approx((0.5 + 0.25) / 2)
     assert (found["time_ratio"].n, found["layers_needed"]) == (2, 1)
     assert next(clock, None) is None
@@ -49,5 +52,17 @@ def test_the_ratio_is_that_of_the_fastest_runs_and_its_mean_is_over_questions(mo
 
 def test_nothing_to_time_is_no_number(model, items, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    found = lead_time(model, [replace(items[0], image=tmp_path / "broken.png")], [0])
-    assert found["time_ratio"].n == 0 and found["time_ratio"].value != found["time_ratio"].value
+    found = lead_time(model, [replace(items[0], image=tmp_path / "broken.png")], 0)
+    assert found["time_ratio"].n == 0 and math.isnan(found["time_ratio"].value)
+    for unknown in (None, pd.NA):
+        found = lead_time(model, items, unknown)
+        assert found["time_ratio"].n == 0 and math.isnan(found["layers_needed"])
+        assert lead_text(found) == "No layers could be chosen, so no early end was timed."
+
+
+def test_what_was_found_is_a_sentence():
+    lead = {"layers_needed": 3, "n_layers": 5, "time_ratio": Number(0.5, 0.4, 0.625, n=7)}
+    assert lead_text(lead) == (
+        "The contribution is known after 3 of 5 layers, in 0.50 [0.40, 0.62] of the time that the confidence takes "
+        "(n = 7 questions)."
+    )
