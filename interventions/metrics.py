@@ -81,7 +81,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     if len(set(answers)) > 1:
         prediction, answers = normalize_vqa_answer(prediction), [normalize_vqa_answer(answer) for answer in answers]
     agree = np.array([answer == prediction for answer in answers], dtype=int)
-    return float(np.minimum(1, (agree.sum() - agree) / 3).mean())
+    return float(np.minimum(3, agree.sum() - agree).mean() / 3)
 
 
 def normalize_vqa_answer(text: str) -> str:

@@ -56,6 +56,28 @@ def test_what_is_saved_is_loaded(bed, tmp_path):
     assert (tmp_path / "README.md").read_text() == "# card"
 
 
+TEN = ("Lima",) * 6 + ("Peru", "", "Cusco", "lima")
+
+
+def test_answers_of_annotators_are_an_optional_column(bed, tmp_path):
+    assert "annotations" not in pq.read_table(tmp_path / "items.parquet").column_names
+    assert {i.annotations for i in bed[0]} == {()}
+    save_testbed([item(0, annotations=TEN), item(1)], tmp_path)
+    assert [i.annotations for i in load_testbed(tmp_path)] == [TEN, ()]
+    table = pq.read_table(tmp_path / "items.parquet")
+    missing = table.set_column(table.column_names.index("annotations"), "annotations", pa.array([None, list(TEN)]))
+    pq.write_table(missing, tmp_path / "items.parquet")  # as another program may write it
+    assert [i.annotations for i in load_testbed(tmp_path)] == [(), TEN]
+
+
+def test_a_table_without_annotations_is_as_ever(tmp_path):
+    embedded = load_testbed("embedded")
+    assert not any(i.annotations for i in embedded)
+    save_testbed([item()], tmp_path)
+    for directory in (embedded.directory, tmp_path):
+        assert pq.read_schema(directory / "items.parquet").equals(COLUMNS)
+
+
 def test_the_directory_can_be_moved(bed, tmp_path):
     moved = tmp_path.parent / (tmp_path.name + "-moved")
     tmp_path.rename(moved)
@@ -103,6 +125,9 @@ def test_content_is_what_determines_a_result(bed, tmp_path):
     Image.new("RGB", (4, 4), "blue").save(tmp_path / "images" / "copy.png")
     assert replace(first, image=tmp_path / "images" / "copy.png").content() != first.content()
     assert replace(first, image=tmp_path / "missing.png").content()["image"] == "unreadable"
+    # Annotations count where there are some, and items without keep the name of their result.
+    assert "annotations" not in first.content()
+    assert replace(first, annotations=TEN).content() == first.content() | {"annotations": list(TEN)}
 
 
 @pytest.mark.parametrize(
@@ -115,6 +140,9 @@ def test_content_is_what_determines_a_result(bed, tmp_path):
         ({"text_constraint": "capital"}, "together"),
         ({"visual_replacement": ""}, "must not be empty"),
         ({"id": ""}, "id and part"),
+        ({"annotations": ("Lima",) * 9}, "annotations must be 10 answers"),
+        ({"annotations": ("Lima",) * 11}, "not 11"),
+        ({"annotations": ("Lima",) * 9 + (None,)}, "none of them missing"),
     ],
 )
 def test_malformed_items_are_refused(changes, problem):

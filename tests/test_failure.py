@@ -1,0 +1,346 @@
+"""Prediction of right answers, on studies in which it is known which layers tell, if any does.
+
+Each part of a study made by hand is a study of its own: two hundred parts are two hundred repetitions.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
+
+import interventions.failure as module
+from interventions.attention_study import AttentionStudy
+from interventions.failure import (
+    FailureError,
+    choose_layers,
+    confidence_minus,
+    constraint_contributions,
+    failure_scores,
+    failure_table,
+    halves,
+    outcome_by_layer,
+    outcome_tests,
+    roc_points,
+)
+from interventions.metrics import auroc
+
+N_LAYERS = 8
+
+
+def study_of(values: np.ndarray, correct: np.ndarray, confidence: np.ndarray | None = None) -> AttentionStudy:
+    """Of contributions [parts, questions, layers] of the constraint's last token to the last one."""
+    correct = np.asarray(correct, bool)
+    part, question, layer = (index.ravel() for index in np.indices(values.shape))
+    ids = np.array([[f"{p}-{q}" for q in range(values.shape[1])] for p in range(values.shape[0])])
+    contributions = pd.DataFrame({
+        "id": ids[part, question], "part": part.astype(str), "flow": "constraint -> last", "layer": layer,
+        "position": 3, "token": "country", "role": "constraint_last", "norm": values.ravel().astype(np.float32),
+        "share": np.float32(0.1),
+    })
+    questions = pd.DataFrame({
+        "id": ids.ravel(), "part": np.repeat(np.arange(len(values)), values.shape[1]).astype(str),
+        "correct": correct.ravel(), "answered": True, "reason": "",
+        "confidence": np.full(correct.size, 0.5) if confidence is None else confidence.ravel(),
+    })
+    contributions = contributions.astype(dict.fromkeys(("id", "part", "flow", "role"), "category"))
+    return AttentionStudy(contributions, pd.DataFrame(), questions, values.shape[2], 4, 3)
+
+
+def noise(parts: int, questions: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Contributions that say nothing about the answers, 70 % of which are right."""
+    generator = np.random.default_rng(seed)
+    return 10 + generator.normal(size=(parts, questions, N_LAYERS)), generator.random((parts, questions)) < 0.7
+
+
+def planted(parts: int, questions: int, size: float = 0.8, layers=(4, 5), seed: int = 0) -> AttentionStudy:
+    """Contributions of two layers are higher by `size` standard deviations when the answer is right."""
+    values, correct = noise(parts, questions, seed)
+    values[:, :, list(layers)] += size * correct[..., None]
+    return study_of(values, correct)
+
+
+def shuffled(study: AttentionStudy) -> AttentionStudy:
+    """The same study, its rows in another order."""
+    return replace(study, contributions=study.contributions.sample(frac=1, random_state=3),
+                   questions=study.questions.sample(frac=1, random_state=4))
+
+
+def test_halves_are_stratified_and_know_no_order():
+    _, correct = noise(2, 41)
+    questions = study_of(np.zeros((2, 41, N_LAYERS)), correct).questions
+    half = halves(questions)
+    counts = questions.assign(half=half).groupby(["part", "correct"])["half"].value_counts().unstack()
+    assert (counts["score"] - counts["choose"]).isin([0, 1]).all()
+    assert counts.min(axis=None) >= 4
+    mixed = questions.sample(frac=1, random_state=0)
+    pd.testing.assert_series_equal(halves(mixed).sort_index(), half)
+    assert 0.3 < (halves(questions, seed=1) == half).mean() < 0.7
+    assert halves(questions.iloc[:0]).empty
+
+
+def test_only_the_last_constraint_token_and_the_last_token_count():
+    study = planted(1, 6)
+    expected = study.contributions["norm"].to_numpy().reshape(6, N_LAYERS)
+    others = [study.contributions.assign(norm=np.float32(99), position=2, **changes)
+              for changes in ({"role": "constraint"}, {"flow": "visual -> last"})]
+    others = replace(study, contributions=pd.concat([*others, study.contributions]))
+    table = constraint_contributions(others)
+    np.testing.assert_array_equal(table, expected)
+    assert list(table.index) == [f"0-{q}" for q in range(6)]
+    others.questions.loc[2, "answered"] = False
+    assert "0-2" not in constraint_contributions(others).index
+    assert "0-2" not in set(failure_scores(others)["id"])
+    assert len(failure_scores(others)) == 5
+    with pytest.raises(FailureError, match="flows"):
+        failure_scores(replace(study, contributions=others.contributions.query("flow == 'visual -> last'")))
+
+
+def test_the_neighbours_that_tell_most_are_chosen():
+    right = np.array([True, True, True, False, False])
+    table = pd.DataFrame(np.zeros((5, 6)), columns=range(6))
+    table[2] = [5, 1, 5, 1, 2]  # with its neighbour perfect, alone not
+    table[3] = [1, 5, 1, 1, 2]
+    assert choose_layers(table, right) == (2, 3)
+    assert choose_layers(table[[5, 3, 1, 0, 2, 4]], right) == (2, 3)
+    assert choose_layers(-table, right) == (0, 1)  # lower when right is no sign of it; others tie at .5
+    with pytest.raises(FailureError, match="right and wrong"):
+        choose_layers(table, np.ones(5))
+    with pytest.raises(FailureError, match="two layers"):
+        choose_layers(table[[2]], right)
+
+
+def test_planted_layers_are_found_and_score_as_they_must():
+    study = planted(12, 400)
+    scores = failure_scores(study)
+    assert set(scores["first_layer"]) == {4}
+    assert set(scores["last_layer"]) == {5}
+    table = failure_table(scores).set_index("predictor")
+    # The mean of two layers has a standard deviation of 1 / sqrt 2; so has the best linear combination.
+    assert table.loc["contribution", "auroc"].mean() == pytest.approx(norm.cdf(0.8), abs=0.03)
+    assert table.loc["linear", "auroc"].mean() == pytest.approx(norm.cdf(0.8), abs=0.04)
+    assert (table.loc["contribution", "low"] > 0.55).all()
+    assert (table.loc["confidence", "auroc"] == 0.5).all()
+    assert (table["n"] < 205).all()
+    correct = scores[scores["half"] == "score"].groupby("part", sort=False)["correct"]
+    np.testing.assert_array_equal(table.loc["linear", "n"], correct.size())
+    np.testing.assert_array_equal(table.loc["linear", "wrong"], correct.size() - correct.sum())
+    one = scores[(scores["part"] == "0") & (scores["half"] == "score")]
+    assert table.loc["contribution", "auroc"].iloc[0] == pytest.approx(
+        roc_auc_score(one["correct"], one["contribution"])
+    )
+
+
+def test_no_number_depends_on_the_order_of_the_rows():
+    study = planted(2, 60)
+    scores, again = (failure_scores(made).sort_values("id", ignore_index=True) for made in (study, shuffled(study)))
+    pd.testing.assert_frame_equal(again, scores)
+    for function in (outcome_by_layer, outcome_tests):
+        first, second = (function(made).sort_values(["part", "layer"]) for made in (study, shuffled(study)))
+        kept = [name for name in first if name not in ("low", "high", "p", "p_corrected")]  # these draw at random
+        pd.testing.assert_frame_equal(second[kept].reset_index(drop=True), first[kept].reset_index(drop=True))
+
+
+def test_without_a_signal_the_scoring_half_is_honest_and_the_choosing_half_is_not():
+    study = study_of(*noise(150, 60))
+    scores = failure_scores(study)
+    table = failure_table(scores)
+    table = table[table["predictor"] == "contribution"]
+    assert table["auroc"].mean() == pytest.approx(0.5, abs=0.025)
+    assert ((table["low"] <= 0.5) & (table["high"] >= 0.5)).mean() > 0.9
+    assert (table["low"] > 0.5).mean() <= 0.06
+    # On the questions on which the layers were chosen, the same score looks as if it predicted.
+    chosen = scores[scores["half"] == "choose"].groupby("part")
+    biased = [auroc(cells["contribution"], cells["correct"], n=400) for _, cells in chosen]
+    assert np.mean([value for value, _, _ in biased]) > 0.6
+    assert np.mean([low > 0.5 for _, low, _ in biased]) > 0.12
+
+
+def test_the_linear_model_is_scored_on_questions_it_has_not_seen():
+    scores = failure_scores(study_of(*noise(60, 40)))
+    areas = [roc_auc_score(cells["correct"], cells["linear"]) for _, cells in scores.groupby("part")]
+    assert 0.42 < np.mean(areas) < 0.52  # fitted and scored on the same 40 questions it would be above .7
+
+
+def test_the_linear_model_reads_every_layer_whatever_its_scale():
+    values, correct = noise(1, 300)
+    values[..., 1] -= 2 * correct  # lower when right, and far from the chosen layers
+    values[..., 1] *= 1e-3
+    table = failure_table(failure_scores(study_of(values, correct), layers=(4, 5))).set_index("predictor")
+    assert table.loc["linear", "auroc"] == pytest.approx(norm.cdf(np.sqrt(2)), abs=0.04)
+    assert table.loc["contribution", "auroc"] < 0.6
+
+
+def test_named_layers_are_used_on_all_questions():
+    study = planted(2, 60, layers=(2, 3))
+    scores = failure_scores(study, layers=(4, 6))
+    table = constraint_contributions(study)
+    np.testing.assert_allclose(scores["contribution"], table[[4, 5, 6]].mean(axis=1))
+    assert set(scores["half"]) == {"score"}
+    assert set(zip(scores["first_layer"], scores["last_layer"], strict=True)) == {(4, 6)}
+    assert (failure_table(scores)["n"] == 60).all()
+    np.testing.assert_allclose(failure_scores(study, layers=[2, 2])["contribution"], table[2])
+    for layers in ((5, 4), (7, 8), (-1, 0), (3,), ()):
+        with pytest.raises(FailureError, match="layers must be"):
+            failure_scores(study, layers=layers)
+
+
+def test_confidence_against_the_others_on_the_same_questions():
+    values, correct = noise(1, 200)
+    values[..., 4:6] += 0.8 * correct[..., None]
+    sure = values[..., 4:6].sum(-1) + 3 * correct  # knows what the contribution knows, and more
+    scores = failure_scores(study_of(values, correct, sure), layers=(4, 5))
+    difference = confidence_minus(scores).set_index("predictor")
+    table = failure_table(scores).set_index("predictor")
+    assert list(difference.index) == ["contribution", "linear"]
+    for predictor, row in difference.iterrows():
+        assert row["difference"] == pytest.approx(table["auroc"]["confidence"] - table["auroc"][predictor])
+        assert 0 < row["low"] < row["difference"] < row["high"]
+    # Paired: what both share drops out, so it is surer than two separate intervals.
+    apart = np.hypot(*(table.loc[name, "high"] - table.loc[name, "low"] for name in ("confidence", "contribution")))
+    assert difference.loc["contribution", "high"] - difference.loc["contribution", "low"] < 0.9 * apart
+
+
+def test_curves_have_the_area_of_the_table():
+    scores = failure_scores(planted(2, 80))
+    table, points = failure_table(scores), roc_points(scores)
+    assert set(points["part"]) == {"0", "1"}
+    for row in table.itertuples():
+        curve = points[(points["part"] == row.part) & (points["predictor"] == row.predictor)]
+        false, true = curve["false_positive_rate"].to_numpy(), curve["true_positive_rate"].to_numpy()
+        assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
+        assert np.trapezoid(true, false) == pytest.approx(row.auroc)
+
+
+@pytest.mark.parametrize("right", [[1, 1, 1, 1, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 0, 0], [1], [0]])
+def test_few_questions(right):
+    """What cannot be known is missing, nothing fails, and the tables keep their columns."""
+    values, _ = noise(1, len(right))
+    study, whole = study_of(values, [right]), planted(1, 40)
+    scores = failure_scores(study)
+    assert len(scores) == len(right)
+    scored = scores[scores["half"] == "score"]
+    choose = scores[scores["half"] == "choose"]
+    assert scores["contribution"].isna().all() == (choose["correct"].nunique() < 2)
+    assert scores["first_layer"].isna().all() == (choose["correct"].nunique() < 2)
+    assert scores["linear"].isna().all() == (min(sum(right), len(right) - sum(right)) < 2)
+    table = failure_table(scores).set_index("predictor")
+    assert table.loc["confidence", "n"] == len(scored)
+    assert np.isnan(table.loc["confidence", "auroc"]) == (scored["correct"].nunique() < 2)
+    assert set(roc_points(scores)["predictor"]) == set(table.index[table["auroc"].notna()])
+    both = 0 < sum(right) < len(right)
+    tests = outcome_tests(study)
+    assert len(tests) == (N_LAYERS if both else 0)
+    if both:
+        assert tests["low"].isna().all() == (min(sum(right), len(right) - sum(right)) < 2)
+    assert set(outcome_by_layer(study)["outcome"]) == {"right" if label else "wrong" for label in right}
+    for function, made in ((failure_table, scores), (confidence_minus, scores), (roc_points, scores),
+                           (outcome_by_layer, study), (outcome_tests, study)):
+        assert list(function(made).columns) == list(function(_same_kind(made, whole)).columns)
+
+
+def _same_kind(made, whole: AttentionStudy):
+    return failure_scores(whole) if isinstance(made, pd.DataFrame) else whole
+
+
+def test_no_answer_at_all():
+    study = planted(1, 4)
+    study.questions["answered"] = False
+    for none in (study, replace(study, contributions=study.contributions.iloc[:0].astype(object))):
+        scores = failure_scores(none)
+        for frame in (scores, failure_table(scores), confidence_minus(scores), roc_points(scores),
+                      outcome_by_layer(none), outcome_tests(none)):
+            assert frame.empty
+            assert "part" in frame
+
+
+def test_parts_keep_to_themselves():
+    """A part without a wrong answer takes nothing from its neighbour, and the neighbour loses nothing."""
+    values, correct = noise(2, 50)
+    values[..., 4:6] += 3 * correct[..., None]
+    alone = failure_table(failure_scores(study_of(values, correct)))
+    correct[1] = True
+    scores = failure_scores(study_of(values, correct))
+    assert scores.loc[scores["part"] == "1", "contribution"].isna().all()
+    table = failure_table(scores)
+    pd.testing.assert_frame_equal(table[table["part"] == "0"], alone[alone["part"] == "0"])
+    assert table.loc[table["part"] == "1", "auroc"].isna().all()
+
+
+def test_means_of_right_and_wrong_answers():
+    values = np.zeros((1, 6, N_LAYERS))
+    values[0, :, 3] = [1, 2, 3, 4, 5, 9]
+    frame = outcome_by_layer(study_of(values, [[1, 1, 0, 0, 1, 1]])).set_index(["outcome", "layer"])
+    right, wrong = frame.loc[("right", 3)], frame.loc[("wrong", 3)]
+    assert (right["norm"], right["n"], wrong["norm"], wrong["n"]) == (4.25, 4, 3.5, 2)
+    assert 1 <= right["low"] < 4.25 < right["high"] <= 9
+    assert (wrong["low"], wrong["high"]) == (3, 4)
+    assert (frame["norm"].drop([("right", 3), ("wrong", 3)]) == 0).all()
+
+
+def no_difference(shape: str, parts: int = 300, questions: int = 24) -> np.ndarray:
+    generator = np.random.default_rng(5)
+    values = generator.normal(size=(parts, questions, N_LAYERS))
+    if shape == "layers alike":  # as residual streams make them, and a size of each question's own
+        values = (values + np.roll(values, 1, -1)) * generator.exponential(size=(parts, questions, 1))
+    if shape == "few large norms":
+        values = generator.lognormal(size=values.shape)
+    return values
+
+
+@pytest.mark.parametrize("shape", ["layers apart", "layers alike", "few large norms"])
+def test_without_a_difference_one_study_in_twenty_has_a_layer_below_five_percent(shape, monkeypatch):
+    monkeypatch.setattr(module, "PERMUTATIONS", 1000)
+    values = no_difference(shape)
+    tests = outcome_tests(study_of(values, np.random.default_rng(6).random(values.shape[:2]) < 0.7))
+    assert len(tests) == values[:, 0].size
+    best = tests.groupby("part")["p_corrected"].min()
+    assert 0.02 < (best <= 0.05).mean() <= 0.08
+    assert best.mean() == pytest.approx(0.5, abs=0.05)
+    assert (tests["p_corrected"] >= tests["p"]).all()
+    assert 0.03 < (tests["p"] <= 0.05).mean() < 0.07  # uncorrected, a layer named in advance is honest
+    assert (tests.groupby("part")["p"].min() <= 0.05).mean() > 0.15  # and the best of eight is not
+
+
+def test_a_difference_is_found_at_its_layer_and_nowhere_else(monkeypatch):
+    monkeypatch.setattr(module, "PERMUTATIONS", 1000)
+    values, correct = noise(40, 100)
+    values[..., 5] += 1.0 * correct
+    values[..., 2] -= 1.0 * correct
+    values[..., 1] *= 1000  # a layer of large norms must not drown the others
+    values[..., 6] = 7 + 5e-7 * correct  # in float32 no more than the last bit
+    tests = outcome_tests(study_of(values, correct))
+    found = (tests["p_corrected"] <= 0.05).groupby(tests["layer"]).mean()
+    assert found[5] > 0.9
+    assert found.drop(5).max() < 0.1
+    at = tests.groupby("layer")
+    assert at["difference"].mean()[5] == pytest.approx(1, abs=0.1)
+    assert at["p"].min()[2] > 0.5  # one-sided: lower when right is no finding
+    assert (tests.loc[tests["layer"] == 6, ["p", "p_corrected"]] == 1).all(axis=None)
+    truth = tests["layer"].map({5: 1, 2: -1}).fillna(0)
+    covered = ((tests["low"] <= truth) & (truth <= tests["high"]))[tests["layer"] != 6]
+    assert 0.88 < covered.mean() < 0.99
+    assert (tests["n_right"] == np.repeat(correct.sum(1), N_LAYERS)).all()
+    assert (tests["n_wrong"] == np.repeat((~correct).sum(1), N_LAYERS)).all()
+
+
+def test_right_and_wrong_answers_are_resampled_apart():
+    values, _ = noise(1, 50)
+    values = np.concatenate([values, values], axis=1)  # the same numbers, but they are no pairs
+    tests = outcome_tests(study_of(values, [[1] * 50 + [0] * 50]))
+    assert tests["difference"].to_numpy() == pytest.approx(0)
+    width = 2 * 1.96 * values.std(axis=1)[0] * np.sqrt(2 / 50)
+    np.testing.assert_allclose(tests["high"] - tests["low"], width, rtol=0.1)
+
+
+def test_the_permutations_are_those_of_the_labels():
+    """Of 20 ways to choose 3 of 6, one only is as extreme as the observed."""
+    values = np.zeros((1, 6, N_LAYERS))
+    values[0, :, 1] = [3, 4, 5, 0, 1, 2]
+    tests = outcome_tests(study_of(values, [[1, 1, 1, 0, 0, 0]])).set_index("layer")
+    assert tests.loc[1, "p"] == pytest.approx(1 / 20, abs=0.01)
+    assert tests.loc[1, "p_corrected"] == tests.loc[1, "p"]
+    assert (tests["p"].drop(1) == 1).all()
+    assert tests.loc[1, ["difference"]].item() == 3
