@@ -117,8 +117,8 @@ class Fig17Parameters(OutcomeParameters):
         first, last = self.layers_for(model) or (0, 0)
         if not first <= last < model.n_layers:
             raise ParameterError(
-                f"Parameter 'layers' is {self.layers!r}, but model {model.name!r} has {model.n_layers} layers: choose a "
-                f"first and a last one from 0 to {model.n_layers - 1}."
+                f"Parameter 'layers' is {self.layers!r}, but model {model.name!r} has {model.n_layers} layers: choose "
+                f"a first and a last one from 0 to {model.n_layers - 1}."
             )
 
     def for_lead(self) -> dict:

@@ -99,7 +99,7 @@ def attention_study(
             purpose=("block", "blocked"), **options | {"shard": "", "label": f"{label} knock-outs".strip()},
         )
     return AttentionStudy(
-        contributions=_joined(asked, _FLOW_COLUMNS), knockouts=_joined(blocked, _BLOCK_COLUMNS), questions=questions,
+        contributions=_tables(asked, _FLOW_COLUMNS), knockouts=_tables(blocked, _BLOCK_COLUMNS), questions=questions,
         n_layers=model.n_layers, n_visual=model.n_image_tokens, window=window,
         model=model.name,
     )
@@ -181,10 +181,10 @@ def _questions(asked: list[Asked]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _joined(asked: list[Asked], columns: list[str]) -> pd.DataFrame:
+def _tables(asked: list[Asked], columns: list[str]) -> pd.DataFrame:
     """The tables of all questions used, in one frame; an empty one that has the columns, if there is none."""
-    tables = [entry.table.assign(id=entry.item.id, part=entry.item.part) for entry in asked if not entry.reason]
-    if not tables:
+    found = [entry.table.assign(id=entry.item.id, part=entry.item.part) for entry in asked if not entry.reason]
+    if not found:
         return pd.DataFrame(columns=columns)
-    frame = pd.concat(tables, ignore_index=True)[columns]
+    frame = pd.concat(found, ignore_index=True)[columns]
     return frame.astype(dict.fromkeys({"id", "part", "flow", "token", "role"} & set(columns), "category"))

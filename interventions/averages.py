@@ -88,7 +88,7 @@ def by_layer(study: TraceStudy, role: str | None = None) -> pd.DataFrame:
             "part": part, "kind": kind, "layer": np.asarray(effects.columns, int), "effect": mean, "low": low,
             "high": high, "n": len(effects),
         }))
-    return _joined(frames, ["part", "kind", "layer", "effect", "low", "high", "n"])
+    return joined(frames, ["part", "kind", "layer", "effect", "low", "high", "n"])
 
 
 def layer_tests(study: TraceStudy, role: str | None = None, seed: int = 0) -> pd.DataFrame:
@@ -110,7 +110,7 @@ def layer_tests(study: TraceStudy, role: str | None = None, seed: int = 0) -> pd
             "part": part, "kind": kind, "layer": effects.columns, "effect": mean, "low": low, "high": high, "p": p,
             "p_corrected": p_corrected, "n": len(values),
         }))
-    return _joined(frames, ["part", "kind", "layer", "effect", "low", "high", "p", "p_corrected", "n"])
+    return joined(frames, ["part", "kind", "layer", "effect", "low", "high", "p", "p_corrected", "n"])
 
 
 def early_tests(study: TraceStudy, role: str | None = None, seed: int = 0) -> pd.DataFrame:
@@ -140,7 +140,7 @@ def peak_layers(study: TraceStudy, role: str | None = None) -> pd.DataFrame:
             "id": effects.index.astype(str), "part": part, "kind": kind, "layer": effects.idxmax(axis=1).to_numpy(int),
             "effect": effects.max(axis=1).to_numpy(float),
         }))
-    return _joined(frames, ["id", "part", "kind", "layer", "effect"])
+    return joined(frames, ["id", "part", "kind", "layer", "effect"])
 
 
 def window_effects(studies: Mapping[int, TraceStudy], role: str | None = None, level: float = 0.95) -> pd.DataFrame:
@@ -210,6 +210,6 @@ def _resolved(values: np.ndarray) -> np.ndarray:
     return np.where(np.abs(values) < RESOLUTION, 0, values)
 
 
-def _joined(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+def joined(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
     """One frame of several; of none (no question was left), an empty one that has the columns all the same."""
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)

@@ -58,7 +58,8 @@ def run(
     stop: the forward ends below this layer; "output" [B, t, d] is returned instead of logits.
     trim: the last layer's MLP, of which nothing else is ever read, runs at the positions `keep` only.
     reads: "attention" and "mlp" (outputs), each a list of [B, t - start, d] by layer from position `start`
-    on, "hidden" (the layers' inputs and the last one's output), and "embeddings" [B, t, d] (layer 0's input).
+    on, "hidden" (the layers' inputs and the last one's output), "keys" (inputs of W_proj [B, t - start, m]), and
+    "embeddings" [B, t, d] (layer 0's input).
     writes: {(layer, kind): (rows [m], positions [m], values [m, d])}, written into the module's output.
     queries: positions whose attention queries are read: "queries" is a list of [B, heads, len(queries), head size] by
     layer, after the rotary embedding, times the scaling. With stop, nothing is run behind the last of them.
@@ -89,6 +90,8 @@ def run(
                 if stop == index + 1:
                     tracer.stop()
             for kind in ("attention", "mlp"):  # in the order in which a layer computes them
+                if kind == "mlp" and "keys" in reads:
+                    record["keys"].append(layer.mlp.down_proj.input[:, start:].clone())
                 trimmed = trim and kind == "mlp" and index == last
                 if not trimmed and kind not in reads and (index, kind) not in writes:
                     continue

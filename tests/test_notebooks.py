@@ -14,6 +14,7 @@ import pytest
 import yaml
 from notebook_runs import NOTEBOOKS, ROOT, execute, findable, noise_on_stderr, outputs, parameters, save_models, shown
 
+import interventions.attention_parameters as attention_parameters
 import interventions.figure_parameters as figure_parameters
 from interventions.record import read_record
 from interventions.testbed import load_testbed
@@ -24,7 +25,8 @@ SOURCES = sorted(NOTEBOOKS.glob("*.ipynb"))
 
 def parameters_of(notebook: str) -> type:
     """The dataclass of a notebook's parameters: the one whose docstring begins with the notebook's name."""
-    [found] = [entry for entry in vars(figure_parameters).values()
+    entries = {**vars(figure_parameters), **vars(attention_parameters)}.values()
+    [found] = [entry for entry in entries
                if isinstance(entry, type) and (entry.__doc__ or "").startswith(f"notebooks/{notebook}.ipynb")]
     return found
 

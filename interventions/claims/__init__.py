@@ -3,8 +3,26 @@
 Every text here is computed from a study's numbers, so a report cannot say what its figure does not show.
 """
 
+from .attention import (
+    fig5_claims,
+    fig5_numbers,
+    fig5_table,
+    knockout_claims,
+    peak_concentration,
+    peak_layer,
+    route_claims,
+)
 from .by_layer import control_claims, fig3_claims, fig3_numbers, fig3_statistics
 from .common import caveat, closing_sentence, window_caveat
+from .failure import (
+    fig15_claims,
+    fig15_numbers,
+    fig15_table,
+    fig16_claims,
+    fig16_numbers,
+    fig17_claims,
+    fig17_numbers,
+)
 from .question import (
     fig2_claims,
     fig2_numbers,
@@ -19,7 +37,8 @@ from .windows import fig1_claims, fig4_claims, sweep_numbers
 
 __all__ = [
     "caveat", "closing_sentence", "control_claims", "fig1_claims", "fig2_claims", "fig2_numbers", "fig3_claims",
-    "fig3_numbers", "fig3_statistics", "fig4_claims", "fig7_claims", "fig7_numbers", "question_claims",
-    "question_numbers", "question_peaks", "sweep_numbers", "table1_claims", "table1_numbers",
-    "window_caveat",
+    "fig3_numbers", "fig3_statistics", "fig4_claims", "fig5_claims", "fig5_numbers", "fig5_table", "fig7_claims",
+    "fig7_numbers", "fig15_claims", "fig15_numbers", "fig15_table", "fig16_claims", "fig16_numbers", "fig17_claims",
+    "fig17_numbers", "knockout_claims", "peak_concentration", "peak_layer", "question_claims", "question_numbers",
+    "question_peaks", "route_claims", "sweep_numbers", "table1_claims", "table1_numbers", "window_caveat",
 ]

@@ -11,7 +11,7 @@ from ..averages import by_layer, early_layers, early_tests, layer_tests
 from ..causal_trace import KIND_NAMES
 from ..record import Claim, Number
 from ..study import TraceStudy
-from .common import SUBSTANTIAL, above_zero, lost, number, number_of
+from .common import SUBSTANTIAL, above_zero, lost, number, number_of, p_text
 
 CONTROL_NAMES = {
     "other image": "the clean run sees another image",
@@ -78,9 +78,9 @@ def fig3_statistics(study: TraceStudy) -> pd.DataFrame:
         {
             "part": row.part, "kind": KIND_NAMES[row.kind], "n": row.n, "best layer": row.layer,
             "effect [95 %]": str(Number(row.effect, row.low, row.high)),
-            f"p, corrected for {study.n_layers} layers": _p(row.p_corrected),
+            f"p, corrected for {study.n_layers} layers": p_text(row.p_corrected),
             "early − other layers [95 %]": str(Number(row.difference, row.low_early, row.high_early)),
-            "p, early > others": _p(row.p_early),
+            "p, early > others": p_text(row.p_early),
         }
         for row in _tests(study).itertuples()
     ]
@@ -117,10 +117,6 @@ def _tests(study: TraceStudy) -> pd.DataFrame:
     best = layers.loc[layers.groupby(["part", "kind"], sort=False)["effect"].idxmax()]
     early = early_tests(study).drop(columns="n")
     return best.merge(early, on=["part", "kind"], suffixes=("", "_early"))
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _at_constraint(study: TraceStudy) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 
@@ -65,9 +67,23 @@ def lost(study: TraceStudy, part: str) -> float:
     return float((used["p_clean"] - used["p_corrupted"]).mean())
 
 
+def above(interval: Number, bound: float) -> bool:
+    """Whether an interval lies above a bound; a single question has none, its value then decides."""
+    return bool((interval.value if math.isnan(interval.low) else interval.low) > bound)
+
+
 def above_zero(interval: Number) -> bool:
-    """Whether an interval lies above 0; a single question has none, its value then decides."""
-    return bool(interval.value > 0 if np.isnan(interval.low) else interval.low > 0)
+    return above(interval, 0)
+
+
+def fine(interval: Number) -> str:
+    """Contributions have the scale of the model's hidden states: three digits, whatever it is."""
+    around = "" if math.isnan(interval.low) else f" [{interval.low:.3g}, {interval.high:.3g}]"
+    return f"{interval.value:.3g}{around}"
+
+
+def p_text(value: float) -> str:
+    return "unknown" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def number_of(row: pd.Series, name: str = "effect") -> Number:

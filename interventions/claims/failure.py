@@ -1,0 +1,154 @@
+"""Figures 15 to 17: whether contributions tell right from wrong answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from ..averages import early_and_middle_layers, early_layers
+from ..record import Claim, Number
+from .attention import LEVEL, NONE_RIGHT
+from .common import above, above_zero, fine, number, number_of, p_text
+
+FEW = 5  # right or wrong answers: with fewer, an interval of the AUROC says nothing, [1, 1] is then easily had
+ONE_OUTCOME = "all answers are right, or all are wrong"
+
+
+def fig15_numbers(contributions: pd.DataFrame, questions: pd.DataFrame) -> dict[str, Number]:
+    """Of the questions shown, by outcome, the largest contribution of the constraint's last token over all layers."""
+    return {f"{outcome}/largest": number(values) for outcome, values in _largest(contributions, questions).items()}
+
+
+def fig15_claims(contributions: pd.DataFrame, questions: pd.DataFrame) -> list[Claim]:
+    """The finding of Figure 15 on the questions shown: examples, not statistics (these are Figure 16's).
+
+    contributions, questions: those of an `AttentionStudy`, the latter only those shown. It holds if the largest
+    contribution over the layers is on average larger in right than in wrong answers.
+    """
+    is_right, is_wrong = _largest(contributions, questions).values()
+    title, paper = "constraint -> last token is stronger in the right answers shown", "stronger when right"
+    if is_right.empty or is_wrong.empty:
+        return [Claim(title, paper, ONE_OUTCOME, False)]
+    here = "; ".join(
+        f"{outcome}: {values.mean():.3g}, {values.min():.3g} to {values.max():.3g} (n = {len(values)})"
+        for outcome, values in (("right", is_right), ("wrong", is_wrong))
+    )
+    return [Claim(title, paper, f"largest contribution, {here}", bool(is_right.mean() > is_wrong.mean()))]
+
+
+def fig15_table(contributions: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
+    """The contributions of the questions shown, with the answer and whether it is right; dataset is the part."""
+    told = questions[["id", "part", "question", "answer", "correct", "confidence"]].rename(columns={"part": "dataset"})
+    cells = contributions[contributions["flow"] == "constraint -> last"].astype({"id": str, "token": str})
+    return told.merge(cells[["id", "layer", "position", "token", "norm"]], on="id")
+
+
+def fig16_numbers(outcome: pd.DataFrame, tests: pd.DataFrame) -> dict[str, Number]:
+    """Figure 16 in numbers, by part: largest contribution by outcome and largest difference, their layers, and its p.
+
+    outcome, tests: those of `failure.outcome_by_layer` and `failure.outcome_tests`.
+    """
+    numbers = {}
+    for (part, name), cells in outcome.groupby(["part", "outcome"], sort=False):
+        best = cells.loc[cells["norm"].astype(float).idxmax()]
+        numbers[f"{part}/{name}/peak_contribution"] = number_of(best, "norm")
+        numbers[f"{part}/{name}/peak_layer"] = Number(int(best["layer"]), n=int(best["n"]))
+    for part in dict.fromkeys(tests["part"]):
+        best, n = _largest_difference(tests, part)
+        numbers[f"{part}/difference"] = Number(*(float(best[name]) for name in ("difference", "low", "high")), n=n)
+        numbers[f"{part}/difference_layer"] = Number(int(best["layer"]), n=n)
+        numbers[f"{part}/difference_p_corrected"] = Number(float(best["p_corrected"]), n=n)
+    return numbers
+
+
+def fig16_claims(outcome: pd.DataFrame, tests: pd.DataFrame) -> list[Claim]:
+    """The findings of Figure 16, by part: higher when right, middle layers most active, and the difference there.
+
+    Higher: at the layer of the largest difference, p corrected for the number of layers is below 0.05. Middle layers
+    lie behind the early ones (`averages.early_layers`) and before the last third: 8 to 21 of 32.
+    """
+    claims, n_layers = [], int(outcome["layer"].max()) + 1 if len(outcome) else 0
+    middle = range(early_layers(n_layers).stop, early_and_middle_layers(n_layers).stop)
+    paper = f"layers 16-17 of 32, middle is here {middle.start}-{middle.stop - 1} of {n_layers}"
+    for part in dict.fromkeys(outcome["part"]):
+        higher, active, there = f"{part}: higher when the answer is right", f"{part}: middle layers most active", (
+            f"{part}: the difference is largest in middle layers")
+        best, higher_holds = None, False
+        if part in set(tests["part"]):
+            best, n = _largest_difference(tests, part)
+            difference = Number(*(float(best[name]) for name in ("difference", "low", "high")), n=n)
+            higher_holds = best["p_corrected"] < LEVEL
+            here = (f"right - wrong {fine(difference)} at layer {best['layer']}, p {p_text(best['p_corrected'])}, "
+                    f"corrected (n = {best['n_right']} right, {best['n_wrong']} wrong)")
+        claims.append(Claim(higher, "higher when right", ONE_OUTCOME if best is None else here, bool(higher_holds)))
+        cells = outcome[(outcome["part"] == part) & (outcome["outcome"] == "right")]
+        if cells.empty:
+            claims.append(Claim(active, paper, NONE_RIGHT, False))
+        else:
+            peak = cells.loc[cells["norm"].astype(float).idxmax()]
+            here = f"right answers: {fine(number_of(peak, 'norm'))} at layer {peak['layer']}"
+            claims.append(Claim(active, paper, here, peak["layer"] in middle))
+        if best is None:
+            claims.append(Claim(there, paper, ONE_OUTCOME, False))
+        else:
+            here = f"at layer {best['layer']}" + ("" if higher_holds else ", but not above chance")
+            claims.append(Claim(there, paper, here, bool(higher_holds and best["layer"] in middle)))
+    return claims
+
+
+def fig17_numbers(table: pd.DataFrame, lead: Mapping | None = None) -> dict[str, Number]:
+    """Figure 17 in numbers: AUROC by part and predictor, and how much earlier the contribution is known.
+
+    table: that of `failure.failure_table`. lead: layers_needed, n_layers and time_ratio (a Number: the time of a
+    forward that ends after the last layer needed, over that of the whole one); None leaves it out.
+    """
+    numbers = {f"{row['part']}/{row['predictor']}/auroc": number_of(row, "auroc") for _, row in table.iterrows()}
+    for part, cells in table.groupby("part", sort=False):
+        numbers[f"{part}/wrong"] = Number(int(cells["wrong"].max()), n=int(cells["n"].max()))
+    if lead is not None:
+        numbers |= {name: Number(lead[name]) for name in ("layers_needed", "n_layers")}
+        numbers["time_ratio"] = lead["time_ratio"]
+    return numbers
+
+
+def fig17_claims(table: pd.DataFrame, differences: pd.DataFrame) -> list[Claim]:
+    """The findings of Figure 17, by part: the contribution predicts right answers, and confidence does so better.
+
+    table, differences: those of `failure.failure_table` and `failure.confidence_minus`. The first holds if the interval
+    of its AUROC lies above 0.5, the second if that of the paired difference lies above 0; neither does with fewer than
+    FEW right or wrong answers.
+    """
+    claims = []
+    for part in dict.fromkeys(table["part"]):
+        areas = table[table["part"] == part].set_index("predictor")
+        minus = differences[(differences["part"] == part) & (differences["predictor"] == "contribution")]
+        first = (f"{part}: the contribution predicts right answers", "AUROC 0.63, layers 16-17 of 32")
+        second = (f"{part}: confidence predicts them better", "AUROC 0.76 instead of 0.63")
+        if "contribution" not in areas.index or pd.isna(areas.loc["contribution", "auroc"]):
+            claims += [Claim(*first, f"scored: {ONE_OUTCOME}", False), Claim(*second, f"scored: {ONE_OUTCOME}", False)]
+            continue
+        area = number_of(areas.loc["contribution"], "auroc")
+        wrong = int(areas.loc["contribution", "wrong"])
+        enough = min(wrong, area.n - wrong) >= FEW
+        here = f"AUROC {area} (n = {area.n}, {wrong} wrong{'' if enough else ', too few to say'})"
+        claims.append(Claim(*first, here, enough and above(area, 0.5)))
+        more = number_of(minus.iloc[0], "difference")
+        here = f"AUROC {areas.loc['confidence', 'auroc']:.2f} instead of {area.value:.2f}, difference {more}"
+        claims.append(Claim(*second, here, enough and above_zero(more)))
+    return claims
+
+
+def _largest(contributions: pd.DataFrame, questions: pd.DataFrame) -> dict[str, pd.Series]:
+    """outcome -> the largest contribution over layers of the constraint's last token to the last, by question."""
+    cells = contributions[contributions["flow"] == "constraint -> last"]
+    largest = cells[cells["role"] == "constraint_last"].groupby("id", observed=True)["norm"].max().rename(index=str)
+    return {outcome: largest.reindex(questions.loc[questions["correct"].eq(value), "id"]).dropna()
+            for outcome, value in (("right", True), ("wrong", False))}
+
+
+def _largest_difference(tests: pd.DataFrame, part: str) -> tuple[pd.Series, int]:
+    """The layer's row, and the number of questions."""
+    cells = tests[tests["part"] == part]
+    best = cells.loc[cells["difference"].astype(float).idxmax()]
+    return best, int(best["n_right"] + best["n_wrong"])

@@ -1,0 +1,187 @@
+"""MultEdit (paper, section 5): correct or insert a fact by one change of one layer's W_proj.
+
+Two steps. First the *value*: the output that W_proj would have to give at the constraint's last token for the model to
+say O*, found by gradient descent on it alone. Then the *closed form*: the weights nearest to the old ones that map the
+token's *key* (the input of W_proj there) to this value, Eq. 7,
+
+    W* = argmin ||W k - z*||^2 + lambda ||W - W'||^2 = (lambda W' + z* k^T)(lambda I + k k^T)^-1
+
+which differs from W' by a matrix of rank one: no inverse of size m x m is ever needed. `edit.py` applies it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from transformers import DynamicCache
+
+from .causal_trace import answer_tokens, clean_run_only
+from .forward import extend, in_session, prompt_inputs, run
+from .prompt import Prompt
+
+LAMBDA = 0.01  # the paper's, after a grid search
+
+
+class EditError(ValueError):
+    """An edit that cannot be made, loaded or applied; the message names the parameter and the fix."""
+
+
+@dataclass(frozen=True)
+class OptimizedValue:
+    """z* of one fact: key k [m] and value z* [d] of W_proj in `layer` at `position`, float32.
+
+    start: the value as it was; losses: -log P(O*) before each step and at the end; p_start, p_target: P(O*) at both.
+    """
+
+    layer: int
+    position: int
+    target: str
+    target_ids: tuple[int, ...]
+    key: torch.Tensor = field(repr=False)
+    value: torch.Tensor = field(repr=False)
+    start: torch.Tensor = field(repr=False)
+    losses: tuple[float, ...] = field(repr=False)
+    p_start: float
+    p_target: float
+
+    @property
+    def steps(self) -> int:
+        return len(self.losses) - 1
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How a value is found. `PROTOCOLS["authors"]` has what the released script does beyond the paper.
+
+    steps: at most; stop: P(O*) at which it ends; weight_decay: of ||z - z0|| / ||z0||^2 in the loss; clamp: the largest
+    ||z - z0|| / ||z0|| (0: any); first_token: only the target's first token counts, else all of them together.
+    """
+
+    learning_rate: float = 0.1
+    steps: int = 100
+    stop: float = 0.99
+    weight_decay: float = 0.0
+    clamp: float = 0.0
+    first_token: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.learning_rate > 0 and self.steps >= 1 and 0 < self.stop <= 1):
+            raise EditError(
+                f"learning_rate must be above 0, steps at least 1 and stop above 0 and at most 1, not "
+                f"{self.learning_rate}, {self.steps} and {self.stop}."
+            )
+
+
+PROTOCOLS = {
+    "paper": Optimizer(),
+    "authors": Optimizer(steps=10, stop=1.0, weight_decay=0.001, clamp=0.0001, first_token=True),
+}
+
+
+def optimize_value(
+    model, prompt: Prompt, target: str, *, layer: int, position: int | None = None,
+    optimizer: Optimizer = PROTOCOLS["paper"], remote: bool | str | None = None,
+) -> OptimizedValue:
+    """The value at W_proj's output that makes the model say `target` (Adam on -log P(O*)), in one request.
+
+    position: None = the visual constraint's last token. remote: None = as the model was loaded.
+    The forward starts at the edited token and layer: what is before comes from the clean run. Raises EditError, above
+    all when no gradient arrives (in the last layer of a model nothing behind reads the token).
+    """
+    if not 0 <= layer < model.n_layers:
+        raise EditError(f"layer must be one of the model's 0 to {model.n_layers - 1}, not {layer}.")
+    position = prompt.constraint[-1] if position is None else position
+    if not 0 <= position < len(prompt):
+        raise EditError(f"position must be one of the prompt's 0 to {len(prompt) - 1}, not {position}.")
+    target_ids = answer_tokens(model, prompt, target)
+    target_ids = target_ids[:1] if optimizer.first_token else target_ids
+    request = clean_run_only(model, prompt, position) | {
+        "layer": layer, "target_ids": target_ids, "learning_rate": optimizer.learning_rate, "steps": optimizer.steps,
+        "stop": optimizer.stop, "weight_decay": optimizer.weight_decay, "clamp": optimizer.clamp,
+    }
+    found = in_session(model.traced, optimize, request, model.remote if remote is None else remote)
+    if found["value"] is None:
+        raise EditError(
+            f"layer {layer} gives no gradient to the value at position {position}: choose a layer whose output a later "
+            "token reads, and on a server one that allows gradients."
+        )
+    return OptimizedValue(
+        layer=layer, position=position, target=target, target_ids=tuple(target_ids), key=found["key"],
+        value=found["value"], start=found["start"], losses=tuple(found["losses"]), p_start=found["p"][0],
+        p_target=found["p"][-1],
+    )
+
+
+def optimize(lm, request: dict) -> dict:
+    """{"key", "value" (None: no gradient), "start": CPU tensors, "losses", "p"}; runs where the weights are."""
+    first, layer, target = request["first"], request["layer"], torch.tensor(request["target_ids"])
+    ids = torch.cat([request["clean_ids"], target[None, :-1]], dim=1)
+    keep = torch.arange(request["clean_ids"].shape[1] - 1, ids.shape[1])
+    with torch.no_grad():
+        cache = DynamicCache()
+        clean = run(
+            lm, prompt_inputs(ids, request["pixel_values"]), keep=keep, cache=cache, reads=("hidden", "keys", "mlp"),
+            start=first,
+        )
+    start = clean["mlp"][layer][0, 0].float()
+    value = start.clone().requires_grad_()
+    adam = torch.optim.Adam([value], lr=request["learning_rate"])
+    inputs = {"inputs_embeds": clean["hidden"][layer], "position_ids": torch.arange(first, ids.shape[1])[None]}
+    at_token = torch.tensor([0])
+    losses, probabilities = [], []
+    for step in range(request["steps"] + 1):
+        writes = {(layer, "mlp"): (at_token, at_token, value[None])}
+        last = step == request["steps"]
+        with torch.set_grad_enabled(not last):
+            logits = run(
+                lm, inputs, keep=keep - first, cache=extend(cache, first), skip=layer, writes=writes
+            )["logits"]
+            log_p = logits[0].float().log_softmax(-1)
+            loss = -log_p[torch.arange(len(target)), target.to(log_p.device)].sum()
+        losses.append(loss.item())
+        probabilities.append(float((-loss.detach()).exp()))
+        if last or probabilities[-1] >= request["stop"]:
+            break
+        if request["weight_decay"]:
+            change = (value - start).norm() if step else 0.0  # the norm has no gradient at 0
+            loss = loss + request["weight_decay"] * change / start.norm() ** 2
+        adam.zero_grad()
+        loss.backward()
+        if value.grad is None or not value.grad.any():
+            return {"value": None}
+        adam.step()
+        if request["clamp"]:
+            with torch.no_grad():
+                change, most = value - start, request["clamp"] * start.norm()
+                value.copy_(start + change * min(1.0, float(most / change.norm())))
+    return {
+        "key": clean["keys"][layer][0, 0].float().cpu(), "value": value.detach().cpu(), "start": start.cpu(),
+        "losses": losses, "p": probabilities,
+    }
+
+
+def closed_form_update(
+    weight: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, lam: float = LAMBDA
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factors A [d, n], B [n, m] of W* - W' (Eq. 7) for n facts: weight W' [d, m], keys [n, m], values [n, d].
+
+    W* minimises sum_i ||W k_i - z_i||^2 + lambda ||W - W'||^2. By Woodbury's identity, with K = keys^T [m, n],
+    W* - W' = (Z - W' K)(lambda I + K^T K)^-1 K^T: an n x n system instead of an m x m inverse. Computed in float64 and
+    returned in the weight's type. Values are those of W k alone: take a bias off first. Raises EditError.
+    """
+    if keys.ndim != 2 or values.ndim != 2 or len(keys) != len(values) or len(keys) == 0:
+        raise EditError(
+            f"keys [n, m] and values [n, d] must be as many, at least one each, not {tuple(keys.shape)} and "
+            f"{tuple(values.shape)}."
+        )
+    if weight.shape != (values.shape[1], keys.shape[1]):
+        raise EditError(
+            f"weight must be [{values.shape[1]}, {keys.shape[1]}] for these values and keys, not {tuple(weight.shape)}."
+        )
+    if not lam > 0:
+        raise EditError(f"lam must be above 0, not {lam}: it weighs the old weights.")
+    k, z = keys.to(weight.device, torch.float64), values.to(weight.device, torch.float64)
+    missing = z - k @ weight.to(torch.float64).T  # [n, d], what the old weights lack
+    gram = k @ k.T + lam * torch.eye(len(k), dtype=torch.float64, device=weight.device)
+    return torch.linalg.solve(gram, missing).T.to(weight.dtype), k.to(weight.dtype)

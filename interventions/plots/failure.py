@@ -1,0 +1,112 @@
+"""Figures of right against wrong answers (Figures 16 and 17), from the frames of `interventions.failure`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from .attention import nothing_to_show
+from .style import FAINT, PARTS, layer_axis, line_with_band, panel_grid, parts_of, styled
+
+OUTCOMES = {"right": ("#0072b2", "o", "-"), "wrong": ("#d55e00", "s", "--")}  # colours of Okabe and Ito
+PREDICTORS = {  # label, colour, line
+    "contribution": ("contribution", "#0072b2", "-"),
+    "confidence": ("confidence", "#d55e00", "--"),
+    "linear": ("linear, all layers", "#595959", ":"),
+}
+SHADE, LEVEL = "#e6e6e6", 0.05
+
+
+@styled
+def contributions_by_outcome(
+    frame: pd.DataFrame, tests: pd.DataFrame | None = None, layers: tuple[int, int] | Mapping | None = None
+) -> Figure:
+    """The paper's Figure 16: contribution constraint -> last token by layer, right and wrong answers, a column a part.
+
+    frame: that of `failure.outcome_by_layer`: part, layer, outcome, norm, low, high, n. tests: that of
+    `failure.outcome_tests`; layers whose p_corrected is below 0.05 are marked on top. layers: (first, last) to shade,
+    or one such pair a part.
+    """
+    if frame.empty:
+        return nothing_to_show("no question was answered")
+    parts = parts_of(frame)
+    figure, axes = panel_grid(1, parts, height=2.75)
+    top = np.nanmax(frame[["norm", "high"]].to_numpy(float))
+    for axis, part in zip(axes[0], parts, strict=True):
+        chosen = layers.get(part) if isinstance(layers, Mapping) else layers
+        if chosen is not None:
+            axis.axvspan(min(chosen) - 0.5, max(chosen) + 0.5, color=SHADE, linewidth=0, zorder=0)
+        counts = []
+        for outcome, (colour, marker, line) in OUTCOMES.items():
+            cells = frame[(frame["part"] == part) & (frame["outcome"] == outcome)]
+            line_with_band(axis, cells, (colour, marker, line), alpha=0.2, quantity="norm")
+            counts.append(f"{int(cells['n'].max()) if len(cells) else 0} {outcome}")
+        if tests is not None:
+            sure = tests.loc[(tests["part"] == part) & (tests["p_corrected"] < LEVEL), "layer"].to_numpy(float)
+            axis.plot(sure, np.full(len(sure), 1.13 * top), linestyle="none", marker="*", color="black", markersize=4,
+                      markeredgewidth=0)
+        axis.set_title(f"{PARTS.get(part, part)}\n(n = {', '.join(counts)})")
+    layer_axis(axes[0, 0], frame)
+    axes[0, 0].set_ylim(0, 1.2 * top or 1)
+    axes[0, 0].set_ylabel("contribution ||a||,\nconstraint \u2192 last token")
+    figure.supxlabel("layer", fontsize=8)
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linestyle=line, markersize=3.5, linewidth=1.2,
+               label=f"{name} answers")
+        for name, (colour, marker, line) in OUTCOMES.items()
+    ]
+    if tests is not None:
+        handles.append(Line2D([], [], color="black", marker="*", linestyle="none", markersize=4,
+                              label=f"right > wrong, corrected p < {LEVEL}"))
+    if layers:
+        handles.append(Patch(color=SHADE, label="chosen layers"))
+    columns = {1: 1, 2: 2}.get(len(parts), len(handles))
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=3)
+    return figure
+
+
+@styled
+def roc_curves(points: pd.DataFrame, table: pd.DataFrame) -> Figure:
+    """The paper's Figure 17: how well each predictor tells right from wrong answers, a column a part.
+
+    points: that of `failure.roc_points`: part, predictor, false_positive_rate, true_positive_rate. table: that of
+    `failure.failure_table`, for the AUROC and its interval in the key and for n.
+    """
+    if table.empty:
+        return nothing_to_show("no question was answered")
+    parts = parts_of(table)
+    figure, axes = panel_grid(1, parts, height=3.9)
+    for axis, part in zip(axes[0], parts, strict=True):
+        axis.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8, zorder=0)
+        rows = table[table["part"] == part].set_index("predictor")
+        handles = []
+        for predictor, (name, colour, line) in PREDICTORS.items():
+            if predictor not in rows.index:
+                continue
+            cells = points[(points["part"] == part) & (points["predictor"] == predictor)]
+            axis.plot(cells["false_positive_rate"], cells["true_positive_rate"], line, color=colour, linewidth=1.3)
+            label = f"{name}\n{_auroc(rows.loc[predictor])}"
+            handles.append(Line2D([], [], color=colour, linestyle=line, linewidth=1.3, label=label))
+        axis.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.25), handlelength=2.6)
+        n, wrong = (int(rows[column].max()) if len(rows) else 0 for column in ("n", "wrong"))
+        axis.set_title(f"{PARTS.get(part, part)}\n(n = {n}, {wrong} wrong)")
+        axis.set_aspect("equal")
+        axis.set_xlabel("false positive rate")
+    axes[0, 0].set_xlim(-0.02, 1.02)
+    axes[0, 0].set_ylim(-0.02, 1.02)
+    axes[0, 0].set_xticks([0, 0.5, 1])
+    axes[0, 0].set_yticks([0, 0.5, 1])
+    axes[0, 0].set_ylabel("true positive rate\n(positive: answered right)")
+    return figure
+
+
+def _auroc(row: pd.Series) -> str:
+    if pd.isna(row["auroc"]):
+        return "AUROC unknown: one outcome only"
+    interval = "" if pd.isna(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]"
+    return f"AUROC {row['auroc']:.2f}{interval}"
