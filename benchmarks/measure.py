@@ -118,11 +118,11 @@ def peak_bytes(function) -> int:
 
 
 def square_tensors(function, n: int) -> int:
-    """How many operations, of any thread, took a tensor that has two dimensions of n or more while `function` ran."""
+    """How many tensors with two dimensions of size n operations of any thread took while `function` ran."""
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
         function()
     shapes = [shape for event in profiled.events() for shape in event.input_shapes or () if isinstance(shape, list)]
-    return sum(sum(isinstance(size, int) and size >= n for size in shape) >= 2 for shape in shapes)
+    return sum(shape.count(n) >= 2 for shape in shapes)
 
 
 # Results

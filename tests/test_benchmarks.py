@@ -6,8 +6,8 @@ import pytest
 import tiny
 import torch
 
-from benchmarks import baselines, measure, standard, tracing
-from benchmarks.subjects import TOKENS, Subject, llava_shape
+from benchmarks import attention, baselines, measure, standard, tracing
+from benchmarks.subjects import TOKENS, Subject, llava_shape, long_text
 from interventions.prompt import build_prompt, corrupt
 
 
@@ -87,3 +87,30 @@ def test_the_large_question_has_llava_s_layout():
     assert subject.layout == TOKENS == (5, 576, 25)
     assert len(subject.positions) == 23
     assert len(subject.corrupted.input_ids) == len(subject.prompt)
+
+
+def test_ways_to_contributions_agree_and_are_counted_in_forwards(subject, capsys):
+    numbers = attention.report(subject, repeats=1)
+    assert numbers["attention/tiny/max_relative_diff"]["value"] < 1e-5
+    for way in ("cost", "whole", "eager", "knockout"):
+        assert numbers[f"attention/tiny/{way}_in_forwards"]["value"] > 0
+    assert "4 query rows, all layers" in capsys.readouterr().out
+
+
+def test_only_eager_attention_makes_tensors_of_tokens_by_tokens():
+    long = long_text(300)
+    assert len(long.prompt) == 300
+    numbers = attention.memory(long)
+    assert numbers["attention/long_text/square_tensors"]["value"] == 0
+    assert numbers["attention/long_text/eager_square_tensors"]["value"] > 0
+    assert numbers["attention/long_text/eager_memory_in_forwards"]["value"] > 1.5
+
+
+def test_square_tensors_counts_by_two_dimensions():
+    tensors = [torch.zeros(shape) for shape in ((50, 50), (2, 50), (3, 50, 50), (60, 60))]
+
+    def work():
+        for tensor in tensors:
+            tensor.exp()
+
+    assert measure.square_tensors(work, 50) == 2

@@ -20,13 +20,16 @@ def make(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_python_block_runs(capsys):
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_python_blocks_run(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}
-    exec(block, names)
+    for block in blocks:  # the later ones go on with what the first one has made
+        exec(block, names)
     result = names["result"]
     assert result.p_clean > result.p_corrupted
-    assert result.answer_text in capsys.readouterr().out
+    assert names["found"].norms.shape == (8, 1, 64)
+    printed = capsys.readouterr().out
+    assert result.answer_text in printed and "(8, 1, 64) 0" in printed and "visual -> constraint" in printed
 
 
 def test_make_fig3_runs_the_papermill_command():
@@ -55,6 +58,17 @@ def test_speeds_are_those_of_the_benchmark():
         value = {way: results[f"tracing/{subject}/ratio_{way}"]["value"] for way in ways}
         cells = [f"{value[way]:.0f} times faster" for way in ("naive", "hooks", "authors")]
         assert [cell.strip() for cell in row.split("|")[2:-1]] == [*cells, f"{value['floor']:.2f} times its time"]
+
+
+def test_costs_of_attention_are_those_of_the_benchmark():
+    results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
+    costs = re.search(
+        r"take (\d\.\d\d) of a plain forward at LLaVA-1\.5's token shape \((\d\.\d\d) on\n`mini`\).*"
+        r"a knock-out takes (\d\.\d\d) of one \((\d\.\d\d)\)", README, re.DOTALL
+    ).groups()
+    names = ("cost_in_forwards", "mini/cost_in_forwards", "knockout_in_forwards", "mini/knockout_in_forwards")
+    assert list(costs) == [f"{results[f'attention/{name}']['value']:.2f}" for name in names]
+    assert results["attention/long_text/square_tensors"]["value"] == 0
 
 
 def test_make_refuses_a_parameter_without_a_value():
