@@ -30,6 +30,7 @@ class VisionLanguageModel:
     def __init__(self, traced, processor, *, name: str, revision: str, remote: bool | str = False):
         self.traced, self.processor, self.name = traced, processor, name
         self.revision, self.remote = revision, remote
+        self.edits, self.unedited = (), None  # see `edit.apply_edits`
         self.config = traced._module.config
         self.family = _family(self.config, name)
         self.tokenizer = getattr(processor, "tokenizer", processor)

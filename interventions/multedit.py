@@ -161,6 +161,27 @@ def optimize(lm, request: dict) -> dict:
     }
 
 
+def read_values(model, prompt: Prompt, layer: int, until: int, remote: bool | str | None = None) -> dict:
+    """At the constraint's last token: W_proj's input "key" [m] and output "value" [d] in `layer`, and the "output" [d]
+    of layer `until`; float32 CPU tensors, one request."""
+    request = clean_run_only(model, prompt, prompt.constraint[-1]) | {"layer": layer, "until": until}
+    return in_session(model.traced, read_at_token, request, model.remote if remote is None else remote)
+
+
+def read_at_token(lm, request: dict) -> dict:
+    """What `read_values` returns; runs where the weights are."""
+    with torch.no_grad():
+        found = run(
+            lm, prompt_inputs(request["clean_ids"], request["pixel_values"]), keep=[request["clean_ids"].shape[1] - 1],
+            reads=("keys", "mlp"), start=request["first"], stop=request["until"] + 1,
+        )
+    tensors = {
+        "key": found["keys"][request["layer"]][0, 0], "value": found["mlp"][request["layer"]][0, 0],
+        "output": found["output"][0, request["first"]],
+    }
+    return {name: tensor.float().cpu() for name, tensor in tensors.items()}
+
+
 def closed_form_update(
     weight: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, lam: float = LAMBDA
 ) -> tuple[torch.Tensor, torch.Tensor]:

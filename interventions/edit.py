@@ -1,0 +1,256 @@
+"""An edit as a small thing: low-rank changes of W_proj in some layers, to be applied, stacked, saved and exported.
+
+Applying does not touch the weights: the edited model is another view of them, in which nnsight adds the low-rank term
+at every forward, so in traces and at every generated token. Who has the old view has the old model; that is all of
+reverting. `merged` writes an edit into a copy of the weights, for what needs to skip edited layers (tracing).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from nnsight.intervention.iterator import Iterations
+from safetensors import SafetensorError, safe_open
+
+from .model import VisionLanguageModel
+from .multedit import LAMBDA, PROTOCOLS, EditError, Optimizer, closed_form_update, optimize_value, read_values
+from .prompt import Prompt
+
+FORMAT = "interventions.edit/1"
+# nnsight's open loop over generated tokens ends with the generation, and says so every time.
+warnings.filterwarnings("ignore", message=r".*\.mlp\.\w+\.input\.i\d+' was never reached")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What was edited: the question, the answer it should have, and the test bed's item, if it has one."""
+
+    question: str
+    target: str
+    item: str = ""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """W_proj + A B in each layer of `factors`: {layer: (A [d, r], B [r, m])}, float32 on the CPU.
+
+    model, revision: what it was made for; weights: a digest of each layer's W_proj, which an edit fits alone; lam: the
+    lambda of Eq. 7; facts: what it changes.
+    """
+
+    factors: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(repr=False)
+    model: str
+    revision: str
+    weights: dict[int, str] = field(repr=False)
+    lam: float
+    facts: tuple[Fact, ...]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(sorted(self.factors))
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of any layer's change."""
+        return max(a.shape[1] for a, _ in self.factors.values())
+
+    def change(self, layer: int) -> torch.Tensor:
+        """A B [d, m] of one layer."""
+        a, b = self.factors[layer]
+        return a @ b
+
+    def check(self, model: VisionLanguageModel) -> None:
+        """Raises EditError unless it was made for this model's weights."""
+        made_for = f"this edit was made for {self.model!r} (revision {self.revision[:12]})"
+        for layer, (a, b) in self.factors.items():
+            if layer >= model.n_layers:
+                raise EditError(f"{made_for}, whose layer {layer} model {model.name!r} lacks: load it into that model.")
+            weight = w_proj(model, layer).weight
+            if tuple(weight.shape) != (a.shape[0], b.shape[1]):
+                raise EditError(
+                    f"{made_for} with W_proj of {a.shape[0]} x {b.shape[1]}, but {model.name!r} has "
+                    f"{weight.shape[0]} x {weight.shape[1]}: load it into that model."
+                )
+            # Weights that are on a server alone have no bytes here; their revision stands for them.
+            same = self.revision == model.revision if weight.is_meta else self.weights[layer] == digest(weight)
+            if not same:
+                raise EditError(
+                    f"{made_for}, whose weights are others than those of {model.name!r}: load it into that model."
+                )
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file: the factors, and everything else as its metadata."""
+        path = Path(path)
+        told = {
+            "format": FORMAT, "model": self.model, "revision": self.revision, "lam": self.lam,
+            "weights": {str(layer): name for layer, name in self.weights.items()},
+            "facts": [asdict(fact) for fact in self.facts],
+        }
+        tensors = {f"{layer}.{name}": factor.contiguous() for layer in self.layers
+                   for name, factor in zip("ab", self.factors[layer], strict=True)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        safetensors.torch.save_file(tensors, temporary, metadata={"edit": json.dumps(told)})
+        temporary.replace(path)
+        return path
+
+
+def edit_facts(
+    model: VisionLanguageModel, facts: Iterable[tuple[Prompt, str]], *, layers: Iterable[int] = (2,),
+    lam: float = LAMBDA, optimizer: Optimizer = PROTOCOLS["paper"], items: Iterable[str] = (),
+    remote: bool | str | None = None,
+) -> Edit:
+    """MultEdit: one edit that makes the model answer each prompt with its target (paper, section 5).
+
+    facts: (prompt, target text); several in one layer are solved for together (rank n). Values are optimised in the
+    last of `layers`. Several layers share what is missing there evenly, first to last, each with the keys that the model
+    has after the edits before. items: ids of the facts' items, for the record. Raises EditError.
+    """
+    facts, layers, items = list(facts), sorted(set(layers)), list(items)
+    if not facts or not layers:
+        raise EditError("facts and layers must not be empty: give (prompt, target) pairs and the layers to edit.")
+    found = [
+        optimize_value(model, prompt, target, layer=layers[-1], optimizer=optimizer, remote=remote)
+        for prompt, target in facts
+    ]
+    told = tuple(
+        Fact(prompt.question, target, item)
+        for (prompt, target), item in zip(facts, items or [""] * len(facts), strict=True)
+    )
+    keys, values = torch.stack([one.key for one in found]), torch.stack([one.value for one in found])
+    edit, goals = Edit({}, model.name, model.revision, {}, lam, told), None
+    for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
+        if len(layers) > 1:
+            so_far = apply_edits(model, [edit] if edit.factors else [])
+            here = [read_values(so_far, prompt, layer, layers[-1], remote) for prompt, _ in facts]
+            keys, starts, outputs = (torch.stack([one[name] for one in here]) for name in ("key", "value", "output"))
+            if goals is None:  # of the unedited model, with the optimised change
+                goals = outputs + torch.stack([one.value - one.start for one in found])
+            values = starts + (goals - outputs) / left
+        module = w_proj(model, layer)
+        bias = 0 if module.bias is None else module.bias.detach().float().cpu()
+        update = closed_form_update(module.weight.detach().float().cpu(), keys, values - bias, lam)
+        edit = replace(
+            edit, factors=edit.factors | {layer: update}, weights=edit.weights | {layer: digest(module.weight)}
+        )
+    return edit
+
+
+def load_edit(path: str | Path, model: VisionLanguageModel) -> Edit:
+    """Read an edit and check that it is one of this model; EditError if not, or if the file is none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            told = json.loads((file.metadata() or {}).get("edit", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise EditError(f"path {str(path)!r} cannot be read ({error}): name a file that Edit.save wrote.") from error
+    if told.get("format") != FORMAT:
+        raise EditError(f"path {str(path)!r} holds no edit of the format {FORMAT!r}: name one that Edit.save wrote.")
+    edit = Edit(
+        factors={int(layer): (tensors[f"{layer}.a"], tensors[f"{layer}.b"]) for layer in told["weights"]},
+        model=told["model"], revision=told["revision"], lam=told["lam"],
+        weights={int(layer): name for layer, name in told["weights"].items()},
+        facts=tuple(Fact(**fact) for fact in told["facts"]),
+    )
+    edit.check(model)
+    return edit
+
+
+def apply_edits(model: VisionLanguageModel, edits: Iterable[Edit]) -> VisionLanguageModel:
+    """The model with these edits in force, in traces and in every generated token; the model given stays as it is.
+
+    They add up, so their order does not matter; edits that the model has already stay. Raises EditError.
+    """
+    edits = (*model.edits, *edits)
+    for edit in edits:
+        edit.check(model)
+    edited = copy.copy(model)
+    edited.edits, edited.unedited = edits, model.unedited or model
+    edited.traced = with_terms(edited.unedited.traced, stacked(edits)) if edits else model.traced
+    return edited
+
+
+def stacked(edits: Iterable[Edit]) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    """The factors of several edits together, by layer."""
+    parts: dict[int, list] = {}
+    for edit in edits:
+        for layer, factors in edit.factors.items():
+            parts.setdefault(layer, []).append(factors)
+    return {
+        layer: (torch.cat([a for a, _ in found], dim=1), torch.cat([b for _, b in found]))
+        for layer, found in sorted(parts.items())
+    }
+
+
+def with_terms(lm, factors: dict):
+    """nnsight's view of the model in which W_proj's output has the term A B k added, at every forward."""
+    with lm.edit() as (_, edited):
+        for _ in Iterations()[:]:
+            for layer, (a, b) in factors.items():
+                module = edited.layers[layer].mlp.down_proj
+                key = module.input
+                output = module.output
+                module.output = output + (key @ b.to(key).T) @ a.to(key).T
+    return edited
+
+
+def merged(model: VisionLanguageModel, edits: Iterable[Edit] = ()) -> VisionLanguageModel:
+    """A model of its own with the edits written into W_proj; all other weights are shared with the one given."""
+    edits, base = (*model.edits, *edits), model.unedited or model
+    for edit in edits:
+        edit.check(base)
+    factors = stacked(edits)
+    changed = {id(w_proj(base, layer).weight) for layer in factors}
+    weights = (*base.module.parameters(), *base.module.buffers())
+    kept = {id(weight): weight for weight in weights if id(weight) not in changed}
+    module = copy.deepcopy(base.module, kept)
+    copied = VisionLanguageModel.from_module(module, base.processor, name=f"{base.name}, edited")
+    with torch.no_grad():
+        for layer, (a, b) in factors.items():
+            weight = w_proj(copied, layer).weight
+            change = (a.to(weight.device) @ b.to(weight.device)).to(weight)
+            weight += change
+    return copied
+
+
+def export_peft(model: VisionLanguageModel, edits: Iterable[Edit], directory: str | Path) -> Path:
+    """Write the edits as one LoRA adapter, which `peft` loads onto the plain Hugging Face model.
+
+    Layers of a lower rank than the largest are filled up with zeros.
+    """
+    factors, directory = stacked(edits), Path(directory)
+    rank = max(a.shape[1] for a, _ in factors.values())
+    paths = {layer: f"{model.family.language_model}.layers.{layer}.mlp.{model.family.w_proj}" for layer in factors}
+    tensors = {}
+    for layer, (a, b) in factors.items():
+        name, missing = f"base_model.model.{paths[layer]}", rank - a.shape[1]
+        tensors[f"{name}.lora_A.weight"] = torch.nn.functional.pad(b, (0, 0, 0, missing)).contiguous()
+        tensors[f"{name}.lora_B.weight"] = torch.nn.functional.pad(a, (0, missing)).contiguous()
+    directory.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = {
+        "peft_type": "LORA", "task_type": None, "base_model_name_or_path": model.name, "r": rank, "lora_alpha": rank,
+        "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False, "inference_mode": True,
+        "target_modules": list(paths.values()),
+    }
+    (directory / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    return directory
+
+
+def w_proj(model: VisionLanguageModel, layer: int) -> torch.nn.Linear:
+    """W_proj of a layer, the Hugging Face module."""
+    return model.module.get_submodule(f"{model.family.language_model}.layers.{layer}.mlp.{model.family.w_proj}")
+
+
+def digest(weight: torch.Tensor) -> str:
+    """What identifies a weight: a sha256 of its type and bytes."""
+    data = weight.detach().cpu().contiguous().view(torch.uint8).numpy()
+    return hashlib.sha256(str(weight.dtype).encode() + data.tobytes()).hexdigest()
