@@ -34,15 +34,18 @@ fig2 := fig2_example
 fig3 := fig3_trace
 fig4 := fig4_constraints
 fig5 := fig5_attention
+fig6 := fig6_editing
 fig7 := fig7_standard
 fig8 := fig8_questions
 fig9 := fig8_questions
 fig12 := fig8_questions
 fig13 := fig8_questions
+fig14 := fig14_layers
 fig15 := fig15_examples
 fig16 := fig16_contributions
 fig17 := fig17_failure
-FIGURES := table1 fig1 fig2 fig3 fig4 fig5 fig7 fig8 fig9 fig12 fig13 fig15 fig16 fig17
+fig18 := fig18_inserted
+FIGURES := table1 fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 fig9 fig12 fig13 fig14 fig15 fig16 fig17 fig18
 # What its report is called: fig9_questions.
 report = $(1)_$(lastword $(subst _, ,$($(1))))
 
@@ -61,7 +64,7 @@ $(READY): requirements.lock pyproject.toml
 	python -m ipykernel install --prefix $(VENV) --name python3
 	touch $@
 
-fig3: $(READY)  ## Figure 3; likewise table1 fig1 fig2 fig4 fig5 fig7 fig8 fig9 fig12 fig13 fig15 fig16 fig17
+fig3: $(READY)  ## Figure 3; likewise table1, fig1 to fig18 (fig10 and fig11 need mini-bunny)
 	mkdir -p $(OUT)
 	papermill notebooks/fig3_trace.ipynb $(OUT)/fig3_trace.ipynb -p window 3 $(PARAMETERS)
 	python -m interventions record $(OUT)/fig3_trace.ipynb > $(OUT)/fig3_trace.record.json
@@ -84,6 +87,7 @@ bench: $(READY)  ## speed and memory against the baselines (minutes; leave the m
 	CUDA_VISIBLE_DEVICES= python -m benchmarks.tracing
 	CUDA_VISIBLE_DEVICES= python -m benchmarks.standard
 	CUDA_VISIBLE_DEVICES= python -m benchmarks.attention
+	CUDA_VISIBLE_DEVICES= python -m benchmarks.editing
 
 clean:  ## remove .venv and caches, keep the reports
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

@@ -19,7 +19,7 @@ import argparse
 import torch
 
 from interventions import forward, restoration
-from interventions.attention import attention_contributions, contributions_behind
+from interventions.attention import attention_contributions, contributions_from_cache
 from interventions.causal_trace import clean_run_only
 from interventions.knockout import attention_knockout, flow_edges
 
@@ -51,7 +51,7 @@ def cached(subject):
     }
     with torch.no_grad():
         clean = restoration.clean_run(model.traced, request)
-    return lambda: contributions_behind(model.traced, request, clean)["norms"]
+    return lambda: contributions_from_cache(model.traced, request, clean)["norms"]
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import numpy as np
 import pandas as pd
@@ -41,7 +42,7 @@ class AttentionError(ValueError):
 
 @dataclass(frozen=True)
 class AttentionContributions:
-    """What the tokens `keys` add to the tokens `queries`, by layer; float32, 0 where the key is behind the query.
+    """What the tokens `keys` add to the tokens `queries`, by layer; float32, 0 where the key comes after the query.
 
     norms: ||a_ij|| [layers, queries, keys]. On request: vectors a_ij [layers, queries, keys, d], head_norms (those of
     the terms of the sum over heads) and weights (A) [layers, heads, queries, keys].
@@ -57,7 +58,7 @@ class AttentionContributions:
     weights: np.ndarray | None = field(repr=False, default=None)
 
     def to_frame(self) -> pd.DataFrame:
-        """Tidy: layer, query, key, norm; pairs whose key is behind the query left out."""
+        """Tidy: layer, query, key, norm; pairs whose key comes after the query left out."""
         layer, query, key = (
             np.asarray(names)[index]
             for names, index in zip(
@@ -74,7 +75,7 @@ def attention_contributions(
     *,
     queries: str | int | Iterable[str | int] = ("constraint", "last"),
     keys: str | int | Iterable[str | int] | None = None,
-    layers: Iterable[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     also: Iterable[str] = (),
     remote: bool | str | None = None,
 ) -> AttentionContributions:
@@ -85,12 +86,14 @@ def attention_contributions(
     layers: None = all. The forward ends where the last of them has read its queries, so early layers cost less.
     also: "vectors", "head_norms", "weights" beside the norms.
     remote: False | True | "local"; None = as the model was loaded.
-    Computed in float32 at least, whatever the model's own type. Raises AttentionError.
+    Computed in float32 at least, whatever the model's own type. Raises AttentionError, and ValueError for a model whose
+    attention cannot be read, or with an edit in a layer that is not reached.
     """
     queries = _positions(prompt, queries, "queries")
     keys = tuple(range(len(prompt))) if keys is None else _positions(prompt, keys, "keys")
+    layers = (int(layers),) if isinstance(layers, Integral) else layers
     layers = tuple(range(model.n_layers)) if layers is None else tuple(sorted(set(layers)))
-    if not layers or not all(0 <= layer < model.n_layers for layer in layers):
+    if not layers or not all(isinstance(layer, Integral) and 0 <= layer < model.n_layers for layer in layers):
         raise AttentionError(f"layers must be among the model's 0 to {model.n_layers - 1}, not {layers}.")
     also = (also,) if isinstance(also, str) else tuple(also)
     for name in also:
@@ -131,7 +134,7 @@ def read_contributions(lm, request: dict) -> dict:
         return contributions(lm, found["queries"], cache, request)
 
 
-def contributions_behind(lm, request: dict, clean: dict) -> dict:
+def contributions_from_cache(lm, request: dict, clean: dict) -> dict:
     """The same, given a clean run (`restoration.clean_run`): only tokens from the first query on are run again."""
     with torch.no_grad():
         ids, first = request["clean_ids"], min(request["queries"])

@@ -13,8 +13,8 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from .attention import FLOWS
-from .attention_study import AttentionStudy
-from .averages import joined
+from .attention_study import SUBSETS, AttentionStudy
+from .averages import joined, simultaneous_interval
 from .metrics import bootstrap_interval
 
 RESAMPLES = 500  # of rank correlations
@@ -50,8 +50,23 @@ def knockout_drops(study: AttentionStudy) -> pd.DataFrame:
     return joined(frames, ["part", "flow", "window", "layer", "drop", "low", "high", "n"])
 
 
+def largest_drops(study: AttentionStudy) -> pd.DataFrame:
+    """The layer at which blocking a flow costs most. Columns part, flow, layer, drop, low, high, n.
+
+    The interval is that of `averages.simultaneous_interval`: it may be read at the best layer.
+    """
+    rows = []
+    for part, flow, window, drops in _drops(study):
+        if window == study.window:
+            mean, low, high = simultaneous_interval(drops.to_numpy(float))
+            best = int(np.argmax(mean))
+            rows.append({"part": part, "flow": flow, "layer": int(drops.columns[best]), "drop": mean[best],
+                         "low": low[best], "high": high[best], "n": len(drops)})
+    return pd.DataFrame(rows, columns=["part", "flow", "layer", "drop", "low", "high", "n"])
+
+
 def blocked_entirely(study: AttentionStudy) -> pd.DataFrame:
-    """What it costs each question to block a flow in all layers. Columns id, part, flow, drop."""
+    """What it costs each question to block a flow, or one of SUBSETS, in all layers. Columns id, part, flow, drop."""
     frames = []
     for part, flow, window, drops in _drops(study):
         if window == study.n_layers:
@@ -124,7 +139,7 @@ def _shares(study: AttentionStudy) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 def _drops(study: AttentionStudy) -> Iterator[tuple[str, str, int, pd.DataFrame]]:
     """(part, flow, window, drops [questions, layers]); index id, columns layer."""
-    for part, flow, cells in of_right(study, study.knockouts):
+    for part, flow, cells in of_right(study, study.knockouts, (*FLOWS, *SUBSETS)):
         for window, rows in cells.groupby("window"):
             table = rows.set_index(["id", "layer"])["drop"].unstack("layer")
             yield part, flow, int(window), table.rename(index=str)

@@ -33,9 +33,13 @@ class Fig5Parameters(SampleParameters):
         at_least("examples", self.examples, 1, "it counts the questions of each part that are drawn over their image")
 
     def check_model(self, model: VisionLanguageModel) -> None:
+        self._check_shape("model", model)
+
+    def _check_shape(self, parameter: str, model: VisionLanguageModel) -> None:
         if not model.is_multimodal:
             raise ParameterError(
-                f"Parameter 'model': {model.name!r} sees no image, so it has no visual tokens: name a multimodal model."
+                f"Parameter {parameter!r}: {model.name!r} sees no image, so it has no visual tokens: name a multimodal "
+                "model."
             )
         if self.window > model.n_layers:
             raise ParameterError(
@@ -48,13 +52,14 @@ class Fig5Parameters(SampleParameters):
         name = self.control_model or TWINS.get(self.model, "")
         if not name:
             return None
+        if name == self.model:
+            raise ParameterError(f"Parameter 'control_model' is {name!r}, the model itself: name another one.")
         model = self.load_model("control_model", name)
-        self.check_model(model)
+        self._check_shape("control_model", model)
         return model
 
-    def control_studies(self, questions: Iterable[Item]) -> list[AttentionStudy]:
+    def control_studies(self, model: VisionLanguageModel | None, questions: Iterable[Item]) -> list[AttentionStudy]:
         """The same experiment on the model that takes another route, or none."""
-        model = self.load_control_model()
         return [] if model is None else [attention_study(model, questions, **self.for_study() | {"label": model.name})]
 
     def for_study(self) -> dict:
@@ -115,7 +120,9 @@ class Fig17Parameters(OutcomeParameters):
 
     def check_model(self, model: VisionLanguageModel) -> None:
         first, last = self.layers_for(model) or (0, 0)
-        if not first <= last < model.n_layers:
+        if first > last:
+            raise ParameterError(f"Parameter 'layers' is {self.layers!r}: write the first layer first.")
+        if last >= model.n_layers:
             raise ParameterError(
                 f"Parameter 'layers' is {self.layers!r}, but model {model.name!r} has {model.n_layers} layers: choose "
                 f"a first and a last one from 0 to {model.n_layers - 1}."

@@ -16,16 +16,21 @@ import pandas as pd
 import torch
 
 from .asking import ITEM_COLUMNS, Asked, ask, reasons
-from .attention import FLOWS, AttentionError, contributions_behind
+from .attention import FLOWS, AttentionError, attention_contributions, contributions_from_cache
 from .causal_trace import MAX_ANSWER_TOKENS, clean_run_only, window_spans
 from .conditions import Conditions, clean_prompt
 from .forward import in_session
 from .knockout import attention_knockout, flow_edges
 from .metrics import answer_accuracy
 from .model import VisionLanguageModel
+from .prompt import Prompt
 from .restoration import clean_run
 from .testbed import Item
 
+# Parts of the flow visual -> constraint that are blocked by themselves: a question's 5 % of visual tokens with the
+# largest contributions, all others, and as many others, drawn.
+SUBSETS = ("top visual -> constraint", "other visual -> constraint", "drawn visual -> constraint")
+TOP = 0.05
 RIGHT = 0.5  # VQA accuracy from which an answer counts as right: two of ten annotators
 _FLOW_COLUMNS = ["id", "part", "flow", "layer", "position", "token", "role", "norm", "share"]
 _BLOCK_COLUMNS = ["id", "part", "flow", "window", "layer", "p_blocked", "drop"]
@@ -38,11 +43,12 @@ class AttentionStudy:
     `contributions`, one row a question, flow, layer and source token: id, part, flow (of `attention.FLOWS`), layer,
     position, token, role ("visual", "constraint", "constraint_last"), norm (||a_ij|| of Eq. 1, i the last token of the
     flow's target) and share (norm over the sum of those of all tokens that i reads in that layer).
-    `knockouts`, of the questions answered right: id, part, flow, window, layer (its centre), p_blocked, drop (P_clean -
-    P_blocked of the answer's first token); the window of all layers is there once.
-    `questions`: id, part, constraints, question, entity, relation, split, style, answer (what the model says), accuracy
-    (0 to 1, see `metrics.answer_accuracy`), correct, confidence (the probability of the answer's first token),
-    answered, reason (why not), p_clean (the confidence where it is right).
+    `knockouts`, of the questions answered right: id, part, flow (SUBSETS too), window, layer (its centre), p_blocked,
+    drop (P_clean - P_blocked of the answer's first token); the window of all layers is there once.
+    `questions`: id, part, constraints, question, entity, relation, split, style, answer (what the model says), expected
+    (the canonical right answer), accuracy (0 to 1, see `metrics.answer_accuracy`), correct, confidence (the probability
+    of the answer's first token), answered, reason (why not), p_clean (the confidence where it is right),
+    knockout_reason (why a right one has no knock-outs: a fault).
     """
 
     contributions: pd.DataFrame
@@ -60,7 +66,8 @@ class AttentionStudy:
             answered = group[group["answered"]]
             rows.append({
                 "part": part, "asked": len(group), "answered": len(answered), "right": int(answered["correct"].sum()),
-                "left out": reasons(group["reason"]), "median confidence": answered["confidence"].median(),
+                "left out": reasons([*group["reason"], *group["knockout_reason"]]),
+                "median confidence": answered["confidence"].median(),
             })
         return pd.DataFrame(rows)
 
@@ -74,8 +81,9 @@ def attention_study(
     """Answer every item, with the contributions of these flows, and, of right answers, their knock-outs.
 
     One request a question, and another one for its knock-outs; window is theirs, see `attention_knockout`. A text-only
-    model is asked by name and has only the flow "constraint -> last". Other parameters and errors as in
-    `study.trace_study`; AttentionError for a flow that is unknown or that the model cannot have.
+    model is asked by name and has only the flow "constraint -> last". Other parameters as in `study.trace_study`.
+    Raises AttentionError for a flow that is unknown or that the model cannot have, TraceError for the window,
+    ValueError for the protocol, and what `asking.ask` does.
     """
     flows = _possible(model, list(flows))
     window_spans(window, "centered", model.n_layers)  # refused now, not at every question
@@ -95,9 +103,12 @@ def attention_study(
         settings = {"flows": flows, "window": window, "remote": remote, "protocol": protocol}
         blocked = ask(
             model, [entry.item for entry in asked if entry.item.id in right],
-            partial(_knockouts_of, model, conditions, settings), key=settings | {"table": "attention_knockouts"},
-            purpose=("block", "blocked"), **options | {"shard": "", "label": f"{label} knock-outs".strip()},
+            partial(_knockouts_of, model, conditions, settings),
+            key=settings | {"table": "attention_knockouts", "top": TOP}, purpose=("block", "blocked"),
+            **options | {"shard": "", "label": f"{label} knock-outs".strip()},
         )
+    faults = {entry.item.id: f"knock-outs {entry.reason}" for entry in blocked if entry.reason}
+    questions["knockout_reason"] = questions["id"].map(faults).fillna("")
     return AttentionStudy(
         contributions=_tables(asked, _FLOW_COLUMNS), knockouts=_tables(blocked, _BLOCK_COLUMNS), questions=questions,
         n_layers=model.n_layers, n_visual=model.n_image_tokens, window=window,
@@ -151,20 +162,35 @@ def _contributions_of(model: VisionLanguageModel, conditions: Conditions, settin
 def answer_and_contributions(lm, request: dict) -> dict:
     """{"answer_ids", "top_p", "norms" [layers, queries, keys]}, in one session: the clean run is shared.
 
-    request: as for `restoration.clean_run` and `attention.contributions_behind`. Runs where the weights are.
+    request: as for `restoration.clean_run` and `attention.contributions_from_cache`. Runs where the weights are.
     """
     with torch.no_grad():
         clean = clean_run(lm, request)
-        return {name: clean[name] for name in ("answer_ids", "top_p")} | contributions_behind(lm, request, clean)
+        return {name: clean[name] for name in ("answer_ids", "top_p")} | contributions_from_cache(lm, request, clean)
 
 
 def _knockouts_of(model: VisionLanguageModel, conditions: Conditions, settings: dict, item: Item) -> pd.DataFrame:
     """The table stored for one question: a row a flow and window."""
-    found = attention_knockout(
-        model, clean_prompt(model, item, conditions), flows={flow: FLOWS[flow] for flow in settings["flows"]},
-        window=settings["window"], remote=settings["remote"],
-    )
+    prompt, remote = clean_prompt(model, item, conditions), settings["remote"]
+    flows = {flow: FLOWS[flow] for flow in settings["flows"]}
+    if "visual -> constraint" in flows:
+        found = attention_contributions(model, prompt, queries=prompt.constraint[-1], keys="visual", remote=remote)
+        flows |= _subsets(prompt, found.norms[:, 0], item.id)
+    found = attention_knockout(model, prompt, flows=flows, window=settings["window"], remote=remote)
     return found.to_frame().assign(reason="")
+
+
+def _subsets(prompt: Prompt, norms: np.ndarray, question: str) -> dict[str, tuple]:
+    """SUBSETS as flows; norms [layers, visual tokens] are read at the layer with the largest ones."""
+    ranked = np.argsort(-norms[norms.sum(1).argmax()], kind="stable")
+    n = max(1, round(TOP * len(ranked)))
+    # Drawn by the question's id: a run again draws the same, another image with the same text others.
+    drawn = np.random.default_rng(list(question.encode())).permutation(ranked[n:])[:n]
+    chosen = (ranked[:n], ranked[n:], drawn)
+    return {
+        name: (tuple(prompt.visual[i] for i in tokens), "constraint")
+        for name, tokens in zip(SUBSETS, chosen, strict=True)
+    }
 
 
 def _questions(asked: list[Asked]) -> pd.DataFrame:
@@ -173,12 +199,13 @@ def _questions(asked: list[Asked]) -> pd.DataFrame:
         row = {"answer": None, "confidence": np.nan} | entry.row(["answer", "confidence"])
         row["answered"] = row.pop("used")
         item, answer = entry.item, row["answer"]
+        row["expected"] = item.answers[0]
         row["accuracy"] = answer_accuracy(answer, item.answers, item.annotations) if row["answered"] else np.nan
         row["correct"] = bool(row["accuracy"] >= RIGHT)
         row["p_clean"] = row["confidence"] if row["correct"] else np.nan
         rows.append(row)
-    columns = [*ITEM_COLUMNS, "answer", "accuracy", "correct", "confidence", "answered", "reason", "p_clean"]
-    return pd.DataFrame(rows, columns=columns)
+    told = ["answer", "expected", "accuracy", "correct", "confidence", "answered", "reason", "p_clean"]
+    return pd.DataFrame(rows, columns=[*ITEM_COLUMNS, *told])
 
 
 def _tables(asked: list[Asked], columns: list[str]) -> pd.DataFrame:

@@ -13,11 +13,10 @@ import pandas as pd
 
 from .attention import FLOWS
 from .attention_averages import of_all_layers, of_right
-from .attention_study import AttentionStudy
+from .attention_study import TOP, AttentionStudy
 from .averages import joined
 from .metrics import bootstrap_interval
 
-TOP = 0.05  # of the visual tokens: what counts as a small subset of them
 LAST = 16  # the last sixteenth of them: 36 of 576, the paper's 540 to 576
 SHUFFLES = 1000
 

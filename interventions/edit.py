@@ -98,8 +98,11 @@ class Edit:
                    for name, factor in zip("ab", self.factors[layer], strict=True)}
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
-        safetensors.torch.save_file(tensors, temporary, metadata={"edit": json.dumps(told)})
-        temporary.replace(path)
+        try:
+            safetensors.torch.save_file(tensors, temporary, metadata={"edit": json.dumps(told)})
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
         return path
 
 
@@ -111,12 +114,16 @@ def edit_facts(
     """MultEdit: one edit that makes the model answer each prompt with its target (paper, section 5).
 
     facts: (prompt, target text); several in one layer are solved for together (rank n). Values are optimised in the
-    last of `layers`. Several layers share what is missing there evenly, first to last, each with the keys that the model
-    has after the edits before. items: ids of the facts' items, for the record. Raises EditError.
+    last of `layers`. Several layers share what is missing there evenly, first to last, each with the keys that the
+    model has after the edits before. items: ids of the facts' items, for the record. Raises EditError.
     """
     facts, layers, items = list(facts), sorted(set(layers)), list(items)
     if not facts or not layers:
         raise EditError("facts and layers must not be empty: give (prompt, target) pairs and the layers to edit.")
+    if layers[0] < 0:
+        raise EditError(f"layers must be among the model's 0 to {model.n_layers - 1}, not {layers[0]}.")
+    if items and len(items) != len(facts):
+        raise EditError(f"items must be one id for each of the {len(facts)} facts, not {len(items)}.")
     found = [
         optimize_value(model, prompt, target, layer=layers[-1], optimizer=optimizer, remote=remote)
         for prompt, target in facts
@@ -126,7 +133,7 @@ def edit_facts(
         for (prompt, target), item in zip(facts, items or [""] * len(facts), strict=True)
     )
     keys, values = torch.stack([one.key for one in found]), torch.stack([one.value for one in found])
-    edit, goals = Edit({}, model.name, model.revision, {}, lam, told), None
+    edit, goals, before = Edit({}, model.name, model.revision, {}, lam, told), None, stacked(model.edits)
     for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
         if len(layers) > 1:
             so_far = apply_edits(model, [edit] if edit.factors else [])
@@ -137,7 +144,10 @@ def edit_facts(
             values = starts + (goals - outputs) / left
         module = w_proj(model, layer)
         bias = 0 if module.bias is None else module.bias.detach().float().cpu()
-        update = closed_form_update(module.weight.detach().float().cpu(), keys, values - bias, lam)
+        weight = module.weight.detach().float().cpu()
+        if layer in before:  # an edited model is edited further
+            weight = weight + before[layer][0] @ before[layer][1]
+        update = closed_form_update(weight, keys, values - bias, lam)
         edit = replace(
             edit, factors=edit.factors | {layer: update}, weights=edit.weights | {layer: digest(module.weight)}
         )
@@ -199,6 +209,7 @@ def with_terms(lm, factors: dict):
                 key = module.input
                 output = module.output
                 module.output = output + (key @ b.to(key).T) @ a.to(key).T
+    edited.edited_layers = tuple(factors)  # see `forward.refuse_unreached_edits`
     return edited
 
 
@@ -222,11 +233,16 @@ def merged(model: VisionLanguageModel, edits: Iterable[Edit] = ()) -> VisionLang
 
 
 def export_peft(model: VisionLanguageModel, edits: Iterable[Edit], directory: str | Path) -> Path:
-    """Write the edits as one LoRA adapter, which `peft` loads onto the plain Hugging Face model.
+    """Write the edits, after those that the model has, as one LoRA adapter, which `peft` loads onto the plain model.
 
-    Layers of a lower rank than the largest are filled up with zeros.
+    Layers of a lower rank than the largest are filled up with zeros. Raises EditError.
     """
-    factors, directory = stacked(edits), Path(directory)
+    edits, directory = (*model.edits, *edits), Path(directory)
+    if not edits:
+        raise EditError("edits must not be empty: give the edits that the adapter is to have.")
+    for edit in edits:
+        edit.check(model)
+    factors = stacked(edits)
     rank = max(a.shape[1] for a, _ in factors.values())
     paths = {layer: f"{model.family.language_model}.layers.{layer}.mlp.{model.family.w_proj}" for layer in factors}
     tensors = {}

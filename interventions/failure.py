@@ -3,11 +3,13 @@
   contribution   how much the constraint's last token contributes to the last token, averaged over two neighbouring
                  middle layers (16 and 17 in LLaVA-7B): known before the answer is;
   confidence     the probability of the generated answer's first token;
-  linear         a logistic regression on the contributions of all layers, as Yuksekgonul et al. (2023) use them.
+  linear         a logistic regression on the contributions of all layers, as Yuksekgonul et al. (2023) use them;
+  kind           how often questions of the same relation are answered right in the other half: what is known of the
+                 question alone, without the model's inside. Kinds of question differ in contributions as well.
 
-Which layers are best is chosen on one half of a part's questions and scored on the other: on the questions it was
-chosen on, the best of many layers looks good by chance. The linear model, too, is scored on questions that it was not
-fitted to. All of it works on the frames of an `AttentionStudy`; right and wrong are whole answers.
+Which layers are best is chosen on one half of a part's questions and scored on the other, both ways: on the questions
+it was chosen on, the best of many layers looks good by chance. The linear model is scored on others than it was fitted
+to, too. All of it works on the frames of an `AttentionStudy`; right and wrong are whole answers.
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ from .metrics import auroc, bootstrap_counts, bootstrap_interval, paired_auroc_d
 if TYPE_CHECKING:
     from .attention_study import AttentionStudy
 
-PREDICTORS = ("contribution", "confidence", "linear")
+PREDICTORS = ("contribution", "confidence", "linear", "kind")
 FLOW, ROLE = "constraint -> last", "constraint_last"
+HALVES = ("first", "second")
 FOLDS = 5
+FEW = 5  # right or wrong answers, below which an interval says nothing
 PERMUTATIONS = 10_000
 
 
@@ -40,16 +44,16 @@ class FailureError(ValueError):
 
 
 def halves(questions: pd.DataFrame, seed: int = 0) -> pd.Series:
-    """The half of each question, "choose" or "score", indexed as `questions` (id, part, correct) is.
+    """The half of each question, "first" or "second", indexed as `questions` (id, part, correct) is.
 
-    In each part, half of the right and half of the wrong ones, an odd one to "score", in an order that depends on seed
+    In each part, half of the right and half of the wrong ones, an odd one to "second", in an order that depends on seed
     and id alone.
     """
     digests = [hashlib.sha256(f"{seed}:{name}".encode()).hexdigest() for name in questions["id"]]
     order = pd.Series(digests, index=questions.index).rank()
     groups = order.groupby([questions["part"], questions["correct"]], observed=True)
     chosen = groups.rank() <= groups.transform("size") // 2
-    return chosen.map({True: "choose", False: "score"})
+    return chosen.map(dict(zip((True, False), HALVES, strict=True)))
 
 
 def constraint_contributions(study: AttentionStudy) -> pd.DataFrame:
@@ -87,32 +91,64 @@ def choose_layers(contributions: pd.DataFrame, correct: np.ndarray) -> tuple[int
 def failure_scores(study: AttentionStudy, layers: tuple[int, int] | None = None, seed: int = 0) -> pd.DataFrame:
     """The predictors of every question answered: the higher, the more a right answer is expected.
 
-    Columns id, part, correct, half ("choose" | "score"), contribution (mean norm of the layers from first to last),
-    confidence, linear (out-of-fold probability of a right answer), first_layer, last_layer.
-    layers: (first, last), (16, 17) in the paper; nothing is chosen and all questions have half "score". None: chosen
-    part by part on the half "choose"; where that is all right or all wrong, contribution and layers are missing. linear
-    is missing where a part has fewer than two right or two wrong answers; pooled over the folds, its AUROC errs low
-    where nothing can be predicted (.48 on average with 60 questions).
+    Columns id, part, correct, half ("first" | "second"), contribution, confidence, linear (out-of-fold probability of a
+    right answer), kind (accuracy of the relation in the other half), first_layer, last_layer.
+    layers: (first, last), (16, 17) in the paper; contribution is the mean norm over them. None: chosen part by part, for
+    each half on the other one; as the halves may have other layers, contribution is then the mean norm's rank within
+    its half (0 to 1). Where the other half is all right or all wrong, contribution and layers are missing. linear is
+    missing where a part has fewer than two right or two wrong answers; pooled over the folds, its AUROC errs low where
+    nothing can be predicted (.48 on average with 60 questions). Raises FailureError.
     """
     columns = ["id", "part", "correct", "half", *PREDICTORS, "first_layer", "last_layer"]
     if layers is not None and not (len(layers) == 2 and 0 <= layers[0] <= layers[1] < study.n_layers):
         raise FailureError(f"layers must be (first, last) among the model's 0 to {study.n_layers - 1}, not {layers}.")
     frames = []
     for questions, table in _by_part(study):
+        half = halves(questions, seed)
         frame = questions[["id", "part", "correct", "confidence"]].assign(
-            half="score" if layers else halves(questions, seed), linear=_out_of_fold(table, questions["correct"], seed)
+            half=half, linear=_out_of_fold(table, questions["correct"], seed), kind=_accuracy_of_kind(questions, half),
         )
-        first, last = layers or _chosen(table, frame)
-        values = table.loc[:, first:last] if first is not None else table.iloc[:, :0]
-        frames.append(frame.assign(contribution=values.mean(axis=1).to_numpy(), first_layer=first, last_layer=last))
+        if layers:
+            first, last = layers
+            scored = {"contribution": table.loc[:, first:last].mean(axis=1).to_numpy(), "first_layer": first,
+                      "last_layer": last}
+        else:
+            scored = _cross_fitted(table, questions["correct"].to_numpy(), half)
+        frames.append(frame.assign(**scored))
     found = pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
     return found.astype(dict.fromkeys(("first_layer", "last_layer"), "Int64"))
 
 
-def _chosen(table: pd.DataFrame, frame: pd.DataFrame) -> tuple[int, int] | tuple[None, None]:
-    chooses = (frame["half"] == "choose").to_numpy()
-    correct = frame["correct"][chooses]
-    return choose_layers(table[chooses], correct) if correct.nunique() == 2 else (None, None)
+def layers_used(scores: pd.DataFrame) -> tuple[int, int] | None:
+    """(first, last) of the layers that the contribution is read from, those that are known last; None if there are
+    none."""
+    known = scores.dropna(subset=["last_layer"])
+    if known.empty:
+        return None
+    latest = known.loc[known["last_layer"].idxmax()]
+    return int(latest["first_layer"]), int(latest["last_layer"])
+
+
+def _cross_fitted(table: pd.DataFrame, correct: np.ndarray, half: pd.Series) -> dict[str, np.ndarray]:
+    """contribution, first_layer and last_layer of every question, the layers chosen on the half that it is not in."""
+    found = {name: np.full(len(table), np.nan) for name in ("contribution", "first_layer", "last_layer")}
+    for name in HALVES:
+        here = (half == name).to_numpy()
+        if len(set(correct[~here])) == 2:
+            first, last = choose_layers(table[~here], correct[~here])
+            found["contribution"][here] = table.loc[here, first:last].mean(axis=1).rank(pct=True)
+            found["first_layer"][here], found["last_layer"][here] = first, last
+    return found
+
+
+def _accuracy_of_kind(questions: pd.DataFrame, half: pd.Series) -> pd.Series:
+    """Share answered right of the questions of the same relation in the other half (of all of it, if it has none)."""
+    found = pd.Series(np.nan, index=questions.index)
+    for name in HALVES:
+        others = questions[half != name]
+        means = others.groupby("relation", observed=True)["correct"].mean()
+        found[half == name] = questions.loc[half == name, "relation"].map(means).fillna(others["correct"].mean())
+    return found
 
 
 def _out_of_fold(table: pd.DataFrame, correct: pd.Series, seed: int) -> np.ndarray:
@@ -133,11 +169,13 @@ def _out_of_fold(table: pd.DataFrame, correct: pd.Series, seed: int) -> np.ndarr
 def failure_table(scores: pd.DataFrame) -> pd.DataFrame:
     """How well each predictor tells right from wrong. Columns part, predictor, auroc, low, high, n, wrong.
 
-    scores: of `failure_scores`; its half "score" alone counts, so that all predictors meet the same questions.
+    scores: of `failure_scores`. Fewer than FEW right or wrong answers have no interval. The interval is over questions,
+    for the layers as chosen; another seed may halve the questions another way.
     """
     rows = []
     for part, predictor, cells in _scored(scores):
         value, low, high = auroc(cells[predictor], cells["correct"])
+        low, high = (low, high) if _enough(cells) else (np.nan, np.nan)  # [1, 1] is easily had from one wrong answer
         rows.append({
             "part": part, "predictor": predictor, "auroc": value, "low": low, "high": high, "n": len(cells),
             "wrong": int((~cells["correct"]).sum()),
@@ -148,15 +186,21 @@ def failure_table(scores: pd.DataFrame) -> pd.DataFrame:
 def confidence_minus(scores: pd.DataFrame) -> pd.DataFrame:
     """AUROC of confidence less that of each other predictor, on the same resamples of the scored questions.
 
-    Columns part, predictor ("contribution" | "linear"), difference, low, high, n.
+    Columns part, predictor ("contribution" | "linear" | "kind"), difference, low, high, n; intervals as in
+    `failure_table`.
     """
     rows = []
     for part, predictor, cells in _scored(scores):
         if predictor != "confidence":
             value, low, high = paired_auroc_difference(cells["confidence"], cells[predictor], cells["correct"])
+            low, high = (low, high) if _enough(cells) else (np.nan, np.nan)
             rows.append({"part": part, "predictor": predictor, "difference": value, "low": low, "high": high,
                          "n": len(cells)})
     return pd.DataFrame(rows, columns=["part", "predictor", "difference", "low", "high", "n"])
+
+
+def _enough(cells: pd.DataFrame) -> bool:
+    return min(cells["correct"].sum(), (~cells["correct"]).sum()) >= FEW
 
 
 def roc_points(scores: pd.DataFrame) -> pd.DataFrame:
@@ -174,9 +218,9 @@ def roc_points(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _scored(scores: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """(part, predictor, its questions of half "score" that have the predictor)."""
+    """(part, predictor, its questions that have the predictor)."""
     for part in dict.fromkeys(scores["part"]):
-        scored = scores[(scores["part"] == part) & (scores["half"] == "score")].astype({"correct": bool})
+        scored = scores[scores["part"] == part].astype({"correct": bool})
         for predictor in PREDICTORS:
             yield part, predictor, scored.dropna(subset=[predictor])
 
@@ -203,10 +247,11 @@ def outcome_by_layer(study: AttentionStudy) -> pd.DataFrame:
 def outcome_tests(study: AttentionStudy, seed: int = 0) -> pd.DataFrame:
     """Is the contribution larger when the answer is right, layer by layer?
 
-    Columns part, layer, difference (of the means, right - wrong), low, high, p, p_corrected, n_right, n_wrong; a part
-    whose answers are all right or all wrong has no row. p: one-sided permutation test of the labels. p_corrected: the
-    same against the largest of all layers (single-step max-t), so it may be read at the best layer. low, high:
-    bootstrap of right and wrong ones apart, NaN where there is only one of either.
+    Columns part, layer, difference (of the means, right - wrong), low, high, p, p_corrected, p_within, n_right,
+    n_wrong; a part whose answers are all right or all wrong has no row. p: one-sided permutation test of the labels.
+    p_corrected: the same against the largest of all layers (single-step max-t), so it may be read at the best layer.
+    p_within: the same, labels permuted among questions of one relation only, since kinds of question differ in both.
+    low, high: bootstrap of right and wrong ones apart, NaN where there are fewer than FEW of either.
     """
     frames = []
     for questions, table in _by_part(study):
@@ -214,34 +259,44 @@ def outcome_tests(study: AttentionStudy, seed: int = 0) -> pd.DataFrame:
         if right.all() or not right.any():
             continue
         low, high = _interval_of_difference(values[right], values[~right], seed)
-        p, p_corrected = _permutation_tests(values, right, seed)
+        p, p_corrected = _permutation_tests(values, right, np.zeros(len(right)), seed)
+        _, p_within = _permutation_tests(values, right, pd.factorize(questions["relation"])[0], seed)
         frames.append(pd.DataFrame({
             "part": questions["part"].iloc[0], "layer": table.columns.to_numpy(int),
             "difference": values[right].mean(0) - values[~right].mean(0), "low": low, "high": high, "p": p,
-            "p_corrected": p_corrected, "n_right": right.sum(), "n_wrong": (~right).sum(),
+            "p_corrected": p_corrected, "p_within": p_within, "n_right": right.sum(), "n_wrong": (~right).sum(),
         }))
-    columns = ["part", "layer", "difference", "low", "high", "p", "p_corrected", "n_right", "n_wrong"]
+    columns = ["part", "layer", "difference", "low", "high", "p", "p_corrected", "p_within", "n_right", "n_wrong"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
 def _interval_of_difference(right: np.ndarray, wrong: np.ndarray, seed: int) -> np.ndarray:
-    if min(len(right), len(wrong)) < 2:
+    if min(len(right), len(wrong)) < FEW:
         return np.full((2, right.shape[1]), np.nan)
     means = [bootstrap_counts(len(values), seed=(seed, which)) @ values / len(values)  # drawn apart: two seeds
              for which, values in enumerate((right, wrong))]
     return np.quantile(means[0] - means[1], [0.025, 0.975], axis=0)
 
 
-def _permutation_tests(values: np.ndarray, right: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(p, p_corrected) [layers] of values [questions, layers]."""
-    centred = values - values.mean(0)
+def _permutation_tests(
+    values: np.ndarray, right: np.ndarray, groups: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(p, p_corrected) [layers] of values [questions, layers]; labels are permuted within groups [questions]."""
+    centred = values - pd.DataFrame(values).groupby(groups).transform("mean").to_numpy()
     spread = centred.std(0)
     # In units of the spread over all questions, which no permutation changes: ranks as t does. A layer in which all
     # questions are alike up to rounding says nothing.
     scaled = np.where(spread > 1e-6 * np.abs(values).max(0), centred, 0) / np.maximum(spread, 1e-300)
-    generator, labels = np.random.default_rng(seed), np.tile(right, (PERMUTATIONS // 20, 1))
+    generator = np.random.default_rng(seed)
+
+    def permuted(_) -> np.ndarray:
+        labels = np.tile(right, (PERMUTATIONS // 20, 1))
+        for group in np.unique(groups):
+            labels[:, groups == group] = generator.permuted(labels[:, groups == group], axis=1)
+        return labels @ scaled
+
     # All values of a layer add up to 0: the mean of the right ones ranks permutations as the difference of means does.
-    means = np.concatenate([right[None] @ scaled, *(generator.permuted(labels, axis=1) @ scaled for _ in range(20))])
+    means = np.concatenate([right[None] @ scaled, *map(permuted, range(20))])
     means /= right.sum()  # [1 + PERMUTATIONS, layers], the first as observed
     p = (means >= means[0] - 1e-9).mean(0)
     return p, (means.max(1)[:, None] >= means[0] - 1e-9).mean(0)
@@ -251,7 +306,7 @@ def _by_part(study: AttentionStudy) -> Iterator[tuple[pd.DataFrame, pd.DataFrame
     """(questions answered, their contributions [questions, layers]) of each part, in the order of the study."""
     table = constraint_contributions(study)
     questions = study.questions[study.questions["id"].astype(str).isin(table.index)]
-    questions = questions.astype({"id": str, "part": str, "correct": bool, "confidence": float})
+    questions = questions.astype({"id": str, "part": str, "relation": str, "correct": bool, "confidence": float})
     for part in dict.fromkeys(questions["part"]):
         chosen = questions[questions["part"] == part].reset_index(drop=True)
         yield chosen, table.loc[chosen["id"]]

@@ -66,6 +66,7 @@ def run(
     masks: {layer: additive mask [B, 1, t, keys]}, what that layer's attention takes instead of the model's own.
     Returns {"logits": [B, len(keep), V]} and what was read.
     """
+    refuse_unreached_edits(lm, skip, stop, queries)
     writes, masks = writes or {}, masks or {}
     record = {name: [] for name in (*reads, *(() if queries is None else ("queries",)))}
     keep = torch.as_tensor(keep)
@@ -86,7 +87,9 @@ def run(
                 layer.self_attn.inputs = (positional, {**named, "attention_mask": mask})
             if queries is not None:
                 positional, named = attention_call(layer.self_attn).inputs
-                record["queries"].append(positional[1][:, :, queries] * named["scaling"])
+                query = positional[1][:, :, queries]
+                # Scaled in float32 at least: half precision would round every query once more.
+                record["queries"].append(query.to(torch.promote_types(query.dtype, torch.float32)) * named["scaling"])
                 if stop == index + 1:
                     tracer.stop()
             for kind in ("attention", "mlp"):  # in the order in which a layer computes them
@@ -115,6 +118,17 @@ def run(
             record["hidden"].append(lm.layers[last].output[:, start:].clone())
         record["logits"] = lm.lm_head.output
     return record
+
+
+def refuse_unreached_edits(lm, skip: int, stop: int | None, queries) -> None:
+    """An edited layer must run up to its MLP: nnsight waits for it, and complains of an order that nobody chose."""
+    end = len(lm.layers) if stop is None else stop - (queries is not None)
+    beyond = [layer for layer in getattr(lm, "edited_layers", ()) if not skip <= layer < end]
+    if beyond:
+        raise ValueError(
+            f"this forward does not reach layer {beyond[0]}, which is edited: give `merged(model)`, which has the "
+            "edits in its weights, instead of the edited model."
+        )
 
 
 def attention_call(self_attn):

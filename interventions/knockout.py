@@ -47,7 +47,7 @@ class AttentionKnockout:
     def to_frame(self) -> pd.DataFrame:
         """Tidy: flow, window, layer (its centre), p_blocked, drop (P_clean - P_blocked).
 
-        All layers blocked are the window of all layers, at its centre.
+        One row a flow has `window` = all layers: the flow blocked everywhere. Leave these out to look at single layers.
         """
         n = len(self.layers)
         frames = [
@@ -111,6 +111,8 @@ def flow_edges(prompt: Prompt, flows: Mapping[str, tuple] | None = None) -> dict
     """
     edges = {}
     for name, ends in (FLOWS if flows is None else flows).items():
+        if not isinstance(ends, tuple) or len(ends) != 2:
+            raise AttentionError(f"flow {name!r} must be a pair (source, target), each positions or names of roles.")
         try:
             source, target = (resolve_positions(prompt, end) for end in ends)
         except PromptError as error:

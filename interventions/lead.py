@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterable
 
-import pandas as pd
 import torch
 
 from .attention import attention_contributions
@@ -22,19 +21,20 @@ REPEATS = 3  # of which the fastest counts: other work on the machine can only s
 
 
 def lead_time(
-    model: VisionLanguageModel, items: Iterable[Item], last_layer: int | None, *, limit: int = 10,
+    model: VisionLanguageModel, items: Iterable[Item], layers: tuple[int, int] | None, *, limit: int = 10,
     protocol: str = "paper", remote: bool | str | None = None,
 ) -> dict:
-    """The forward that ends where `last_layer` has read its queries, against the whole one.
+    """The forward that ends where the last of `layers` has read its queries, against the whole one.
 
     Both start from the image and the question, and both are one request: the first returns the contribution constraint
-    -> last, the second the answer's first token. Measured on the first `limit` items that can be asked, alternating.
-    last_layer: None (or missing) where no layers could be chosen; nothing is measured then.
+    -> last of layers first to last, the second the answer's first token. Measured on the first `limit` items that can
+    be asked, alternating; on a server the way there and back is part of both.
+    layers: (first, last), or None where none could be chosen; nothing is measured then.
     Returns layers_needed, n_layers and time_ratio, a Number: mean over questions of early / whole seconds.
     """
     remote = model.remote if remote is None else remote
-    ratios, known = [], last_layer is not None and not pd.isna(last_layer)
-    for item in items if known else ():
+    ratios = []
+    for item in items if layers else ():
         try:
             prompt = clean_prompt(model, item, Conditions(protocol))
         except Unusable:
@@ -43,7 +43,8 @@ def lead_time(
 
         def early(prompt=prompt):
             attention_contributions(
-                model, prompt, queries=prompt.last, keys=prompt.constraint[-1], layers=[int(last_layer)], remote=remote
+                model, prompt, queries=prompt.last, keys=prompt.constraint[-1],
+                layers=range(layers[0], layers[1] + 1), remote=remote,
             )
 
         def whole(request=request):
@@ -57,7 +58,7 @@ def lead_time(
             break
     value, low, high = bootstrap_interval(ratios)
     return {
-        "layers_needed": int(last_layer) + 1 if known else math.nan, "n_layers": model.n_layers,
+        "layers_needed": layers[1] + 1 if layers else math.nan, "n_layers": model.n_layers,
         "time_ratio": Number(float(value), float(low), float(high), n=len(ratios)),
     }
 

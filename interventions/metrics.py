@@ -72,7 +72,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """The official VQA accuracy of a predicted answer, given the annotators' answers, usually ten; from 0 to 1.
 
     For each annotator: a third for every *other* annotator who gave the predicted answer, at most 1; then their mean.
-    (So a single annotator counts for nothing.) Texts are normalised unless all annotators say the same: then only that
+    (So a list of one answer always gives 0.) Texts are normalised unless all annotators say the same: then only that
     very text is right.
     """
     if not answers:

@@ -147,7 +147,7 @@ def optimize(lm, request: dict) -> dict:
             change = (value - start).norm() if step else 0.0  # the norm has no gradient at 0
             loss = loss + request["weight_decay"] * change / start.norm() ** 2
         adam.zero_grad()
-        loss.backward()
+        loss.backward(inputs=[value])  # a server's weights may ask for gradients, and would keep them
         if value.grad is None or not value.grad.any():
             return {"value": None}
         adam.step()
@@ -185,11 +185,12 @@ def read_at_token(lm, request: dict) -> dict:
 def closed_form_update(
     weight: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, lam: float = LAMBDA
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factors A [d, n], B [n, m] of W* - W' (Eq. 7) for n facts: weight W' [d, m], keys [n, m], values [n, d].
+    """Factors A [d, r], B [r, m] of W* - W' (Eq. 7) for n facts: weight W' [d, m], keys [n, m], values [n, d].
 
     W* minimises sum_i ||W k_i - z_i||^2 + lambda ||W - W'||^2. By Woodbury's identity, with K = keys^T [m, n],
     W* - W' = (Z - W' K)(lambda I + K^T K)^-1 K^T: an n x n system instead of an m x m inverse. Computed in float64 and
-    returned in the weight's type. Values are those of W k alone: take a bias off first. Raises EditError.
+    returned in the weight's type, with orthonormal rows of B, r = min(n, m) of them: those of similar keys themselves
+    would need large terms in A that cancel. Values are those of W k alone: take a bias off first. Raises EditError.
     """
     if keys.ndim != 2 or values.ndim != 2 or len(keys) != len(values) or len(keys) == 0:
         raise EditError(
@@ -205,4 +206,5 @@ def closed_form_update(
     k, z = keys.to(weight.device, torch.float64), values.to(weight.device, torch.float64)
     missing = z - k @ weight.to(torch.float64).T  # [n, d], what the old weights lack
     gram = k @ k.T + lam * torch.eye(len(k), dtype=torch.float64, device=weight.device)
-    return torch.linalg.solve(gram, missing).T.to(weight.dtype), k.to(weight.dtype)
+    basis, coordinates = torch.linalg.qr(k.T)  # K = basis [m, r] coordinates [r, n]
+    return (torch.linalg.solve(gram, missing).T @ coordinates.T).to(weight.dtype), basis.T.to(weight.dtype)

@@ -6,6 +6,7 @@ token of the corrupted run must be the clean run's output at the token it stands
 """
 
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import torch
 
@@ -220,7 +221,7 @@ def noise(
 
 def resolve_positions(prompt: Prompt, positions, error=PromptError) -> tuple[int, ...]:
     """Indices and role names (one or several) -> sorted positions without duplicates."""
-    if isinstance(positions, (str, int)):
+    if isinstance(positions, (str, Integral)):
         positions = (positions,)
     chosen = set()
     for entry in positions:

@@ -47,7 +47,7 @@ class Claim:
     claim: str
     paper: str
     here: str
-    holds: bool
+    holds: bool | None  # None: these questions cannot say
 
 
 class RecordError(ValueError):
@@ -105,7 +105,8 @@ def read_record(notebook: str | Path) -> dict:
 
 def paper_versus_here(claims: Iterable[Claim]) -> None:
     """Display the claims as a table."""
-    rows = [(c.claim, c.paper, c.here, "yes" if c.holds else "no") for c in claims]
+    verdicts = {True: "yes", False: "no", None: "cannot say"}
+    rows = [(c.claim, c.paper, c.here, verdicts[c.holds]) for c in claims]
     show_table(pd.DataFrame(rows, columns=["claim", "paper", "here", "holds here"]))
 
 
@@ -116,7 +117,10 @@ def show_text(*paragraphs: str) -> None:
 
 
 def show_table(frame: pd.DataFrame) -> None:
-    """Display a table whole: no column cut short, no row number."""
+    """Display a table whole: no column cut short, no row number; of an empty one, that it is."""
+    if frame.empty:
+        show_text("These questions give no row for this table.")
+        return
     with pd.option_context("display.max_colwidth", None):
         html = frame.to_html(index=False, border=0, justify="left", float_format="{:.3f}".format)
         text = frame.to_string(index=False, float_format="{:.3f}".format)

@@ -12,11 +12,11 @@ FIRST = 5  # position of the first visual token
 
 def contributions_study(
     norms: dict, *, drops: dict | None = None, right: dict | None = None, shares: dict | None = None, window: int = 3,
-    entities: dict | None = None, n_visual: int = 0, rest: float = 1.0,
+    entities: dict | None = None, relations: dict | None = None, n_visual: int = 0, rest: float = 1.0,
 ) -> AttentionStudy:
     """norms: (part, flow) -> [questions, layers, source tokens]; drops: (part, flow) -> [questions, layers + 1], the
     last with all layers blocked; right: part -> [questions] bool. Shares are norms over their sum plus `rest`, if not
-    given.
+    given. entities, relations: part -> a name a question.
     """
     frames, n_layers, sizes = [], next(iter(norms.values())).shape[1], {}
     for (part, flow), values in norms.items():
@@ -38,8 +38,10 @@ def contributions_study(
     names = ["id", "part", "flow", "token", "role"]
     asked = [
         {"id": f"{part}-{q}", "part": part, "constraints": "single", "question": "What is the capital of this country?",
-         "entity": (entities or {}).get(part, [f"{part} {n}" for n in range(size)])[q], "relation": "capital",
-         "split": "trained", "style": "flag", "answer": "Lima" if is_right else "Rome", "accuracy": float(is_right),
+         "entity": (entities or {}).get(part, [f"{part} {n}" for n in range(size)])[q],
+         "relation": (relations or {}).get(part, ["capital"] * size)[q],
+         "split": "trained", "style": "flag", "answer": "Lima" if is_right else "Rome",
+         "expected": "Lima", "accuracy": float(is_right),
          "correct": is_right, "confidence": 0.9, "answered": True, "reason": "", "p_clean": 0.9 if is_right else np.nan}
         for part, size in sizes.items() for q in range(size)
         for is_right in [bool((right or {}).get(part, np.ones(size, bool))[q])]

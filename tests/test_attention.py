@@ -152,7 +152,7 @@ def test_behind_a_clean_run_only_the_suffix_is_run_again(model, monkeypatch):
         return plain(lm, inputs, **options)
 
     monkeypatch.setattr(attention, "run", watched)
-    found = attention.contributions_behind(model.traced, request, clean)
+    found = attention.contributions_from_cache(model.traced, request, clean)
     assert lengths == [len(prompt) - min(whole.queries)]
     assert clean["cache"].layers[0].keys.shape[2] == len(prompt)  # as it was, for whoever needs it next
     for name in ("norms", *EVERYTHING):
@@ -174,6 +174,15 @@ def test_the_forward_ends_where_the_last_layer_has_read_its_queries(model):
     assert run_to_the_end == [("attention", 0), ("mlp", 0), ("attention", 1), ("mlp", 1)]
     assert some.layers == (1, 2)
     np.testing.assert_array_equal(some.norms, whole.norms[1:3])
+
+
+def test_one_layer_is_given_by_its_number():
+    model = tiny.build()
+    whole = attention_contributions(model, ask(model))
+    for layer in (3, np.int64(3)):  # as tables name it
+        found = attention_contributions(model, ask(model), layers=layer)
+        assert found.layers == (3,)
+        np.testing.assert_array_equal(found.norms, whole.norms[3:4])
 
 
 def test_keys_in_chunks_change_nothing(model, monkeypatch):
@@ -255,6 +264,7 @@ def test_a_process_without_the_package_can_run_a_request(tmp_path, monkeypatch):
         ({"queries": ()}, "queries names no token of this prompt"),
         ({"keys": 999}, "keys holds 999, but the prompt has"),
         ({"layers": (2, 99)}, "layers must be among the model's 0 to 4"),
+        ({"layers": 5}, "layers must be among the model's 0 to 4"),
         ({"layers": ()}, "layers must be among the model's 0 to 4"),
         ({"also": "heads"}, "also names 'heads': use 'vectors', 'head_norms', 'weights'"),
     ],

@@ -9,6 +9,7 @@ from contributions import contributions_study, late_visual
 
 from interventions.attention_averages import agreement, blocked_entirely, flow_shares, knockout_drops, total_shares
 from interventions.attention_examples import outcome_examples, patch_examples
+from interventions.attention_study import SUBSETS
 from interventions.concentration import concentration, first_layer, mean_contributions
 
 FLOW, DIRECT, ON = "visual -> constraint", "visual -> last", "constraint -> last"
@@ -167,6 +168,18 @@ def test_drops_by_window():
     whole = blocked_entirely(study).set_index(["flow", "id"])["drop"]
     assert whole[FLOW, "known-4"] == pytest.approx(drops["known", FLOW][4, -1], rel=1e-5)
     assert len(whole) == 6
+
+
+def test_parts_of_a_flow_that_are_blocked_alone_have_drops_but_no_share():
+    drops = {("known", flow): blocked(seed=seed) for seed, flow in enumerate((FLOW, *SUBSETS))}
+    study = contributions_study({("known", FLOW): noise()}, drops=drops, right={"known": HALF_RIGHT})
+    whole = blocked_entirely(study).set_index(["flow", "id"])["drop"]
+    for (_, flow), values in drops.items():
+        np.testing.assert_allclose(whole[flow], values[HALF_RIGHT, -1], rtol=1e-5)
+        cells = knockout_drops(study).query("flow == @flow")
+        np.testing.assert_allclose(cells["drop"], values[HALF_RIGHT].mean(0), rtol=1e-5)
+    for table in (flow_shares(study), total_shares(study), agreement(study)):
+        assert set(table["flow"]) == {FLOW}
 
 
 def test_a_window_of_all_layers_is_blocked_entirely_at_its_centre():

@@ -1,6 +1,7 @@
 """The experiment of the attention figures on a tiny model: all questions are kept, answered right or wrong."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from answering import questions, renamed, speaking, words
 
 import interventions.attention_study as module
 from interventions.attention import FLOWS, AttentionError, attention_contributions
-from interventions.attention_study import attention_study
+from interventions.attention_study import SUBSETS, attention_study
 from interventions.causal_trace import TraceError
 from interventions.conditions import Conditions, clean_prompt
 from interventions.knockout import attention_knockout
@@ -59,7 +60,8 @@ def test_knockouts_are_those_of_each_question_answered_right(model, items, study
     assert set(study.knockouts["id"]) == {item.id for item in items[:-1]}
     for item in items[:-1]:
         alone = attention_knockout(model, clean_prompt(model, item, Conditions()), window=2).to_frame()
-        own = study.knockouts[study.knockouts["id"] == item.id].reset_index(drop=True)
+        own = study.knockouts[(study.knockouts["id"] == item.id) & study.knockouts["flow"].isin(FLOWS)]
+        own = own.reset_index(drop=True)
         pd.testing.assert_frame_equal(
             own[["window", "layer", "p_blocked", "drop"]], alone[["window", "layer", "p_blocked", "drop"]],
             check_exact=False, atol=1e-5,
@@ -70,9 +72,54 @@ def test_knockouts_are_those_of_each_question_answered_right(model, items, study
     assert study.knockouts["drop"].abs().max() > 0.05
 
 
+def subsets_of(model, item, top=1) -> dict[str, tuple]:
+    """What blocks a question's visual tokens by rank: the top ones, all others, and each of the others alone."""
+    prompt = clean_prompt(model, item, Conditions())
+    norms = attention_contributions(model, prompt, queries=prompt.constraint[-1], keys="visual").norms[:, 0]
+    order = norms[norms.sum(1).argmax()].argsort()[::-1]
+    ranked = [prompt.visual[i] for i in order]
+    return {"top": tuple(ranked[:top]), "rest": tuple(ranked[top:])} | {
+        f"one {n}": (position,) for n, position in enumerate(ranked[top:])}
+
+
+def test_the_tokens_that_contribute_most_are_blocked_alone_and_left_alone(model, items, study):
+    """Nine visual tokens: 5 % are one."""
+    chosen, apart = {}, []
+    for item in items[:-1]:
+        expected = {name: (positions, "constraint") for name, positions in subsets_of(model, item).items()}
+        prompt = clean_prompt(model, item, Conditions())
+        alone = attention_knockout(model, prompt, flows=expected, window=2).to_frame().set_index("flow")
+        own = study.knockouts[study.knockouts["id"] == item.id].set_index("flow")
+        for subset, name in zip(SUBSETS, ("top", "rest"), strict=False):
+            for column in ("window", "layer", "p_blocked"):
+                np.testing.assert_allclose(own.loc[subset, column], alone.loc[name, column], rtol=0, atol=1e-5)
+        drawn = own.loc[SUBSETS[2], "p_blocked"].to_numpy()
+        same = {name: np.abs(alone.loc[name, "p_blocked"] - drawn).max() for name in expected if name[:3] == "one"}
+        chosen[item.id] = min(same, key=same.get)
+        assert min(same.values()) < 1e-5  # one of the others, never the top one itself
+        apart.append(np.ptp([alone.loc[name, "p_blocked"] for name in ("top", "rest")], axis=0).max())
+    assert len(set(chosen.values())) > 1  # the same words about another image: another draw
+    assert max(apart) > 0.05
+
+
+def test_five_percent_of_many_tokens_are_more_than_one():
+    prompt = SimpleNamespace(visual=tuple(range(100)))
+    norms = np.random.default_rng(0).random((3, 100))
+    norms[1, [7, 70, 71, 72, 73]] += 2  # the layer with the largest ones decides
+    norms[0, :5] += 1.1
+    top, rest, drawn = (set(source) for source, _ in module._subsets(prompt, norms, "known-1").values())
+    assert top == {7, 70, 71, 72, 73}
+    assert top | rest == set(range(100)) and not top & rest
+    assert len(drawn) == 5 and drawn < rest
+    again, other = (set(module._subsets(prompt, norms, name)[SUBSETS[2]][0]) for name in ("known-1", "known-2"))
+    assert again == drawn != other
+
+
 def test_right_and_wrong_answers_are_told_apart_by_the_whole_answer(items, study):
     asked = study.questions.set_index("id")
     assert asked["correct"].tolist() == [True] * 5 + [False]
+    assert asked["expected"].tolist() == [item.answers[0] for item in items]
+    assert asked.loc[items[-1].id, "expected"] == "Zanzibar"
     assert asked["answered"].all() and (asked["reason"] == "").all()
     assert asked.loc[items[0].id, "answer"] == items[0].answers[0]
     wrong = asked.loc[items[-1].id]
@@ -103,6 +150,9 @@ def test_an_answer_of_several_tokens_is_judged_whole(model, items, tmp_path, mon
 def test_only_the_flows_asked_for(model, items, tmp_path):
     found = attention_study(model, items[:1], flows=["constraint -> last"], results_dir=tmp_path)
     assert set(found.contributions["flow"]) == {"constraint -> last"}
+    direct = {"flows": ["visual -> last"], "knockouts": True, "results_dir": tmp_path}
+    blocked = attention_study(model, items[:1], **direct).knockouts
+    assert set(blocked["flow"]) == {"visual -> last"}  # subsets are those of visual -> constraint
     assert found.knockouts.empty and list(found.knockouts.columns) == module._BLOCK_COLUMNS
 
 

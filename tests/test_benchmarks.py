@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from benchmarks import attention, baselines, measure, standard, tracing
+from benchmarks import attention, baselines, editing, measure, standard, tracing
 from benchmarks.subjects import TOKENS, Subject, llava_shape, long_text
 from interventions.prompt import build_prompt, corrupt
 
@@ -114,3 +114,20 @@ def test_square_tensors_counts_by_two_dimensions():
             tensor.exp()
 
     assert measure.square_tensors(work, 50) == 2
+
+
+def test_the_closed_form_is_compared_on_weights_that_changed(capsys):
+    numbers = editing.closed_form(24, 60, repeats=1)
+    assert set(numbers) == {"edit/ratio_explicit_inverse", "edit/closed_form_max_relative_diff"}
+    assert numbers["edit/ratio_explicit_inverse"]["n"] == 2 and numbers["edit/ratio_explicit_inverse"]["low"] > 0
+    assert numbers["edit/closed_form_max_relative_diff"]["value"] < 1e-4
+    assert "closed form, 60 -> 24, float32" in capsys.readouterr().out
+
+
+def test_value_steps_are_compared_on_losses_that_fell(subject, monkeypatch, capsys):
+    monkeypatch.setattr(editing, "TARGET", "Lima")
+    numbers = editing.value(subject, repeats=1, steps=3)
+    assert set(numbers) == {"edit/ratio_value_step", "edit/ratio_value_whole", "edit/max_abs_diff"}
+    assert numbers["edit/max_abs_diff"]["value"] < 1e-3
+    start, end = capsys.readouterr().out.split("-log P from ")[1].split(" in ")[0].split(" to ")
+    assert float(end) < float(start) - 0.1

@@ -10,6 +10,7 @@ from sites import early, questions_of, sites, study_of
 from interventions.averages import layer_tests
 from interventions.claims import (
     caveat,
+    checks_sentence,
     closing_sentence,
     control_claims,
     fig3_claims,
@@ -18,6 +19,7 @@ from interventions.claims import (
     window_caveat,
 )
 from interventions.controls import control_effects
+from interventions.record import Claim
 
 
 def test_claims_hold_for_early_effects_and_not_otherwise():
@@ -47,6 +49,48 @@ def test_sentence_and_numbers_follow_the_claims():
     assert numbers["known/mlp/peak_effect"].value == pytest.approx(0.835, abs=1e-5)
     assert numbers["known/mlp/peak_effect"].n == 8
     assert numbers["movies/accuracy"].value == 1.0
+
+
+def claims_that(*holds) -> list[Claim]:
+    return [Claim(f"claim {n}", "paper", "here", value) for n, value in enumerate(holds)]
+
+
+@pytest.mark.parametrize(
+    ("holds", "sentence"),
+    [
+        ((True,), "The paper's finding shows here in the one case of the table."),
+        ((False,), "The paper's finding shows here in no case of the table."),
+        ((True, True), "The paper's finding shows here in all 2 cases of the table."),
+        ((False, False), "The paper's finding shows here in none of the 2 cases of the table."),
+        ((True, False, True), "The paper's finding shows here in 2 of the 3 cases of the table, not in claim 1."),
+        ((False, True, False),
+         "The paper's finding shows here in 1 of the 3 cases of the table, not in claim 0; claim 2."),
+        ((True, None),
+         "The paper's finding shows here in the one case of the table. Of 1 more these questions cannot say."),
+        ((None, False, None),
+         "The paper's finding shows here in no case of the table. Of 2 more these questions cannot say."),
+        ((True, None, False),
+         "The paper's finding shows here in 1 of the 2 cases of the table, not in claim 2. Of 1 more these questions "
+         "cannot say."),
+        ((None, None), "Whether the paper's finding shows here cannot be said from these questions."),
+    ],
+)
+def test_what_cannot_be_said_is_left_out_of_the_count(holds, sentence):
+    assert closing_sentence(claims_that(*holds)) == sentence
+
+
+@pytest.mark.parametrize(
+    ("holds", "sentence"),
+    [
+        ((), ""),
+        ((None, None), ""),
+        ((True, True, None), "Of 2 further checks, which the paper does not make, 2 come out."),
+        ((False, True, None, False),
+         "Of 3 further checks, which the paper does not make, 1 come out, not: claim 0; claim 3."),
+    ],
+)
+def test_further_checks_have_a_sentence_of_their_own(holds, sentence):
+    assert checks_sentence(claims_that(*holds)) == sentence
 
 
 def test_accuracy_counts_the_questions_that_were_answered():

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from contributions import contributions_study, late_visual
 
+from interventions.attention_study import SUBSETS
 from interventions.claims.attention import (
     fig5_claims,
     fig5_numbers,
@@ -15,6 +16,7 @@ from interventions.claims.attention import (
     peak_concentration,
     peak_layer,
     route_claims,
+    subset_claims,
 )
 from interventions.claims.failure import (
     fig15_claims,
@@ -32,8 +34,9 @@ FLOW, DIRECT, ON = "visual -> constraint", "visual -> last", "constraint -> last
 N, N_LAYERS, N_VISUAL = 12, 8, 64
 
 
-def held(claims) -> list[bool]:
-    assert all(isinstance(claim.holds, bool) for claim in claims)
+def held(claims) -> list[bool | None]:
+    assert all(claim.holds is None or isinstance(claim.holds, bool) for claim in claims)
+    assert not any("twin" in text for claim in claims for text in (claim.claim, claim.paper, claim.here))
     return [claim.holds for claim in claims]
 
 
@@ -171,6 +174,50 @@ def test_a_knockout_that_costs_few_questions_everything_is_not_sure():
     assert not claim.holds
 
 
+def subset_study(every, top, rest, drawn, parts=("known",)):
+    """Drops with all layers blocked, give or take 0.02 by question; those of single layers are of no interest."""
+    swing = 0.02 * (-1.0) ** np.arange(N)[:, None] * np.ones(N_LAYERS + 1)
+    drops = {(part, flow): value + swing for part in parts
+             for flow, value in zip((FLOW, *SUBSETS), (every, top, rest, drawn), strict=True)}
+    for values in drops.values():
+        values[:, :-1] = 0.3
+    return visual_study(np.ones((N, N_LAYERS, 16)), parts, drops=drops)
+
+
+@pytest.mark.parametrize(
+    ("every", "top", "rest", "drawn", "holds"),
+    [
+        (0.7, 0.6, 0.1, 0.02, True),
+        (0.7, 0.05, 0.6, 0.04, False),  # large norms, and of no use
+        (0.7, 0.4, 0.0, 0.0, True),  # half of all is the bound
+        (0.7, 0.3, 0.0, 0.0, False),
+        (0.7, -0.4, 0.0, 0.0, False),
+        (0.0, 0.0, 0.0, 0.0, None),  # what the flow does not carry, no part of it can
+        (-0.4, 0.4, 0.0, 0.0, None),
+    ],
+)
+def test_the_tokens_with_the_largest_contributions_carry_the_flow_or_only_have_norms(every, top, rest, drawn, holds):
+    [claim] = subset_claims(subset_study(every, top, rest, drawn))
+    assert claim.holds is holds
+    assert "top 5% of the visual tokens alone" in claim.claim
+    numbers = [told.split(" [")[0].removeprefix("drops ") for told in claim.here.split("), ")]
+    assert numbers == [f"{value:.2f}" for value in (top, drawn, rest, every)]
+    assert [name in claim.here for name in ("(them)", "drawn)", "(all but them)", "(all)")] == [True] * 4
+
+
+def test_subsets_are_judged_part_by_part_and_have_numbers():
+    study = subset_study(0.7, 0.6, 0.1, 0.02, parts=("known", "movies"))
+    other = study.questions["part"].eq("movies")
+    few = replace(study, questions=study.questions.assign(correct=study.questions["correct"] & ~other))
+    assert [claim.claim.split(":")[0] for claim in subset_claims(study)] == ["known", "movies"]
+    assert [claim.claim.split(":")[0] for claim in subset_claims(few)] == ["known"]
+    numbers = fig5_numbers(study)
+    for name, value in zip(SUBSETS, (0.6, 0.1, 0.02), strict=True):
+        assert numbers[f"known/{name}/drop_all_layers"].value == pytest.approx(value, abs=1e-5)
+    kept = study.knockouts[study.knockouts["flow"] == FLOW]
+    assert subset_claims(replace(study, knockouts=kept)) == []  # stored without them
+
+
 def two_models(**of_twin):
     ours = route_study(blocked(constraint=0.7, direct=0.1, into_last=0.8))
     shares = {"into_last": 0.1, "direct": 0.4} | of_twin
@@ -208,22 +255,23 @@ def test_routes_are_compared_on_questions_that_both_answer_right():
     assert "n = 4" in claims[4].here and "n = 4" in claims[5].here
     found["correct"] = False
     claims = route_claims(ours, replace(twin, questions=found))
-    assert held(claims) == [True, True, False, False, False, False]
+    assert held(claims) == [True, True] + [None] * 4
     assert "by both" in claims[4].here
 
 
 def test_without_knockouts_nothing_is_said_about_routes():
     study = route_study({})
-    assert knockout_claims(study) == route_claims(study) == route_claims(study, study) == []
+    assert knockout_claims(study) == route_claims(study) == route_claims(study, study) == subset_claims(study) == []
     assert not any("drop" in name for name in fig5_numbers(study))
 
 
-def test_a_part_without_right_answers_cannot_hold():
+def test_of_a_part_without_right_answers_nothing_can_be_said():
     late = late_visual(N, N_LAYERS, N_VISUAL)
     drops = {(part, FLOW): np.full((N, N_LAYERS + 1), 0.8) for part in ("known", "movies")}
     study = visual_study(late, ("known", "movies"), drops=drops, right={"movies": np.zeros(N, bool)})
-    assert held(fig5_claims(study)) == [True] * 4 + [False] * 4
-    assert held(knockout_claims(study)) == [True, False]
+    assert held(fig5_claims(study)) == [True] * 4 + [None] * 4
+    assert held(knockout_claims(study)) == [True, None]
+    assert held(route_claims(route_study({("known", FLOW): drops["known", FLOW]}))) == [None] * 2  # no other flow
     assert {claim.here for claim in fig5_claims(study)[4:]} == {"no question was answered right"}
     numbers = fig5_numbers(study)
     assert numbers["movies/accuracy"].value == 0
@@ -234,11 +282,11 @@ def test_one_question_makes_no_claim_of_agreement():
     study = visual_study(late_visual(1, N_LAYERS, N_VISUAL), drops={("known", FLOW): np.full((1, N_LAYERS + 1), 0.8)})
     first, top, same, last = fig5_claims(study)
     assert first.holds and top.holds and last.holds
-    assert not same.holds and "unknown" in same.here
+    assert same.holds is None and "unknown" in same.here
     assert fig5_numbers(study)["known/overlap"].n == 1
 
 
-def outcome_study(gain=1.0, at=(4,), n=60, wrong=20, base_layer=None):
+def outcome_study(gain=1.0, at=(4,), n=60, wrong=20, base_layer=None, relations=None):
     """Contributions to the last token; right answers have `gain` more in layers `at`; confidence tells them apart."""
     generator = np.random.default_rng(0)
     values = 1 + 0.2 * generator.random((n, N_LAYERS, 2))
@@ -247,7 +295,8 @@ def outcome_study(gain=1.0, at=(4,), n=60, wrong=20, base_layer=None):
         values[right, layer, 1] += gain
     if base_layer is not None:
         values[:, base_layer, 1] += 5
-    study = contributions_study({("known", ON): values}, right={"known": right}, n_visual=16)
+    study = contributions_study({("known", ON): values}, right={"known": right}, n_visual=16,
+                                relations=relations and {"known": relations})
     confidence = 0.4 + 0.3 * right + 0.3 * generator.random(n)
     return replace(study, questions=study.questions.assign(confidence=confidence))
 
@@ -257,13 +306,16 @@ def shown(study, n=3):
     return pd.concat([found[found["correct"]].head(n), found[~found["correct"]].head(n)])
 
 
-def test_figure_15_compares_the_questions_shown():
+def test_figure_15_tells_the_questions_shown_side_by_side_and_decides_nothing():
+    for gain, layers in ((1.0, (4,)), (-0.5, range(N_LAYERS))):
+        study = outcome_study(gain=gain, at=layers)
+        [claim] = fig15_claims(study.contributions, shown(study))
+        assert claim.holds is None
+        assert claim.here.count("(n = 3)") == 2 and "Figure 16" in claim.here
+        numbers = fig15_numbers(study.contributions, shown(study))
+        for outcome in ("right", "wrong"):
+            assert f"{outcome}: {numbers[f'{outcome}/largest'].value:.3g}, " in claim.here
     study = outcome_study()
-    [claim] = fig15_claims(study.contributions, shown(study))
-    assert claim.holds
-    assert claim.here.count("(n = 3)") == 2
-    weaker = outcome_study(gain=-0.5, at=range(N_LAYERS))
-    assert held(fig15_claims(weaker.contributions, shown(weaker))) == [False]
     numbers = fig15_numbers(study.contributions, shown(study))
     assert numbers["right/largest"].value > 2 > numbers["wrong/largest"].value
     assert numbers["right/largest"].n == 3
@@ -272,7 +324,7 @@ def test_figure_15_compares_the_questions_shown():
     assert table.loc[table["correct"], "norm"].max() > 2 > 1.3 > table.loc[~table["correct"], "norm"].max()
     all_right = outcome_study(wrong=0)
     [claim] = fig15_claims(all_right.contributions, shown(all_right))
-    assert not claim.holds and "all answers are right" in claim.here
+    assert claim.holds is None and "all answers are right" in claim.here
 
 
 def fig16(study):
@@ -289,6 +341,7 @@ def test_figure_16_holds_where_right_answers_are_stronger_in_middle_layers():
     assert numbers["known/difference"].value == pytest.approx(1, abs=0.1)
     assert numbers["known/difference_layer"].value == numbers["known/right/peak_layer"].value == 4
     assert numbers["known/difference_p_corrected"].value < 0.001
+    assert numbers["known/difference_p_within"].value < 0.001
     assert numbers["known/right/peak_contribution"].n == 40
     assert numbers["known/wrong/peak_contribution"].n == 20
 
@@ -307,14 +360,30 @@ def test_each_claim_of_figure_16_fails_alone():
 def test_figure_16_without_wrong_answers():
     study = outcome_study(wrong=0)
     claims = fig16(study)
-    assert held(claims) == [False, True, False]
+    assert held(claims) == [None, True, None]
     assert "all answers are right" in claims[0].here
     assert not any("difference" in name for name in fig16_numbers(outcome_by_layer(study), outcome_tests(study)))
     claims = fig16(outcome_study(wrong=60))
-    assert held(claims) == [False] * 3
+    assert held(claims) == [None] * 3
     nothing = outcome_by_layer(study).head(0), outcome_tests(study).head(0)
     assert fig16_claims(*nothing) == []
     assert fig16_numbers(*nothing) == {}
+
+
+@pytest.mark.parametrize(("wrong", "enough"), [(1, False), (4, False), (5, True), (55, True), (56, False)])
+def test_figure_16_needs_some_answers_of_either_kind(wrong, enough):
+    claims = fig16(outcome_study(wrong=wrong))
+    assert held(claims) == ([True] * 3 if enough else [None, True, None])
+    assert ("too few to say" in claims[0].here) is not enough
+
+
+def test_figure_16_tells_whether_kinds_of_question_explain_the_difference():
+    """A part's wrong answers are all of one relation, or of all alike."""
+    kinds = ["capital"] * 20 + ["currency"] * 40
+    p = [fig16(outcome_study(relations=names))[0] for names in (kinds, (["capital", "currency", "language"] * 20))]
+    assert [claim.holds for claim in p] == [True, True]
+    assert "p < 0.001, corrected, 1.000 within kinds of question" in p[0].here
+    assert "p < 0.001, corrected, < 0.001 within kinds of question" in p[1].here
 
 
 def areas(contribution: Number, difference: Number) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -334,7 +403,7 @@ def areas(contribution: Number, difference: Number) -> tuple[pd.DataFrame, pd.Da
         (Number(0.63, 0.45, 0.8), Number(0.17, 0.05, 0.3), [False, True]),
         (Number(0.63, 0.55, 0.7), Number(0.17, -0.05, 0.4), [True, False]),
         (Number(0.9, 0.8, 1.0), Number(-0.1, -0.2, -0.01), [True, False]),
-        (Number(np.nan, np.nan, np.nan), Number(np.nan, np.nan, np.nan), [False, False]),
+        (Number(np.nan, np.nan, np.nan), Number(np.nan, np.nan, np.nan), [None, None]),
     ],
 )
 def test_figure_17_reads_the_intervals(contribution, difference, expected):
@@ -351,8 +420,8 @@ def test_figure_17_reads_the_intervals(contribution, difference, expected):
 def test_figure_17_needs_some_answers_of_either_kind(wrong, enough):
     table, differences = areas(Number(0.9, 0.8, 1.0), Number(0.1, 0.05, 0.2))
     claims = fig17_claims(table.assign(wrong=wrong), differences)
-    assert held(claims) == [enough] * 2
-    assert ("too few" in claims[0].here) is not enough
+    assert held(claims) == [True if enough else None] * 2
+    assert [("too few" in claim.here) is not enough for claim in claims] == [True] * 2
 
 
 def test_figure_17_from_a_study():
@@ -362,15 +431,15 @@ def test_figure_17_from_a_study():
     lead = {"layers_needed": 6, "n_layers": 8, "time_ratio": Number(0.8, 0.7, 0.9, n=10)}
     numbers = fig17_numbers(table, lead)
     assert numbers["known/confidence/auroc"].value == 1
-    assert {"known/contribution/auroc", "known/linear/auroc"} <= set(numbers)
+    assert {"known/contribution/auroc", "known/linear/auroc", "known/kind/auroc"} <= set(numbers)
     assert (numbers["layers_needed"].value, numbers["n_layers"].value) == (6, 8)
     assert numbers["time_ratio"] == lead["time_ratio"]
-    assert numbers["known/wrong"].value == 10  # the half that is scored
+    assert numbers["known/wrong"].value == 20  # both halves are scored
     assert "time_ratio" not in fig17_numbers(table)
 
 
 def test_figure_17_without_wrong_answers():
     scores = failure_scores(outcome_study(wrong=0))
     table = failure_table(scores)
-    assert held(fig17_claims(table, confidence_minus(scores))) == [False, False]
+    assert held(fig17_claims(table, confidence_minus(scores))) == [None, None]
     assert np.isnan(fig17_numbers(table)["known/contribution/auroc"].value)

@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 import interventions.failure as module
 from interventions.attention_study import AttentionStudy
 from interventions.failure import (
+    FEW,
     FailureError,
     choose_layers,
     confidence_minus,
@@ -21,6 +22,7 @@ from interventions.failure import (
     failure_scores,
     failure_table,
     halves,
+    layers_used,
     outcome_by_layer,
     outcome_tests,
     roc_points,
@@ -30,8 +32,13 @@ from interventions.metrics import auroc
 N_LAYERS = 8
 
 
-def study_of(values: np.ndarray, correct: np.ndarray, confidence: np.ndarray | None = None) -> AttentionStudy:
-    """Of contributions [parts, questions, layers] of the constraint's last token to the last one."""
+def study_of(
+    values: np.ndarray, correct: np.ndarray, confidence: np.ndarray | None = None, relation: np.ndarray | None = None
+) -> AttentionStudy:
+    """Of contributions [parts, questions, layers] of the constraint's last token to the last one.
+
+    relation [parts, questions]: the kind of each question; None: all are of one.
+    """
     correct = np.asarray(correct, bool)
     part, question, layer = (index.ravel() for index in np.indices(values.shape))
     ids = np.array([[f"{p}-{q}" for q in range(values.shape[1])] for p in range(values.shape[0])])
@@ -43,6 +50,7 @@ def study_of(values: np.ndarray, correct: np.ndarray, confidence: np.ndarray | N
     questions = pd.DataFrame({
         "id": ids.ravel(), "part": np.repeat(np.arange(len(values)), values.shape[1]).astype(str),
         "correct": correct.ravel(), "answered": True, "reason": "",
+        "relation": "capital" if relation is None else np.ravel(relation).astype(str),
         "confidence": np.full(correct.size, 0.5) if confidence is None else confidence.ravel(),
     })
     contributions = contributions.astype(dict.fromkeys(("id", "part", "flow", "role"), "category"))
@@ -53,6 +61,13 @@ def noise(parts: int, questions: int, seed: int = 0) -> tuple[np.ndarray, np.nda
     """Contributions that say nothing about the answers, 70 % of which are right."""
     generator = np.random.default_rng(seed)
     return 10 + generator.normal(size=(parts, questions, N_LAYERS)), generator.random((parts, questions)) < 0.7
+
+
+def kinds_of(parts: int, questions: int, accuracy=(0.95, 0.8, 0.4, 0.2), seed: int = 0) -> tuple:
+    """(relation, correct) [parts, questions]: relations drawn, each with its own share of right answers."""
+    generator = np.random.default_rng((7, seed))
+    relation = generator.integers(len(accuracy), size=(parts, questions))
+    return relation, generator.random(relation.shape) < np.asarray(accuracy)[relation]
 
 
 def planted(parts: int, questions: int, size: float = 0.8, layers=(4, 5), seed: int = 0) -> AttentionStudy:
@@ -73,7 +88,7 @@ def test_halves_are_stratified_and_know_no_order():
     questions = study_of(np.zeros((2, 41, N_LAYERS)), correct).questions
     half = halves(questions)
     counts = questions.assign(half=half).groupby(["part", "correct"])["half"].value_counts().unstack()
-    assert (counts["score"] - counts["choose"]).isin([0, 1]).all()
+    assert (counts["second"] - counts["first"]).isin([0, 1]).all()
     assert counts.min(axis=None) >= 4
     mixed = questions.sample(frac=1, random_state=0)
     pd.testing.assert_series_equal(halves(mixed).sort_index(), half)
@@ -123,14 +138,48 @@ def test_planted_layers_are_found_and_score_as_they_must():
     assert table.loc["linear", "auroc"].mean() == pytest.approx(norm.cdf(0.8), abs=0.04)
     assert (table.loc["contribution", "low"] > 0.55).all()
     assert (table.loc["confidence", "auroc"] == 0.5).all()
-    assert (table["n"] < 205).all()
-    correct = scores[scores["half"] == "score"].groupby("part", sort=False)["correct"]
+    assert (table["n"] == 400).all()  # each half is scored with the layers of the other
+    correct = scores.groupby("part", sort=False)["correct"]
     np.testing.assert_array_equal(table.loc["linear", "n"], correct.size())
     np.testing.assert_array_equal(table.loc["linear", "wrong"], correct.size() - correct.sum())
-    one = scores[(scores["part"] == "0") & (scores["half"] == "score")]
+    one = scores[scores["part"] == "0"]
     assert table.loc["contribution", "auroc"].iloc[0] == pytest.approx(
         roc_auc_score(one["correct"], one["contribution"])
     )
+
+
+def test_each_half_is_scored_with_the_layers_of_the_other():
+    """In one half layers 1 and 2 tell right from wrong, in the other 5 and 6: on itself, each would be perfect."""
+    values, correct = noise(1, 80)
+    study = study_of(values, correct)
+    half = halves(study.questions).to_numpy()
+    for name, layers in (("first", [1, 2]), ("second", [5, 6])):
+        values[0][np.ix_(half == name, layers)] += 9 * correct[0, half == name, None]
+    study = study_of(values, correct)
+    scores, table = failure_scores(study), constraint_contributions(study)
+    for name, (first, last) in (("first", (5, 6)), ("second", (1, 2))):
+        own = scores[scores["half"] == name]
+        assert set(zip(own["first_layer"], own["last_layer"], strict=True)) == {(first, last)}
+        expected = table.loc[own["id"], [first, last]].mean(axis=1)
+        assert expected.rank(pct=True).tolist() == pytest.approx(own["contribution"].tolist())
+    assert failure_table(scores)["auroc"][0] < 0.7
+    assert layers_used(scores) == (5, 6)  # those that are known last
+    assert layers_used(scores[scores["half"] == "second"]) == (1, 2)
+    assert layers_used(scores.head(0)) is None
+    assert layers_used(failure_scores(study_of(values, np.ones_like(correct)))) is None
+
+
+def test_halves_whose_layers_differ_in_size_are_pooled_by_rank():
+    """One half is scored with a layer of norms a thousand times larger; right and wrong are told apart all the same."""
+    values, correct = noise(1, 400)
+    half = halves(study_of(values, correct).questions).to_numpy()
+    values[0, :, [1, 2, 5, 6]] += 2 * correct[0]
+    values[..., [1, 2]] *= 1000
+    values[0][np.ix_(half == "first", [1, 2])] += 9e3 * correct[0, half == "first", None]
+    values[0][np.ix_(half == "second", [5, 6])] += 9 * correct[0, half == "second", None]
+    scores = failure_scores(study_of(values, correct))
+    assert scores.groupby("half")["first_layer"].unique().map(list).to_dict() == {"first": [5], "second": [1]}
+    assert failure_table(scores).set_index("predictor").loc["contribution", "auroc"] > 0.9
 
 
 def test_no_number_depends_on_the_order_of_the_rows():
@@ -139,21 +188,31 @@ def test_no_number_depends_on_the_order_of_the_rows():
     pd.testing.assert_frame_equal(again, scores)
     for function in (outcome_by_layer, outcome_tests):
         first, second = (function(made).sort_values(["part", "layer"]) for made in (study, shuffled(study)))
-        kept = [name for name in first if name not in ("low", "high", "p", "p_corrected")]  # these draw at random
+        at_random = ("low", "high", "p", "p_corrected", "p_within")
+        kept = [name for name in first if name not in at_random]
         pd.testing.assert_frame_equal(second[kept].reset_index(drop=True), first[kept].reset_index(drop=True))
 
 
-def test_without_a_signal_the_scoring_half_is_honest_and_the_choosing_half_is_not():
-    study = study_of(*noise(150, 60))
+def test_without_a_signal_the_other_half_is_honest_and_the_half_that_chose_is_not():
+    relation, _ = kinds_of(150, 60, accuracy=(0.7,) * 8)
+    study = study_of(*noise(150, 60), relation=relation)
     scores = failure_scores(study)
     table = failure_table(scores)
+    # The accuracy of a small relation, were it of the same half, would hold the answer itself.
+    kind = table[table["predictor"] == "kind"]
+    assert 0.4 < kind["auroc"].mean() < 0.51
+    assert (kind["low"] > 0.5).mean() <= 0.06
     table = table[table["predictor"] == "contribution"]
     assert table["auroc"].mean() == pytest.approx(0.5, abs=0.025)
     assert ((table["low"] <= 0.5) & (table["high"] >= 0.5)).mean() > 0.9
     assert (table["low"] > 0.5).mean() <= 0.06
     # On the questions on which the layers were chosen, the same score looks as if it predicted.
-    chosen = scores[scores["half"] == "choose"].groupby("part")
-    biased = [auroc(cells["contribution"], cells["correct"], n=400) for _, cells in chosen]
+    contributions = constraint_contributions(study)
+    biased = []
+    for _, cells in scores[scores["half"] == "first"].groupby("part"):
+        own = contributions.loc[cells["id"]]
+        first, last = choose_layers(own, cells["correct"])
+        biased.append(auroc(own.loc[:, first:last].mean(axis=1), cells["correct"], n=400))
     assert np.mean([value for value, _, _ in biased]) > 0.6
     assert np.mean([low > 0.5 for _, low, _ in biased]) > 0.12
 
@@ -173,12 +232,40 @@ def test_the_linear_model_reads_every_layer_whatever_its_scale():
     assert table.loc["contribution", "auroc"] < 0.6
 
 
+@pytest.mark.parametrize("layers", [None, (4, 5)])
+def test_the_kind_of_question_predicts_where_relations_differ_and_contributions_do_not(layers):
+    relation, correct = kinds_of(12, 400)
+    values, _ = noise(12, 400)
+    table = failure_table(failure_scores(study_of(values, correct, relation=relation), layers)).set_index("predictor")
+    assert table.loc["contribution", "auroc"].mean() == pytest.approx(0.5, abs=0.04)
+    # Four accuracies, equally frequent: what the true ones would reach.
+    true = np.array([0.95, 0.8, 0.4, 0.2])
+    above = np.sum(true[:, None] * (1 - true) * (np.sign(true[:, None] - true) + 1) / 2)
+    assert table.loc["kind", "auroc"].mean() == pytest.approx(above / (true.sum() * (1 - true).sum()), abs=0.03)
+    assert (table.loc["kind", "low"] > 0.7).all()
+    assert (table.loc["contribution", "high"] < 0.7).all()
+
+
+def test_kind_is_the_accuracy_of_the_relation_in_the_other_half():
+    relation, correct = kinds_of(1, 40)
+    relation[0, 0] = 9  # the only one of its kind
+    study = study_of(noise(1, 40)[0], correct, relation=relation)
+    questions = study.questions.assign(half=halves(study.questions))
+    for layers in (None, (4, 5)):
+        scores = failure_scores(study, layers).set_index("id")
+        for row in questions.itertuples():
+            other = questions[questions["half"] != row.half]
+            same = other[other["relation"] == row.relation]
+            assert scores.loc[row.id, "kind"] == (other if row.id == "0-0" else same)["correct"].mean()
+    assert scores["kind"].nunique() > 5
+
+
 def test_named_layers_are_used_on_all_questions():
     study = planted(2, 60, layers=(2, 3))
     scores = failure_scores(study, layers=(4, 6))
     table = constraint_contributions(study)
     np.testing.assert_allclose(scores["contribution"], table[[4, 5, 6]].mean(axis=1))
-    assert set(scores["half"]) == {"score"}
+    assert layers_used(scores) == (4, 6)
     assert set(zip(scores["first_layer"], scores["last_layer"], strict=True)) == {(4, 6)}
     assert (failure_table(scores)["n"] == 60).all()
     np.testing.assert_allclose(failure_scores(study, layers=[2, 2])["contribution"], table[2])
@@ -194,7 +281,7 @@ def test_confidence_against_the_others_on_the_same_questions():
     scores = failure_scores(study_of(values, correct, sure), layers=(4, 5))
     difference = confidence_minus(scores).set_index("predictor")
     table = failure_table(scores).set_index("predictor")
-    assert list(difference.index) == ["contribution", "linear"]
+    assert list(difference.index) == ["contribution", "linear", "kind"]
     for predictor, row in difference.iterrows():
         assert row["difference"] == pytest.approx(table["auroc"]["confidence"] - table["auroc"][predictor])
         assert 0 < row["low"] < row["difference"] < row["high"]
@@ -214,27 +301,31 @@ def test_curves_have_the_area_of_the_table():
         assert np.trapezoid(true, false) == pytest.approx(row.auroc)
 
 
-@pytest.mark.parametrize("right", [[1, 1, 1, 1, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 0, 0], [1], [0]])
+@pytest.mark.parametrize("right", [[1, 1, 1, 1, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 0, 0], [1], [0],
+                                   [1] * 9 + [0] * 4, [1] * 5 + [0] * 5, [1] * 10 + [0] * 10])
 def test_few_questions(right):
     """What cannot be known is missing, nothing fails, and the tables keep their columns."""
     values, _ = noise(1, len(right))
     study, whole = study_of(values, [right]), planted(1, 40)
     scores = failure_scores(study)
     assert len(scores) == len(right)
-    scored = scores[scores["half"] == "score"]
-    choose = scores[scores["half"] == "choose"]
-    assert scores["contribution"].isna().all() == (choose["correct"].nunique() < 2)
-    assert scores["first_layer"].isna().all() == (choose["correct"].nunique() < 2)
+    for half, other in (module.HALVES, module.HALVES[::-1]):
+        own = scores[scores["half"] == half]
+        unknown = scores.loc[scores["half"] == other, "correct"].nunique() < 2
+        assert (own[["contribution", "first_layer", "last_layer"]].isna() == unknown).all(axis=None)
     assert scores["linear"].isna().all() == (min(sum(right), len(right) - sum(right)) < 2)
     table = failure_table(scores).set_index("predictor")
-    assert table.loc["confidence", "n"] == len(scored)
-    assert np.isnan(table.loc["confidence", "auroc"]) == (scored["correct"].nunique() < 2)
+    assert table.loc["confidence", "n"] == len(right)
+    some = min(sum(right), len(right) - sum(right)) >= FEW
+    for frame in (table, confidence_minus(scores).set_index("predictor")):
+        assert (frame[["low", "high"]].notna() == some).all(axis=None)
+    assert np.isnan(table.loc["confidence", "auroc"]) == (len(set(right)) < 2)
     assert set(roc_points(scores)["predictor"]) == set(table.index[table["auroc"].notna()])
     both = 0 < sum(right) < len(right)
     tests = outcome_tests(study)
     assert len(tests) == (N_LAYERS if both else 0)
     if both:
-        assert tests["low"].isna().all() == (min(sum(right), len(right) - sum(right)) < 2)
+        assert (tests[["low", "high"]].isna() == (min(sum(right), len(right) - sum(right)) < FEW)).all(axis=None)
     assert set(outcome_by_layer(study)["outcome"]) == {"right" if label else "wrong" for label in right}
     for function, made in ((failure_table, scores), (confidence_minus, scores), (roc_points, scores),
                            (outcome_by_layer, study), (outcome_tests, study)):
@@ -344,3 +435,61 @@ def test_the_permutations_are_those_of_the_labels():
     assert tests.loc[1, "p_corrected"] == tests.loc[1, "p"]
     assert (tests["p"].drop(1) == 1).all()
     assert tests.loc[1, ["difference"]].item() == 3
+
+
+def only_between(parts: int, questions: int) -> tuple:
+    """Contributions and accuracy both differ by relation; within one they have nothing to do with each other."""
+    relation, correct = kinds_of(parts, questions, accuracy=(0.3, 0.9))
+    values, _ = noise(parts, questions, seed=2)
+    return values, correct, relation
+
+
+def test_a_difference_between_kinds_of_question_is_none_within_them(monkeypatch):
+    monkeypatch.setattr(module, "PERMUTATIONS", 1000)
+    values, correct, relation = only_between(40, 100)
+    values[..., 5] += 3 * relation
+    between = outcome_tests(study_of(values, correct, relation=relation)).query("layer == 5")
+    assert (between["p_corrected"] <= 0.05).mean() > 0.95
+    assert (between["p_within"] <= 0.05).mean() <= 0.15
+    assert between["p_within"].mean() > 0.3
+    assert (between["difference"] > 0.8).all()
+
+
+def test_a_difference_within_kinds_is_found_though_they_differ_the_other_way(monkeypatch):
+    monkeypatch.setattr(module, "PERMUTATIONS", 1000)
+    values, correct, relation = only_between(40, 100)
+    values[..., 5] += 1.2 * correct - 4 * relation
+    values[..., 6] = 7 + 5e-7 * correct  # in float32 no more than the last bit
+    tests = outcome_tests(study_of(values, correct, relation=relation))
+    within = tests.query("layer == 5")
+    assert (within["p_corrected"] > 0.5).all()
+    assert (within["p_within"] <= 0.05).mean() > 0.9
+    assert (tests.query("layer == 6")["p_within"] == 1).all()
+
+
+@pytest.mark.parametrize("accuracy", [(0.7, 0.7, 0.7), (0.9, 0.5, 0.3)])
+@pytest.mark.parametrize("apart", [0, 3])
+def test_one_study_in_twenty_has_a_layer_below_five_percent_within_kinds(accuracy, apart, monkeypatch):
+    """400 small studies without a difference within relations, whatever is between them."""
+    monkeypatch.setattr(module, "PERMUTATIONS", 400)
+    relation, correct = kinds_of(400, 14, accuracy=accuracy, seed=3)
+    values = no_difference("layers alike", 400, 14) - apart * relation[..., None]
+    tests = outcome_tests(study_of(values, correct, relation=relation))
+    best = tests.groupby("part")["p_within"].min()
+    assert len(best) > 350
+    assert 0.01 < (best <= 0.05).mean() <= 0.08
+
+
+def test_labels_are_permuted_within_kinds_alone():
+    """Two kinds, one right of three in each: of 9 ways one only is as extreme as the observed."""
+    values = np.zeros((1, 6, N_LAYERS))
+    values[0, :, 1] = [3, 1, 2, 103, 101, 102]
+    study = study_of(values, [[1, 0, 0, 1, 0, 0]], relation=[[0, 0, 0, 1, 1, 1]])
+    tests = outcome_tests(study).set_index("layer")
+    assert tests.loc[1, "p_within"] == pytest.approx(1 / 9, abs=0.015)
+    assert tests.loc[1, "p_corrected"] == pytest.approx(4 / 15, abs=0.02)  # 1 and 103 or more, of 15 pairs
+    assert (tests["p_within"].drop(1) == 1).all()
+    apart = outcome_tests(replace(study, questions=study.questions.assign(relation=[0, 1, 1, 0, 1, 1])))
+    assert (apart["p_within"] == 1).all()  # within a kind all are right, or all wrong: nothing to compare
+    alike = outcome_tests(replace(study, questions=study.questions.assign(relation="capital")))
+    pd.testing.assert_series_equal(alike["p_within"], alike["p_corrected"], check_names=False)

@@ -15,6 +15,7 @@ import yaml
 from notebook_runs import NOTEBOOKS, ROOT, execute, findable, noise_on_stderr, outputs, parameters, save_models, shown
 
 import interventions.attention_parameters as attention_parameters
+import interventions.edit_parameters as edit_parameters
 import interventions.figure_parameters as figure_parameters
 from interventions.record import read_record
 from interventions.testbed import load_testbed
@@ -25,7 +26,7 @@ SOURCES = sorted(NOTEBOOKS.glob("*.ipynb"))
 
 def parameters_of(notebook: str) -> type:
     """The dataclass of a notebook's parameters: the one whose docstring begins with the notebook's name."""
-    entries = {**vars(figure_parameters), **vars(attention_parameters)}.values()
+    entries = {**vars(figure_parameters), **vars(attention_parameters), **vars(edit_parameters)}.values()
     [found] = [entry for entry in entries
                if isinstance(entry, type) and (entry.__doc__ or "").startswith(f"notebooks/{notebook}.ipynb")]
     return found

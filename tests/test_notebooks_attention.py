@@ -1,6 +1,7 @@
 """Figures 5 and 15 to 17 run through papermill, on tiny saved models and a test bed."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import papermill
@@ -8,6 +9,7 @@ import pytest
 from notebook_runs import execute, findable, noise_on_stderr, outputs, parameters, save_models, shown
 
 from interventions.attention_parameters import Fig5Parameters, Fig15Parameters, Fig17Parameters
+from interventions.attention_study import SUBSETS
 from interventions.model import load_model
 from interventions.parameters import ParameterError
 from interventions.record import read_record
@@ -18,8 +20,9 @@ environment = pytest.fixture(scope="module", autouse=True)(findable)
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """The models, and a test bed in which every other question of `known` is answered wrongly."""
+    """The models, `other` (the same as `model`), and a test bed in which `known` has right and wrong answers."""
     root = save_models(tmp_path_factory.mktemp("saved"))
+    shutil.copytree(root / "model", root / "other")
     items = list(load_testbed(root / "bed"))
     known = [item for item in items if item.part == "known" and item.constraints == "single"]
     more = [replace(item, id=f"{item.id}/{n}", answers=("Zanzibar",) if n % 2 else item.answers)
@@ -34,7 +37,10 @@ def results(tmp_path_factory):
     return tmp_path_factory.mktemp("results")
 
 
-def check(path, results, figure: str, pictures: set[str], tables: int) -> dict:
+SHOWS = "The paper's finding shows here in"
+
+
+def check(path, results, figure: str, pictures: set[str], tables: int, says: str = SHOWS) -> dict:
     """What every figure's notebook must do; returns its record."""
     record = read_record(path)
     [written] = results.rglob(f"{path.stem}.record.json")
@@ -45,13 +51,13 @@ def check(path, results, figure: str, pictures: set[str], tables: int) -> dict:
     }
     assert len(shown(path, "image/png")) == len(pictures)
     assert len(shown(path, "text/html")) == tables
-    assert "The paper's finding shows here in" in "".join(shown(path, "text/markdown"))
+    assert says in "".join(shown(path, "text/markdown"))
     assert noise_on_stderr(path) == []
     return record
 
 
 def test_fig5_shows_tokens_patches_flows_and_the_control_model(saved, results, tmp_path):
-    given = parameters(saved, results, control_model=str(saved / "model"), window=2)
+    given = parameters(saved, results, control_model=str(saved / "other"), window=2)
     path = execute("fig5_attention", tmp_path, given)
     record = check(path, results, "fig5", {"tokens", "patches", "images", "flows", "control_flows"}, tables=3)
     rows = record["table"]
@@ -62,18 +68,23 @@ def test_fig5_shows_tokens_patches_flows_and_the_control_model(saved, results, t
     drops = [row for row in rows if row["quantity"] == "drop"]
     assert {row["window"] for row in drops} == {2, 5}
     assert max(abs(row["value"]) for row in drops) > 0.02
-    assert {row["flow"] for row in drops} == {"visual -> constraint", "visual -> last", "constraint -> last"}
+    assert {row["flow"] for row in drops} == {"visual -> constraint", "visual -> last", "constraint -> last", *SUBSETS}
     for name in ("accuracy", "overlap", "visual -> last/share", "constraint -> last/drop_all_layers"):
         assert record["numbers"][f"okvqa/{name}"]["n"] >= 1
     titles = [claim["claim"] for claim in record["claims"]]
-    assert sum("the twin" in title or "two models" in title for title in titles) >= 6
+    assert sum("the control model" in title or "two models" in title for title in titles) >= 6
+    assert not any("twin" in title for title in titles)
+    assert sum("blocking the top 5% of the visual tokens alone" in title for title in titles) == 3
+    assert "further checks, which the paper does not make" in "".join(shown(path, "text/markdown"))
     apart = [claim for claim in record["claims"] if "tell the two models apart" in claim["claim"]]
     assert apart and not any(claim["holds"] for claim in apart)  # the control model is the model itself
 
 
 def test_fig15_shows_right_and_wrong_answers(saved, results, tmp_path):
     path = execute("fig15_examples", tmp_path, parameters(saved, results, limit=0, examples=2))
-    record = check(path, results, "fig15", {"questions"}, tables=3)
+    record = check(path, results, "fig15", {"questions"}, tables=3, says="cannot be said from these questions")
+    assert [claim["holds"] for claim in record["claims"]] == [None]
+    assert "cannot say" in shown(path, "text/html")[-1]
     assert {row["correct"] for row in record["table"]} == {True, False}
     assert len({row["id"] for row in record["table"]}) == 4
     assert {row["layer"] for row in record["table"]} == set(range(5))
@@ -84,13 +95,15 @@ def test_fig16_compares_right_with_wrong_answers(saved, results, tmp_path):
     record = check(path, results, "fig16", {"outcomes"}, tables=3)
     assert {row["outcome"] for row in record["table"]} == {"right", "wrong"}
     assert {row["dataset"] for row in record["table"]} == {"known"}
-    assert 0 < record["numbers"]["known/difference_p_corrected"]["value"] <= 1
+    for name in ("p_corrected", "p_within"):
+        assert 0 < record["numbers"][f"known/difference_{name}"]["value"] <= 1
+    assert "p_within" in "".join(shown(path, "text/html"))
 
 
 def test_fig17_has_intervals_counts_and_a_measured_lead(saved, results, tmp_path):
     path = execute("fig17_failure", tmp_path, parameters(saved, results, limit=0, timed=2, layers="1,2"))
     record = check(path, results, "fig17", {"roc"}, tables=4)
-    assert {row["predictor"] for row in record["table"]} == {"contribution", "confidence", "linear"}
+    assert {row["predictor"] for row in record["table"]} == {"contribution", "confidence", "linear", "kind"}
     for row in record["table"]:
         assert row["low"] <= row["auroc"] <= row["high"]
         assert row["n"] > row["wrong"] > 0
@@ -104,7 +117,7 @@ def test_fig17_without_a_wrong_answer_says_so(saved, tmp_path):
     path = execute("fig17_failure", tmp_path, parameters(saved, tmp_path / "results", items=",".join(right), timed=1))
     record = read_record(path)
     assert {row["auroc"] for row in record["table"]} == {None}
-    assert not any(claim["holds"] for claim in record["claims"])
+    assert [claim["holds"] for claim in record["claims"]] == [None, None]
     assert record["numbers"]["time_ratio"]["n"] == 0
     assert "No layers could be chosen" in "".join(shown(path, "text/markdown"))
 
@@ -138,8 +151,10 @@ def test_what_a_model_is_too_small_for_is_refused(saved):
     model = load_model(str(saved / "model"))
     with pytest.raises(ParameterError, match=r"'window' is 6, but model .* has 5 layers: choose 1 to 5"):
         Fig5Parameters(window=6).check_model(model)
-    for layers in ("4,5", "3,2"):
-        with pytest.raises(ParameterError, match=r"'layers' is .* layers: choose a first and a last one from 0 to 4"):
+    with pytest.raises(ParameterError, match=r"'layers' is '4,5', .* layers: choose a first and a last .* 0 to 4"):
+        Fig17Parameters(layers="4,5").check_model(model)
+    for layers in ("3,2", "9,8"):
+        with pytest.raises(ParameterError, match=f"^Parameter 'layers' is '{layers}': write the first layer first.$"):
             Fig17Parameters(layers=layers).check_model(model)
     assert Fig17Parameters(layers="3, 4").layers_for(model) == (3, 4)
     assert Fig17Parameters().layers_for(model) is None
@@ -160,5 +175,16 @@ def test_the_paper_names_layers_of_its_model_alone(saved):
 def test_only_mini_has_a_twin_by_default(saved):
     assert Fig5Parameters(model=str(saved / "model")).load_control_model() is None
     assert Fig5Parameters().load_control_model().name == "mini-free"
-    with pytest.raises(ParameterError, match=r"'model': .* sees no image"):
+
+
+def test_a_control_model_that_cannot_be_one_is_named_so(saved, tmp_path):
+    with pytest.raises(ParameterError, match=r"^Parameter 'control_model': .*text' sees no image"):
         Fig5Parameters(control_model=str(saved / "text")).load_control_model()
+    with pytest.raises(ParameterError, match=r"^Parameter 'control_model'.* the model itself: name another one\.$"):
+        Fig5Parameters(model="mini-free", control_model="mini-free").load_control_model()
+    with pytest.raises(ParameterError, match=r"^Parameter 'control_model'"):
+        Fig5Parameters(control_model=str(saved / "nothing")).load_control_model()
+    assert Fig5Parameters().control_studies(None, []) == []
+    same = Fig5Parameters(model=str(saved / "model"), control_model=str(saved / "other"), window=2)
+    [study] = same.control_studies(same.load_control_model(), list(load_testbed(saved / "bed"))[:1])
+    assert study.model == str(saved / "other") and study.window == 2 and len(study.knockouts)

@@ -161,6 +161,18 @@ def test_a_flow_keeps_its_look_without_the_others():
     assert alone.get_color() == whole
 
 
+def test_parts_of_a_flow_that_are_blocked_alone_change_no_picture():
+    study = study_of()
+    shares, drops = flow_shares(study), knockout_drops(study)
+    more = drops[drops["flow"] == FLOWS[0]].astype({"flow": str}).assign(flow="top visual -> constraint", n=99)
+    more[["drop", "high"]] += 5
+    figures = [flows_by_layer(shares, given) for given in (drops, pd.concat([drops, more]))]
+    for axis, same in zip(*[figure.axes for figure in figures], strict=True):
+        assert axis.get_ylim() == same.get_ylim()
+        assert axis.get_title() == same.get_title()
+        assert len(axis.lines) == len(same.lines)
+
+
 def test_flows_without_knockouts_are_one_row():
     figure = flows_by_layer(flow_shares(study_of()), pd.DataFrame(columns=knockout_drops(study_of()).columns))
     assert len(figure.axes) == 3
@@ -190,11 +202,24 @@ def test_right_answers_stand_above_wrong_ones():
         assert axis.collections[0].get_clim() == (0, pytest.approx(highest))
         assert [label.get_text() for label in axis.get_xticklabels()] == ["this", "country"]
         told = " ".join(axis.get_title("left").split())
-        outcome = "Lima (right)" if question.correct else "Rome (wrong)"
+        outcome = "Lima (right)" if question.correct else "Rome (wrong) right: Lima"
         assert told == f"What is the capital of this country? {outcome}"
     upper, lower = axes[0].get_position().y0, axes[3].get_position().y0
     assert upper > lower
     assert bar.get_ylabel() == "contribution ||a||"
+
+
+def test_a_long_right_answer_is_cut_short():
+    study = study_of(parts=("known",), wrong=3, n_constraint=4)
+    told = {"question": "Who directed the movie that is shown in this image, and $in$ which year?" * 2,
+            "answer": "The Lord of the Rings and the Fellowship of it",
+            "expected": "Peter Robert Jackson and $others$ " * 3}
+    shown = outcome_examples(study).assign(**told)
+    figure = question_contributions(study.contributions, shown)
+    last = [axis.get_title("left").splitlines()[-1] for axis in figure.axes[:-1]]
+    assert [line.endswith("(right)") for line in last] == [True] * 3 + [False] * 3
+    assert all(line.startswith("right: Peter") and line.endswith("\u2026") and len(line) <= 28 for line in last[3:])
+    assert text_problems(figure) == []
 
 
 def test_answers_of_one_outcome_are_one_row():
@@ -246,7 +271,7 @@ def test_a_part_without_a_wrong_answer():
     assert text_problems(figure) == []
 
 
-AREAS = {"contribution": 0.63, "confidence": 0.76, "linear": 0.7}
+AREAS = {"contribution": 0.63, "confidence": 0.76, "linear": 0.7, "kind": 0.58}
 
 
 def curves(parts=PARTS) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -276,14 +301,21 @@ def test_curves_name_their_area_and_stand_in_a_square():
         keys = axis.get_legend()
         assert [text.get_text().splitlines() for text in keys.get_texts()] == [
             ["contribution", "AUROC 0.63 [0.53, 0.73]"], ["confidence", "AUROC 0.76 [0.66, 0.86]"],
-            ["linear, all layers", "AUROC 0.70 [0.60, 0.80]"],
+            ["linear, all layers", "AUROC 0.70 [0.60, 0.80]"], ["kind of question alone", "AUROC 0.58 [0.48, 0.68]"],
         ]
         assert [key.get_color() for key in keys.get_lines()] == [line.get_color() for line in lines]
-        assert len({line.get_linestyle() for line in lines}) == len({to_rgba(line.get_color()) for line in lines}) == 3
+        assert len({line.get_linestyle() for line in lines}) == len({to_rgba(line.get_color()) for line in lines}) == 4
         assert axis.get_title().endswith("(n = 40, 11 wrong)")
         axis.apply_aspect()
         box = axis.get_window_extent()
         assert box.width == pytest.approx(box.height, rel=0.02)
+
+
+def test_an_area_of_few_answers_has_no_interval():
+    points, table = curves(("known",))
+    figure = roc_curves(points, table.assign(low=np.nan, high=np.nan, wrong=1))
+    keys = [text.get_text().splitlines()[1] for text in figure.axes[0].get_legend().get_texts()]
+    assert keys == ["AUROC 0.63", "AUROC 0.76", "AUROC 0.70", "AUROC 0.58"]
 
 
 def test_an_unknown_area_is_said_to_be_so():

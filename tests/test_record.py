@@ -56,6 +56,29 @@ def test_file_and_output_hold_the_same_strict_json(tmp_path, displayed):
     assert list(tmp_path.glob("new/.*")) == []
 
 
+def test_a_claim_that_cannot_be_decided_is_null_and_says_so(tmp_path, displayed):
+    claims = [Claim(name, "paper", "here", holds) for name, holds in (("a", None), ("b", np.bool_(False)), ("c", True))]
+    content = record("x", parameters={}, model=MODEL, numbers={}, table=pd.DataFrame(), claims=claims,
+                     path=tmp_path / "a.json")
+    assert [claim["holds"] for claim in content["claims"]] == [None, False, True]
+    assert json.loads((tmp_path / "a.json").read_text())["claims"] == content["claims"]
+    displayed.clear()
+    module.paper_versus_here(claims)
+    [shown] = displayed
+    lines = shown["text/plain"].splitlines()[1:]
+    assert [line.partition("here")[2].strip() for line in lines] == ["cannot say", "no", "yes"]
+    assert shown["text/html"].count("<td>cannot say</td>") == 1
+
+
+def test_an_empty_table_is_a_sentence(displayed):
+    module.show_table(pd.DataFrame(columns=["part", "layer"]))
+    module.paper_versus_here([])
+    assert [output["text/markdown"] for output in displayed] == ["These questions give no row for this table."] * 2
+    assert not any("text/html" in output for output in displayed)
+    module.show_table(pd.DataFrame({"part": ["known"]}))
+    assert "known" in displayed[-1]["text/html"]
+
+
 def test_a_number_that_is_rounded_to_zero_has_no_sign():
     assert str(Number(-0.004, -0.001, -0.0)) == "0.00 [0.00, 0.00]"
     assert str(Number(np.float32(-0.006), np.float64(-1), np.int64(0))) == "-0.01 [-1.00, 0.00]"

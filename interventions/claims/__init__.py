@@ -11,9 +11,19 @@ from .attention import (
     peak_concentration,
     peak_layer,
     route_claims,
+    subset_claims,
 )
 from .by_layer import control_claims, fig3_claims, fig3_numbers, fig3_statistics
-from .common import caveat, closing_sentence, window_caveat
+from .common import caveat, checks_sentence, closing_sentence, window_caveat
+from .editing import (
+    fig6_claims,
+    fig6_numbers,
+    fig14_claims,
+    fig14_numbers,
+    fig18_claims,
+    fig18_numbers,
+    sequential_claims,
+)
 from .failure import (
     fig15_claims,
     fig15_numbers,
@@ -36,9 +46,11 @@ from .standard import fig7_claims, fig7_numbers
 from .windows import fig1_claims, fig4_claims, sweep_numbers
 
 __all__ = [
-    "caveat", "closing_sentence", "control_claims", "fig1_claims", "fig2_claims", "fig2_numbers", "fig3_claims",
-    "fig3_numbers", "fig3_statistics", "fig4_claims", "fig5_claims", "fig5_numbers", "fig5_table", "fig7_claims",
-    "fig7_numbers", "fig15_claims", "fig15_numbers", "fig15_table", "fig16_claims", "fig16_numbers", "fig17_claims",
-    "fig17_numbers", "knockout_claims", "peak_concentration", "peak_layer", "question_claims", "question_numbers",
-    "question_peaks", "route_claims", "sweep_numbers", "table1_claims", "table1_numbers", "window_caveat",
+    "caveat", "checks_sentence", "closing_sentence", "control_claims", "fig1_claims", "fig2_claims", "fig2_numbers",
+    "fig3_claims", "fig3_numbers", "fig3_statistics", "fig4_claims", "fig5_claims", "fig5_numbers", "fig5_table",
+    "fig6_claims", "fig6_numbers", "fig7_claims", "fig7_numbers", "fig14_claims", "fig14_numbers", "fig15_claims",
+    "fig15_numbers", "fig15_table", "fig16_claims", "fig16_numbers", "fig17_claims", "fig17_numbers", "fig18_claims",
+    "fig18_numbers", "knockout_claims", "peak_concentration", "peak_layer", "question_claims", "question_numbers",
+    "question_peaks", "route_claims", "sequential_claims", "subset_claims", "sweep_numbers", "table1_claims",
+    "table1_numbers", "window_caveat",
 ]

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ..attention_averages import agreement, blocked_entirely, flow_shares, knockout_drops, right, total_shares
-from ..attention_study import AttentionStudy
+from ..attention_averages import (
+    agreement,
+    blocked_entirely,
+    flow_shares,
+    knockout_drops,
+    largest_drops,
+    right,
+    total_shares,
+)
+from ..attention_study import SUBSETS, AttentionStudy
+from ..averages import NEGLIGIBLE
 from ..concentration import LAST, TOP, concentration, first_layer, mean_contributions
 from ..record import Claim, Number
 from .common import SUBSTANTIAL, above, above_zero, fine, number, number_of, p_text
@@ -37,11 +46,10 @@ def fig5_numbers(study: AttentionStudy) -> dict[str, Number]:
         numbers[f"{part}/{flow}/share"] = number(cells["share"])
     for (part, flow), cells in blocked_entirely(study).groupby(["part", "flow"], sort=False):
         numbers[f"{part}/{flow}/drop_all_layers"] = number(cells["drop"])
-    drops = knockout_drops(study)
-    for (part, flow), cells in drops[drops["window"] == study.window].groupby(["part", "flow"], sort=False):
-        best = cells.loc[cells["drop"].astype(float).idxmax()]
-        numbers[f"{part}/{flow}/drop_peak"] = number_of(best, "drop")
-        numbers[f"{part}/{flow}/drop_peak_layer"] = Number(int(best["layer"]), n=int(best["n"]))
+    for _, best in largest_drops(study).iterrows():
+        name = f"{best['part']}/{best['flow']}/drop_peak"
+        numbers[name] = number_of(best, "drop")
+        numbers[f"{name}_layer"] = Number(int(best["layer"]), n=int(best["n"]))
     for _, row in agreement(study).iterrows():
         numbers[f"{row['part']}/{row['flow']}/rho"] = number_of(row, "rho")
     return numbers
@@ -63,7 +71,7 @@ def fig5_claims(study: AttentionStudy) -> list[Claim]:
         papers = ["first self-attention layer of 32", "a subset of the visual tokens",
                   "the pattern holds across the questions", "the last 36 of 576"]
         if part not in peaks:
-            claims += [Claim(*told, NONE_RIGHT, False) for told in zip(titles, papers, strict=True)]
+            claims += [Claim(*told, NONE_RIGHT, None) for told in zip(titles, papers, strict=True)]
             continue
         first, peak = peaks[part]
         where = f"at layer {int(first['layer'])}"
@@ -78,15 +86,15 @@ def fig5_claims(study: AttentionStudy) -> list[Claim]:
             f"another {size} carry at most {peak['share_other']:.2f}; to carry it is a quarter or more",
         ]
         holds = [
-            above_zero(lead), above(top, SUBSTANTIAL), peak["p"] < LEVEL,
-            above(last, SUBSTANTIAL) and last.value > peak["share_other"],
+            above_zero(lead), above(top, SUBSTANTIAL), None if pd.isna(peak["p"]) else bool(peak["p"] < LEVEL),
+            above(last, SUBSTANTIAL) and bool(last.value > peak["share_other"]),
         ]
-        claims += [Claim(*told, bool(held)) for *told, held in zip(titles, papers, heres, holds, strict=True)]
+        claims += [Claim(*told, held) for *told, held in zip(titles, papers, heres, holds, strict=True)]
     return claims
 
 
 def peak_concentration(study: AttentionStudy) -> pd.DataFrame:
-    """The row of `attention_averages.concentration` of each part's layer with the largest contributions."""
+    """The row of `concentration.concentration` of each part's layer with the largest contributions."""
     return concentration(study).merge(first_layer(study)[["part", "layer"]], on=["part", "layer"])
 
 
@@ -111,29 +119,49 @@ def fig5_table(study: AttentionStudy) -> pd.DataFrame:
 def knockout_claims(study: AttentionStudy) -> list[Claim]:
     """The causal check of Figure 5, which the paper does not make: is visual -> constraint needed for the answer?
 
-    It is where blocking it in all layers takes a quarter of P(answer) or more. No claim of a study without knock-outs.
+    It is where blocking it in all layers surely takes more than a quarter of P(answer). No claim without knock-outs.
     """
     claims, drops = [], blocked_entirely(study)
     for part in dict.fromkeys(study.questions["part"] if len(study.knockouts) else ()):
         values = _of(drops, part, FLOW)
         title, paper = f"{part}: the answer needs {FLOW}", "not in the paper, which looks at contributions alone"
         if values.empty:
-            claims.append(Claim(title, paper, NONE_RIGHT, False))
+            claims.append(Claim(title, paper, NONE_RIGHT, None))
             continue
         drop, of = number(values), study.questions.set_index("id").loc[values.index, "p_clean"].mean()
         here = f"blocked in all layers, P(answer) falls by {drop} of {of:.2f}"
-        claims.append(Claim(title, paper, here, bool(above_zero(drop) and drop.value >= SUBSTANTIAL * of)))
+        claims.append(Claim(title, paper, here, above(drop, SUBSTANTIAL * of)))
+    return claims
+
+
+def subset_claims(study: AttentionStudy) -> list[Claim]:
+    """Do the tokens with the largest contributions carry the flow, or only have the largest norms? Not in the paper.
+
+    They carry it where blocking them alone takes half of what blocking all visual tokens takes, or more.
+    """
+    claims, drops = [], blocked_entirely(study)
+    for part in dict.fromkeys(drops["part"]):
+        every, top, rest, by_chance = (_of(drops, part, flow) for flow in (FLOW, *SUBSETS))
+        if top.empty:
+            continue
+        title = f"{part}: blocking the top {TOP:.0%} of the visual tokens alone costs P(answer)"
+        here = (
+            f"drops {number(top)} (them), {number(by_chance)} (as many others, drawn), {number(rest)} (all but them), "
+            f"{number(every)} (all)"
+        )
+        holds = above_zero(number(top - every / 2)) if every.mean() >= NEGLIGIBLE else None
+        claims.append(Claim(title, "not in the paper, which looks at contributions alone", here, holds))
     return claims
 
 
 def route_claims(study: AttentionStudy, twin: AttentionStudy | None = None) -> list[Claim]:
-    """Do knock-outs and contributions name a model's route, and tell it from that of a twin that takes another one?
+    """Do knock-outs and contributions name a model's route, and tell it from that of a control model?
 
     By part, of differences within questions. In the study, blocking visual -> constraint costs more than visual ->
-    last, in the twin less. In either, contributions name the same route: of the flows into the last token, constraint
-    -> last and visual -> last, the one with the larger share (mean over layers) is that which costs more. And both
-    differences are larger in the study than in the twin, on the questions that both answer right.
-    No claim of studies without knock-outs, about the twin only if there is one.
+    last, in the control model less. In either, contributions name the same route: of the flows into the last token,
+    constraint -> last and visual -> last, the one with the larger share (mean over layers) costs more. And both
+    differences are larger in the study than in the control model, on the questions that both answer right.
+    No claim of studies without knock-outs, about the control model only if there is one.
     """
     parts = list(dict.fromkeys(study.questions["part"] if len(study.knockouts) else ()))
     ours, claims = (blocked_entirely(study), total_shares(study)), []
@@ -144,15 +172,16 @@ def route_claims(study: AttentionStudy, twin: AttentionStudy | None = None) -> l
         return claims
     theirs = blocked_entirely(twin), total_shares(twin)
     for part in parts:
-        claims.append(_cost_claim(f"{part}: in the twin, {DIRECT} costs more", theirs[0], part, sign=-1))
-        claims.append(_same_route_claim(f"{part}: in the twin, contributions name the same route", *theirs, part))
+        claims.append(_cost_claim(f"{part}: in the control model, {DIRECT} costs more", theirs[0], part, sign=-1))
+        same = f"{part}: in the control model, contributions name the same route"
+        claims.append(_same_route_claim(same, *theirs, part))
         for name, which, first in (("knock-outs", 0, FLOW), ("contributions", 1, INTO_LAST)):
             # Only questions in both have a difference of differences.
             apart = number((_difference(ours[which], part, first) - _difference(theirs[which], part, first)).dropna())
-            here = f"({first}) - ({DIRECT}), less that of the twin: {apart} (n = {apart.n})"
+            here = f"({first}) - ({DIRECT}), less that of the control model: {apart} (n = {apart.n})"
             claims.append(Claim(
-                f"{part}: {name} tell the two models apart", "not in the paper; the twin takes another route",
-                here if apart.n else "no question is answered right by both", bool(apart.n and above_zero(apart)),
+                f"{part}: {name} tell the two models apart", "not in the paper; it takes another route",
+                here if apart.n else "no question is answered right by both", above_zero(apart) if apart.n else None,
             ))
     return claims
 
@@ -182,7 +211,7 @@ def _cost_claim(title: str, drops: pd.DataFrame, part: str, sign: int = 1) -> Cl
     paper = "not in the paper; its route goes through the constraint" if sign > 0 else "not in the paper; another route"
     differences = _difference(drops, part, FLOW)
     if differences.empty:
-        return Claim(title, paper, NONE_RIGHT, False)
+        return Claim(title, paper, NONE_RIGHT, None)
     first, second = (_of(drops, part, flow).mean() for flow in (FLOW, DIRECT))
     here = f"drops {first:.2f} ({FLOW}) and {second:.2f} ({DIRECT}), difference {number(differences)}"
     return Claim(title, paper, here, above_zero(number(sign * differences)))
@@ -192,7 +221,7 @@ def _same_route_claim(title: str, drops: pd.DataFrame, shares: pd.DataFrame, par
     paper = "not in the paper, which looks at contributions alone"
     differences = [_difference(frame, part, INTO_LAST) for frame in (shares, drops)]
     if any(values.empty for values in differences):
-        return Claim(title, paper, NONE_RIGHT, False)
+        return Claim(title, paper, NONE_RIGHT, None)
     share, drop = map(number, differences)
     here = f"({INTO_LAST}) - ({DIRECT}): share {share}, drop {drop}"
     holds = any(all(above_zero(number(sign * values)) for values in differences) for sign in (1, -1))

@@ -18,8 +18,8 @@ WIDE = 3  # a window of more than a third of the layers cannot localise (the pap
 
 ORGANISMS = {
     "mini": (
-        "`mini` is a model organism with a taught route: its training forced every fact to pass through the "
-        "visual constraint in early layers. That the trace finds this route shows that the tool works; it is "
+        "`mini` is a model organism with a taught route: its training made facts pass through the visual "
+        "constraint in early layers. That these numbers show this route shows that the tool works; it is "
         "no evidence for the paper's claim about 7B models."
     ),
     "mini-free": (
@@ -31,18 +31,33 @@ ORGANISMS = {
 
 
 def closing_sentence(claims: list[Claim]) -> str:
-    """Whether the figure's finding shows here, counted from its claims."""
+    """Whether the figure's finding shows here, counted from its claims; those that cannot say do not count."""
     if not claims:
         return "No question could be used, so these numbers say nothing about the paper's finding."
-    held = [claim.claim for claim in claims if claim.holds]
-    if len(held) == len(claims):
-        return f"The paper's finding shows here in all {len(claims)} cases of the table."
-    if not held:
-        return f"The paper's finding shows here in none of the {len(claims)} cases of the table."
-    missing = "; ".join(claim.claim for claim in claims if not claim.holds)
-    return (
-        f"The paper's finding shows here in {len(held)} of the {len(claims)} cases of the table, "
-        f"not in {missing}."
+    decided = [claim for claim in claims if claim.holds is not None]
+    missing = [claim.claim for claim in decided if not claim.holds]
+    n, held = len(decided), len(decided) - len(missing)
+    if not decided:
+        return "Whether the paper's finding shows here cannot be said from these questions."
+    if not missing:
+        where = "the one case" if n == 1 else f"all {n} cases"
+    elif not held:
+        where = "no case" if n == 1 else f"none of the {n} cases"
+    else:
+        where = f"{held} of the {n} cases"
+    apart = f", not in {'; '.join(missing)}" if held and missing else ""
+    left = f" Of {len(claims) - n} more these questions cannot say." if n < len(claims) else ""
+    return f"The paper's finding shows here in {where} of the table{apart}.{left}"
+
+
+def checks_sentence(checks: list[Claim]) -> str:
+    """The same for what the paper does not have: how many of the further rows of the table come out."""
+    decided = [check for check in checks if check.holds is not None]
+    failed = [check.claim for check in decided if not check.holds]
+    if not decided:
+        return ""
+    return f"Of {len(decided)} further checks, which the paper does not make, {len(decided) - len(failed)} come out" + (
+        f", not: {'; '.join(failed)}." if failed else "."
     )
 
 

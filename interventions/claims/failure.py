@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import pandas as pd
 
 from ..averages import early_and_middle_layers, early_layers
+from ..failure import FEW
 from ..record import Claim, Number
 from .attention import LEVEL, NONE_RIGHT
 from .common import above, above_zero, fine, number, number_of, p_text
 
-FEW = 5  # right or wrong answers: with fewer, an interval of the AUROC says nothing, [1, 1] is then easily had
 ONE_OUTCOME = "all answers are right, or all are wrong"
 
 
@@ -23,18 +23,18 @@ def fig15_numbers(contributions: pd.DataFrame, questions: pd.DataFrame) -> dict[
 def fig15_claims(contributions: pd.DataFrame, questions: pd.DataFrame) -> list[Claim]:
     """The finding of Figure 15 on the questions shown: examples, not statistics (these are Figure 16's).
 
-    contributions, questions: those of an `AttentionStudy`, the latter only those shown. It holds if the largest
-    contribution over the layers is on average larger in right than in wrong answers.
+    contributions, questions: those of an `AttentionStudy`, the latter only those shown. So few questions cannot say
+    whether it holds; they are told side by side.
     """
     is_right, is_wrong = _largest(contributions, questions).values()
     title, paper = "constraint -> last token is stronger in the right answers shown", "stronger when right"
     if is_right.empty or is_wrong.empty:
-        return [Claim(title, paper, ONE_OUTCOME, False)]
+        return [Claim(title, paper, ONE_OUTCOME, None)]
     here = "; ".join(
         f"{outcome}: {values.mean():.3g}, {values.min():.3g} to {values.max():.3g} (n = {len(values)})"
         for outcome, values in (("right", is_right), ("wrong", is_wrong))
     )
-    return [Claim(title, paper, f"largest contribution, {here}", bool(is_right.mean() > is_wrong.mean()))]
+    return [Claim(title, paper, f"largest contribution, {here}; Figure 16 tests it", None)]
 
 
 def fig15_table(contributions: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
@@ -56,9 +56,10 @@ def fig16_numbers(outcome: pd.DataFrame, tests: pd.DataFrame) -> dict[str, Numbe
         numbers[f"{part}/{name}/peak_layer"] = Number(int(best["layer"]), n=int(best["n"]))
     for part in dict.fromkeys(tests["part"]):
         best, n = _largest_difference(tests, part)
-        numbers[f"{part}/difference"] = Number(*(float(best[name]) for name in ("difference", "low", "high")), n=n)
+        numbers[f"{part}/difference"] = Number(float(best["difference"]), n=n)
         numbers[f"{part}/difference_layer"] = Number(int(best["layer"]), n=n)
         numbers[f"{part}/difference_p_corrected"] = Number(float(best["p_corrected"]), n=n)
+        numbers[f"{part}/difference_p_within"] = Number(float(best["p_within"]), n=n)
     return numbers
 
 
@@ -74,26 +75,30 @@ def fig16_claims(outcome: pd.DataFrame, tests: pd.DataFrame) -> list[Claim]:
     for part in dict.fromkeys(outcome["part"]):
         higher, active, there = f"{part}: higher when the answer is right", f"{part}: middle layers most active", (
             f"{part}: the difference is largest in middle layers")
-        best, higher_holds = None, False
+        best, higher_holds = None, None
         if part in set(tests["part"]):
-            best, n = _largest_difference(tests, part)
-            difference = Number(*(float(best[name]) for name in ("difference", "low", "high")), n=n)
-            higher_holds = best["p_corrected"] < LEVEL
-            here = (f"right - wrong {fine(difference)} at layer {best['layer']}, p {p_text(best['p_corrected'])}, "
-                    f"corrected (n = {best['n_right']} right, {best['n_wrong']} wrong)")
-        claims.append(Claim(higher, "higher when right", ONE_OUTCOME if best is None else here, bool(higher_holds)))
+            best, _ = _largest_difference(tests, part)
+            enough = min(best["n_right"], best["n_wrong"]) >= FEW
+            higher_holds = bool(best["p_corrected"] < LEVEL) if enough else None
+            few = "" if enough else ", too few to say"
+            # No interval at the layer that was picked for its size: its p is corrected for that, the interval is not.
+            here = (f"right - wrong {best['difference']:.3g} at layer {best['layer']}, p "
+                    f"{p_text(best['p_corrected'])}, corrected, {p_text(best['p_within'])} within kinds of question "
+                    f"(n = {best['n_right']} right, {best['n_wrong']} wrong{few})")
+        claims.append(Claim(higher, "higher when right", ONE_OUTCOME if best is None else here, higher_holds))
         cells = outcome[(outcome["part"] == part) & (outcome["outcome"] == "right")]
         if cells.empty:
-            claims.append(Claim(active, paper, NONE_RIGHT, False))
+            claims.append(Claim(active, paper, NONE_RIGHT, None))
         else:
             peak = cells.loc[cells["norm"].astype(float).idxmax()]
             here = f"right answers: {fine(number_of(peak, 'norm'))} at layer {peak['layer']}"
             claims.append(Claim(active, paper, here, peak["layer"] in middle))
         if best is None:
-            claims.append(Claim(there, paper, ONE_OUTCOME, False))
+            claims.append(Claim(there, paper, ONE_OUTCOME, None))
         else:
             here = f"at layer {best['layer']}" + ("" if higher_holds else ", but not above chance")
-            claims.append(Claim(there, paper, here, bool(higher_holds and best["layer"] in middle)))
+            found = None if higher_holds is None else bool(higher_holds and best["layer"] in middle)
+            claims.append(Claim(there, paper, here, found))
     return claims
 
 
@@ -116,8 +121,8 @@ def fig17_claims(table: pd.DataFrame, differences: pd.DataFrame) -> list[Claim]:
     """The findings of Figure 17, by part: the contribution predicts right answers, and confidence does so better.
 
     table, differences: those of `failure.failure_table` and `failure.confidence_minus`. The first holds if the interval
-    of its AUROC lies above 0.5, the second if that of the paired difference lies above 0; neither does with fewer than
-    FEW right or wrong answers.
+    of its AUROC lies above 0.5, the second if that of the paired difference lies above 0; fewer than FEW right or wrong
+    answers cannot say.
     """
     claims = []
     for part in dict.fromkeys(table["part"]):
@@ -126,16 +131,17 @@ def fig17_claims(table: pd.DataFrame, differences: pd.DataFrame) -> list[Claim]:
         first = (f"{part}: the contribution predicts right answers", "AUROC 0.63, layers 16-17 of 32")
         second = (f"{part}: confidence predicts them better", "AUROC 0.76 instead of 0.63")
         if "contribution" not in areas.index or pd.isna(areas.loc["contribution", "auroc"]):
-            claims += [Claim(*first, f"scored: {ONE_OUTCOME}", False), Claim(*second, f"scored: {ONE_OUTCOME}", False)]
+            claims += [Claim(*first, f"scored: {ONE_OUTCOME}", None), Claim(*second, f"scored: {ONE_OUTCOME}", None)]
             continue
         area = number_of(areas.loc["contribution"], "auroc")
         wrong = int(areas.loc["contribution", "wrong"])
         enough = min(wrong, area.n - wrong) >= FEW
-        here = f"AUROC {area} (n = {area.n}, {wrong} wrong{'' if enough else ', too few to say'})"
-        claims.append(Claim(*first, here, enough and above(area, 0.5)))
+        few = "" if enough else ", too few to say"
+        here = f"AUROC {area} (n = {area.n}, {wrong} wrong{few})"
+        claims.append(Claim(*first, here, above(area, 0.5) if enough else None))
         more = number_of(minus.iloc[0], "difference")
-        here = f"AUROC {areas.loc['confidence', 'auroc']:.2f} instead of {area.value:.2f}, difference {more}"
-        claims.append(Claim(*second, here, enough and above_zero(more)))
+        here = f"AUROC {areas.loc['confidence', 'auroc']:.2f} instead of {area.value:.2f}, difference {more}{few}"
+        claims.append(Claim(*second, here, above_zero(more) if enough else None))
     return claims
 
 

@@ -5,6 +5,7 @@ Each function returns a Figure; `save_figure` writes it as PNG and PDF.
 
 from .attention import flows_by_layer, question_contributions
 from .averages import effects_and_controls, effects_by_layer, probabilities, role_layer_maps
+from .editing import edited_examples, efficacy_by_layer, further_metrics, methods_by_metric, sequential
 from .failure import contributions_by_outcome, roc_curves
 from .patches import patch_maps, patches_over_images, visual_token_maps
 from .question import question_maps, worked_example
@@ -13,8 +14,9 @@ from .sweeps import compared_by_layer, effects_by_window, peak_histograms
 from .testbed import example_questions
 
 __all__ = [
-    "compared_by_layer", "contributions_by_outcome", "effects_and_controls", "effects_by_layer", "effects_by_window",
-    "example_questions", "flows_by_layer", "patch_maps", "patches_over_images", "peak_histograms", "probabilities",
-    "question_contributions", "question_maps", "roc_curves", "role_layer_maps", "save_figure", "visual_token_maps",
-    "window_label", "worked_example",
+    "compared_by_layer", "contributions_by_outcome", "edited_examples", "effects_and_controls", "effects_by_layer",
+    "effects_by_window", "efficacy_by_layer", "example_questions", "flows_by_layer", "further_metrics",
+    "methods_by_metric", "patch_maps", "patches_over_images", "peak_histograms", "probabilities",
+    "question_contributions", "question_maps", "roc_curves", "role_layer_maps", "save_figure", "sequential",
+    "visual_token_maps", "window_label", "worked_example",
 ]

@@ -46,6 +46,7 @@ def flows_by_layer(shares: pd.DataFrame, drops: pd.DataFrame, heading: str = "")
     """
     if shares.empty:
         return nothing_to_show("no question was answered right")
+    drops = drops[drops["flow"].isin(FLOW_LOOKS)]  # parts of a flow that are blocked alone have no line
     parts = list(dict.fromkeys([*parts_of(shares), *parts_of(drops)]))
     rows = ["share", "drop"] if len(drops) else ["share"]
     n_layers = int(shares["layer"].max()) + 1
@@ -126,6 +127,8 @@ def question_contributions(contributions: pd.DataFrame, questions: pd.DataFrame)
             axis.spines[:].set_visible(False)
             answer = textwrap.shorten(str(question.answer), 24, placeholder="\u2026")
             told = [*textwrap.wrap(question.question, 32), f"{answer} ({outcome})"]
+            if outcome == "wrong":
+                told.append(textwrap.shorten(f"right: {question.expected}", 28, placeholder="\u2026"))
             axis.set_title("\n".join(told), fontsize=7, loc="left", parse_math=False)
         axes[row, 0].set_ylabel("layer")
         for axis in axes[row, len(rows):]:

@@ -18,6 +18,7 @@ PREDICTORS = {  # label, colour, line
     "contribution": ("contribution", "#0072b2", "-"),
     "confidence": ("confidence", "#d55e00", "--"),
     "linear": ("linear, all layers", "#595959", ":"),
+    "kind": ("kind of question alone", "#cc79a7", "-."),
 }
 SHADE, LEVEL = "#e6e6e6", 0.05
 
@@ -80,7 +81,7 @@ def roc_curves(points: pd.DataFrame, table: pd.DataFrame) -> Figure:
     if table.empty:
         return nothing_to_show("no question was answered")
     parts = parts_of(table)
-    figure, axes = panel_grid(1, parts, height=3.9)
+    figure, axes = panel_grid(1, parts, height=4.2 if len(parts) > 1 else 4.5)
     for axis, part in zip(axes[0], parts, strict=True):
         axis.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8, zorder=0)
         rows = table[table["part"] == part].set_index("predictor")

@@ -25,7 +25,7 @@ PALE = 0.45  # the image below the overlay
 def visual_token_maps(frame: pd.DataFrame, n_visual: int) -> Figure:
     """The paper's Figure 5: mean contribution by visual token and layer, a column a part, one scale for all.
 
-    frame: that of `attention_averages.mean_contributions`: part, layer, index, norm, n. The dashed line is where the
+    frame: that of `concentration.mean_contributions`: part, layer, index, norm, n. The dashed line is where the
     last sixteenth of the tokens begins. A model with more tokens than a panel has pixels shows means of neighbours.
     """
     if frame.empty:

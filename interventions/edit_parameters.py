@@ -1,0 +1,114 @@
+"""The parameters of the notebooks about edits; the defaults are those of their `parameters` cells."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass, replace
+
+from .edit_evaluation import Reference
+from .edit_study import TASKS, Editing, references, wrong_items
+from .model import VisionLanguageModel
+from .multedit import LAMBDA, PROTOCOLS
+from .parameters import ParameterError, at_least, listed, one_of
+from .selection import SampleParameters
+from .testbed import Item, TestBed, load_testbed
+
+Chosen = dict[str, list[tuple[Item, str]]]
+
+
+@dataclass(frozen=True)
+class EditParameters(SampleParameters):
+    """What the notebooks about edits share; limit counts the questions edited of each task."""
+
+    tasks: str = "correct,insert"
+    layer: int = 2
+    lam: float = LAMBDA
+    unrelated: int = 20
+
+    def check(self) -> None:
+        super().check()
+        for task in listed(self.tasks) or [""]:
+            one_of("tasks", task, TASKS)
+        at_least("layer", self.layer, 0, "it is the layer that is edited")
+        at_least("unrelated", self.unrelated, 1, "it counts the unrelated questions that are asked after each edit")
+        if not self.lam > 0:
+            raise ParameterError(f"Parameter 'lam' must be above 0, not {self.lam}: it weighs the old weights.")
+        if self.remote:
+            raise ParameterError(
+                "Parameter 'remote' cannot be True here: fine-tuning changes weights, which a server does not allow."
+            )
+
+    def select(self, testbed: TestBed) -> TestBed:
+        """All questions of the parts: those that are edited are found among them."""
+        return super(EditParameters, replace(self, limit=0)).select(testbed)
+
+    def check_model(self, model: VisionLanguageModel) -> None:
+        if self.layer >= model.n_layers:
+            raise ParameterError(
+                f"Parameter 'layer' is {self.layer}, but model {model.name!r} has {model.n_layers} layers: choose 0 to "
+                f"{model.n_layers - 1}."
+            )
+
+    def chosen(self, model: VisionLanguageModel, questions: TestBed) -> Chosen:
+        """Task -> the questions to edit, answered wrongly now, each with what the model says."""
+        options = {"results_dir": self.results, "protocol": self.protocol}
+        return {task: wrong_items(model, questions, task, self.limit, **options) for task in listed(self.tasks)}
+
+    def whole_testbed(self) -> TestBed:
+        """Where unrelated questions, other pictures and questions that follow come from."""
+        return load_testbed(self.testbed)
+
+    def pool(self, model: VisionLanguageModel) -> list[Reference]:
+        return references(model, self.whole_testbed(), self.seed, self.protocol)
+
+    @property
+    def settings(self) -> Editing:
+        return Editing(
+            layers=(self.layer,), lam=self.lam, optimizer=PROTOCOLS[self.protocol], n_unrelated=self.unrelated,
+            seed=self.seed, protocol=self.protocol,
+        )
+
+    def for_study(self) -> dict:
+        """The arguments of `edit_study.edit_study`, and of `edit_every_layer`."""
+        return {"settings": self.settings, "results_dir": self.results, "shard": self.shard}
+
+
+@dataclass(frozen=True)
+class Fig6Parameters(EditParameters):
+    """notebooks/fig6_editing.ipynb"""
+
+    limit: int = 20
+    kept: str = "1,10,50"
+
+    figure: typing.ClassVar[str] = "fig6_editing"
+
+    def check(self) -> None:
+        super().check()
+        if not all(entry.isdecimal() and int(entry) for entry in listed(self.kept)):
+            raise ParameterError(
+                f"Parameter 'kept' must be numbers of edits, at least 1, not {self.kept!r}: write for example 1,10,50."
+            )
+
+    @property
+    def counts(self) -> list[int]:
+        """After how many kept edits the model is looked at."""
+        return [int(entry) for entry in listed(self.kept)]
+
+
+@dataclass(frozen=True)
+class Fig14Parameters(EditParameters):
+    """notebooks/fig14_layers.ipynb"""
+
+    limit: int = 10
+
+    figure: typing.ClassVar[str] = "fig14_layers"
+
+
+@dataclass(frozen=True)
+class Fig18Parameters(EditParameters):
+    """notebooks/fig18_inserted.ipynb"""
+
+    limit: int = 6
+    tasks: str = "insert"
+
+    figure: typing.ClassVar[str] = "fig18_inserted"

@@ -1,0 +1,276 @@
+"""The experiment of Figures 6, 14 and 18: correct errors and insert facts, by several methods, one table an item.
+
+Every edit starts from the unedited model. Two tasks, as in the paper's section 5: *correct* questions that the model
+answers wrongly although it should know (of the embedded test bed: facts it was trained on), and *insert* facts that it
+never met (its split "never"; elsewhere a test bed of long-tailed facts).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .asking import ask
+from .conditions import Unusable
+from .edit import apply_edits, edit_facts
+from .edit_evaluation import Reference, evaluate, questions_about, reference, unrelated
+from .fine_tuning import CONSTRAINED_DEFAULT, FineTuning, fine_tuned
+from .metrics import answer_accuracy, bootstrap_interval
+from .model import VisionLanguageModel
+from .multedit import LAMBDA, EditError, Optimizer
+from .parameters import ParameterError
+from .progress import Progress
+from .results import ResultStore
+from .testbed import Item
+
+METHODS = ("no edit", "MultEdit", "random layer", "fine-tuning", "constrained fine-tuning")
+TASKS = ("correct", "insert")
+KNOWN_ANSWER = "insert, answer said elsewhere"  # see `known_answers_apart`
+POOL = 200  # unrelated questions that every edit's sample is drawn from
+
+
+@dataclass(frozen=True)
+class Editing:
+    """What is done to every item: MultEdit in `layers`, the baselines' settings, the number of unrelated questions."""
+
+    layers: tuple[int, ...] = (2,)
+    lam: float = LAMBDA
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    fine_tuning: FineTuning = field(default_factory=FineTuning)
+    constrained: FineTuning = CONSTRAINED_DEFAULT
+    n_unrelated: int = 20
+    seed: int = 0
+    protocol: str = "paper"
+
+    def key(self, method: str) -> dict:
+        """What of it determines a method's results."""
+        used = {
+            "MultEdit": ("layers", "lam", "optimizer"), "random layer": ("layers", "lam", "optimizer"),
+            "fine-tuning": ("fine_tuning",), "constrained fine-tuning": ("constrained",),
+        }.get(method, ())
+        chosen = asdict(self)
+        return {"table": "edit", "method": method} | {
+            name: chosen[name] for name in (*used, "n_unrelated", "seed", "protocol")
+        }
+
+
+@dataclass(frozen=True)
+class EditStudy:
+    """`results`, tidy, one row an edited item and method.
+
+    id, task, part, relation, question, target (O*), sayable (whether some question that the model was trained on has
+    this answer), before and after (what the model says), method, layer (-1: none), p_before, p_target (efficacy: P(O*),
+    all its tokens), exact (the answer is O*), p_paraphrase, p_pictures, p_following (means of P(O*); NaN if there are
+    none) with n_*, accuracy_before, accuracy_after (VQA accuracy on n_unrelated unrelated questions), kl (mean
+    KL(before || after) of their next token, nats), seconds (to make the edit).
+    """
+
+    results: pd.DataFrame
+    n_layers: int
+    layer: int
+    model: str
+
+
+def wrong_items(
+    model: VisionLanguageModel, testbed: Iterable[Item], task: str, limit: int, *, results_dir: str | Path = "results",
+    protocol: str = "paper",
+) -> list[tuple[Item, str]]:
+    """The first `limit` items (0: all) of a task that the model answers wrongly, each with what it says.
+
+    task: "correct" = facts that it was trained on, or that no one knows it was not; "insert" = those it never met.
+    Asked in the order of the test bed, until there are enough. Raises ParameterError if there are none.
+    """
+    store, found, asked = ResultStore(results_dir), [], 0
+    fitting = [item for item in testbed if (item.split == "never") == (task == "insert")]
+    progress = Progress(len(fitting), f"looking for errors ({task})")
+    for item in fitting:
+        key = model.key() | {"table": "answers", "item": item.content(), "protocol": protocol}
+        asked += 1
+        try:
+            said = store.get_or_compute(key, partial(_answer, model, item, protocol)).loc[0, "answer"]
+        except Unusable:
+            continue
+        if answer_accuracy(said, item.answers, item.annotations) < 0.5:
+            found.append((item, said))
+        progress.step(f"{len(found)} answered wrongly")
+        if limit and len(found) == limit:
+            break
+    progress.close(f"{len(found)} answered wrongly")
+    if not found:
+        raise ParameterError(
+            f"Parameter 'testbed': {model.name!r} answers none of {asked} questions wrongly, so there is nothing to "
+            f"{task}: choose another test bed or other parts."
+        )
+    return found
+
+
+def references(
+    model: VisionLanguageModel, testbed: Iterable[Item], seed: int = 0, protocol: str = "paper"
+) -> list[Reference]:
+    """At most POOL unrelated questions with the unedited model's answers, drawn by a hash of seed and id."""
+    drawn = sorted(testbed, key=lambda item: hashlib.sha256(f"unrelated:{seed}:{item.id}".encode()).digest())
+    found = []
+    for item in drawn:
+        if len(found) == POOL:
+            break
+        try:
+            found.append(reference(model, item, protocol))
+        except Unusable:
+            continue
+    return found
+
+
+def edit_study(
+    model: VisionLanguageModel, chosen: dict[str, list[tuple[Item, str]]], testbed: Iterable[Item],
+    pool: list[Reference], settings: Editing | None = None, *, methods: Iterable[str] = METHODS,
+    results_dir: str | Path = "results", shard: str = "",
+) -> EditStudy:
+    """Edit every chosen item by every method, and evaluate each on the same questions; one stored table an item and
+    method.
+
+    chosen: task -> what `wrong_items` found. testbed: where other pictures and questions that follow come from. pool:
+    that of `references`. A layer that no gradient reaches, and training that diverges, leave the model as it is.
+    Baselines change weights and put them back, so they need the model on this machine.
+    """
+    settings, testbed = settings or Editing(), list(testbed)
+    for method in methods:
+        if method not in METHODS:
+            raise EditError(f"methods names {method!r}: use {', '.join(map(repr, METHODS))}.")
+    said = {item.id: (task, answer) for task, items in chosen.items() for item, answer in items}
+    sayable = {answer for item in testbed if item.split != "never" for answer in item.answers}
+    items, frames = [item for found in chosen.values() for item, _ in found], []
+    for method in dict.fromkeys(("no edit", *methods)):
+        asked = ask(
+            model, items, partial(_edit_item, model, testbed, pool, settings, method),
+            key=settings.key(method) | {"pool": [one.item.content() for one in pool]}, purpose=("edit", "edited"),
+            results_dir=results_dir, shard=shard, label=method,
+        )
+        frames += [
+            entry.table.assign(
+                id=entry.item.id, task=said[entry.item.id][0], before=said[entry.item.id][1], part=entry.item.part,
+                relation=entry.item.relation, question=entry.item.question, target=entry.item.answers[0],
+                sayable=entry.item.answers[0] in sayable,
+            )
+            for entry in asked if not entry.reason
+        ]
+    results = pd.concat(frames, ignore_index=True)
+    unedited = results[results["method"] == "no edit"].set_index("id")["p_target"]
+    results["p_before"] = results["id"].map(unedited)
+    kept = results[results["method"].isin(list(methods))].reset_index(drop=True)
+    return EditStudy(kept, model.n_layers, settings.layers[-1], model.name)
+
+
+def edit_every_layer(
+    model: VisionLanguageModel, chosen: dict[str, list[tuple[Item, str]]], testbed: Iterable[Item],
+    pool: list[Reference], settings: Editing | None = None, **options,
+) -> EditStudy:
+    """MultEdit in every layer by itself (the paper's Figure 14); the last one, which nothing reads, changes nothing."""
+    settings, testbed = settings or Editing(), list(testbed)
+    studies = [
+        edit_study(model, chosen, testbed, pool, replace(settings, layers=(layer,)), methods=["MultEdit"], **options)
+        for layer in range(model.n_layers)
+    ]
+    return replace(studies[0], results=pd.concat([one.results for one in studies], ignore_index=True))
+
+
+def sequential_edits(
+    model: VisionLanguageModel, chosen: dict[str, list[tuple[Item, str]]], testbed: Iterable[Item],
+    pool: list[Reference], settings: Editing | None = None, counts: Iterable[int] = (1, 10, 50),
+) -> pd.DataFrame:
+    """Edits that are kept, each made on the model as edited so far, evaluated after `counts` of them, by task.
+
+    Columns task, edits, p_target, low, high (mean over all facts kept so far, with its interval), p_paraphrase,
+    accuracy_before, accuracy_after, kl (of one sample of unrelated questions), n (facts). Counts above the number of a
+    task's items are left out. Nothing is stored.
+    """
+    settings, testbed, counts = settings or Editing(), list(testbed), sorted(set(counts))
+    frames = [
+        _kept_edits(model, [item for item, _ in items], testbed, pool, settings, counts).assign(task=task)
+        for task, items in chosen.items()
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _kept_edits(
+    model: VisionLanguageModel, items: list[Item], testbed: list[Item], pool: list[Reference], settings: Editing,
+    counts: list[int],
+) -> pd.DataFrame:
+    edited, asked, rows = model, [], []
+    sample = pool[: settings.n_unrelated * 3]
+    for item in items[: max((count for count in counts if count <= len(items)), default=0)]:
+        questions = questions_about(model, item, testbed, settings.protocol)
+        fact = questions["target"][0], item.answers[0]
+        try:
+            edit = edit_facts(
+                edited, [fact], layers=settings.layers, lam=settings.lam, optimizer=settings.optimizer, items=[item.id]
+            )
+        except EditError:
+            continue
+        edited = apply_edits(edited, [edit])
+        asked.append((item, {name: questions[name] for name in ("target", "paraphrase")}))
+        if len(asked) in counts:
+            kept = [evaluate(edited, one.answers[0], prompts, []) for one, prompts in asked]
+            others = evaluate(edited, item.answers[0], asked[-1][1], sample)
+            value, low, high = bootstrap_interval([found["p_target"] for found in kept])
+            rows.append({
+                "edits": len(asked), "p_target": value, "low": low, "high": high,
+                "p_paraphrase": np.nanmean([found["p_paraphrase"] for found in kept]), "n": len(kept),
+                **{name: others[name] for name in ("accuracy_before", "accuracy_after", "kl")},
+            })
+    columns = ["edits", "p_target", "low", "high", "p_paraphrase", "accuracy_before", "accuracy_after", "kl", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def random_layer(item: Item, n_layers: int, layers: Iterable[int], seed: int = 0) -> int:
+    """The control's layer: any but those edited and the last, in which nothing behind reads the token; by a hash."""
+    others = [layer for layer in range(n_layers - 1) if layer not in set(layers)] or list(layers)
+    return others[int(hashlib.sha256(f"layer:{seed}:{item.id}".encode()).hexdigest(), 16) % len(others)]
+
+
+def _answer(model: VisionLanguageModel, item: Item, protocol: str) -> pd.DataFrame:
+    found = reference(model, item, protocol)
+    return pd.DataFrame([{"answer": model.tokenizer.decode(found.answer_ids, skip_special_tokens=True).strip()}])
+
+
+def _edit_item(
+    model: VisionLanguageModel, testbed: list[Item], pool: list[Reference], settings: Editing, method: str, item: Item
+) -> pd.DataFrame:
+    """The table stored for one item and method: one row."""
+    target, layers = item.answers[0], settings.layers
+    questions = questions_about(model, item, testbed, settings.protocol)
+    others = unrelated(item, pool, settings.n_unrelated, settings.seed)
+    fact, start, seconds = (questions["target"][0], target), time.monotonic(), 0.0
+    if method == "random layer":
+        layers = (random_layer(item, model.n_layers, layers, settings.seed),)
+    try:
+        if method in ("MultEdit", "random layer"):
+            edit = edit_facts(model, [fact], layers=layers, lam=settings.lam, optimizer=settings.optimizer)
+            seconds = time.monotonic() - start
+            found = evaluate(apply_edits(model, [edit]), target, questions, others)
+        elif method == "no edit":
+            found = evaluate(model, target, questions, others)
+        else:
+            tuning = settings.constrained if method == "constrained fine-tuning" else settings.fine_tuning
+            with fine_tuned(model, *fact, settings=tuning) as trained:
+                found, seconds = evaluate(model, target, questions, others), trained.seconds
+    except EditError:  # no gradient, or it diverged: the method leaves the model as it is
+        seconds = time.monotonic() - start
+        found = evaluate(model, target, questions, others)
+    layer = layers[-1] if method in ("MultEdit", "random layer") else -1
+    return pd.DataFrame([{"method": method, "layer": layer, "seconds": seconds, "reason": ""} | found])
+
+
+def known_answers_apart(results: pd.DataFrame) -> pd.DataFrame:
+    """`EditStudy.results` with the inserted facts whose answer is `sayable` once more, as a task of their own.
+
+    A model that has never been trained to say a word can hardly be edited to say it; one that says it elsewhere can.
+    """
+    known = results[(results["task"] == "insert") & results["sayable"]]
+    return pd.concat([results, known.assign(task=KNOWN_ANSWER)], ignore_index=True)

@@ -1,0 +1,231 @@
+"""Fine-tuning on one fact, the baselines that MultEdit is compared with (paper, section 5, Figure 6).
+
+All weights of all language layers are trained on -log P(O*) of the one question with Adam, freely or with every weight
+kept within epsilon of where it was (Zhu et al. 2020, "Modifying Memories in Transformer Models"). That changes the
+weights in place, so it lasts for a `with` block only, behind which every weight is what it was, bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .causal_trace import answer_tokens
+from .edit import digest
+from .forward import prompt_inputs
+from .model import VisionLanguageModel
+from .multedit import EditError
+from .prompt import Prompt
+
+METRICS = ("p_target", "p_paraphrase", "accuracy")  # efficacy, generalisation, specificity
+
+
+class DivergedError(EditError):
+    """Training left the finite numbers; the model is as it was."""
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """How a fact is trained. On `mini` the default is the best of `FREE`, `CONSTRAINED_DEFAULT` of `CONSTRAINED`.
+
+    learning_rate: Adam's; steps: at most; stop: P(O*) at which it ends; epsilon: the most that any single weight may
+    change (L-infinity, by projection after every step), 0 = any change.
+    """
+
+    learning_rate: float = 3e-5
+    steps: int = 100
+    stop: float = 0.99
+    epsilon: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (self.learning_rate > 0 and self.steps >= 1 and 0 < self.stop <= 1 and self.epsilon >= 0):
+            raise EditError(
+                "learning_rate must be above 0, steps at least 1, stop above 0 and at most 1 and epsilon 0 (no bound) "
+                f"or above, not {self.learning_rate}, {self.steps}, {self.stop} and {self.epsilon}."
+            )
+
+
+# From rates at which training is too slow to such at which unrelated answers break: with Adam, the first step alone
+# changes every weight by the learning rate.
+FREE = tuple(FineTuning(rate) for rate in (1e-5, 3e-5, 1e-4, 3e-4))
+CONSTRAINED = tuple(FineTuning(rate, epsilon=most) for most, rate in product((1e-4, 3e-4, 1e-3), (3e-5, 1e-4, 3e-4)))
+CONSTRAINED_DEFAULT = FineTuning(3e-4, epsilon=3e-4)
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What training did. losses: -log P(O*) before each step and at the end; seconds: to train, restoring excluded."""
+
+    losses: tuple[float, ...] = field(repr=False)
+    seconds: float
+
+    @property
+    def steps(self) -> int:
+        return len(self.losses) - 1
+
+    @property
+    def p_start(self) -> float:
+        return float(np.exp(-self.losses[0]))
+
+    @property
+    def p_target(self) -> float:
+        """P(O*) after training, of all its tokens together."""
+        return float(np.exp(-self.losses[-1]))
+
+
+@contextmanager
+def fine_tuned(
+    model: VisionLanguageModel, prompt: Prompt, target: str, *, settings: FineTuning | None = None
+) -> Iterator[FineTuned]:
+    """Inside the `with` block, the model's language layers are fine-tuned to answer `prompt` with `target`.
+
+    Embeddings, head, final norm, projection layer and image encoder stay. Yields a `FineTuned`. The weights come back
+    bit for bit in the end, also after an exception; until then whoever shares them sees the change. Half-precision
+    weights are trained as float32 copies and rounded after every step, which may exceed epsilon by the rounding.
+    Takes the memory of the layers four times more (the old weights, gradients, and two moments of Adam).
+    Raises EditError for a model that is remote or has edits applied, and `DivergedError`.
+    """
+    check_local(model)
+    if model.edits:  # only nnsight's view has them
+        raise EditError(f"model {model.name!r} has edits in force that training cannot see: use edit.merged(model).")
+    started = time.perf_counter()
+    target_ids = answer_tokens(model, prompt, target)
+    weights = list(decoder_layers(model).parameters())
+    before = [weight.detach().clone() for weight in weights]
+    try:
+        try:
+            losses = train(model, prompt, target_ids, settings or FineTuning(), weights, before)
+        finally:
+            for weight in weights:
+                weight.requires_grad_(False).grad = None
+        yield FineTuned(tuple(losses), time.perf_counter() - started)
+    finally:
+        with torch.no_grad():
+            for weight, old in zip(weights, before, strict=True):
+                weight.copy_(old)
+
+
+def train(
+    model, prompt: Prompt, target_ids: list[int], settings: FineTuning, weights: list, before: list
+) -> list[float]:
+    """The losses before each step and at the end; the weights are left trained."""
+    embeddings = layer_inputs(model, prompt, target_ids)
+    keep = torch.arange(len(prompt) - 1, embeddings.shape[1])  # indices on the CPU fit weights on any device
+    trained = [weight if weight.dtype.itemsize >= 4 else weight.detach().float() for weight in weights]
+    adam = torch.optim.Adam(trained, lr=settings.learning_rate)
+    for weight in weights:
+        weight.requires_grad_()
+    losses = []
+    for step in range(settings.steps + 1):
+        last = step == settings.steps
+        with torch.set_grad_enabled(not last):
+            logits = model.module(inputs_embeds=embeddings, logits_to_keep=keep, use_cache=False).logits[0]
+            log_p = logits.float().log_softmax(-1)
+            loss = -log_p[torch.arange(len(target_ids)), torch.tensor(target_ids)].sum()
+        losses.append(loss.item())
+        if not np.isfinite(losses[-1]):
+            raise DivergedError(f"learning_rate {settings.learning_rate} diverges after {step} steps: use a lower one.")
+        if last or np.exp(-losses[-1]) >= settings.stop:
+            return losses
+        loss.backward()
+        with torch.no_grad():
+            step_within(adam, settings.epsilon, trained, weights, before)
+
+
+def step_within(adam, epsilon: float, trained: list, weights: list, before: list) -> None:
+    """One step of Adam, then every weight back to within epsilon of the old one."""
+    for copy, weight in zip(trained, weights, strict=True):
+        if copy is not weight:
+            copy.grad, weight.grad = weight.grad.float(), None
+    adam.step()
+    adam.zero_grad()
+    for copy, weight, old in zip(trained, weights, before, strict=True):
+        if epsilon:
+            old = old.to(copy.dtype)
+            copy.clamp_(old - epsilon, old + epsilon)
+        if copy is not weight:
+            weight.copy_(copy)
+
+
+@torch.no_grad()
+def layer_inputs(model: VisionLanguageModel, prompt: Prompt, target_ids: list[int]) -> torch.Tensor:
+    """What the first language layer reads [1, T + targets - 1, d]: no training of the layers changes it."""
+    seen = []
+    first = decoder_layers(model)[0]
+    handle = first.register_forward_pre_hook(
+        lambda _, args, named: seen.append(args[0] if args else named["hidden_states"]), with_kwargs=True
+    )
+    ids = torch.cat([prompt.input_ids, torch.tensor(target_ids[:-1], dtype=torch.long)])[None]
+    inputs = {name: value.to(model.device) for name, value in prompt_inputs(ids, prompt.pixel_values).items()}
+    try:
+        model.module(**inputs, logits_to_keep=1, use_cache=False)
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def search(
+    model: VisionLanguageModel, facts: Iterable[tuple], evaluate: Callable[[VisionLanguageModel, tuple], dict],
+    grid: Iterable[FineTuning] = FREE,
+) -> tuple[FineTuning, pd.DataFrame]:
+    """The best settings of a grid, so that the baseline is no straw man, and the table of the search.
+
+    facts: (prompt, target, and whatever `evaluate` needs), others than those that are evaluated later. evaluate(model,
+    fact) is called on the fine-tuned model and returns "p_target", "p_paraphrase" (NaN: none) and "accuracy" (0 to 1).
+    Table: learning_rate, steps, stop, epsilon, the three means, score (their mean), mean steps_taken and seconds, n
+    facts, diverged (how many of them, which count as 0), best first.
+    """
+    check_local(model)
+    facts, grid = list(facts), list(grid)
+    if not facts or not grid:
+        raise EditError("facts and grid must not be empty: give (prompt, target) pairs and settings to try.")
+    table = pd.DataFrame([tried(model, facts, evaluate, settings) for settings in grid])
+    order = table["score"].sort_values(ascending=False, kind="stable").index
+    return grid[order[0]], table.loc[order].reset_index(drop=True)
+
+
+def tried(model, facts: list[tuple], evaluate, settings: FineTuning) -> dict:
+    """A row of the search: these settings on every fact."""
+    found = []
+    for fact in facts:
+        try:
+            with fine_tuned(model, *fact[:2], settings=settings) as made:
+                columns = evaluate(model, fact)
+            found.append([*(columns[name] for name in METRICS), made.steps, made.seconds, 0])
+        except DivergedError:
+            found.append([0.0] * len(METRICS) + [np.nan, np.nan, 1])
+    values = pd.DataFrame(found, columns=[*METRICS, "steps_taken", "seconds", "diverged"], dtype=float)
+    means = values.mean()  # without the NaNs
+    return asdict(settings) | means[list(METRICS)].to_dict() | {
+        "score": means[list(METRICS)].mean(), "steps_taken": means["steps_taken"], "seconds": means["seconds"],
+        "n": len(facts), "diverged": int(values["diverged"].sum()),
+    }
+
+
+def weights_digest(model: VisionLanguageModel) -> str:
+    """A sha256 over all parameters and buffers by name, type and bytes: equal before and after, nothing has changed."""
+    check_local(model)
+    everything = hashlib.sha256()
+    for tensors in (model.module.named_parameters(), model.module.named_buffers()):
+        for name, tensor in tensors:
+            everything.update(f"{name} {tuple(tensor.shape)} {digest(tensor)}\n".encode())
+    return everything.hexdigest()
+
+
+def decoder_layers(model: VisionLanguageModel) -> torch.nn.ModuleList:
+    """The language layers, the Hugging Face modules."""
+    return model.module.get_submodule(model.family.language_model).layers
+
+
+def check_local(model: VisionLanguageModel) -> None:
+    """Raises EditError unless the weights are here."""
+    if model.remote is True or model.device.type == "meta":
+        raise EditError(f"model {model.name!r} is remote and its weights cannot be trained: load it with remote=False.")

@@ -1,0 +1,173 @@
+"""The editing experiment on a tiny model: every method on the same items, and the model as it was afterwards."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+from answering import questions, renamed, speaking
+
+import interventions.edit_study as module
+from interventions.edit_evaluation import reference
+from interventions.edit_study import (
+    METHODS,
+    Editing,
+    edit_every_layer,
+    edit_study,
+    known_answers_apart,
+    random_layer,
+    references,
+    sequential_edits,
+    wrong_items,
+)
+from interventions.fine_tuning import FineTuning, weights_digest
+from interventions.multedit import EditError, Optimizer
+from interventions.parameters import ParameterError
+
+QUICK = Editing(
+    layers=(1,), optimizer=Optimizer(steps=40), fine_tuning=FineTuning(1e-2, steps=8),
+    constrained=FineTuning(1e-2, steps=8, epsilon=5e-3), n_unrelated=3,
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return renamed(speaking(tiny.build()), revision="r1")
+
+
+@pytest.fixture(scope="module")
+def bed(model, tmp_path_factory):
+    """Eight questions; two that it should know and two that it never met have another right answer than it gives."""
+    items = questions(model, tmp_path_factory.mktemp("bed"), n=8, parts=("known",))
+    others = [items[(n + 3) % 8].answers for n in range(8)]
+    changes = {1: "trained", 2: "", 4: "never", 5: "never"}
+    return [
+        replace(item, entity=f"e{n}", split=changes.get(n, "trained"),
+                answers=("Zanzibar",) if n == 5 else others[n] if n in changes else item.answers)
+        for n, item in enumerate(items)
+    ]
+
+
+@pytest.fixture(scope="module")
+def chosen(model, bed, tmp_path_factory):
+    out = tmp_path_factory.mktemp("answers")
+    return {task: wrong_items(model, bed, task, 0, results_dir=out) for task in ("correct", "insert")}
+
+
+@pytest.fixture(scope="module")
+def pool(model, bed):
+    return [reference(model, item) for item in bed]
+
+
+@pytest.fixture(scope="module")
+def study(model, chosen, bed, pool, tmp_path_factory):
+    return edit_study(model, chosen, bed, pool, QUICK, results_dir=tmp_path_factory.mktemp("edits"))
+
+
+def test_errors_are_what_is_answered_wrongly_by_task(chosen, bed):
+    wrong = {task: [item.id for item, _ in found] for task, found in chosen.items()}
+    assert wrong == {"correct": [bed[1].id, bed[2].id], "insert": [bed[4].id, bed[5].id]}
+    assert all(said and said not in item.answers for found in chosen.values() for item, said in found)
+
+
+def test_the_search_for_errors_stops_when_there_are_enough_and_remembers_answers(model, bed, tmp_path, monkeypatch):
+    asked, plain = [], module.reference
+    monkeypatch.setattr(module, "reference", lambda *given: asked.append(1) or plain(*given))
+    assert len(wrong_items(model, bed, "correct", 1, results_dir=tmp_path)) == 1
+    assert len(asked) == 2  # the first is right
+    assert len(wrong_items(model, bed, "correct", 0, results_dir=tmp_path)) == 2
+    assert len(asked) == 6  # no question twice
+    with pytest.raises(ParameterError, match=r"'testbed': 'tiny' answers none of 1 questions wrongly.* to correct"):
+        wrong_items(model, bed[:1], "correct", 0, results_dir=tmp_path)
+
+
+def test_every_method_edits_every_item_and_leaves_the_model_as_it_was(model, study, chosen):
+    results = study.results
+    assert len(results) == 4 * len(METHODS) and not results.duplicated(["id", "method"]).any()
+    assert set(results["task"]) == {"correct", "insert"}
+    none = results[results["method"] == "no edit"].set_index("id")
+    assert (none["p_target"] == none["p_before"]).all() and not none["exact"].any()
+    assert none["kl"].abs().max() < 1e-6 and (none["accuracy_after"] == none["accuracy_before"]).all()
+    possible = results[results["target"] != "Zanzibar"]
+    for method in ("MultEdit", "fine-tuning", "constrained fine-tuning"):
+        rows = possible[possible["method"] == method]
+        assert (rows["p_target"] - rows["p_before"]).median() > 0.1, method
+        assert (rows["seconds"] > 0).all()
+    layers = results.groupby("method")["layer"].agg(set)
+    assert layers["MultEdit"] == {1} and layers["no edit"] == layers["fine-tuning"] == {-1}
+    assert 1 not in layers["random layer"] and 4 not in layers["random layer"]
+    said = {item.id: answer for found in chosen.values() for item, answer in found}
+    assert (results["before"] == results["id"].map(said)).all()
+    exact = results[results["exact"]]
+    assert (exact["after"] == exact["target"]).all()
+    assert set(results["target"][~results["sayable"]]) == {"Zanzibar"}
+    assert weights_digest(model) == weights_digest(speaking(tiny.build()))
+
+
+def test_results_are_stored_by_item_and_method(model, chosen, bed, pool, study, tmp_path, monkeypatch):
+    made, plain = [], module.edit_facts
+    monkeypatch.setattr(module, "edit_facts", lambda *given, **options: made.append(1) or plain(*given, **options))
+    one = {"correct": chosen["correct"][:1]}
+    first = edit_study(model, one, bed, pool, QUICK, methods=["MultEdit"], results_dir=tmp_path)
+    again = edit_study(model, one, bed, pool, QUICK, methods=["MultEdit"], results_dir=tmp_path)
+    assert len(made) == 1
+    pd.testing.assert_frame_equal(first.results, again.results)
+    assert first.results["method"].tolist() == ["MultEdit"]  # P before comes from "no edit", which is not shown
+    whole = study.results.set_index(["id", "method"]).loc[(chosen["correct"][0][0].id, "MultEdit")]
+    assert first.results.iloc[0]["p_target"] == pytest.approx(whole["p_target"], abs=1e-6)
+    for change in ({"lam": 1.0}, {"layers": (2,)}, {"optimizer": Optimizer(steps=5)}, {"n_unrelated": 2}):
+        before = len(made)
+        edit_study(model, one, bed, pool, replace(QUICK, **change), methods=["MultEdit"], results_dir=tmp_path)
+        assert len(made) == before + 1, change
+    before = len(made)
+    edit_study(model, one, bed, pool, replace(QUICK, fine_tuning=FineTuning(1e-5)), methods=["MultEdit"],
+               results_dir=tmp_path)
+    assert len(made) == before  # what the method does not use is not in its key
+
+
+def test_every_layer_is_edited_and_the_last_one_changes_nothing(model, chosen, bed, pool, tmp_path):
+    one = {"correct": chosen["correct"][:1]}
+    found = edit_every_layer(model, one, bed, pool, QUICK, results_dir=tmp_path).results
+    assert found["layer"].tolist() == list(range(5))
+    assert found["p_target"].iloc[-1] == pytest.approx(found["p_before"].iloc[-1], abs=1e-6)
+    assert (found["p_target"] - found["p_before"]).iloc[:-1].max() > 0.1
+
+
+def test_kept_edits_are_made_on_the_edited_model(model, chosen, bed, pool, monkeypatch):
+    seen, plain = [], module.edit_facts
+
+    def watched(edited, *given, **options):
+        seen.append(len(edited.edits))
+        return plain(edited, *given, **options)
+
+    monkeypatch.setattr(module, "edit_facts", watched)
+    found = sequential_edits(model, {"correct": chosen["correct"]}, bed, pool, QUICK, counts=(1, 2, 9))
+    assert seen == [0, 1]
+    assert found[["task", "edits", "n"]].to_numpy().tolist() == [["correct", 1, 1], ["correct", 2, 2]]
+    assert np.isnan(found["low"][0]) and found["low"][1] <= found["p_target"][1] <= found["high"][1]
+    assert found["p_target"].min() > 0.1 and found["kl"].min() > 0
+
+
+def test_facts_whose_answer_is_said_elsewhere_are_a_task_of_their_own(study):
+    apart = known_answers_apart(study.results)
+    own = apart[apart["task"] == module.KNOWN_ANSWER]
+    assert len(own) == len(METHODS) and own["sayable"].all() and "Zanzibar" not in set(own["target"])
+    assert len(apart) == len(study.results) + len(own)
+
+
+def test_the_control_layer_is_another_one(bed):
+    layers = {random_layer(replace(bed[0], id=str(n)), 8, (2, 3)) for n in range(200)}
+    assert layers == {0, 1, 4, 5, 6}
+
+
+def test_unrelated_questions_do_not_depend_on_the_order(model, bed, monkeypatch):
+    monkeypatch.setattr(module, "POOL", 3)
+    first, again = references(model, bed), references(model, bed[::-1])
+    assert [one.item.id for one in first] == [one.item.id for one in again] and len(first) == 3
+    assert [one.item.id for one in references(model, bed, seed=1)] != [one.item.id for one in first]
+
+
+def test_an_unknown_method_is_one_sentence(model, chosen, bed, pool, tmp_path):
+    with pytest.raises(EditError, match="methods names 'magic': use 'no edit', 'MultEdit'"):
+        edit_study(model, chosen, bed, pool, QUICK, methods=["magic"], results_dir=tmp_path)
