@@ -4,9 +4,9 @@ Two comparisons, each with the way it is usually done:
 
     closed form   Eq. 7 for one fact in a layer of LLaVA-1.5-7B's size, float32, new weights included, against the
                   explicit inverse of the m x m matrix, as in the released scripts
-    value         a step of `optimize_value`, against a PyTorch hook and Adam on whole forwards, image encoder included
-                  (only the last token's logits are computed, which spares them most of the output head); and the whole
-                  optimisation, clean run included, against as many such steps
+    value         a step of `optimize_value`, against a PyTorch hook and Adam on whole forwards, image encoder included:
+                  as a model is called by default, which computes the logits of all tokens, and with those of the
+                  answer alone ("few logits"); and the whole optimisation, clean run included, against as many steps
 """
 
 import argparse
@@ -37,7 +37,9 @@ def rank_one(weight, key, value, lam: float = LAMBDA) -> torch.Tensor:
     return torch.addmm(weight, a, b)
 
 
-def value_by_hooks(model, prompt, target_ids, layer: int, position: int, optimizer: Optimizer):
+def value_by_hooks(
+    model, prompt, target_ids, layer: int, position: int, optimizer: Optimizer, all_logits: bool = False
+):
     """(losses, value [d]) of `steps` steps of Adam on a change of W_proj's output, by a hook on whole forwards.
 
     As the released script has it: weight decay and clamp act on the change; nothing is reused between steps.
@@ -45,7 +47,7 @@ def value_by_hooks(model, prompt, target_ids, layer: int, position: int, optimiz
     decoder = model.module.get_submodule(model.family.language_model)
     module = decoder.layers[layer].mlp.get_submodule(model.family.w_proj)
     ids = torch.cat([prompt.input_ids, torch.tensor(target_ids[:-1], dtype=torch.long)])[None]
-    inputs, last = prompt_inputs(ids, prompt.pixel_values), len(prompt) - 1
+    inputs, n = prompt_inputs(ids, prompt.pixel_values), len(target_ids)
     change, start = torch.zeros(model.hidden_size, requires_grad=True), None
     adam = torch.optim.Adam([change], lr=optimizer.learning_rate)
 
@@ -60,7 +62,7 @@ def value_by_hooks(model, prompt, target_ids, layer: int, position: int, optimiz
     losses = []
     handle = module.register_forward_hook(write)
     for step in range(optimizer.steps + 1):
-        logits = model.module(**inputs, logits_to_keep=torch.arange(last, ids.shape[1])).logits[0].float()
+        logits = model.module(**inputs, logits_to_keep=0 if all_logits else n).logits[0, -n:].float()
         loss = torch.nn.functional.cross_entropy(logits, torch.tensor(target_ids), reduction="sum")
         losses.append(loss.item())
         if step == optimizer.steps:
@@ -101,34 +103,42 @@ def closed_form(d: int, m: int, repeats: int) -> dict:
 def value(subject, repeats: int, steps: int = 10) -> dict:
     """Prints and returns what a step of `optimize_value` saves; whole forwards and ours alternate."""
     model, prompt = subject.model, subject.prompt
-    position, target = prompt.constraint[-1], answer_tokens(model, prompt, TARGET)[:1]
+    asked = model, prompt, answer_tokens(model, prompt, TARGET)[:1], LAYER, prompt.constraint[-1]
     few, many = (replace(PROTOCOLS["paper"], steps=n, stop=1.0, first_token=True) for n in (1, 1 + steps))
-    seconds, differences = {"ours": [], "hooks": [], "ours, whole": [], "hooks, whole": []}, []
+    ways = {
+        "ours": lambda optimizer: optimize_value(model, prompt, TARGET, layer=LAYER, optimizer=optimizer).losses,
+        "hooks": lambda optimizer: value_by_hooks(*asked, optimizer, all_logits=True)[0],
+        "few logits": lambda optimizer: value_by_hooks(*asked, optimizer)[0],
+    }
+    step, whole, difference = {way: [] for way in ways}, {way: [] for way in ways}, 0.0
     for repeat in range(repeats + 1):  # the first one warms up
-        short, _ = measure.timed(lambda: optimize_value(model, prompt, TARGET, layer=LAYER, optimizer=few))
-        long, found = measure.timed(lambda: optimize_value(model, prompt, TARGET, layer=LAYER, optimizer=many))
-        slow_short, _ = measure.timed(value_by_hooks, model, prompt, target, LAYER, position, few)
-        slow, (losses, _) = measure.timed(value_by_hooks, model, prompt, target, LAYER, position, many)
-        if repeat:
-            seconds["ours"].append((long - short) / steps)
-            seconds["hooks"].append((slow - slow_short) / steps)
-            seconds["ours, whole"].append(long)
-            seconds["hooks, whole"].append(slow)
-        differences += [abs(a - b) for a, b in zip(found.losses, losses, strict=True)]
+        losses = {}
+        for way, function in ways.items():
+            short, _ = measure.timed(function, few)
+            long, losses[way] = measure.timed(function, many)
+            if repeat:
+                step[way].append((long - short) / steps)
+                whole[way].append(long)
+        found = losses["ours"]
+        apart = [abs(a - b) for way in ways for a, b in zip(losses[way], found, strict=True)]
+        difference = max(difference, *apart)
     print(
-        f"\n{subject.name}: {len(prompt)} tokens, layer {LAYER} of {model.n_layers}, -log P from {found.losses[0]:.3f} "
-        f"to {found.losses[-1]:.3f} in {many.steps} steps; largest difference {max(differences):.1e}; {repeats} repeats"
+        f"\n{subject.name}: {len(prompt)} tokens, layer {LAYER} of {model.n_layers}, -log P from {found[0]:.3f} "
+        f"to {found[-1]:.3f} in {many.steps} steps; largest difference {difference:.1e}; {repeats} repeats"
     )
     numbers = {}
-    for kind, name in (("", "edit/ratio_value_step"), (", whole", "edit/ratio_value_whole")):
-        ours, hooks = seconds[f"ours{kind}"], seconds[f"hooks{kind}"]
-        numbers[name] = ratio = measure.spread(b / a for a, b in zip(ours, hooks, strict=True))
+    for way, name, seconds in (
+        ("hooks", "value_step", step), ("few logits", "value_step_few_logits", step), ("hooks", "value_whole", whole),
+    ):
+        numbers[f"edit/ratio_{name}"] = ratio = measure.spread(
+            slow / fast for slow, fast in zip(seconds[way], seconds["ours"], strict=True)
+        )
+        ms = [1000 * measure.spread(seconds[one])["value"] for one in (way, "ours")]
         print(
-            f"  {'a step' if not kind else 'all of it':10} hooks {1000 * measure.spread(hooks)['value']:8.1f} ms   "
-            f"ours {1000 * measure.spread(ours)['value']:7.1f} ms   {ratio['value']:5.1f} times faster "
+            f"  {name:21} {way:10} {ms[0]:8.1f} ms   ours {ms[1]:7.1f} ms   {ratio['value']:5.1f} times faster "
             f"({ratio['low']:.1f} - {ratio['high']:.1f})", flush=True,
         )
-    return numbers | {"edit/max_abs_diff": measure.spread([max(differences)])}
+    return numbers | {"edit/max_abs_diff": measure.spread([difference])}
 
 
 def main() -> None:

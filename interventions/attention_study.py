@@ -108,7 +108,7 @@ def attention_study(
             **options | {"shard": "", "label": f"{label} knock-outs".strip()},
         )
     faults = {entry.item.id: f"knock-outs {entry.reason}" for entry in blocked if entry.reason}
-    questions["knockout_reason"] = questions["id"].map(faults).fillna("")
+    questions["knockout_reason"] = [faults.get(name, "") for name in questions["id"]]
     return AttentionStudy(
         contributions=_tables(asked, _FLOW_COLUMNS), knockouts=_tables(blocked, _BLOCK_COLUMNS), questions=questions,
         n_layers=model.n_layers, n_visual=model.n_image_tokens, window=window,

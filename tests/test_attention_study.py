@@ -201,6 +201,25 @@ def test_shards_together_are_the_whole_run(model, items, study, tmp_path):
                                             for frame in own], check_dtype=False)
 
 
+def test_a_question_whose_knockouts_fail_says_so_and_keeps_its_contributions(model, items, tmp_path, monkeypatch):
+    plain = module.attention_knockout
+
+    def failing(model, prompt, **options):
+        if prompt.question != items[0].question:
+            raise RuntimeError("no connection")
+        return plain(model, prompt, **options)
+
+    monkeypatch.setattr(module, "attention_knockout", failing)
+    asked = [items[0], next(item for item in items if item.question != items[0].question)]
+    found = attention_study(model, asked, knockouts=True, results_dir=tmp_path)
+    assert set(found.knockouts["id"]) == {asked[0].id}
+    assert set(found.contributions["id"]) == {item.id for item in asked}
+    fine, failed = found.questions["knockout_reason"]
+    assert fine == "" and failed.startswith("knock-outs failed") and "no connection" in failed
+    assert "no connection" in "".join(found.summary()["left out"])
+    assert found.questions["answered"].all()
+
+
 def test_what_cannot_be_asked_is_left_out_with_its_reason(model, items, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     broken = replace(items[0], id="broken", image=tmp_path / "broken.png")

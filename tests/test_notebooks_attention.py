@@ -37,7 +37,7 @@ def results(tmp_path_factory):
     return tmp_path_factory.mktemp("results")
 
 
-SHOWS = "The paper's finding shows here in"
+SHOWS = "paper's finding shows here"
 
 
 def check(path, results, figure: str, pictures: set[str], tables: int, says: str = SHOWS) -> dict:

@@ -64,6 +64,8 @@ def test_titles_values_and_axes_say_what_is_drawn():
     kl = further_metrics(means_of()).axes[3]
     assert kl.get_xscale() == "symlog"
     assert [text.get_text() for text in kl.texts] == ["0", "0.01", "0.02", "0.6", "0.2"]
+    rounding = further_metrics(means_of(kl=-1e-8)).axes[3]
+    assert {text.get_text() for text in rounding.texts} == {"0"}
 
 
 def test_the_papers_values_stand_where_it_gives_them():

@@ -71,6 +71,18 @@ def test_costs_of_attention_are_those_of_the_benchmark():
     assert results["attention/long_text/square_tensors"]["value"] == 0
 
 
+def test_numbers_of_figure_17_are_those_of_its_report():
+    numbers = json.loads((ROOT / "reports/mini/fig17_failure.record.json").read_text())["numbers"]
+    text = " ".join(README.split())
+    for predictor, sentence in (
+        ("contribution", "its AUROC is {value:.2f} [{low:.2f}, {high:.2f}]"),
+        ("confidence", "that of the confidence {value:.2f} [{low:.2f}, {high:.2f}]"),
+        ("kind", "without a look into the model, has {value:.2f}."),
+    ):
+        assert sentence.format(**numbers[f"known/{predictor}/auroc"]) in text
+    assert f"({numbers['known/wrong']['n']} questions, {numbers['known/wrong']['value']} answered wrongly)" in text
+
+
 def test_make_refuses_a_parameter_without_a_value():
     refused = make("fig3", "P=limit")
     assert refused.returncode != 0

@@ -196,7 +196,7 @@ def _dots(axis: Axes, cells: pd.DataFrame, written: str, n: int) -> None:
             continue
         axis.hlines(place, row["low"], row["high"], color=colour, linewidth=1.4)
         axis.plot(row["value"], place, marker, color=colour, markersize=4.5, zorder=3, clip_on=False)
-        told = format(row["value"], written).replace("-", "\u2212")
+        told = format(round(row["value"], 6) + 0.0, written).replace("-", "\u2212")  # a KL of -1e-8 is rounding
         told += f"\n(n = {row['n']:.0f})" if row["n"] != n else ""
         axis.text(1.03, place, told, transform=axis.get_yaxis_transform(), va="center", fontsize=6, color=INK,
                   linespacing=0.9)
