@@ -26,7 +26,7 @@ def saved(tmp_path_factory):
     items = list(load_testbed(root / "bed"))
     known = [item for item in items if item.part == "known" and item.constraints == "single"]
     more = [replace(item, id=f"{item.id}/{n}", answers=("Zanzibar",) if n % 2 else item.answers)
-            for item in known for n in range(4)]
+            for item in known for n in range(6)]
     save_testbed([*items, *more], root / "bed")
     return root
 
@@ -37,7 +37,7 @@ def results(tmp_path_factory):
     return tmp_path_factory.mktemp("results")
 
 
-SHOWS = "paper's finding shows here"
+SHOWS = "The paper's finding shows here in"
 
 
 def check(path, results, figure: str, pictures: set[str], tables: int, says: str = SHOWS) -> dict:
