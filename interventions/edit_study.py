@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .asking import ask
+from .asking import ask, reasons
 from .conditions import Unusable
 from .edit import apply_edits, edit_facts
 from .edit_evaluation import Reference, evaluate, questions_about, reference, unrelated
@@ -33,6 +33,7 @@ from .testbed import Item
 METHODS = ("no edit", "MultEdit", "random layer", "fine-tuning", "constrained fine-tuning")
 TASKS = ("correct", "insert")
 KNOWN_ANSWER = "insert, answer said elsewhere"  # see `known_answers_apart`
+Chosen = dict[str, list[tuple[Item, str]]]  # task -> what `wrong_items` found
 POOL = 200  # unrelated questions that every edit's sample is drawn from
 
 
@@ -73,9 +74,22 @@ class EditStudy:
     """
 
     results: pd.DataFrame
+    left_out: pd.DataFrame  # task, method, id, reason
     n_layers: int
     layer: int
     model: str
+
+    def summary(self) -> pd.DataFrame:
+        """By task and method: questions edited, of how many the answer is said elsewhere (`sayable`), why others were
+        not, and the median seconds that an edit takes."""
+        rows = []
+        for (task, method), found in self.results.groupby(["task", "method"], sort=False):
+            missing = self.left_out[(self.left_out["task"] == task) & (self.left_out["method"] == method)]
+            rows.append({
+                "task": task, "method": method, "edited": len(found), "sayable": int(found["sayable"].sum()),
+                "left out": reasons(missing["reason"]), "median seconds": found["seconds"].median(),
+            })
+        return pd.DataFrame(rows)
 
 
 def wrong_items(
@@ -128,7 +142,7 @@ def references(
 
 
 def edit_study(
-    model: VisionLanguageModel, chosen: dict[str, list[tuple[Item, str]]], testbed: Iterable[Item],
+    model: VisionLanguageModel, chosen: Chosen, testbed: Iterable[Item],
     pool: list[Reference], settings: Editing | None = None, *, methods: Iterable[str] = METHODS,
     results_dir: str | Path = "results", shard: str = "",
 ) -> EditStudy:
@@ -145,7 +159,7 @@ def edit_study(
             raise EditError(f"methods names {method!r}: use {', '.join(map(repr, METHODS))}.")
     said = {item.id: (task, answer) for task, items in chosen.items() for item, answer in items}
     sayable = {answer for item in testbed if item.split != "never" for answer in item.answers}
-    items, frames = [item for found in chosen.values() for item, _ in found], []
+    items, frames, left_out = [item for found in chosen.values() for item, _ in found], [], []
     for method in dict.fromkeys(("no edit", *methods)):
         asked = ask(
             model, items, partial(_edit_item, model, testbed, pool, settings, method),
@@ -160,15 +174,17 @@ def edit_study(
             )
             for entry in asked if not entry.reason
         ]
+        left_out += [(said[one.item.id][0], method, one.item.id, one.reason) for one in asked if one.reason]
     results = pd.concat(frames, ignore_index=True)
     unedited = results[results["method"] == "no edit"].set_index("id")["p_target"]
     results["p_before"] = results["id"].map(unedited)
     kept = results[results["method"].isin(list(methods))].reset_index(drop=True)
-    return EditStudy(kept, model.n_layers, settings.layers[-1], model.name)
+    missing = pd.DataFrame(left_out, columns=["task", "method", "id", "reason"])
+    return EditStudy(kept, missing, model.n_layers, settings.layers[-1], model.name)
 
 
 def edit_every_layer(
-    model: VisionLanguageModel, chosen: dict[str, list[tuple[Item, str]]], testbed: Iterable[Item],
+    model: VisionLanguageModel, chosen: Chosen, testbed: Iterable[Item],
     pool: list[Reference], settings: Editing | None = None, **options,
 ) -> EditStudy:
     """MultEdit in every layer by itself (the paper's Figure 14); the last one, which nothing reads, changes nothing."""
@@ -177,11 +193,14 @@ def edit_every_layer(
         edit_study(model, chosen, testbed, pool, replace(settings, layers=(layer,)), methods=["MultEdit"], **options)
         for layer in range(model.n_layers)
     ]
-    return replace(studies[0], results=pd.concat([one.results for one in studies], ignore_index=True))
+    results, left_out = ([getattr(one, name) for one in studies] for name in ("results", "left_out"))
+    return replace(
+        studies[0], results=pd.concat(results, ignore_index=True), left_out=pd.concat(left_out, ignore_index=True)
+    )
 
 
 def sequential_edits(
-    model: VisionLanguageModel, chosen: dict[str, list[tuple[Item, str]]], testbed: Iterable[Item],
+    model: VisionLanguageModel, chosen: Chosen, testbed: Iterable[Item],
     pool: list[Reference], settings: Editing | None = None, counts: Iterable[int] = (1, 10, 50),
 ) -> pd.DataFrame:
     """Edits that are kept, each made on the model as edited so far, evaluated after `counts` of them, by task.

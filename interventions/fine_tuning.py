@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from itertools import product
+from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
 import torch
 
 from .causal_trace import answer_tokens
@@ -25,8 +23,6 @@ from .model import VisionLanguageModel
 from .multedit import EditError
 from .prompt import Prompt
 
-METRICS = ("p_target", "p_paraphrase", "accuracy")  # efficacy, generalisation, specificity
-
 
 class DivergedError(EditError):
     """Training left the finite numbers; the model is as it was."""
@@ -34,13 +30,14 @@ class DivergedError(EditError):
 
 @dataclass(frozen=True)
 class FineTuning:
-    """How a fact is trained. On `mini` the default is the best of `FREE`, `CONSTRAINED_DEFAULT` of `CONSTRAINED`.
+    """How a fact is trained. The default is the best that `edit_search.search` found for `mini`, `CONSTRAINED_DEFAULT`
+    the best whose bound is felt (those of a wider one are no different from training without a bound).
 
     learning_rate: Adam's; steps: at most; stop: P(O*) at which it ends; epsilon: the most that any single weight may
     change (L-infinity, by projection after every step), 0 = any change.
     """
 
-    learning_rate: float = 3e-5
+    learning_rate: float = 1e-4
     steps: int = 100
     stop: float = 0.99
     epsilon: float = 0.0
@@ -53,11 +50,7 @@ class FineTuning:
             )
 
 
-# From rates at which training is too slow to such at which unrelated answers break: with Adam, the first step alone
-# changes every weight by the learning rate.
-FREE = tuple(FineTuning(rate) for rate in (1e-5, 3e-5, 1e-4, 3e-4))
-CONSTRAINED = tuple(FineTuning(rate, epsilon=most) for most, rate in product((1e-4, 3e-4, 1e-3), (3e-5, 1e-4, 3e-4)))
-CONSTRAINED_DEFAULT = FineTuning(3e-4, epsilon=3e-4)
+CONSTRAINED_DEFAULT = FineTuning(1e-4, epsilon=3e-4)
 
 
 @dataclass(frozen=True)
@@ -170,44 +163,6 @@ def layer_inputs(model: VisionLanguageModel, prompt: Prompt, target_ids: list[in
     finally:
         handle.remove()
     return seen[0]
-
-
-def search(
-    model: VisionLanguageModel, facts: Iterable[tuple], evaluate: Callable[[VisionLanguageModel, tuple], dict],
-    grid: Iterable[FineTuning] = FREE,
-) -> tuple[FineTuning, pd.DataFrame]:
-    """The best settings of a grid, so that the baseline is no straw man, and the table of the search.
-
-    facts: (prompt, target, and whatever `evaluate` needs), others than those that are evaluated later. evaluate(model,
-    fact) is called on the fine-tuned model and returns "p_target", "p_paraphrase" (NaN: none) and "accuracy" (0 to 1).
-    Table: learning_rate, steps, stop, epsilon, the three means, score (their mean), mean steps_taken and seconds, n
-    facts, diverged (how many of them, which count as 0), best first.
-    """
-    check_local(model)
-    facts, grid = list(facts), list(grid)
-    if not facts or not grid:
-        raise EditError("facts and grid must not be empty: give (prompt, target) pairs and settings to try.")
-    table = pd.DataFrame([tried(model, facts, evaluate, settings) for settings in grid])
-    order = table["score"].sort_values(ascending=False, kind="stable").index
-    return grid[order[0]], table.loc[order].reset_index(drop=True)
-
-
-def tried(model, facts: list[tuple], evaluate, settings: FineTuning) -> dict:
-    """A row of the search: these settings on every fact."""
-    found = []
-    for fact in facts:
-        try:
-            with fine_tuned(model, *fact[:2], settings=settings) as made:
-                columns = evaluate(model, fact)
-            found.append([*(columns[name] for name in METRICS), made.steps, made.seconds, 0])
-        except DivergedError:
-            found.append([0.0] * len(METRICS) + [np.nan, np.nan, 1])
-    values = pd.DataFrame(found, columns=[*METRICS, "steps_taken", "seconds", "diverged"], dtype=float)
-    means = values.mean()  # without the NaNs
-    return asdict(settings) | means[list(METRICS)].to_dict() | {
-        "score": means[list(METRICS)].mean(), "steps_taken": means["steps_taken"], "seconds": means["seconds"],
-        "n": len(facts), "diverged": int(values["diverged"].sum()),
-    }
 
 
 def weights_digest(model: VisionLanguageModel) -> str:

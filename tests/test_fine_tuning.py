@@ -7,10 +7,9 @@ import pytest
 import tiny
 import torch
 
-from interventions import fine_tuning
 from interventions.causal_trace import answer_tokens
 from interventions.edit import Edit
-from interventions.fine_tuning import DivergedError, FineTuning, fine_tuned, search, weights_digest
+from interventions.fine_tuning import DivergedError, FineTuning, fine_tuned, weights_digest
 from interventions.multedit import EditError
 from interventions.prompt import build_prompt
 
@@ -209,39 +208,6 @@ def test_half_precision_adds_up_steps_that_it_cannot_hold_one_by_one(dtype):
     assert weights_digest(half) == name
 
 
-def test_search_takes_the_best_and_counts_what_diverges_as_nothing(llava):
-    prompt, name = ask(llava), weights_digest(llava)
-    facts = [(prompt, TARGET, "first"), (prompt, "Lima", "second")]
-    seen = []
-
-    def evaluate(model, fact):
-        assert model is llava and weights_digest(llava) != name
-        seen.append(fact[2])
-        return {"p_target": p_whole(llava, prompt, fact[1]), "p_paraphrase": np.nan, "accuracy": 0.4, "kl": 7.0}
-
-    grid = [FineTuning(1e-6, 2), FineTuning(1e30, 3), FineTuning(3e-3, 100), FineTuning(1e-3, 3)]
-    best, table = search(llava, facts, evaluate, grid)
-    assert best is grid[2]
-    assert seen == ["first", "second"] * 3
-    assert table["learning_rate"].tolist() == [3e-3, 1e-3, 1e-6, 1e30]
-    top, last = table.iloc[0], table.iloc[-1]
-    assert top["p_target"] > 0.98 and np.isnan(top["p_paraphrase"])
-    assert top["score"] == pytest.approx((top["p_target"] + 0.4) / 2)
-    assert top["n"] == 2 and 1 < top["steps_taken"] < 100 and top["seconds"] > 0 and top["diverged"] == 0
-    assert last["diverged"] == 2 and last["score"] == last["accuracy"] == 0
-    assert table["steps_taken"].tolist()[1:3] == [3, 2]
-    assert weights_digest(llava) == name
-
-
-def test_a_search_weighs_efficacy_generalisation_and_specificity_alike(llava):
-    grid = [FineTuning(1e-4, 1), FineTuning(2e-4, 1), FineTuning(3e-4, 1)]
-    columns = [(0.9, 0.9, 0.0), (0.7, 0.5, 0.8), (0.1, 0.9, 0.9)]
-    answers = iter(dict(zip(fine_tuning.METRICS, row, strict=True)) for row in columns)
-    best, table = search(llava, [(ask(llava), TARGET)], lambda *_: next(answers), grid)
-    assert best is grid[1]
-    assert table["score"].tolist() == pytest.approx([2 / 3, 1.9 / 3, 0.6])
-
-
 def test_what_cannot_be_trained_is_refused_in_one_sentence(llava):
     prompt, remote, edited = ask(llava), copy.copy(llava), copy.copy(llava)
     remote.remote = True
@@ -249,17 +215,12 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(llava):
     for refused, words in ((remote, "is remote"), (edited, "edits in force")):
         with pytest.raises(EditError, match=words), fine_tuned(refused, prompt, TARGET):
             pass
-        with pytest.raises(EditError, match=words):
-            search(refused, [(prompt, TARGET)], None)
     with pytest.raises(EditError, match="is remote"):
         weights_digest(remote)
     with pytest.raises(DivergedError, match=r"learning_rate 1e\+30"), fine_tuned(
         llava, prompt, TARGET, settings=FineTuning(1e30)
     ):
         pass
-    for facts, grid in (([], fine_tuning.FREE), ([(prompt, TARGET)], ())):
-        with pytest.raises(EditError, match="facts and grid must not be empty"):
-            search(llava, facts, None, grid)
 
 
 @pytest.mark.parametrize(
@@ -268,9 +229,3 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(llava):
 def test_settings_are_checked(wrong):
     with pytest.raises(EditError, match="learning_rate must be above 0"):
         FineTuning(**wrong)
-
-
-def test_the_defaults_are_of_the_grids():
-    assert FineTuning() in fine_tuning.FREE and fine_tuning.CONSTRAINED_DEFAULT in fine_tuning.CONSTRAINED
-    assert all(settings.epsilon == 0 for settings in fine_tuning.FREE)
-    assert all(settings.epsilon > 0 for settings in fine_tuning.CONSTRAINED)
