@@ -1,5 +1,6 @@
 """What tests of notebooks share: tiny saved models and a test bed, and running a notebook as a user does."""
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from answering import questions, speaking
 
 from interventions.causal_trace import trace
 from interventions.conditions import Conditions, clean_prompt, corrupted_prompt
+from interventions.record import read_record
 from interventions.testbed import Item, save_testbed
 
 ROOT = Path(__file__).parent.parent
@@ -70,3 +72,22 @@ def shown(path: Path, mime: str) -> list[str]:
 
 def noise_on_stderr(path: Path) -> list[str]:
     return [output.text for output in outputs(path) if output.get("name") == "stderr"]
+
+
+SHOWS = "The paper's finding shows here in"
+
+
+def check(path, results, figure: str, pictures: set[str], tables: int, says: str = SHOWS) -> dict:
+    """What every figure's notebook must do; returns its record."""
+    record = read_record(path)
+    [written] = results.rglob(f"{path.stem}.record.json")
+    assert record == json.loads(written.read_text())
+    assert record["figure"] == figure
+    assert {entry.name for entry in written.parent.glob(f"{path.stem}_*")} == {
+        f"{path.stem}_{name}.{end}" for name in pictures for end in ("png", "pdf")
+    }
+    assert len(shown(path, "image/png")) == len(pictures)
+    assert len(shown(path, "text/html")) == tables
+    assert says in "".join(shown(path, "text/markdown"))
+    assert noise_on_stderr(path) == []
+    return record

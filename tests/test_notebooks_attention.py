@@ -1,12 +1,11 @@
 """Figures 5 and 15 to 17 run through papermill, on tiny saved models and a test bed."""
 
-import json
 import shutil
 from dataclasses import replace
 
 import papermill
 import pytest
-from notebook_runs import execute, findable, noise_on_stderr, outputs, parameters, save_models, shown
+from notebook_runs import check, execute, findable, outputs, parameters, save_models, shown
 
 from interventions.attention_parameters import Fig5Parameters, Fig15Parameters, Fig17Parameters
 from interventions.attention_study import SUBSETS
@@ -35,25 +34,6 @@ def saved(tmp_path_factory):
 def results(tmp_path_factory):
     """Shared, as by `make reports`: Figures 16 and 17 find what Figure 15 has stored."""
     return tmp_path_factory.mktemp("results")
-
-
-SHOWS = "The paper's finding shows here in"
-
-
-def check(path, results, figure: str, pictures: set[str], tables: int, says: str = SHOWS) -> dict:
-    """What every figure's notebook must do; returns its record."""
-    record = read_record(path)
-    [written] = results.rglob(f"{path.stem}.record.json")
-    assert record == json.loads(written.read_text())
-    assert record["figure"] == figure
-    assert {entry.name for entry in written.parent.glob(f"{path.stem}_*")} == {
-        f"{path.stem}_{name}.{end}" for name in pictures for end in ("png", "pdf")
-    }
-    assert len(shown(path, "image/png")) == len(pictures)
-    assert len(shown(path, "text/html")) == tables
-    assert says in "".join(shown(path, "text/markdown"))
-    assert noise_on_stderr(path) == []
-    return record
 
 
 def test_fig5_shows_tokens_patches_flows_and_the_control_model(saved, results, tmp_path):
