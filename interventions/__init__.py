@@ -18,14 +18,17 @@ warnings.filterwarnings("ignore", message="IProgress not found")
 from .attention import AttentionContributions, AttentionError, attention_contributions
 from .causal_trace import CausalTrace, TraceError, trace
 from .checkpoints import ModelError
+from .edit import Edit, apply_edits, edit_facts, export_peft, load_edit, merged
 from .knockout import AttentionKnockout, attention_knockout
 from .model import VisionLanguageModel, load_model
+from .multedit import EditError, closed_form_update, optimize_value
 from .prompt import CorruptedPrompt, Prompt, PromptError, build_prompt, corrupt, noise
 from .testbed import Item, TestBed, TestBedError, load_testbed
 
 __all__ = [
-    "AttentionContributions", "AttentionError", "AttentionKnockout", "CausalTrace", "CorruptedPrompt", "Item",
-    "ModelError", "Prompt", "PromptError", "TestBed", "TestBedError", "TraceError", "VisionLanguageModel",
-    "attention_contributions", "attention_knockout", "build_prompt", "corrupt", "load_model", "load_testbed", "noise",
-    "trace",
+    "AttentionContributions", "AttentionError", "AttentionKnockout", "CausalTrace", "CorruptedPrompt", "Edit",
+    "EditError", "Item", "ModelError", "Prompt", "PromptError", "TestBed", "TestBedError", "TraceError",
+    "VisionLanguageModel", "apply_edits", "attention_contributions", "attention_knockout", "build_prompt",
+    "closed_form_update", "corrupt", "edit_facts", "export_peft", "load_edit", "load_model", "load_testbed",
+    "merged", "noise", "optimize_value", "trace",
 ]

@@ -105,6 +105,34 @@ def test_every_method_edits_every_item_and_leaves_the_model_as_it_was(model, stu
     assert weights_digest(model) == weights_digest(speaking(tiny.build()))
 
 
+def test_the_weights_are_bit_for_bit_those_before_after_every_single_evaluation(model, chosen, bed, pool, monkeypatch):
+    before, seen, plain = weights_digest(model), [], module.evaluate
+    monkeypatch.setattr(module, "evaluate", lambda *given: seen.append(weights_digest(model)) or plain(*given))
+    for found in chosen.values():
+        for method in METHODS:
+            module._edit_item(model, bed, pool, QUICK, method, found[0][0])
+            assert weights_digest(model) == before, method
+            trained = method.endswith("fine-tuning")
+            assert (seen[-1] != before) == trained, method  # edits are no change of the weights even while in force
+
+
+def test_what_could_not_be_edited_is_told(model, chosen, bed, pool, tmp_path, monkeypatch):
+    plain, lost = module.edit_facts, chosen["insert"][0][0]
+
+    def faulty(model, facts, **options):
+        if facts[0][1] == lost.answers[0]:
+            raise RuntimeError("out of memory")
+        return plain(model, facts, **options)
+
+    monkeypatch.setattr(module, "edit_facts", faulty)
+    found = edit_study(model, chosen, bed, pool, QUICK, methods=["MultEdit"], results_dir=tmp_path)
+    assert found.left_out[["task", "method", "id"]].to_numpy().tolist() == [["insert", "MultEdit", lost.id]]
+    summary = found.summary().set_index("task")
+    assert summary["edited"].to_dict() == {"correct": 2, "insert": 1}
+    assert summary["left out"].to_dict() == {"correct": "none", "insert": "1 failed"}
+    assert summary["sayable"].to_dict() == {"correct": 2, "insert": 0} and (summary["median seconds"] > 0).all()
+
+
 def test_results_are_stored_by_item_and_method(model, chosen, bed, pool, study, tmp_path, monkeypatch):
     made, plain = [], module.edit_facts
     monkeypatch.setattr(module, "edit_facts", lambda *given, **options: made.append(1) or plain(*given, **options))
