@@ -20,7 +20,8 @@ def make(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_python_blocks_run(capsys):
+def test_python_blocks_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # they write files
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}
     for block in blocks:  # the later ones go on with what the first one has made
@@ -29,6 +30,11 @@ def test_python_blocks_run(capsys):
     assert result.p_clean > result.p_corrupted
     assert names["found"].norms.shape == (8, 1, 64)
     printed = capsys.readouterr().out
+    assert "Dollar -> Peso" in printed
+    asked = names["item"].image, names["item"].question
+    for name, answer in (("model", "Dollar"), ("edited", "Peso"), ("again", "Peso"), ("changed", "Peso")):
+        assert names[name].generate_answer(*asked) == answer, name
+    assert {path.name for path in (tmp_path / "peso").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     assert result.answer_text in printed and "(8, 1, 64) 0" in printed and "visual -> constraint" in printed
 
 
