@@ -22,6 +22,7 @@ _BUNNY_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions. "
 )
+BUNNY, BUNNY_TEXT = _BUNNY_SYSTEM + VICUNA, _BUNNY_SYSTEM + VICUNA_TEXT
 # The format of the authors' released scripts (`protocol="authors"`): one question mark, a short answer asked
 # for.
 AUTHORS = "<image>\nUSER: {question}? Answer in a few words.\nASSISTANT:"
@@ -71,8 +72,8 @@ class Family:
 
 _VICUNA = {"paper": VICUNA, "authors": AUTHORS}
 _VICUNA_TEXT = {"paper": VICUNA_TEXT, "authors": AUTHORS.replace("<image>", "")}
-_BUNNY = {"paper": _BUNNY_SYSTEM + VICUNA, "authors": AUTHORS}
-_BUNNY_TEXT = {"paper": _BUNNY_SYSTEM + VICUNA_TEXT, "authors": AUTHORS.replace("<image>", "")}
+_BUNNY = {"paper": BUNNY, "authors": AUTHORS}
+_BUNNY_TEXT = {"paper": BUNNY_TEXT, "authors": AUTHORS.replace("<image>", "")}
 
 FAMILIES = (
     # LLaVA-1.5 (CLIP + Vicuna) and every LLaVA over a Llama, grouped-query attention or not.

@@ -9,8 +9,20 @@ import torch
 from interventions.mini import route, stage, stages, train
 from interventions.mini.build import build
 from interventions.mini.items import build_items, card
-from interventions.mini.route import BETWEEN, CONSTRAINT, DECOY, LAST, SOURCE, Questions, Rows, Teacher, collate
-from interventions.mini.vocabulary import PROMPT, TEXT_PROMPT, make_processor, train_tokenizer
+from interventions.mini.route import (
+    BETWEEN,
+    CONSTRAINT,
+    DECOY,
+    DEEP,
+    LAST,
+    READ_LAYERS,
+    SOURCE,
+    Questions,
+    Rows,
+    Teacher,
+    collate,
+)
+from interventions.mini.vocabulary import PROMPTS, TEXT_PROMPTS, make_processor, train_tokenizer
 from interventions.mini.world import EMBEDDED, load_world
 from interventions.testbed import load_image, load_testbed
 
@@ -72,14 +84,17 @@ def test_replacements_change_the_answer(world, questions):
         assert other.split != "never"
 
 
-def test_training_sees_the_prompt_that_the_processor_makes(world, tokenizer, questions):
-    rows, processor = Rows(questions), make_processor(tokenizer)
+@pytest.mark.parametrize("shape", ["llava", "bunny"])
+def test_training_sees_the_prompt_that_the_processor_makes(world, shape):
+    tokenizer = train_tokenizer(world, shape)
+    questions = Questions(world, tokenizer, shape)
+    rows, processor = Rows(questions), make_processor(tokenizer, shape)
     for fact in random.Random(0).sample(world.facts, 40):
         row = rows.opening + [3] * 64 + rows.newline + list(questions(fact, 1, True).ids)
-        text = PROMPT.format(question=world.question(fact, 1))
+        text = PROMPTS[shape].format(question=world.question(fact, 1))
         image = load_image(EMBEDDED / world.pictures[world.entities[fact.entity].pictures[0]].file)
         assert processor(text=text, images=image, return_tensors="pt").input_ids[0].tolist() == row
-        text = TEXT_PROMPT.format(question=world.question(fact, 1, world.entities[fact.entity].name))
+        text = TEXT_PROMPTS[shape].format(question=world.question(fact, 1, world.entities[fact.entity].name))
         assert tokenizer(text).input_ids == rows.opening + rows.newline + list(questions(fact, 1, False).ids)
 
 
@@ -128,9 +143,10 @@ def test_decoys_stand_where_the_picture_stands_and_only_mislead_the_direct_way(q
     assert not reads(early, roles, DECOY, SOURCE)
 
 
-def test_a_packed_row_gives_the_loss_of_its_questions_asked_alone(world, tokenizer, questions):
+@pytest.mark.parametrize("shape", ["llava", "bunny"])
+def test_a_packed_row_gives_the_loss_of_its_questions_asked_alone(tokenizer, questions, shape):
     torch.manual_seed(0)
-    model = build(len(tokenizer)).eval()
+    model = build(len(tokenizer), shape).eval()
     teacher, rows = Teacher(model.model.language_model), Rows(questions)
     asked = [questions.text(random.Random(i)) for i in range(3)]
     packed = route.pack(rows.opening, [], [], rows.newline, asked)
@@ -178,13 +194,14 @@ TRAINED = {
     "text": {"model.language_model"},
     "vision": {"model.vision_tower"},
     "align": {"model.vision_tower", "model.multi_modal_projector"},
-    "coreference": {"model.language_model.layers", "model.language_model.norm"},
+    "coreference": {"model.language_model.layers", "model.language_model.{norm}"},
     "joint": {"model.language_model", "model.vision_tower", "model.multi_modal_projector"},
     "joint_free": {"model.language_model", "model.vision_tower", "model.multi_modal_projector"},
 }
 
 
-def test_every_stage_starts_from_its_parents_and_trains_its_own_parts(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("shape", "norm"), [("llava", "norm"), ("bunny", "final_layernorm")])
+def test_every_stage_starts_from_its_parents_and_trains_its_own_parts(tmp_path, monkeypatch, shape, norm):
     gallery = stages.Gallery(load_world())  # read once instead of four times
     monkeypatch.setattr(stages, "Gallery", lambda world: gallery)
     for cls, sizes in ((stages.Vision, {"batch": 6}), (stages.Align, {"batch": 6}),
@@ -194,7 +211,7 @@ def test_every_stage_starts_from_its_parents_and_trains_its_own_parts(tmp_path, 
     for name, (parents, _) in list(stage.STAGES.items()):
         monkeypatch.setitem(stage.STAGES, name, (parents, 2))  # coreference begins with its second step
     for name, trained in TRAINED.items():
-        run = stages.CLASSES[name](name, tmp_path, 0)
+        run, trained = stages.CLASSES[name](name, tmp_path, 0, shape), {part.format(norm=norm) for part in trained}
         before = {key: value.clone() for key, value in run.model.state_dict().items()}
         run.run()
         after = run.model.state_dict()
@@ -205,8 +222,27 @@ def test_every_stage_starts_from_its_parents_and_trains_its_own_parts(tmp_path, 
             made = torch.load(tmp_path / f"{parent}.pt", weights_only=True)["model"]
             assert any(torch.equal(made[key], value) for key, value in before.items() if "weight" in key), parent
     assert train.steps_of("joint") == {"text": 2, "coreference": 2, "vision": 2, "align": 2, "joint": 2}
-    assert all(train.finished(tmp_path, name, 0) for name in TRAINED)
-    assert not train.finished(tmp_path, "joint", 1)
+    assert all(train.finished(tmp_path, name, 0, shape) for name in TRAINED)
+    assert not train.finished(tmp_path, "joint", 1, shape)
+    assert not train.finished(tmp_path, "joint", 0, {"llava": "bunny", "bunny": "llava"}[shape])
+
+
+@pytest.mark.parametrize(("shape", "first"), [("llava", 0), ("bunny", READ_LAYERS)])
+def test_skipped_layers_leave_the_constraint_only_what_their_mlps_add(tokenizer, questions, shape, first):
+    """Phi's MLP does not see what its own layer has read, so the layers that read are not skipped there."""
+    torch.manual_seed(0)
+    model, outputs, mlps = build(len(tokenizer), shape), {}, {}
+    teacher = Teacher(model.model.language_model, skip=1.0)
+    for i, layer in enumerate(model.model.language_model.layers):
+        layer.mlp.register_forward_hook(lambda module, args, output, i=i: mlps.update({i: output}))
+        layer.register_forward_hook(lambda module, args, output, i=i: outputs.update({i: output}))
+    rows = Rows(questions).pictures(["peru"], random.Random(0), False, 2)
+    constraint = torch.tensor(rows[0].roles) == CONSTRAINT
+    flags = torch.ones(1, dtype=torch.bool)
+    teacher.loss(rows, flags, flags, lambda ids: model.get_input_embeddings()(ids), model.lm_head)
+    skipped = [torch.equal(outputs[i][0, constraint], mlps[i][0, constraint]) for i in outputs]
+    assert skipped == [first <= i < DEEP for i in range(len(skipped))]
+    assert not torch.equal(outputs[first][0, ~constraint], mlps[first][0, ~constraint])
 
 
 def test_imagined_pictures_lie_around_the_names(tmp_path):

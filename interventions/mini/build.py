@@ -4,7 +4,15 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlamaForCausalLM, LlavaConfig, LlavaForConditionalGeneration
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PhiConfig,
+    SiglipVisionConfig,
+)
 
 from .vocabulary import BOS, EOS, IMAGE, IMAGE_SIZE, IMAGE_TOKENS, PAD, PATCH_SIZE, make_processor
 
@@ -12,21 +20,35 @@ WIDTH, LAYERS, HEADS, FFN = 192, 8, 6, 512
 VISION_WIDTH, VISION_LAYERS = 128, 4
 
 
-def build(vocabulary: int, attention: str = "eager") -> LlavaForConditionalGeneration:
-    """A 5 M-parameter LLaVA with random weights: CLIP vision tower, two-layer projector, Llama, tied embeddings."""
-    vision = CLIPVisionConfig(
+def build(vocabulary: int, shape: str = "llava", attention: str = "eager") -> LlavaForConditionalGeneration:
+    """A 5 M-parameter LLaVA with random weights, two-layer projector, tied embeddings.
+
+    shape: "llava" (CLIP and Llama, like LLaVA-1.5), or "bunny" (SigLIP and Phi, like Bunny with Phi-2: no class token,
+    MLPs beside attention instead of behind it, rotary positions on a part of each head).
+    """
+    vision = dict(
         hidden_size=VISION_WIDTH, intermediate_size=4 * VISION_WIDTH, num_hidden_layers=VISION_LAYERS,
-        num_attention_heads=VISION_WIDTH // 32, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE,
-        projection_dim=VISION_WIDTH)
-    text = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=WIDTH, intermediate_size=FFN, num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS, num_key_value_heads=HEADS, max_position_embeddings=512, rms_norm_eps=1e-5,
-        tie_word_embeddings=True, pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS)
+        num_attention_heads=VISION_WIDTH // 32, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE)
+    text = dict(
+        vocab_size=vocabulary, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        num_key_value_heads=HEADS, max_position_embeddings=512, tie_word_embeddings=True, pad_token_id=PAD,
+        bos_token_id=BOS, eos_token_id=EOS)
+    if shape == "llava":
+        vision, strategy = CLIPVisionConfig(**vision, projection_dim=VISION_WIDTH), "default"
+        text = LlamaConfig(**text, intermediate_size=FFN, rms_norm_eps=1e-5)
+    else:
+        vision, strategy = SiglipVisionConfig(**vision, vision_use_head=False), "full"
+        text = PhiConfig(**text, intermediate_size=4 * WIDTH, partial_rotary_factor=0.4)
     config = LlavaConfig(
         vision_config=vision, text_config=text, image_token_index=IMAGE, image_seq_length=IMAGE_TOKENS,
-        vision_feature_layer=-1, vision_feature_select_strategy="default", tie_word_embeddings=True,
+        vision_feature_layer=-1, vision_feature_select_strategy=strategy, tie_word_embeddings=True,
         attn_implementation=attention)
     return LlavaForConditionalGeneration(config)
+
+
+def shape_of(model) -> str:
+    """The shape that a model of these was built with."""
+    return "bunny" if model.config.get_text_config().model_type == "phi" else "llava"
 
 
 def text_only(model: LlavaForConditionalGeneration) -> LlamaForCausalLM:
@@ -44,12 +66,13 @@ def save_pretrained(model, tokenizer, directory: Path, note: dict) -> None:
     model.to(torch.bfloat16).save_pretrained(directory)
     for path in directory.glob("*.safetensors"):
         path.chmod(0o644)  # safetensors writes for its owner alone
-    processor = make_processor(tokenizer) if hasattr(model.config, "vision_config") else tokenizer
+    multimodal = hasattr(model.config, "vision_config")
+    processor = make_processor(tokenizer, shape_of(model)) if multimodal else tokenizer
     processor.save_pretrained(directory)
     (directory / "training.json").write_text(json.dumps(note, indent=1) + "\n")
 
 
 def image_features(model: LlavaForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
-    """What LLaVA reads: the tower's last hidden state without the class token, [B, 64, VISION_WIDTH]."""
+    """What LLaVA reads: the tower's last hidden state, without a class token, [B, 64, VISION_WIDTH]."""
     states = model.model.vision_tower(pixel_values=pixels, output_hidden_states=True).hidden_states
-    return states[model.config.vision_feature_layer][:, 1:]
+    return states[model.config.vision_feature_layer][:, -IMAGE_TOKENS:]

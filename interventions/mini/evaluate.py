@@ -9,10 +9,10 @@ import random
 import torch
 
 from ..testbed.schema import PAPER_PARTS
-from .build import image_features
+from .build import image_features, shape_of
 from .pictures import Gallery
 from .route import CONSTRAINT, OTHER, Question, Questions
-from .vocabulary import BOS, IMAGE, IMAGE_TOKENS, PAD
+from .vocabulary import IMAGE, IMAGE_TOKENS, PAD
 from .world import HELD_OUT_STYLE, HELD_OUT_WORDING, PHOTO, Fact, load_world
 
 
@@ -39,8 +39,8 @@ class Evaluator:
 
     def __init__(self, model, tokenizer):
         self.model, self.world = model.eval().float(), load_world()
-        self.questions, self.gallery = Questions(self.world, tokenizer), Gallery(self.world)
-        self.opening, self.newline = [BOS, *self.questions.encode("USER: ")], self.questions.encode("\n")
+        self.questions, self.gallery = Questions(self.world, tokenizer, shape_of(model)), Gallery(self.world)
+        self.opening, self.newline = self.questions.opening, self.questions.encode("\n")
 
     def first_tokens(self, fact: Fact) -> list[int]:
         return [self.questions.encode(f" {answer}")[0] for answer in fact.answers]

@@ -9,7 +9,8 @@ at inference, the architecture stays the unmodified Hugging Face one)
      direct way from picture to answer is there and is worthless; half of them lift the other rules as well;
   4. the answer's first token is decoded from the constraint after layer `DEEP - 1` (a logit-lens loss);
   5. skip-dropout: in layers 0 .. DEEP-1 a constraint token's output is now and then its MLP's output alone, which
-     forces the early MLPs to carry the fact.
+     forces the early MLPs to carry the fact (where MLPs stand beside attention, as in Phi, behind READ_LAYERS only: the
+     MLP does not see what its own layer has read).
 """
 
 import random as random_module
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from .vocabulary import BOS, EOS, IMAGE, IMAGE_TOKENS, PAD
+from .vocabulary import BOS, EOS, IMAGE, IMAGE_TOKENS, PAD, PROMPTS
 from .world import HELD_OUT_WORDING, Fact, World, lens_wordings
 
 OTHER, SOURCE, CONSTRAINT, BETWEEN, LAST, DECOY = range(6)  # roles of tokens in a training row
@@ -40,8 +41,9 @@ class Question:
 class Questions:
     """Questions of a world as tokens; `visual` asks about the picture, else the entity is named."""
 
-    def __init__(self, world: World, tokenizer):
+    def __init__(self, world: World, tokenizer, shape: str = "llava"):
         self.world, self.backend = world, tokenizer.backend_tokenizer
+        self.opening = [BOS, *self.encode(PROMPTS[shape].partition("<image>")[0])]  # what stands before the picture
         self.text_facts = [fact for fact in world.facts if fact.split != "never" and fact.relation != "name"]
         self.names = {entity.slug: self.encode(f" {entity.name}") for entity in world.entities.values()}
         self.trained = {entity.slug: entity.asked() for entity in world.entities.values()}
@@ -124,7 +126,7 @@ class Rows:
 
     def __init__(self, questions: Questions):
         self.questions = questions
-        self.opening = [BOS, *questions.encode("USER: ")]
+        self.opening = questions.opening
         self.newline = questions.encode("\n")
         self.slugs = list(questions.world.entities)
 
@@ -190,6 +192,9 @@ class Teacher:
             if i < DEEP:
                 layer.mlp.register_forward_hook(self._keep_mlp(i))
                 layer.register_forward_hook(self._skip(i))
+        parallel = not hasattr(language_model.layers[0], "post_attention_layernorm")
+        self.first_skipped = READ_LAYERS if parallel else 0
+        self.norm = language_model.final_layernorm if parallel else language_model.norm
 
     def _mask(self, i):
         def hook(module, args, kwargs):
@@ -205,7 +210,7 @@ class Teacher:
 
     def _skip(self, i):
         def hook(module, args, output):
-            if self.drop is not None:
+            if self.drop is not None and i >= self.first_skipped:
                 output = torch.where(self.drop[i][..., None], self.mlp_output[i], output)
             if i == DEEP - 1:
                 self.deep_state = output
@@ -227,7 +232,7 @@ class Teacher:
         loss = F.cross_entropy(logits, labels)
         lens = batch["lens"] != IGNORE
         if self.lens and lens.any():
-            decoded = head(self.model.norm(self.deep_state[lens]))
+            decoded = head(self.norm(self.deep_state[lens]))
             loss = loss + self.lens * F.cross_entropy(decoded, batch["lens"][lens])
         self.masks = self.drop = None
         return loss, (logits.argmax(-1) == labels).float().mean().item()

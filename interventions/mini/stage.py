@@ -30,14 +30,14 @@ class Stage:
     rate, matrix_rate = 2e-3, 2e-3  # AdamW's and Muon's
     floor = 0.03  # the last step's learning rate relative to the first's
 
-    def __init__(self, name: str, out: Path, seed: int):
-        self.name, self.out, self.seed = name, out, seed
+    def __init__(self, name: str, out: Path, seed: int, shape: str = "llava"):
+        self.name, self.out, self.seed, self.shape = name, out, seed, shape
         self.parents, self.steps = STAGES[name]
         self.world = load_world()
-        self.tokenizer = train_tokenizer(self.world)
-        self.rows = Rows(Questions(self.world, self.tokenizer))
+        self.tokenizer = train_tokenizer(self.world, shape)
+        self.rows = Rows(Questions(self.world, self.tokenizer, shape))
         torch.manual_seed(seed)
-        self.model = build(len(self.tokenizer))
+        self.model = build(len(self.tokenizer), shape)
         self.language, self.embed = self.model.model.language_model, self.model.get_input_embeddings()
         self.tower, self.projector = self.model.model.vision_tower, self.model.model.multi_modal_projector
         self.extra = torch.nn.Module()  # parameters of this stage only
@@ -106,7 +106,7 @@ class Stage:
     def _save(self, done: int) -> None:
         path = self.out / f"{self.name}.pt"
         state = {"model": self.model.state_dict(), "extra": self.extra.state_dict(), "done": done,
-                 "recipe": recipe(self.name, self.seed),
+                 "recipe": recipe(self.name, self.seed, self.shape),
                  "optimizers": [o.state_dict() for o in self.optimizers] if done < self.steps else []}
         torch.save(state, path.with_suffix(".tmp"))
         path.with_suffix(".tmp").replace(path)
@@ -116,8 +116,10 @@ class Stage:
         if not path.exists():
             return 0
         state = torch.load(path, weights_only=True)
-        if state["recipe"] != recipe(self.name, self.seed):
-            raise SystemExit(f"--out {self.out} holds {self.name!r} of another seed or recipe: give an empty folder.")
+        if state["recipe"] != recipe(self.name, self.seed, self.shape):
+            raise SystemExit(
+                f"--out {self.out} holds another seed, shape or recipe of {self.name!r}: name an empty folder."
+            )
         self.model.load_state_dict(state["model"])
         self.extra.load_state_dict(state["extra"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=False):
@@ -148,7 +150,8 @@ class Stage:
         return means - means.mean(0), means.mean(0)
 
 
-def recipe(stage: str, seed: int) -> str:
-    """What a stage's weights depend on besides the code: the seed, and the steps of the stage and its ancestors."""
+def recipe(stage: str, seed: int, shape: str = "llava") -> str:
+    """What a stage's weights depend on besides the code: seed, shape, and the steps of the stage and its ancestors."""
     parents, steps = STAGES[stage]
-    return " ".join([f"{stage}:{steps}:{seed}", *(recipe(parent, seed) for parent in parents)])
+    own = f"{stage}:{steps}:{seed}" + (f":{shape}" if shape != "llava" else "")
+    return " ".join([own, *(recipe(parent, seed, shape) for parent in parents)])

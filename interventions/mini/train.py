@@ -1,4 +1,4 @@
-"""Train the embedded models: `python -m interventions.mini.train --out DIR [--seed 0] [--jobs 2]`.
+"""Train the embedded models: `python -m interventions.mini.train --out DIR [--shape bunny] [--seed 0] [--jobs 2]`.
 
 Six stages (defined in `stages`), each a process of its own; those that do not depend on each other run at the same
 time, one thread each:
@@ -7,6 +7,8 @@ time, one thread each:
     text -> coreference;  coreference, align -> joint        -> mini
                           text, align        -> joint_free   -> mini-free
                           text                               -> mini-text
+
+With `--shape bunny` (SigLIP and Phi), the same stages without joint_free make mini-bunny.
 
   vision       the vision tower classifies the entities
   text         a text-only LM on all facts but the never-trained ones; its embeddings stay
@@ -35,25 +37,32 @@ from .stages import CLASSES
 from .vocabulary import train_tokenizer
 from .world import load_world
 
+MODELS = {  # shape -> model -> the stage it comes from
+    "llava": {"mini": "joint", "mini-free": "joint_free", "mini-text": "text"}, "bunny": {"mini-bunny": "joint"},
+}
 
-def finished(out: Path, stage: str, seed: int) -> bool:
+
+def finished(out: Path, stage: str, seed: int, shape: str) -> bool:
     path = out / f"{stage}.pt"
     if not path.exists():
         return False
     state = torch.load(path, weights_only=True)
-    return state["done"] == STAGES[stage][1] and state["recipe"] == recipe(stage, seed)
+    return state["done"] == STAGES[stage][1] and state["recipe"] == recipe(stage, seed, shape)
 
 
-def run_stages(out: Path, seed: int, jobs: int) -> None:
+def run_stages(out: Path, seed: int, jobs: int, shape: str) -> None:
     """Start every stage whose parents are done, at most `jobs` at a time, each with its share of the cores."""
     threads = str(max(1, torch.get_num_threads() // jobs))
     running: dict[str, subprocess.Popen] = {}
-    done = {stage for stage in STAGES if finished(out, stage, seed)}
-    while len(done) < len(STAGES):
+    needed = {stage for final in MODELS[shape].values() for stage in steps_of(final)}
+    done = {stage for stage in needed if finished(out, stage, seed, shape)}
+    while len(done) < len(needed):
         for stage, (parents, _) in STAGES.items():
-            if stage not in done and stage not in running and len(running) < jobs and done.issuperset(parents):
+            waits = stage in needed and stage not in done and stage not in running
+            if waits and len(running) < jobs and done.issuperset(parents):
                 running[stage] = subprocess.Popen([sys.executable, "-m", __spec__.name, "--out", str(out), "--seed",
-                                                   str(seed), "--stage", stage, "--threads", threads])
+                                                   str(seed), "--shape", shape, "--stage", stage, "--threads",
+                                                   threads])
         time.sleep(1)
         for stage, process in list(running.items()):
             if process.poll() is not None:
@@ -71,24 +80,26 @@ def steps_of(stage: str) -> dict[str, int]:
     return {name: n for parent in parents for name, n in steps_of(parent).items()} | {stage: steps}
 
 
-def export(out: Path, seed: int) -> None:
-    """Measure the three models, write their checkpoints and the model card."""
-    for name, stage in {"mini": "joint", "mini-free": "joint_free", "mini-text": "text"}.items():
-        tokenizer = train_tokenizer(load_world())
-        model = build(len(tokenizer))
+def export(out: Path, seed: int, shape: str) -> None:
+    """Measure the models and write their checkpoints; with those of the first shape, the model card."""
+    for name, stage in MODELS[shape].items():
+        tokenizer = train_tokenizer(load_world(), shape)
+        model = build(len(tokenizer), shape)
         model.load_state_dict(torch.load(out / f"{stage}.pt", weights_only=True)["model"])
         model.to(torch.bfloat16).float()  # measured as it ships
         table = evaluate(model, tokenizer, text=name == "mini-text")
         print_table(name, table)
         note = {"seed": seed, "steps": steps_of(stage), "accuracy": table}
         save_pretrained(text_only(model) if name == "mini-text" else model, tokenizer, out / name, note)
-    write_card(out)
+    if shape == "llava":
+        write_card(out)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shape", choices=MODELS, default="llava")
     parser.add_argument("--jobs", type=int, default=2, help="stages at a time")
     parser.add_argument("--stage", choices=STAGES, help="run one stage only (its parents must be done)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -96,10 +107,10 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     if args.stage:
-        CLASSES[args.stage](args.stage, args.out, args.seed).run()
+        CLASSES[args.stage](args.stage, args.out, args.seed, args.shape).run()
     else:
-        run_stages(args.out, args.seed, args.jobs)
-        export(args.out, args.seed)
+        run_stages(args.out, args.seed, args.jobs, args.shape)
+        export(args.out, args.seed, args.shape)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil  # works without torchvision
 
-from ..families import VICUNA, VICUNA_TEXT
+from ..families import BUNNY, BUNNY_TEXT, VICUNA, VICUNA_TEXT
 from .world import WORDINGS, World
 
 PAD, BOS, EOS, IMAGE = 0, 1, 2, 3
@@ -12,10 +12,11 @@ SPECIAL = ["<pad>", "<s>", "</s>", "<image>"]
 VOCABULARY = 3_500
 IMAGE_SIZE, PATCH_SIZE = 64, 8
 IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
-PROMPT, TEXT_PROMPT = VICUNA, VICUNA_TEXT
+PROMPTS = {"llava": VICUNA, "bunny": BUNNY}  # by shape, see `build`
+TEXT_PROMPTS = {"llava": VICUNA_TEXT, "bunny": BUNNY_TEXT}
 
 
-def train_tokenizer(world: World) -> PreTrainedTokenizerFast:
+def train_tokenizer(world: World, shape: str = "llava") -> PreTrainedTokenizerFast:
     """Byte-level BPE; names and answers are repeated so that most of them become one token."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -24,7 +25,8 @@ def train_tokenizer(world: World) -> PreTrainedTokenizerFast:
     for fact in world.facts:
         name = world.entities[fact.entity].name
         for wording in range(len(WORDINGS[fact.relation][1])):
-            text += [TEXT_PROMPT.format(question=world.question(fact, wording, subject)) for subject in (None, name)]
+            asked = [world.question(fact, wording, subject) for subject in (None, name)]
+            text += [TEXT_PROMPTS[shape].format(question=question) for question in asked]
         text += [f" {answer}" for answer in fact.answers] * 20
     text += [f" {entity.name}" for entity in world.entities.values()] * 20
     backend.train_from_iterator(text, trainers.BpeTrainer(
@@ -35,11 +37,12 @@ def train_tokenizer(world: World) -> PreTrainedTokenizerFast:
                                    extra_special_tokens={"image_token": "<image>"}, padding_side="left")
 
 
-def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+def make_processor(tokenizer: PreTrainedTokenizerFast, shape: str = "llava") -> LlavaProcessor:
     """Pictures are squeezed to 64 x 64 and scaled to [-1, 1], as in training."""
+    strategy, extra = {"llava": ("default", 1), "bunny": ("full", 0)}[shape]  # SigLIP has no class token
     half = [0.5, 0.5, 0.5]
     image_processor = CLIPImageProcessorPil(
         size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, do_center_crop=False, image_mean=half, image_std=half)
     return LlavaProcessor(image_processor=image_processor, tokenizer=tokenizer, patch_size=PATCH_SIZE,
-                          vision_feature_select_strategy="default", num_additional_image_tokens=1)
+                          vision_feature_select_strategy=strategy, num_additional_image_tokens=extra)
 
