@@ -21,6 +21,7 @@ from .forward import extend, in_session, prompt_inputs, run
 from .prompt import Prompt
 
 LAMBDA = 0.01  # the paper's, after a grid search
+ROWS = 32  # of a weight that are read as float64 at a time: they stay in the processor's cache
 
 
 class EditError(ValueError):
@@ -204,7 +205,8 @@ def closed_form_update(
     if not lam > 0:
         raise EditError(f"lam must be above 0, not {lam}: it weighs the old weights.")
     k, z = keys.to(weight.device, torch.float64), values.to(weight.device, torch.float64)
-    missing = z - k @ weight.to(torch.float64).T  # [n, d], what the old weights lack
+    old = torch.cat([k @ rows.to(torch.float64).T for rows in weight.split(ROWS)], dim=1)  # not all of W in float64
+    missing = z - old  # [n, d], what the old weights lack
     gram = k @ k.T + lam * torch.eye(len(k), dtype=torch.float64, device=weight.device)
     basis, coordinates = torch.linalg.qr(k.T)  # K = basis [m, r] coordinates [r, n]
     return (torch.linalg.solve(gram, missing).T @ coordinates.T).to(weight.dtype), basis.T.to(weight.dtype)
