@@ -74,8 +74,7 @@ $(filter-out fig3,$(FIGURES)): $(READY)
 	papermill notebooks/$($@).ipynb $(OUT)/$(call report,$@).ipynb -f params/figures/$@.yaml \
 		-r record_path $(OUT)/$(call report,$@).record.json $(PARAMETERS)
 
-# Those about edits take minutes; they come with issue 5.
-reports: $(filter-out fig6 fig14 fig18,$(FIGURES))  ## the figures on the embedded model, into reports/mini
+reports: $(FIGURES)  ## the figures on the embedded model, into reports/mini
 
 # One thread a worker: the tests' models are too small to share one. No GPU: they compare with plain CPU forwards.
 test: $(READY)  ## the test suite (T="..." passes arguments to pytest)

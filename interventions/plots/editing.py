@@ -16,13 +16,15 @@ from matplotlib.ticker import NullLocator
 
 from ..averages import early_layers
 from ..edit_averages import OURS, PAPER
-from ..edit_study import METHODS, TASKS
+from ..edit_study import KNOWN_ANSWER, METHODS, TASKS
 from .attention import nothing_to_show
 from .failure import SHADE
 from .question import CHARACTERS, LINE_HEIGHT, show_image, wrapped, write_lines
 from .style import FAINT, INK, KINDS, layer_axis, line_with_band, panel_grid, styled
 
-TASK_NAMES = {"correct": "errors corrected", "insert": "new facts inserted"}
+TASK_NAMES = {
+    "correct": "errors corrected", "insert": "new facts inserted", KNOWN_ANSWER: "inserted, answer known",
+}
 METHOD_LOOKS = dict(zip(METHODS, (  # colours of Okabe and Ito
     ("#595959", "v"), ("#0072b2", "o"), ("#56b4e9", "^"), ("#d55e00", "s"), ("#cc79a7", "D")), strict=True))
 METRIC_LOOKS = {"efficacy": ("#0072b2", "o", "-"), "generalisation": ("#d55e00", "s", "--")}
