@@ -1,4 +1,5 @@
-"""`python -m interventions record out.ipynb` prints the record of an executed notebook."""
+"""`python -m interventions record out.ipynb` prints the record of an executed notebook; `convert bunny SRC DST` makes a
+native LLaVA of a Bunny checkpoint."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import argparse
 import json
 import sys
 
+from .checkpoints import ModelError
 from .record import RecordError, read_record
 
 
@@ -14,14 +16,32 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("record", help="print the record of an executed notebook as JSON")
     command.add_argument("notebook", help="a notebook that papermill has run")
+    command = commands.add_parser("convert", help="write a checkpoint as a native LLaVA")
+    command.add_argument("layout", choices=["bunny"], help="whose key layout the checkpoint has")
+    command.add_argument("source", help="its folder")
+    command.add_argument("destination", help="a new folder")
+    command.add_argument("--vision-heads", type=int, default=0, help="attention heads of an unknown vision tower")
+    command.add_argument("--vision-layers", type=int, default=0, help="layers of an unknown vision tower, all of them")
     options = parser.parse_args(arguments)
     try:
-        content = read_record(options.notebook)
-    except RecordError as error:
+        printed = _record(options) if options.command == "record" else _convert(options)
+    except (RecordError, ModelError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(json.dumps(content, indent=1, ensure_ascii=False))
+    print(printed)
     return 0
+
+
+def _record(options: argparse.Namespace) -> str:
+    return json.dumps(read_record(options.notebook), indent=1, ensure_ascii=False)
+
+
+def _convert(options: argparse.Namespace) -> str:
+    from .convert import convert_bunny  # heavy
+
+    heads, layers = options.vision_heads, options.vision_layers
+    done = convert_bunny(options.source, options.destination, vision_heads=heads, vision_layers=layers)
+    return "\n".join(done)
 
 
 if __name__ == "__main__":
