@@ -117,7 +117,10 @@ def edit_facts(
     last of `layers`. Several layers share what is missing there evenly, first to last, each with the keys that the
     model has after the edits before. items: ids of the facts' items, for the record. Raises EditError.
     """
-    facts, layers, items = list(facts), sorted(set(layers)), list(items)
+    try:
+        facts, layers, items = [(prompt, target) for prompt, target in facts], sorted(set(layers)), list(items)
+    except TypeError as error:
+        raise EditError("facts must be a list of (prompt, target) pairs, and layers a list such as [2].") from error
     if not facts or not layers:
         raise EditError("facts and layers must not be empty: give (prompt, target) pairs and the layers to edit.")
     if layers[0] < 0:

@@ -324,6 +324,7 @@ def test_a_fact_of_the_embedded_model_is_changed(start, target, layer, tmp_path)
     [
         ({"facts": []}, "facts and layers must not be empty"),
         ({"layers": ()}, "facts and layers must not be empty"),
+        ({"layers": 2}, r"facts must be a list of \(prompt, target\) pairs, and layers a list such as \[2\]"),
         ({"layers": (-1, 2)}, "layers must be among the model's 0 to 4, not -1"),
         ({"layers": (1, 5)}, "layer must be one of the model's 0 to 4, not 5"),
         ({"layers": (1, 4)}, "layer 4 gives no gradient"),
