@@ -21,7 +21,16 @@ from nnsight.intervention.iterator import Iterations
 from safetensors import SafetensorError, safe_open
 
 from .model import VisionLanguageModel
-from .multedit import LAMBDA, PROTOCOLS, EditError, Optimizer, closed_form_update, optimize_value, read_values
+from .multedit import (
+    LAMBDA,
+    PROTOCOLS,
+    EditError,
+    Optimizer,
+    check_lambda,
+    low_rank_update,
+    optimize_value,
+    read_values,
+)
 from .prompt import Prompt
 
 FORMAT = "interventions.edit/1"
@@ -42,13 +51,14 @@ class Fact:
 class Edit:
     """W_proj + A B in each layer of `factors`: {layer: (A [d, r], B [r, m])}, float32 on the CPU.
 
-    model, revision: what it was made for; weights: a digest of each layer's W_proj, which an edit fits alone; lam: the
-    lambda of Eq. 7; facts: what it changes.
+    model, revision, dtype: what it was made for; weights: a digest of each layer's W_proj, which an edit fits alone
+    (empty if they were on a server); lam: the lambda of Eq. 7; facts: what it changes.
     """
 
     factors: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(repr=False)
     model: str
     revision: str
+    dtype: str
     weights: dict[int, str] = field(repr=False)
     lam: float
     facts: tuple[Fact, ...]
@@ -61,6 +71,12 @@ class Edit:
     def rank(self) -> int:
         """The largest rank of any layer's change."""
         return max(a.shape[1] for a, _ in self.factors.values())
+
+    @property
+    def identity(self) -> str:
+        """A digest of the change itself, for what is stored about the edited model."""
+        told = "".join(f"{layer} {digest(factor)}" for layer in self.layers for factor in self.factors[layer])
+        return hashlib.sha256(told.encode()).hexdigest()
 
     def change(self, layer: int) -> torch.Tensor:
         """A B [d, m] of one layer."""
@@ -79,8 +95,13 @@ class Edit:
                     f"{made_for} with W_proj of {a.shape[0]} x {b.shape[1]}, but {model.name!r} has "
                     f"{weight.shape[0]} x {weight.shape[1]}: load it into that model."
                 )
+            if str(model.dtype) != self.dtype:
+                raise EditError(
+                    f"{made_for} in {self.dtype}, and {model.name!r} is {model.dtype}: load the model in that type."
+                )
             # Weights that are on a server alone have no bytes here; their revision stands for them.
-            same = self.revision == model.revision if weight.is_meta else self.weights[layer] == digest(weight)
+            no_bytes = weight.is_meta or not self.weights[layer]
+            same = self.revision == model.revision if no_bytes else self.weights[layer] == digest(weight)
             if not same:
                 raise EditError(
                     f"{made_for}, whose weights are others than those of {model.name!r}: load it into that model."
@@ -90,7 +111,7 @@ class Edit:
         """Write one safetensors file: the factors, and everything else as its metadata."""
         path = Path(path)
         told = {
-            "format": FORMAT, "model": self.model, "revision": self.revision, "lam": self.lam,
+            "format": FORMAT, "model": self.model, "revision": self.revision, "dtype": self.dtype, "lam": self.lam,
             "weights": {str(layer): name for layer, name in self.weights.items()},
             "facts": [asdict(fact) for fact in self.facts],
         }
@@ -125,6 +146,7 @@ def edit_facts(
         raise EditError("facts and layers must not be empty: give (prompt, target) pairs and the layers to edit.")
     if layers[0] < 0:
         raise EditError(f"layers must be among the model's 0 to {model.n_layers - 1}, not {layers[0]}.")
+    check_lambda(lam)
     if items and len(items) != len(facts):
         raise EditError(f"items must be one id for each of the {len(facts)} facts, not {len(items)}.")
     found = [
@@ -135,25 +157,20 @@ def edit_facts(
         Fact(prompt.question, target, item)
         for (prompt, target), item in zip(facts, items or [""] * len(facts), strict=True)
     )
-    keys, values = torch.stack([one.key for one in found]), torch.stack([one.value for one in found])
-    edit, goals, before = Edit({}, model.name, model.revision, {}, lam, told), None, stacked(model.edits)
+    keys = torch.stack([one.key for one in found])
+    missing = torch.stack([one.value - one.start for one in found])  # which the old weights lack
+    edit, goals = Edit({}, model.name, model.revision, str(model.dtype), {}, lam, told), None
     for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
         if len(layers) > 1:
             so_far = apply_edits(model, [edit] if edit.factors else [])
             here = [read_values(so_far, prompt, layer, layers[-1], remote) for prompt, _ in facts]
-            keys, starts, outputs = (torch.stack([one[name] for one in here]) for name in ("key", "value", "output"))
+            keys, outputs = (torch.stack([one[name] for one in here]) for name in ("key", "output"))
             if goals is None:  # of the unedited model, with the optimised change
-                goals = outputs + torch.stack([one.value - one.start for one in found])
-            values = starts + (goals - outputs) / left
-        module = w_proj(model, layer)
-        bias = 0 if module.bias is None else module.bias.detach().float().cpu()
-        weight = module.weight.detach().float().cpu()
-        if layer in before:  # an edited model is edited further
-            weight = weight + before[layer][0] @ before[layer][1]
-        update = closed_form_update(weight, keys, values - bias, lam)
-        edit = replace(
-            edit, factors=edit.factors | {layer: update}, weights=edit.weights | {layer: digest(module.weight)}
-        )
+                goals = outputs + missing
+            missing = (goals - outputs) / left
+        weight = w_proj(model, layer).weight
+        weights = edit.weights | {layer: "" if weight.is_meta else digest(weight)}
+        edit = replace(edit, factors=edit.factors | {layer: low_rank_update(keys, missing, lam)}, weights=weights)
     return edit
 
 
@@ -169,7 +186,7 @@ def load_edit(path: str | Path, model: VisionLanguageModel) -> Edit:
         raise EditError(f"path {str(path)!r} holds no edit of the format {FORMAT!r}: name one that Edit.save wrote.")
     edit = Edit(
         factors={int(layer): (tensors[f"{layer}.a"], tensors[f"{layer}.b"]) for layer in told["weights"]},
-        model=told["model"], revision=told["revision"], lam=told["lam"],
+        model=told["model"], revision=told["revision"], dtype=told["dtype"], lam=told["lam"],
         weights={int(layer): name for layer, name in told["weights"].items()},
         facts=tuple(Fact(**fact) for fact in told["facts"]),
     )
@@ -182,9 +199,10 @@ def apply_edits(model: VisionLanguageModel, edits: Iterable[Edit]) -> VisionLang
 
     They add up, so their order does not matter; edits that the model has already stay. Raises EditError.
     """
-    edits = (*model.edits, *edits)
+    edits = tuple(edits)
     for edit in edits:
         edit.check(model)
+    edits = (*model.edits, *edits)
     edited = copy.copy(model)
     edited.edits, edited.unedited = edits, model.unedited or model
     edited.traced = with_terms(edited.unedited.traced, stacked(edits)) if edits else model.traced
@@ -217,7 +235,12 @@ def with_terms(lm, factors: dict):
 
 
 def merged(model: VisionLanguageModel, edits: Iterable[Edit] = ()) -> VisionLanguageModel:
-    """A model of its own with the edits written into W_proj; all other weights are shared with the one given."""
+    """A model of its own with the edits written into W_proj; all other weights are shared with the one given.
+
+    Raises EditError, also for weights that are on a server.
+    """
+    if model.device.type == "meta":
+        raise EditError(f"model {model.name!r} has its weights on a server: use apply_edits, which leaves them there.")
     edits, base = (*model.edits, *edits), model.unedited or model
     for edit in edits:
         edit.check(base)
@@ -271,5 +294,5 @@ def w_proj(model: VisionLanguageModel, layer: int) -> torch.nn.Linear:
 
 def digest(weight: torch.Tensor) -> str:
     """What identifies a weight: a sha256 of its type and bytes."""
-    data = weight.detach().cpu().contiguous().view(torch.uint8).numpy()
+    data = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return hashlib.sha256(str(weight.dtype).encode() + data.tobytes()).hexdigest()

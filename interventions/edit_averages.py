@@ -77,11 +77,12 @@ def method_differences(results: pd.DataFrame, than: str = OURS) -> pd.DataFrame:
 def early_advantage(by_layer: pd.DataFrame, n_layers: int) -> pd.DataFrame:
     """Is efficacy larger where an early layer is edited (`averages.early_layers`)? A row a task.
 
-    Columns task, early, others (mean efficacy over these layers), difference, low, high (taken within each item), gain,
+    The last layer is not among the others: no later token reads what is edited there, in any model. Columns task,
+    early, others (mean efficacy over these layers), difference, low, high (taken within each item), gain,
     gain_low, gain_high (efficacy less P(O*) before, mean over the other layers), n. Items that have every layer count.
     """
     rows, early = [], list(early_layers(n_layers))
-    edited = by_layer[by_layer["layer"] >= 0]
+    edited = by_layer[by_layer["layer"].between(0, n_layers - 2)]
     for task in _order(edited["task"], TASKS):
         cells = edited[edited["task"] == task]
         values = _values_and_gain(cells).set_index(cells["layer"].to_numpy(int), append=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from .edit_evaluation import Reference
 from .edit_study import TASKS, Chosen, Editing, references, wrong_items
+from .fine_tuning import CONSTRAINED_DEFAULT, FineTuning
 from .model import VisionLanguageModel
 from .multedit import LAMBDA, PROTOCOLS
 from .parameters import ParameterError, at_least, listed, one_of
@@ -81,16 +82,26 @@ class Fig6Parameters(EditParameters):
     """notebooks/fig6_editing.ipynb"""
 
     limit: int = 20
+    learning_rate: float = FineTuning.learning_rate
+    epsilon: float = CONSTRAINED_DEFAULT.epsilon
     kept: str = "1,10,50"
 
     figure: typing.ClassVar[str] = "fig6_editing"
 
     def check(self) -> None:
         super().check()
+        for name in ("learning_rate", "epsilon"):
+            if not getattr(self, name) > 0:
+                raise ParameterError(f"Parameter {name!r} must be above 0, not {getattr(self, name)}.")
         if not all(entry.isdecimal() and int(entry) for entry in listed(self.kept)):
             raise ParameterError(
                 f"Parameter 'kept' must be numbers of edits, at least 1, not {self.kept!r}: write for example 1,10,50."
             )
+
+    @property
+    def settings(self) -> Editing:
+        free = FineTuning(self.learning_rate)
+        return replace(super().settings, fine_tuning=free, constrained=replace(free, epsilon=self.epsilon))
 
     @property
     def counts(self) -> list[int]:
@@ -115,3 +126,8 @@ class Fig18Parameters(EditParameters):
     tasks: str = "insert"
 
     figure: typing.ClassVar[str] = "fig18_inserted"
+
+    def check(self) -> None:
+        super().check()
+        if self.tasks not in TASKS:
+            raise ParameterError(f"Parameter 'tasks' must be one of {', '.join(TASKS)} here, not {self.tasks!r}.")

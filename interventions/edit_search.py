@@ -6,7 +6,7 @@ To be done on other items than those that are evaluated later.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 
 import pandas as pd
@@ -15,13 +15,13 @@ from .edit_study import Chosen, Editing, edit_study
 from .fine_tuning import FineTuning
 from .multedit import EditError
 
-# Of fine-tuning, from rates at which it is too slow to such at which unrelated answers break: with Adam, the first step
-# alone changes every weight by the learning rate.
+# method -> what is tried: fields of `Editing`. Of fine-tuning, from rates at which it is too slow to such at which
+# unrelated answers break: with Adam, the first step alone changes every weight by the learning rate.
 GRIDS = {
-    "MultEdit": tuple(Editing(lam=lam) for lam in (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)),
-    "fine-tuning": tuple(Editing(fine_tuning=FineTuning(rate)) for rate in (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)),
+    "MultEdit": tuple({"lam": lam} for lam in (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)),
+    "fine-tuning": tuple({"fine_tuning": FineTuning(rate)} for rate in (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)),
     "constrained fine-tuning": tuple(
-        Editing(constrained=FineTuning(rate, epsilon=most))
+        {"constrained": FineTuning(rate, epsilon=most)}
         for most, rate in product((3e-5, 1e-4, 3e-4, 1e-3), (1e-5, 3e-5, 1e-4, 3e-4)) if rate <= most
     ),
 }
@@ -29,30 +29,32 @@ METRICS = ("efficacy", "generalisation", "specificity")
 
 
 def search(
-    model, chosen: Chosen, testbed, pool: list, method: str, grid: Iterable[Editing] = (), **options
+    model, chosen: Chosen, testbed, pool: list, method: str, settings: Editing | None = None,
+    grid: Iterable[dict] = (), **options,
 ) -> tuple[Editing, pd.DataFrame]:
-    """The best settings of a grid (by default `GRIDS[method]`) for a method, and the table of the search, best first.
+    """The best settings of a method by a grid, and the table of the search, best first.
 
-    chosen, testbed, pool, options: as for `edit_study`, so what has been tried is stored. Table: the method's settings,
-    mean efficacy, generalisation (0 to 1) and specificity (accuracy on unrelated questions after the edit as a share of
-    that before), score (their mean), seconds of an edit, n (items). Raises EditError for a method without settings.
+    grid: changes of `settings`, by default `GRIDS[method]`. chosen, testbed, pool, options: as for `edit_study`, so
+    what has been tried is stored. Table: the method's settings, mean efficacy, generalisation (0 to 1) and specificity
+    (accuracy on unrelated questions after the edit as a share of that before), score (their mean), seconds of an edit,
+    n (items). Raises EditError for a method without settings.
     """
     if method not in GRIDS:
         raise EditError(f"method must be one that has settings ({', '.join(map(repr, GRIDS))}), not {method!r}.")
-    grid, testbed = list(grid or GRIDS[method]), list(testbed)
+    tried, testbed = [replace(settings or Editing(), **change) for change in grid or GRIDS[method]], list(testbed)
     rows = []
-    for settings in grid:
-        results = edit_study(model, chosen, testbed, pool, settings, methods=[method], **options).results
+    for one in tried:
+        results = edit_study(model, chosen, testbed, pool, one, methods=[method], **options).results
         means = {
             "efficacy": results["p_target"].mean(), "generalisation": results["p_paraphrase"].mean(),
             "specificity": results["accuracy_after"].mean() / results["accuracy_before"].mean(),
         }
-        rows.append(_told(settings, method) | means | {
+        rows.append(_told(one, method) | means | {
             "score": pd.Series(means).mean(), "seconds": results["seconds"].mean(), "n": len(results),
         })
     table = pd.DataFrame(rows)
     order = table["score"].sort_values(ascending=False, kind="stable").index
-    return grid[order[0]], table.loc[order].reset_index(drop=True)
+    return tried[order[0]], table.loc[order].reset_index(drop=True)
 
 
 def _told(settings: Editing, method: str) -> dict:

@@ -8,6 +8,7 @@ never met (its split "never"; elsewhere a test bed of long-tailed facts).
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -24,7 +25,7 @@ from .edit_evaluation import Reference, evaluate, questions_about, reference, un
 from .fine_tuning import CONSTRAINED_DEFAULT, FineTuning, fine_tuned
 from .metrics import answer_accuracy, bootstrap_interval
 from .model import VisionLanguageModel
-from .multedit import LAMBDA, EditError, Optimizer
+from .multedit import LAMBDA, DivergedError, EditError, NoGradientError, Optimizer
 from .parameters import ParameterError
 from .progress import Progress
 from .results import ResultStore
@@ -34,6 +35,7 @@ METHODS = ("no edit", "MultEdit", "random layer", "fine-tuning", "constrained fi
 TASKS = ("correct", "insert")
 KNOWN_ANSWER = "insert, answer said elsewhere"  # see `known_answers_apart`
 Chosen = dict[str, list[tuple[Item, str]]]  # task -> what `wrong_items` found
+NO_EDIT = {NoGradientError: "no gradient", DivergedError: "diverged"}  # errors that a method's average includes
 POOL = 200  # unrelated questions that every edit's sample is drawn from
 
 
@@ -67,10 +69,11 @@ class EditStudy:
     """`results`, tidy, one row an edited item and method.
 
     id, task, part, relation, question, target (O*), sayable (whether some question that the model was trained on has
-    this answer), before and after (what the model says), method, layer (-1: none), p_before, p_target (efficacy: P(O*),
-    all its tokens), exact (the answer is O*), p_paraphrase, p_pictures, p_following (means of P(O*); NaN if there are
-    none) with n_*, accuracy_before, accuracy_after (VQA accuracy on n_unrelated unrelated questions), kl (mean
-    KL(before || after) of their next token, nats), seconds (to make the edit).
+    this answer), before and after (what the model says), method, layer (-1: none), no_edit (why the method made none:
+    no gradient reaches the layer, or it diverged; else ""; such a model is evaluated as it is), p_before, p_target
+    (efficacy: P(O*), all its tokens), exact (the answer is O*), p_paraphrase, p_pictures, p_following (means of P(O*);
+    NaN if there are none) with n_*, accuracy_before, accuracy_after (VQA accuracy on n_unrelated unrelated questions),
+    kl (mean KL(before || after) of their next token, nats), seconds (to make the edit).
     """
 
     results: pd.DataFrame
@@ -80,14 +83,15 @@ class EditStudy:
     model: str
 
     def summary(self) -> pd.DataFrame:
-        """By task and method: questions edited, of how many the answer is said elsewhere (`sayable`), why others were
-        not, and the median seconds that an edit takes."""
+        """By task and method: questions asked after an edit, of how many the answer is said elsewhere (`sayable`), in
+        how many the method made no edit, why others were left out, and the median seconds that an edit takes."""
         rows = []
         for (task, method), found in self.results.groupby(["task", "method"], sort=False):
             missing = self.left_out[(self.left_out["task"] == task) & (self.left_out["method"] == method)]
             rows.append({
                 "task": task, "method": method, "edited": len(found), "sayable": int(found["sayable"].sum()),
-                "left out": reasons(missing["reason"]), "median seconds": found["seconds"].median(),
+                "no edit made": reasons(found["no_edit"]), "left out": reasons(missing["reason"]),
+                "median seconds": found["seconds"].median(),
             })
         return pd.DataFrame(rows)
 
@@ -150,20 +154,20 @@ def edit_study(
     method.
 
     chosen: task -> what `wrong_items` found. testbed: where other pictures and questions that follow come from. pool:
-    that of `references`. A layer that no gradient reaches, and training that diverges, leave the model as it is.
-    Baselines change weights and put them back, so they need the model on this machine.
+    that of `references`. Baselines change weights and put them back, so they need the model on this machine.
     """
-    settings, testbed = settings or Editing(), list(testbed)
+    settings, testbed, methods = settings or Editing(), list(testbed), tuple(methods)
     for method in methods:
         if method not in METHODS:
             raise EditError(f"methods names {method!r}: use {', '.join(map(repr, METHODS))}.")
     said = {item.id: (task, answer) for task, items in chosen.items() for item, answer in items}
     sayable = {answer for item in testbed if item.split != "never" for answer in item.answers}
+    surroundings = {"pool": [one.item.content() for one in pool], "testbed": _content(testbed)}
     items, frames, left_out = [item for found in chosen.values() for item, _ in found], [], []
     for method in dict.fromkeys(("no edit", *methods)):
         asked = ask(
             model, items, partial(_edit_item, model, testbed, pool, settings, method),
-            key=settings.key(method) | {"pool": [one.item.content() for one in pool]}, purpose=("edit", "edited"),
+            key=settings.key(method) | surroundings, purpose=("edit", "edited"),
             results_dir=results_dir, shard=shard, label=method,
         )
         frames += [
@@ -178,7 +182,7 @@ def edit_study(
     results = pd.concat(frames, ignore_index=True)
     unedited = results[results["method"] == "no edit"].set_index("id")["p_target"]
     results["p_before"] = results["id"].map(unedited)
-    kept = results[results["method"].isin(list(methods))].reset_index(drop=True)
+    kept = results[results["method"].isin(methods)].reset_index(drop=True)
     missing = pd.DataFrame(left_out, columns=["task", "method", "id", "reason"])
     return EditStudy(kept, missing, model.n_layers, settings.layers[-1], model.name)
 
@@ -206,8 +210,9 @@ def sequential_edits(
     """Edits that are kept, each made on the model as edited so far, evaluated after `counts` of them, by task.
 
     Columns task, edits, p_target, low, high (mean over all facts kept so far, with its interval), p_paraphrase,
-    accuracy_before, accuracy_after, kl (of one sample of unrelated questions), n (facts). Counts above the number of a
-    task's items are left out. Nothing is stored.
+    accuracy_before, accuracy_after, kl (of one sample of n_unrelated questions that have nothing to do with any fact to
+    be kept), skipped (items that could not be edited, so far). Counts above the number of a task's items are left out.
+    Nothing is stored.
     """
     settings, testbed, counts = settings or Editing(), list(testbed), sorted(set(counts))
     frames = [
@@ -221,16 +226,23 @@ def _kept_edits(
     model: VisionLanguageModel, items: list[Item], testbed: list[Item], pool: list[Reference], settings: Editing,
     counts: list[int],
 ) -> pd.DataFrame:
-    edited, asked, rows = model, [], []
-    sample = pool[: settings.n_unrelated * 3]
-    for item in items[: max((count for count in counts if count <= len(items)), default=0)]:
+    edited, asked, rows, skipped = model, [], [], 0
+    most = max((count for count in counts if count <= len(items)), default=0)
+    sample = pool
+    for item in items[:most]:
+        sample = unrelated(item, sample, len(sample), settings.seed)
+    sample = sample[: settings.n_unrelated * 3]
+    for item in items:
+        if len(asked) == most:
+            break
         questions = questions_about(model, item, testbed, settings.protocol)
         fact = questions["target"][0], item.answers[0]
         try:
             edit = edit_facts(
                 edited, [fact], layers=settings.layers, lam=settings.lam, optimizer=settings.optimizer, items=[item.id]
             )
-        except EditError:
+        except tuple(NO_EDIT):
+            skipped += 1
             continue
         edited = apply_edits(edited, [edit])
         asked.append((item, {name: questions[name] for name in ("target", "paraphrase")}))
@@ -240,10 +252,12 @@ def _kept_edits(
             value, low, high = bootstrap_interval([found["p_target"] for found in kept])
             rows.append({
                 "edits": len(asked), "p_target": value, "low": low, "high": high,
-                "p_paraphrase": np.nanmean([found["p_paraphrase"] for found in kept]), "n": len(kept),
+                "p_paraphrase": np.nanmean([found["p_paraphrase"] for found in kept]), "skipped": skipped,
+                "n_unrelated": len(sample),
                 **{name: others[name] for name in ("accuracy_before", "accuracy_after", "kl")},
             })
-    columns = ["edits", "p_target", "low", "high", "p_paraphrase", "accuracy_before", "accuracy_after", "kl", "n"]
+    columns = ["edits", "p_target", "low", "high", "p_paraphrase", "accuracy_before", "accuracy_after", "kl",
+               "n_unrelated", "skipped"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -251,6 +265,12 @@ def random_layer(item: Item, n_layers: int, layers: Iterable[int], seed: int = 0
     """The control's layer: any but those edited and the last, in which nothing behind reads the token; by a hash."""
     others = [layer for layer in range(n_layers - 1) if layer not in set(layers)] or list(layers)
     return others[int(hashlib.sha256(f"layer:{seed}:{item.id}".encode()).hexdigest(), 16) % len(others)]
+
+
+def _content(testbed: list[Item]) -> str:
+    """A digest of all that other pictures and questions that follow can be taken from."""
+    told = [[item.id, item.entity, item.relation, str(item.split), item.content()] for item in testbed]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def _answer(model: VisionLanguageModel, item: Item, protocol: str) -> pd.DataFrame:
@@ -265,7 +285,7 @@ def _edit_item(
     target, layers = item.answers[0], settings.layers
     questions = questions_about(model, item, testbed, settings.protocol)
     others = unrelated(item, pool, settings.n_unrelated, settings.seed)
-    fact, start, seconds = (questions["target"][0], target), time.monotonic(), 0.0
+    fact, start, seconds, no_edit = (questions["target"][0], target), time.monotonic(), 0.0, ""
     if method == "random layer":
         layers = (random_layer(item, model.n_layers, layers, settings.seed),)
     try:
@@ -279,11 +299,12 @@ def _edit_item(
             tuning = settings.constrained if method == "constrained fine-tuning" else settings.fine_tuning
             with fine_tuned(model, *fact, settings=tuning) as trained:
                 found, seconds = evaluate(model, target, questions, others), trained.seconds
-    except EditError:  # no gradient, or it diverged: the method leaves the model as it is
-        seconds = time.monotonic() - start
+    except tuple(NO_EDIT) as error:
+        no_edit, seconds = NO_EDIT[type(error)], time.monotonic() - start
         found = evaluate(model, target, questions, others)
     layer = layers[-1] if method in ("MultEdit", "random layer") else -1
-    return pd.DataFrame([{"method": method, "layer": layer, "seconds": seconds, "reason": ""} | found])
+    made = {"method": method, "layer": layer, "seconds": seconds, "no_edit": no_edit, "reason": ""}
+    return pd.DataFrame([made | found])
 
 
 def known_answers_apart(results: pd.DataFrame) -> pd.DataFrame:

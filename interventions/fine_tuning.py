@@ -20,12 +20,8 @@ from .causal_trace import answer_tokens
 from .edit import digest
 from .forward import prompt_inputs
 from .model import VisionLanguageModel
-from .multedit import EditError
+from .multedit import DivergedError, EditError
 from .prompt import Prompt
-
-
-class DivergedError(EditError):
-    """Training left the finite numbers; the model is as it was."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +77,11 @@ def fine_tuned(
     """Inside the `with` block, the model's language layers are fine-tuned to answer `prompt` with `target`.
 
     Embeddings, head, final norm, projection layer and image encoder stay. Yields a `FineTuned`. The weights come back
-    bit for bit in the end, also after an exception; until then whoever shares them sees the change. Half-precision
-    weights are trained as float32 copies and rounded after every step, which may exceed epsilon by the rounding.
-    Takes the memory of the layers four times more (the old weights, gradients, and two moments of Adam).
-    Raises EditError for a model that is remote or has edits applied, and `DivergedError`.
+    bit for bit in the end, also after an exception; until then whoever shares them sees the change, and the model's
+    results are stored under no name. Half-precision weights are trained as float32 copies and rounded after every step,
+    which may exceed epsilon by the rounding. Takes the memory of the layers four times more in float32 (the old
+    weights, gradients, two moments of Adam), nine times more in half precision (the same and the copies in float32).
+    Raises EditError for a model that is remote or has edits applied, and `multedit.DivergedError`.
     """
     check_local(model)
     if model.edits:  # only nnsight's view has them
@@ -92,7 +89,8 @@ def fine_tuned(
     started = time.perf_counter()
     target_ids = answer_tokens(model, prompt, target)
     weights = list(decoder_layers(model).parameters())
-    before = [weight.detach().clone() for weight in weights]
+    before, revision = [weight.detach().clone() for weight in weights], model.revision
+    model.revision = "in-memory"  # see `VisionLanguageModel.key`
     try:
         try:
             losses = train(model, prompt, target_ids, settings or FineTuning(), weights, before)
@@ -101,6 +99,7 @@ def fine_tuned(
                 weight.requires_grad_(False).grad = None
         yield FineTuned(tuple(losses), time.perf_counter() - started)
     finally:
+        model.revision = revision
         with torch.no_grad():
             for weight, old in zip(weights, before, strict=True):
                 weight.copy_(old)

@@ -106,7 +106,8 @@ class VisionLanguageModel:
         """What of it determines a result."""
         # Weights made in memory have no revision: nothing stored is ever taken for theirs.
         revision = uuid.uuid4().hex if self.revision == "in-memory" else self.revision
-        return {"model": [self.name, revision], "dtype": str(self.dtype)}  # the dtype decides which method None is
+        key = {"model": [self.name, revision], "dtype": str(self.dtype)}  # the dtype decides which method None is
+        return key | ({"edits": [edit.identity for edit in self.edits]} if self.edits else {})
 
     @property
     def crops_images(self) -> bool:

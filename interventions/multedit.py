@@ -11,6 +11,7 @@ which differs from W' by a matrix of rank one: no inverse of size m x m is ever 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +27,14 @@ ROWS = 32  # of a weight that are read as float64 at a time: they stay in the pr
 
 class EditError(ValueError):
     """An edit that cannot be made, loaded or applied; the message names the parameter and the fix."""
+
+
+class NoGradientError(EditError):
+    """Nothing that the model says depends on what is to be edited."""
+
+
+class DivergedError(EditError):
+    """Optimisation left the finite numbers."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,10 @@ class Optimizer:
                 f"learning_rate must be above 0, steps at least 1 and stop above 0 and at most 1, not "
                 f"{self.learning_rate}, {self.steps} and {self.stop}."
             )
+        if not (self.weight_decay >= 0 and self.clamp >= 0):
+            raise EditError(
+                f"weight_decay and clamp must be 0 (none) or above, not {self.weight_decay} and {self.clamp}."
+            )
 
 
 PROTOCOLS = {
@@ -87,8 +100,9 @@ def optimize_value(
     """The value at W_proj's output that makes the model say `target` (Adam on -log P(O*)), in one request.
 
     position: None = the visual constraint's last token. remote: None = as the model was loaded.
-    The forward starts at the edited token and layer: what is before comes from the clean run. Raises EditError, above
-    all when no gradient arrives (in the last layer of a model nothing behind reads the token).
+    The forward starts at the edited token and layer (on an edited model, at the first layer that is edited): what is
+    before comes from the clean run. Raises EditError: NoGradientError when no gradient arrives (in the last layer of a
+    model nothing behind reads the token), DivergedError for a learning rate that is too high.
     """
     if not 0 <= layer < model.n_layers:
         raise EditError(f"layer must be one of the model's 0 to {model.n_layers - 1}, not {layer}.")
@@ -102,8 +116,12 @@ def optimize_value(
         "stop": optimizer.stop, "weight_decay": optimizer.weight_decay, "clamp": optimizer.clamp,
     }
     found = in_session(model.traced, optimize, request, model.remote if remote is None else remote)
+    if not all(map(math.isfinite, found["losses"])):
+        raise DivergedError(
+            f"learning_rate {optimizer.learning_rate} diverges after {len(found['losses']) - 1} steps: use a lower one."
+        )
     if found["value"] is None:
-        raise EditError(
+        raise NoGradientError(
             f"layer {layer} gives no gradient to the value at position {position}: choose a layer whose output a later "
             "token reads, and on a server one that allows gradients."
         )
@@ -117,6 +135,7 @@ def optimize_value(
 def optimize(lm, request: dict) -> dict:
     """{"key", "value" (None: no gradient), "start": CPU tensors, "losses", "p"}; runs where the weights are."""
     first, layer, target = request["first"], request["layer"], torch.tensor(request["target_ids"])
+    skip = min(layer, *getattr(lm, "edited_layers", (layer,)))  # edits in force before it have to be run
     ids = torch.cat([request["clean_ids"], target[None, :-1]], dim=1)
     keep = torch.arange(request["clean_ids"].shape[1] - 1, ids.shape[1])
     with torch.no_grad():
@@ -128,7 +147,7 @@ def optimize(lm, request: dict) -> dict:
     start = clean["mlp"][layer][0, 0].float()
     value = start.clone().requires_grad_()
     adam = torch.optim.Adam([value], lr=request["learning_rate"])
-    inputs = {"inputs_embeds": clean["hidden"][layer], "position_ids": torch.arange(first, ids.shape[1])[None]}
+    inputs = {"inputs_embeds": clean["hidden"][skip], "position_ids": torch.arange(first, ids.shape[1])[None]}
     at_token = torch.tensor([0])
     losses, probabilities = [], []
     for step in range(request["steps"] + 1):
@@ -136,21 +155,23 @@ def optimize(lm, request: dict) -> dict:
         last = step == request["steps"]
         with torch.set_grad_enabled(not last):
             logits = run(
-                lm, inputs, keep=keep - first, cache=extend(cache, first), skip=layer, writes=writes
+                lm, inputs, keep=keep - first, cache=extend(cache, first), skip=skip, writes=writes
             )["logits"]
             log_p = logits[0].float().log_softmax(-1)
             loss = -log_p[torch.arange(len(target)), target.to(log_p.device)].sum()
         losses.append(loss.item())
         probabilities.append(float((-loss.detach()).exp()))
-        if last or probabilities[-1] >= request["stop"]:
+        if last or probabilities[-1] >= request["stop"] or not loss.isfinite():
             break
+        if not loss.requires_grad:  # where gradients are off for good
+            return {"value": None, "losses": losses}
         if request["weight_decay"]:
             change = (value - start).norm() if step else 0.0  # the norm has no gradient at 0
             loss = loss + request["weight_decay"] * change / start.norm() ** 2
         adam.zero_grad()
         loss.backward(inputs=[value])  # a server's weights may ask for gradients, and would keep them
-        if value.grad is None or not value.grad.any():
-            return {"value": None}
+        if value.grad is None or (not step and not value.grad.any()):
+            return {"value": None, "losses": losses}
         adam.step()
         if request["clamp"]:
             with torch.no_grad():
@@ -202,11 +223,24 @@ def closed_form_update(
         raise EditError(
             f"weight must be [{values.shape[1]}, {keys.shape[1]}] for these values and keys, not {tuple(weight.shape)}."
         )
-    if not lam > 0:
-        raise EditError(f"lam must be above 0, not {lam}: it weighs the old weights.")
     k, z = keys.to(weight.device, torch.float64), values.to(weight.device, torch.float64)
     old = torch.cat([k @ rows.to(torch.float64).T for rows in weight.split(ROWS)], dim=1)  # not all of W in float64
-    missing = z - old  # [n, d], what the old weights lack
-    gram = k @ k.T + lam * torch.eye(len(k), dtype=torch.float64, device=weight.device)
+    a, b = low_rank_update(k, z - old, lam)
+    return a.to(weight.dtype), b.to(weight.dtype)
+
+
+def low_rank_update(
+    keys: torch.Tensor, missing: torch.Tensor, lam: float = LAMBDA
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same factors from what the old weights lack, missing [n, d] = values - W' k, without the weights."""
+    check_lambda(lam)
+    k, lacks = keys.to(torch.float64), missing.to(torch.float64)
+    gram = k @ k.T + lam * torch.eye(len(k), dtype=torch.float64, device=k.device)
     basis, coordinates = torch.linalg.qr(k.T)  # K = basis [m, r] coordinates [r, n]
-    return (torch.linalg.solve(gram, missing).T @ coordinates.T).to(weight.dtype), basis.T.to(weight.dtype)
+    a, b = torch.linalg.solve(gram, lacks).T @ coordinates.T, basis.T
+    return a.to(missing.dtype), b.to(missing.dtype)
+
+
+def check_lambda(lam: float) -> None:
+    if not lam > 0:
+        raise EditError(f"lam must be above 0, not {lam}: it weighs the old weights.")

@@ -7,10 +7,12 @@ import pytest
 import safetensors.torch
 import tiny
 import torch
+from answering import renamed
 from peft import PeftModel
 from test_attention import with_biases
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, LlamaForCausalLM
 
+import interventions.edit as module
 from interventions import attention_contributions, attention_knockout, load_model, load_testbed, trace
 from interventions.edit import (
     FORMAT,
@@ -75,7 +77,8 @@ def an_edit(model, *layers, rank=2, seed=0):
         a, b = torch.randn(d, rank, generator=generator), torch.randn(rank, m, generator=generator)
         factors[layer] = a, b / m**0.5
     weights = {layer: digest(w_proj(model, layer).weight) for layer in layers}
-    return Edit(factors, model.name, model.revision, weights, 0.01, (Fact(QUESTION, f"número {seed}", "item-1"),))
+    facts = (Fact(QUESTION, f"número {seed}", "item-1"),)
+    return Edit(factors, model.name, model.revision, str(model.dtype), weights, 0.01, facts)
 
 
 @torch.no_grad()
@@ -139,8 +142,8 @@ def test_edit_merged_weights_and_peft_adapter_agree(model, tmp_path):
         assert apart(adapted(**inputs_of(prompt)).logits, expected) < 1e-5
         assert apart(written.module(**inputs_of(prompt)).logits, expected) < 1e-5
     assert answer(edited, prompt) == answer(written, prompt) == tokens
-    for module in (adapted, written.module):
-        again, logits = greedy(module, prompt)
+    for one in (adapted, written.module):
+        again, logits = greedy(one, prompt)
         assert again == tokens and apart(logits, chosen) < 1e-5
     whole = inputs_of(prompt) | {"input_ids": torch.cat([prompt.input_ids, torch.tensor(tokens)])[None]}
     assert apart(logits_by_trace(edited, whole)[:, len(prompt) - 1 : -1], chosen[None]) < 1e-5
@@ -361,7 +364,7 @@ def others():
     with torch.no_grad():
         w_proj(nudged, 4).weight[0, 0] += 1e-3  # one number is enough
     yield nudged, "whose weights are others than those of 'tiny-llama-clip': load it into that model"
-    yield tiny.build(dtype=torch.bfloat16), "whose weights are others than those of"
+    yield tiny.build(dtype=torch.bfloat16), "in torch.float32, and .* is torch.bfloat16: load the model in that type"
     yield tiny.build("gqa", "siglip"), "whose weights are others than those of 'tiny-gqa-siglip'"
     yield with_layers(3), "whose layer 4 model 'short' lacks: load it into that model"
     yield with_layers(5, intermediate_size=48), r"with W_proj of 32 x 64, but 'short' has 32 x 48: load it"
@@ -398,6 +401,69 @@ def test_weights_elsewhere_are_known_by_their_revision():
     edit.check(model)
     with pytest.raises(EditError, match="whose weights are others"):
         replace(edit, revision="another").check(model)
+
+
+def test_an_edit_is_made_without_the_weights(monkeypatch):
+    """Of a server's model, only what its request returns is here."""
+    model = tiny.build()
+    facts = [(ask(model), "Lima")]
+    here = edit_facts(model, facts, layers=[1], optimizer=FAR)
+    assert_same_change(edit_facts(model, facts, layers=[1], optimizer=FAR, remote="local"), here)
+    found = optimize_value(model, *facts[0], layer=1, optimizer=FAR)
+    monkeypatch.setattr(module, "optimize_value", lambda *given, **options: found)
+    model.module.to("meta")
+    edit = edit_facts(model, facts, layers=[1])
+    assert_same_change(edit, here)
+    assert edit.weights == {1: ""}
+    edit.check(model)
+    with pytest.raises(EditError, match="has its weights on a server: use apply_edits"):
+        merged(model, [edit])
+    another = tiny.build()
+    edit.check(another)  # of the same revision
+    another.revision = "r2"
+    with pytest.raises(EditError, match="whose weights are others"):
+        edit.check(another)
+
+
+def assert_same_change(edit, expected):
+    for layer in expected.layers:
+        assert (edit.change(layer) - expected.change(layer)).norm() < 1e-5 * expected.change(layer).norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_models_are_edited_too(dtype):
+    model = tiny.build(dtype=dtype)
+    prompt = ask(model)
+    edit = edit_facts(model, [(prompt, "Lima")], layers=[1], optimizer=FAR)
+    before, edited, written = (
+        logits_by_trace(one).float() for one in (model, apply_edits(model, [edit]), merged(model, [edit]))
+    )
+    assert (edited - written).abs().max() < 0.05 * (edited - before).abs().max()
+
+
+@pytest.mark.parametrize("remote", [False, "local"])
+def test_an_edited_model_can_be_edited_in_a_later_layer(remote):
+    model = tiny.build()
+    prompt, first = ask(model), an_edit(model, 1)
+    edited, written = apply_edits(model, [first]), merged(model, [first])
+    found, expected, other = (
+        edit_facts(one, [(prompt, "Lima")], layers=[2], optimizer=FAR, remote=remote)
+        for one in (edited, written, model)
+    )
+    scale = (expected.change(2) - other.change(2)).norm()
+    assert (found.change(2) - expected.change(2)).norm() < 1e-2 * scale
+    both = apply_edits(edited, [found])
+    assert both.edits == (first, found)
+
+
+def test_what_is_stored_of_an_edited_model_has_a_name_of_its_own():
+    model = renamed(tiny.build(), revision="r1")
+    first, second = an_edit(model, 1), an_edit(model, 1, seed=5)
+    keys = [one.key() for one in (
+        model, apply_edits(model, [first]), apply_edits(model, [second]), apply_edits(model, [first, second])
+    )]
+    assert all(keys.count(key) == 1 for key in keys)
+    assert keys[1] == apply_edits(model, [first]).key() and apply_edits(model, []).key() == keys[0]
 
 
 def files(tmp_path):
@@ -465,7 +531,6 @@ def test_a_layer_that_is_not_run_cannot_be_edited(remote):
         lambda: attention_knockout(edited, prompt, remote=remote),
         lambda: attention_contributions(edited, prompt, layers=(0,), remote=remote),
         lambda: attention_contributions(edited, prompt, layers=(1,), remote=remote),
-        lambda: optimize_value(edited, prompt, "Lima", layer=2, remote=remote),
     ):
         with pytest.raises(ValueError, match=r"layer 1, which is edited: give `merged\(model\)`"):
             call()

@@ -138,7 +138,7 @@ def test_layers_are_averaged_one_by_one():
 
 def test_early_layers_against_the_others():
     by_layer = edits_by_layer({"insert": [0.8, 0.9, 0.9, 0.6, 0.5, 0.3], "correct": [0.5] * 6}, spread=0.3)
-    by_layer.loc[by_layer["layer"].eq(5) & by_layer["id"].eq("insert-3"), "p_target"] = np.nan
+    by_layer.loc[by_layer["layer"].eq(4) & by_layer["id"].eq("insert-3"), "p_target"] = np.nan
     advantage = early_advantage(by_layer, 6).set_index("task")
     assert list(advantage.index) == ["correct", "insert"]
     # Early are layers 0 to 3 of 6; the item that lacks a layer is left out, and items are paired.
@@ -146,12 +146,19 @@ def test_early_layers_against_the_others():
     offset = np.delete(np.linspace(-0.3, 0.3, 20), 3)
     assert row["n"] == 19
     assert row["early"] == pytest.approx(0.8 + offset.mean())
-    assert row["others"] == pytest.approx(0.4 + offset.mean())
-    assert [row[name] for name in ("difference", "low", "high")] == pytest.approx([0.4] * 3)
+    assert row["others"] == pytest.approx(0.5 + offset.mean())
+    assert [row[name] for name in ("difference", "low", "high")] == pytest.approx([0.3] * 3)
     assert [row[name] for name in ("gain", "gain_low", "gain_high")] == pytest.approx(
-        bootstrap_interval(0.34 + offset), rel=0.05)
+        bootstrap_interval(0.44 + offset), rel=0.05)
     assert advantage.loc["correct", "difference"] == pytest.approx(0)
     assert early_advantage(edits_by_layer({"insert": [0.8, 0.9]}), 2).empty  # all layers are early
+
+
+def test_the_last_layer_which_nothing_reads_is_not_among_the_others():
+    """Layers that are alike are no advantage of the early ones, although the last one cannot be edited."""
+    flat = edits_by_layer({"insert": [0.7] * 7 + [0.06]}, spread=0.2)
+    row = early_advantage(flat, 8).iloc[0]
+    assert row["difference"] == pytest.approx(0) and row["others"] == pytest.approx(0.7)
 
 
 def test_examples_are_drawn_and_have_their_constraint_marked():

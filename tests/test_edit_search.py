@@ -28,12 +28,11 @@ def given(tmp_path_factory):
 
 def test_lambda_is_searched_with_the_study_itself(given, tmp_path):
     base = Editing(layers=(1,), optimizer=Optimizer(steps=30), n_unrelated=3)
-    grid = [replace(base, lam=lam) for lam in (1e6, 0.01)]
-    best, table = search(*given, "MultEdit", grid, results_dir=tmp_path)
-    assert best is grid[1]  # old weights that count for a million times the fact's let nothing in
+    best, table = search(*given, "MultEdit", base, [{"lam": 1e6}, {"lam": 0.01}], results_dir=tmp_path)
+    assert best == replace(base, lam=0.01)  # old weights that count for a million times the fact's let nothing in
     assert table["lam"].tolist() == [0.01, 1e6] and (table["n"] == 2).all() and (table["seconds"] > 0).all()
-    for settings, (_, row) in zip(grid[::-1], table.iterrows(), strict=True):
-        results = edit_study(*given, settings, methods=["MultEdit"], results_dir=tmp_path).results
+    for lam, (_, row) in zip((0.01, 1e6), table.iterrows(), strict=True):
+        results = edit_study(*given, replace(base, lam=lam), methods=["MultEdit"], results_dir=tmp_path).results
         assert row["efficacy"] == results["p_target"].mean()
         assert row["generalisation"] == results["p_paraphrase"].mean()
     assert table["efficacy"][0] > table["efficacy"][1] + 0.1
@@ -45,9 +44,9 @@ def test_lambda_is_searched_with_the_study_itself(given, tmp_path):
 def test_baselines_are_searched_and_what_diverges_changes_nothing(given, tmp_path, method, rates):
     field = "constrained" if method.startswith("constrained") else "fine_tuning"
     epsilon = 1e-2 if field == "constrained" else 0.0
-    grid = [Editing(**{field: FineTuning(rate, steps=8, epsilon=epsilon)}, n_unrelated=3) for rate in rates]
-    best, table = search(*given, method, grid, results_dir=tmp_path)
-    assert best is grid[1]
+    grid = [{field: FineTuning(rate, steps=8, epsilon=epsilon)} for rate in rates]
+    best, table = search(*given, method, Editing(n_unrelated=3), grid, results_dir=tmp_path)
+    assert best == Editing(**grid[1], n_unrelated=3)
     assert table["learning_rate"][0] == 1e-2 and set(table["epsilon"]) == {epsilon} and set(table["steps"]) == {8}
     assert (table["specificity"][table["learning_rate"] != 1e-2] == 1).all()
 
@@ -62,7 +61,7 @@ def test_the_three_metrics_weigh_alike(monkeypatch):
         return EditStudy(pd.DataFrame([row]), pd.DataFrame(), 8, 2, "planted")
 
     monkeypatch.setattr(module, "edit_study", study)
-    best, table = search(None, {}, [], [], "MultEdit", [Editing(lam=lam) for lam in columns])
+    best, table = search(None, {}, [], [], "MultEdit", grid=[{"lam": lam} for lam in columns])
     assert best.lam == 0.2
     assert table["score"].tolist() == pytest.approx([2 / 3, 1.9 / 3, 0.6])
     assert table["specificity"].tolist() == pytest.approx([0.8, 0.9, 0.0])
@@ -75,8 +74,8 @@ def test_a_method_without_settings_is_one_sentence(given):
 
 def test_the_defaults_are_of_the_grids():
     assert set(GRIDS) == set(METHODS) - {"no edit", "random layer"}
-    assert LAMBDA in {settings.lam for settings in GRIDS["MultEdit"]}
-    assert FineTuning() in {settings.fine_tuning for settings in GRIDS["fine-tuning"]}
-    assert CONSTRAINED_DEFAULT in {settings.constrained for settings in GRIDS["constrained fine-tuning"]}
-    assert all(settings.fine_tuning.epsilon == 0 for settings in GRIDS["fine-tuning"])
-    assert all(settings.constrained.epsilon > 0 for settings in GRIDS["constrained fine-tuning"])
+    assert {"lam": LAMBDA} in GRIDS["MultEdit"]
+    assert {"fine_tuning": FineTuning()} in GRIDS["fine-tuning"]
+    assert {"constrained": CONSTRAINED_DEFAULT} in GRIDS["constrained fine-tuning"]
+    assert all(change["fine_tuning"].epsilon == 0 for change in GRIDS["fine-tuning"])
+    assert all(change["constrained"].epsilon > 0 for change in GRIDS["constrained fine-tuning"])

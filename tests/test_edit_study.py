@@ -22,7 +22,7 @@ from interventions.edit_study import (
     wrong_items,
 )
 from interventions.fine_tuning import FineTuning, weights_digest
-from interventions.multedit import EditError, Optimizer
+from interventions.multedit import EditError, NoGradientError, Optimizer
 from interventions.parameters import ParameterError
 
 QUICK = Editing(
@@ -172,9 +172,71 @@ def test_kept_edits_are_made_on_the_edited_model(model, chosen, bed, pool, monke
     monkeypatch.setattr(module, "edit_facts", watched)
     found = sequential_edits(model, {"correct": chosen["correct"]}, bed, pool, QUICK, counts=(1, 2, 9))
     assert seen == [0, 1]
-    assert found[["task", "edits", "n"]].to_numpy().tolist() == [["correct", 1, 1], ["correct", 2, 2]]
+    assert found[["task", "edits", "skipped"]].to_numpy().tolist() == [["correct", 1, 0], ["correct", 2, 0]]
     assert np.isnan(found["low"][0]) and found["low"][1] <= found["p_target"][1] <= found["high"][1]
     assert found["p_target"].min() > 0.1 and found["kl"].min() > 0
+
+
+def test_kept_edits_are_compared_on_questions_that_have_nothing_to_do_with_any(model, chosen, bed, pool, monkeypatch):
+    seen, plain = [], module.evaluate
+
+    def watched(edited, target, questions, references, *rest):
+        seen.append([one.item.id for one in references])
+        return plain(edited, target, questions, references, *rest)
+
+    monkeypatch.setattr(module, "evaluate", watched)
+    [row] = sequential_edits(model, {"correct": chosen["correct"]}, bed, pool, QUICK, counts=(2,)).to_dict("records")
+    kept = [item for item, _ in chosen["correct"]]
+    answers = {answer for item in kept for answer in item.answers}
+    apart = {one.item.id for one in pool if one.item.entity not in {item.entity for item in kept}
+             and not set(one.item.answers) & answers}
+    assert set(seen[-1]) == apart and row["n_unrelated"] == len(apart) < len(pool)
+
+
+def test_an_item_that_cannot_be_edited_is_skipped_and_counted(model, chosen, bed, pool, monkeypatch):
+    plain, first = module.edit_facts, chosen["correct"][0][0]
+
+    def faulty(model, facts, **options):
+        if facts[0][1] == first.answers[0]:
+            raise NoGradientError("none")
+        return plain(model, facts, **options)
+
+    monkeypatch.setattr(module, "edit_facts", faulty)
+    found = sequential_edits(model, {"correct": chosen["correct"]}, bed, pool, QUICK, counts=(1,))
+    assert found[["edits", "skipped"]].to_numpy().tolist() == [[1, 1]]
+
+
+def test_edits_in_several_layers_can_be_kept(model, chosen, bed, pool):
+    settings = replace(QUICK, layers=(1, 2))
+    found = sequential_edits(model, {"correct": chosen["correct"]}, bed, pool, settings, counts=(2,))
+    assert found["edits"].tolist() == [2] and found["kl"].iloc[0] > 1e-3
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"layers": (99,)}, "layer must be one of the model's 0 to 4, not 99"), ({"lam": -1.0}, "lam must be above 0"),
+])
+def test_settings_that_cannot_be_are_an_error_and_no_result(model, chosen, bed, pool, tmp_path, change, words):
+    with pytest.raises(EditError, match=words):
+        edit_study(model, chosen, bed, pool, replace(QUICK, **change), methods=["MultEdit"], results_dir=tmp_path)
+
+
+def test_a_method_that_makes_no_edit_is_told(model, chosen, bed, pool, tmp_path):
+    settings = replace(QUICK, layers=(4,), fine_tuning=FineTuning(1e30))
+    found = edit_study(model, chosen, bed, pool, settings, methods=["MultEdit", "fine-tuning"], results_dir=tmp_path)
+    summary = found.summary().set_index(["method", "task"])["no edit made"].to_dict()
+    assert {key: told for key, told in summary.items() if key[1] == "correct"} == {
+        ("MultEdit", "correct"): "2 no gradient", ("fine-tuning", "correct"): "2 diverged",
+    }
+    assert found.results["p_target"].to_numpy() == pytest.approx(found.results["p_before"].to_numpy(), abs=1e-6)
+
+
+def test_another_picture_in_the_test_bed_is_another_result(model, chosen, bed, pool, tmp_path):
+    one = {"correct": chosen["correct"][:1]}
+    edited = one["correct"][0][0]
+    more = [*bed, replace(bed[0], id="more", entity=edited.entity)]
+    for asked_of, n in ((bed, 0), (more, 1), (bed, 0)):
+        found = edit_study(model, one, asked_of, pool, QUICK, methods=iter(["MultEdit"]), results_dir=tmp_path)
+        assert found.results["n_pictures"].tolist() == [n]
 
 
 def test_facts_whose_answer_is_said_elsewhere_are_a_task_of_their_own(study):

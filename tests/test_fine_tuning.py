@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from answering import renamed
 
 from interventions.causal_trace import answer_tokens
 from interventions.edit import Edit
@@ -211,7 +212,7 @@ def test_half_precision_adds_up_steps_that_it_cannot_hold_one_by_one(dtype):
 def test_what_cannot_be_trained_is_refused_in_one_sentence(llava):
     prompt, remote, edited = ask(llava), copy.copy(llava), copy.copy(llava)
     remote.remote = True
-    edited.edits = (Edit({}, "tiny", "", {}, 0.01, ()),)
+    edited.edits = (Edit({}, "tiny", "", "torch.float32", {}, 0.01, ()),)
     for refused, words in ((remote, "is remote"), (edited, "edits in force")):
         with pytest.raises(EditError, match=words), fine_tuned(refused, prompt, TARGET):
             pass
@@ -229,3 +230,11 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(llava):
 def test_settings_are_checked(wrong):
     with pytest.raises(EditError, match="learning_rate must be above 0"):
         FineTuning(**wrong)
+
+
+def test_results_of_trained_weights_have_no_name(llava):
+    named = renamed(llava, revision="r1")
+    before = named.key()
+    with fine_tuned(named, ask(named), TARGET, settings=FineTuning(1e-3, 2)):
+        assert named.key() != named.key() != before
+    assert named.key() == before

@@ -1,5 +1,6 @@
 """The value equals hooks and Adam on whole forwards, step for step; the closed form equals the inverse it avoids."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import elsewhere
@@ -15,7 +16,9 @@ from interventions.causal_trace import answer_tokens
 from interventions.multedit import (
     LAMBDA,
     PROTOCOLS,
+    DivergedError,
     EditError,
+    NoGradientError,
     Optimizer,
     closed_form_update,
     optimize_value,
@@ -199,11 +202,23 @@ def test_without_a_gradient_it_refuses(model):
     assert found.losses[0] - found.losses[-1] > 0.5
 
 
-def test_a_server_that_drops_gradients_is_noticed(monkeypatch):
-    model = tiny.build()
-    monkeypatch.setattr(torch.Tensor, "backward", lambda self, *args, **named: None)
-    with pytest.raises(EditError, match="on a server one that allows gradients"):
+@pytest.mark.parametrize("how", ["dropped", "off"])
+def test_a_server_that_gives_no_gradients_is_noticed(monkeypatch, how):
+    """Sandboxed servers leave `.grad` None without a word; others have gradients off for good."""
+    model, off = tiny.build(), nullcontext()
+    if how == "dropped":
+        monkeypatch.setattr(torch.Tensor, "backward", lambda self, *args, **named: None)
+    else:
+        off = torch.inference_mode()
+    with off, pytest.raises(NoGradientError, match="on a server one that allows gradients"):
         optimize_value(model, ask(model), LONG, layer=1)
+
+
+def test_a_value_that_leaves_the_finite_numbers_is_an_error(monkeypatch):
+    model = tiny.build()
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: self.param_groups[0]["params"][0].data.fill_(torch.inf))
+    with pytest.raises(DivergedError, match=r"learning_rate 0\.3 diverges after 1 steps: use a lower one"):
+        optimize_value(model, ask(model), LONG, layer=1, optimizer=FREE)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +239,12 @@ def test_a_wrong_place_is_said_in_a_sentence(options, message):
 @pytest.mark.parametrize("options", [{"learning_rate": 0.0}, {"steps": 0}, {"stop": 0.0}, {"stop": 1.1}])
 def test_a_wrong_optimizer_is_said_in_a_sentence(options):
     with pytest.raises(EditError, match="learning_rate must be above 0, steps at least 1 and stop above 0"):
+        Optimizer(**options)
+
+
+@pytest.mark.parametrize("options", [{"weight_decay": -3.0}, {"clamp": -1.0}])
+def test_a_negative_bound_is_said_in_a_sentence(options):
+    with pytest.raises(EditError, match="weight_decay and clamp must be 0"):
         Optimizer(**options)
 
 

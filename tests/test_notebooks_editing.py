@@ -6,8 +6,9 @@ import papermill
 import pytest
 from notebook_runs import check, execute, findable, parameters, save_models, shown
 
-from interventions.edit_parameters import Fig6Parameters, Fig14Parameters
-from interventions.edit_study import KNOWN_ANSWER, METHODS
+from interventions.edit_parameters import Fig6Parameters, Fig14Parameters, Fig18Parameters
+from interventions.edit_study import KNOWN_ANSWER, METHODS, Editing
+from interventions.fine_tuning import FineTuning
 from interventions.model import load_model
 from interventions.parameters import ParameterError
 from interventions.testbed import load_testbed, save_testbed
@@ -55,7 +56,8 @@ def test_fig6_edits_by_every_method_and_keeps_edits(saved, results, tmp_path):
 
 def test_fig14_edits_every_layer(saved, results, tmp_path):
     path = execute("fig14_layers", tmp_path, parameters(saved, results, limit=2, unrelated=3))
-    record = check(path, results, "fig14", {"layers"}, tables=2)
+    record = check(path, results, "fig14", {"layers"}, tables=1, says="cannot be said from these questions")
+    assert not any(claim["holds"] for claim in record["claims"])  # of five layers all that can be edited are early
     gains = {(row["task"], row["layer"]): row["value"] for row in record["table"] if row["metric"] == "gain"}
     assert set(gains) == {(task, layer) for task in ("correct", "insert") for layer in LAYERS}
     assert all(abs(gains[task, 4]) < 1e-6 for task in ("correct", "insert"))  # nothing reads the last layer's output
@@ -63,12 +65,13 @@ def test_fig14_edits_every_layer(saved, results, tmp_path):
     assert record["numbers"]["insert/best_layer/efficacy"]["value"] in LAYERS
 
 
-def test_fig18_shows_inserted_facts_before_and_after(saved, results, tmp_path):
-    path = execute("fig18_inserted", tmp_path, parameters(saved, results, limit=2, unrelated=3))
+@pytest.mark.parametrize("task", ["insert", "correct"])
+def test_fig18_shows_facts_before_and_after(saved, results, tmp_path, task):
+    path = execute("fig18_inserted", tmp_path, parameters(saved, results, limit=0, unrelated=3, tasks=task))
     record = check(path, results, "fig18", {"examples"}, tables=1)
     assert len(record["table"]) == 2
     for row in record["table"]:
-        assert row["task"] == "insert" and row["before"] != row["target"]
+        assert row["task"] == task and row["before"] != row["target"]
         assert row["exact"] == (row["after"] == row["target"])
 
 
@@ -77,12 +80,22 @@ def test_fig18_shows_inserted_facts_before_and_after(saved, results, tmp_path):
     ({"layer": -1}, "'layer'"),
     ({"lam": 0}, "'lam' must be above 0"),
     ({"unrelated": 0}, "'unrelated'"),
+    ({"learning_rate": 0.0}, "'learning_rate' must be above 0"),
+    ({"epsilon": -1.0}, "'epsilon' must be above 0"),
     ({"kept": "1,ten"}, "'kept' must be numbers of edits"),
     ({"remote": True}, "'remote' cannot be True here"),
 ])
 def test_wrong_parameters_are_one_sentence(given, words):
     with pytest.raises(ParameterError, match=words):
         Fig6Parameters.from_notebook(given)
+
+
+def test_the_settings_of_fine_tuning_are_parameters():
+    settings = Fig6Parameters(learning_rate=1e-5, epsilon=1e-3).settings
+    assert settings.fine_tuning == FineTuning(1e-5) and settings.constrained == FineTuning(1e-5, epsilon=1e-3)
+    assert Fig6Parameters().settings == Editing()
+    with pytest.raises(ParameterError, match="'tasks' must be one of correct, insert here"):
+        Fig18Parameters.from_notebook({"tasks": "correct,insert"})
 
 
 def test_a_layer_that_the_model_lacks_ends_the_notebook(saved, tmp_path):
