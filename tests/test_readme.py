@@ -89,6 +89,36 @@ def test_numbers_of_figure_17_are_those_of_its_report():
     assert f"({numbers['known/wrong']['n']} questions, {numbers['known/wrong']['value']} answered wrongly)" in text
 
 
+def test_numbers_of_figures_6_and_14_are_those_of_their_reports():
+    text = " ".join(README.split())
+    found = {}
+    for figure in ("fig6_editing", "fig14_layers"):
+        found |= json.loads((ROOT / f"reports/mini/{figure}.record.json").read_text())["numbers"]
+    known = "insert, answer said elsewhere"
+    for name, sentence in (
+        ("correct/MultEdit/efficacy", "corrects {n} errors with efficacy {value:.2f} [{low:.2f}, {high:.2f}]"),
+        ("correct/no edit/efficacy", "({value:.2f} before)"),
+        ("correct/MultEdit/generalisation", "generalisation {value:.2f} [{low:.2f}, {high:.2f}]"),
+        ("correct/MultEdit/specificity", "unrelated questions of {value:.1f} [{low:.1f}, {high:.1f}] points"),
+        ("correct/fine-tuning/efficacy", "fine-tuning reaches {value:.2f} [{low:.2f}, {high:.2f}]"),
+        ("correct/fine-tuning/specificity", "pays with {value:.1f} [{low:.1f}, {high:.1f}] points"),
+        ("correct/constrained fine-tuning/specificity", "at {value:.1f} [{low:.1f}, {high:.1f}] points"),
+        ("insert/MultEdit/efficacy", "Of {n} facts inserted"),
+        (f"{known}/MultEdit/efficacy", "{n} have an answer that `mini` gives to some other question: {value:.2f} "
+                                       "[{low:.2f}, {high:.2f}]"),
+        ("correct/early - others/efficacy", "by {value:.2f} [{low:.2f}, {high:.2f}] in the efficacy of corrections"),
+    ):
+        assert sentence.format(**found[name]) in text, name
+    claims = json.loads((ROOT / "reports/mini/fig6_editing.record.json").read_text())["claims"]
+    kept = {claim["claim"]: claim["here"] for claim in claims if "kept at once" in claim["claim"]}
+    for task, told in (("correct", "efficacy is 0.77 and accuracy on unrelated questions 0.72 instead of 0.90"),
+                       ("insert", "after 50 insertions, 0.35 and 0.33 instead of 0.87")):
+        assert told in text
+        efficacy, after, before = re.findall(r"0\.\d\d", told)
+        here = kept[f"{task}: 50 edits can be kept at once"]
+        assert f"to {efficacy}" in here and f"specificity {before} to {after}" in here
+
+
 def test_make_refuses_a_parameter_without_a_value():
     refused = make("fig3", "P=limit")
     assert refused.returncode != 0
