@@ -1,7 +1,7 @@
 """An edit as a small thing: low-rank changes of W_proj in some layers, to be applied, stacked, saved and exported.
 
 Applying does not touch the weights: the edited model is another view of them, in which nnsight adds the low-rank term
-at every forward, so in traces and at every generated token. Who has the old view has the old model; that is all of
+at every forward, and so at every generated token. Who has the old view has the old model; that is all of
 reverting. `merged` writes an edit into a copy of the weights, for what needs to skip edited layers (tracing).
 """
 
@@ -40,11 +40,16 @@ warnings.filterwarnings("ignore", message=r".*\.mlp\.\w+\.input\.i\d+' was never
 
 @dataclass(frozen=True)
 class Fact:
-    """What was edited: the question, the answer it should have, and the test bed's item, if it has one."""
+    """What was edited: the question, the answer it should have, and the test bed's item, if it has one.
+
+    p_before, p_target: P(target) before, and with the optimised value: one that was not found is an edit that fails.
+    """
 
     question: str
     target: str
     item: str = ""
+    p_before: float | None = None
+    p_target: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ class Edit:
     """W_proj + A B in each layer of `factors`: {layer: (A [d, r], B [r, m])}, float32 on the CPU.
 
     model, revision, dtype: what it was made for; weights: a digest of each layer's W_proj, which an edit fits alone
-    (empty if they were on a server); lam: the lambda of Eq. 7; facts: what it changes.
+    (empty if they were on a server); lam: the lambda of Eq. 7; facts: what it changes; behind: the `identity` of each
+    edit that was in force when it was made, and that it needs.
     """
 
     factors: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(repr=False)
@@ -62,6 +68,7 @@ class Edit:
     weights: dict[int, str] = field(repr=False)
     lam: float
     facts: tuple[Fact, ...]
+    behind: tuple[str, ...] = ()
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -113,7 +120,7 @@ class Edit:
         told = {
             "format": FORMAT, "model": self.model, "revision": self.revision, "dtype": self.dtype, "lam": self.lam,
             "weights": {str(layer): name for layer, name in self.weights.items()},
-            "facts": [asdict(fact) for fact in self.facts],
+            "facts": [asdict(fact) for fact in self.facts], "behind": list(self.behind),
         }
         tensors = {f"{layer}.{name}": factor.contiguous() for layer in self.layers
                    for name, factor in zip("ab", self.factors[layer], strict=True)}
@@ -140,10 +147,14 @@ def edit_facts(
     """
     try:
         facts, layers, items = [(prompt, target) for prompt, target in facts], sorted(set(layers)), list(items)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise EditError("facts must be a list of (prompt, target) pairs, and layers a list such as [2].") from error
     if not facts or not layers:
         raise EditError("facts and layers must not be empty: give (prompt, target) pairs and the layers to edit.")
+    if not all(type(layer) is int for layer in layers):
+        raise EditError(f"layers must be whole numbers such as 2, not {layers}.")
+    if not all(isinstance(target, str) and target.strip() for _, target in facts):
+        raise EditError("facts must have targets of at least one word each: give (prompt, target) pairs.")
     if layers[0] < 0:
         raise EditError(f"layers must be among the model's 0 to {model.n_layers - 1}, not {layers[0]}.")
     check_lambda(lam)
@@ -154,12 +165,13 @@ def edit_facts(
         for prompt, target in facts
     ]
     told = tuple(
-        Fact(prompt.question, target, item)
-        for (prompt, target), item in zip(facts, items or [""] * len(facts), strict=True)
+        Fact(prompt.question, target, item, one.p_start, one.p_target)
+        for (prompt, target), item, one in zip(facts, items or [""] * len(facts), found, strict=True)
     )
+    behind = tuple(one.identity for one in model.edits)
     keys = torch.stack([one.key for one in found])
     missing = torch.stack([one.value - one.start for one in found])  # which the old weights lack
-    edit, goals = Edit({}, model.name, model.revision, str(model.dtype), {}, lam, told), None
+    edit, goals = Edit({}, model.name, model.revision, str(model.dtype), {}, lam, told, behind), None
     for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
         if len(layers) > 1:
             so_far = apply_edits(model, [edit] if edit.factors else [])
@@ -184,29 +196,51 @@ def load_edit(path: str | Path, model: VisionLanguageModel) -> Edit:
         raise EditError(f"path {str(path)!r} cannot be read ({error}): name a file that Edit.save wrote.") from error
     if told.get("format") != FORMAT:
         raise EditError(f"path {str(path)!r} holds no edit of the format {FORMAT!r}: name one that Edit.save wrote.")
-    edit = Edit(
-        factors={int(layer): (tensors[f"{layer}.a"], tensors[f"{layer}.b"]) for layer in told["weights"]},
-        model=told["model"], revision=told["revision"], dtype=told["dtype"], lam=told["lam"],
-        weights={int(layer): name for layer, name in told["weights"].items()},
-        facts=tuple(Fact(**fact) for fact in told["facts"]),
-    )
+    try:
+        edit = Edit(
+            factors={int(layer): (tensors[f"{layer}.a"], tensors[f"{layer}.b"]) for layer in told["weights"]},
+            model=told["model"], revision=told["revision"], dtype=told["dtype"], lam=told["lam"],
+            weights={int(layer): name for layer, name in told["weights"].items()},
+            facts=tuple(Fact(**fact) for fact in told["facts"]), behind=tuple(told["behind"]),
+        )
+        finite = all(factor.isfinite().all() for factors in edit.factors.values() for factor in factors)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise EditError(f"path {str(path)!r} is damaged ({error!r}): make the edit again.") from error
+    if not finite:
+        raise EditError(f"path {str(path)!r} holds numbers that are not finite: make the edit again.")
     edit.check(model)
     return edit
 
 
 def apply_edits(model: VisionLanguageModel, edits: Iterable[Edit]) -> VisionLanguageModel:
-    """The model with these edits in force, in traces and in every generated token; the model given stays as it is.
+    """The model with these edits in force, in every forward and generated token; the model given stays as it is.
 
-    They add up, so their order does not matter; edits that the model has already stay. Raises EditError.
+    They add up, so their order does not matter; edits that the model has already stay. What skips layers (`trace`,
+    `attention_knockout`) needs the `merged` model instead, and says so. Raises EditError.
     """
-    edits = tuple(edits)
-    for edit in edits:
-        edit.check(model)
-    edits = (*model.edits, *edits)
+    edits = _with_edits(model, edits)
     edited = copy.copy(model)
     edited.edits, edited.unedited = edits, model.unedited or model
     edited.traced = with_terms(edited.unedited.traced, stacked(edits)) if edits else model.traced
     return edited
+
+
+def _with_edits(model: VisionLanguageModel, edits: Iterable[Edit]) -> tuple[Edit, ...]:
+    """The model's edits and these; raises EditError if one of these does not fit, or needs another that is missing."""
+    edits = (None,) if isinstance(edits, Edit) else tuple(edits)
+    if not all(isinstance(edit, Edit) for edit in edits):
+        raise EditError("edits must be a list of Edit: write [edit], and read files with load_edit.")
+    for edit in edits:
+        edit.check(model)
+    together = (*model.edits, *edits)
+    known = {edit.identity for edit in together}
+    for edit in edits:
+        if not known.issuperset(edit.behind):
+            raise EditError(
+                f"edits has one that was made on a model with {len(edit.behind)} others in force, which are missing: "
+                "give them too."
+            )
+    return together
 
 
 def stacked(edits: Iterable[Edit]) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
@@ -241,10 +275,7 @@ def merged(model: VisionLanguageModel, edits: Iterable[Edit] = ()) -> VisionLang
     """
     if model.device.type == "meta":
         raise EditError(f"model {model.name!r} has its weights on a server: use apply_edits, which leaves them there.")
-    edits, base = (*model.edits, *edits), model.unedited or model
-    for edit in edits:
-        edit.check(base)
-    factors = stacked(edits)
+    factors, base = stacked(_with_edits(model, edits)), model.unedited or model
     changed = {id(w_proj(base, layer).weight) for layer in factors}
     weights = (*base.module.parameters(), *base.module.buffers())
     kept = {id(weight): weight for weight in weights if id(weight) not in changed}
@@ -263,11 +294,9 @@ def export_peft(model: VisionLanguageModel, edits: Iterable[Edit], directory: st
 
     Layers of a lower rank than the largest are filled up with zeros. Raises EditError.
     """
-    edits, directory = (*model.edits, *edits), Path(directory)
+    edits, directory = _with_edits(model, edits), Path(directory)
     if not edits:
         raise EditError("edits must not be empty: give the edits that the adapter is to have.")
-    for edit in edits:
-        edit.check(model)
     factors = stacked(edits)
     rank = max(a.shape[1] for a, _ in factors.values())
     paths = {layer: f"{model.family.language_model}.layers.{layer}.mlp.{model.family.w_proj}" for layer in factors}

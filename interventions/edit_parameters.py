@@ -47,10 +47,10 @@ class EditParameters(SampleParameters):
         return hashlib.sha256(f"{self.seed}:{item.id}".encode()).digest()
 
     def check_model(self, model: VisionLanguageModel) -> None:
-        if self.layer >= model.n_layers:
+        if self.layer >= model.n_layers - 1:
             raise ParameterError(
-                f"Parameter 'layer' is {self.layer}, but model {model.name!r} has {model.n_layers} layers: choose 0 to "
-                f"{model.n_layers - 1}."
+                f"Parameter 'layer' is {self.layer}, but model {model.name!r} has {model.n_layers} layers, of which no "
+                f"token reads the last one's output: choose 0 to {model.n_layers - 2}."
             )
 
     def chosen(self, model: VisionLanguageModel, questions: TestBed) -> Chosen:

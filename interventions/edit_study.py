@@ -36,6 +36,7 @@ TASKS = ("correct", "insert")
 KNOWN_ANSWER = "insert, answer said elsewhere"  # see `known_answers_apart`
 Chosen = dict[str, list[tuple[Item, str]]]  # task -> what `wrong_items` found
 NO_EDIT = {NoGradientError: "no gradient", DivergedError: "diverged"}  # errors that a method's average includes
+OURS = "MultEdit"
 POOL = 200  # unrelated questions that every edit's sample is drawn from
 
 
@@ -168,7 +169,8 @@ def edit_study(
         asked = ask(
             model, items, partial(_edit_item, model, testbed, pool, settings, method),
             key=settings.key(method) | surroundings, purpose=("edit", "edited"),
-            results_dir=results_dir, shard=shard, label=method,
+            results_dir=results_dir, shard=shard,
+            label=f"{method}, layer {settings.layers[-1]}" if method == OURS else method,
         )
         frames += [
             entry.table.assign(

@@ -9,6 +9,7 @@ import tiny
 import torch
 from answering import renamed
 from peft import PeftModel
+from safetensors import safe_open
 from test_attention import with_biases
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, LlamaForCausalLM
 
@@ -261,7 +262,10 @@ def test_facts_of_one_layer_get_their_values_together(model, n):
     facts = [(ask(model, *question), target) for *question, target in FACTS[:n]]
     edit = edit_facts(model, facts, layers=(2,), lam=TINY_LAMBDA, optimizer=FAR, items=[f"i{i}" for i in range(n)])
     assert edit.layers == (2,) and edit.rank == n and edit.lam == TINY_LAMBDA
-    assert edit.facts == tuple(Fact(prompt.question, target, f"i{i}") for i, (prompt, target) in enumerate(facts))
+    assert [(fact.question, fact.target, fact.item) for fact in edit.facts] == [
+        (prompt.question, target, f"i{i}") for i, (prompt, target) in enumerate(facts)
+    ]
+    assert all(fact.p_before < fact.p_target <= 1 for fact in edit.facts)
     edited = apply_edits(model, [edit])
     for prompt, target in facts:
         found = optimize_value(model, prompt, target, layer=2, optimizer=FAR)
@@ -316,7 +320,9 @@ def test_a_fact_of_the_embedded_model_is_changed(start, target, layer, tmp_path)
     prompt = build_prompt(model, item.question, item.image, visual_constraint=item.visual_constraint)
     path = edit_facts(model, [(prompt, target)], layers=(layer,), items=[item.id]).save(tmp_path / "an.edit")
     edit = load_edit(path, model)
-    assert edit.facts == (Fact(item.question, target, item.id),) and edit.rank == 1 and edit.revision == model.revision
+    [fact] = edit.facts
+    assert (fact.question, fact.target, fact.item) == (item.question, target, item.id) and fact.p_target > 0.9
+    assert edit.rank == 1 and edit.revision == model.revision
     for edited in (apply_edits(model, [edit]), merged(model, [edit])):
         assert edited.generate_answer(item.image, item.question) == target
     assert model.generate_answer(item.image, item.question) in item.answers
@@ -327,6 +333,11 @@ def test_a_fact_of_the_embedded_model_is_changed(start, target, layer, tmp_path)
     [
         ({"facts": []}, "facts and layers must not be empty"),
         ({"layers": ()}, "facts and layers must not be empty"),
+        ({"layers": ["2"]}, r"layers must be whole numbers such as 2, not \['2'\]"),
+        ({"layers": [2.0]}, "layers must be whole numbers"),
+        ({"facts": [("no pair",)]}, "facts must be a list of"),
+        ({"facts": [(None, "  ")]}, "facts must have targets of at least one word"),
+        ({"facts": [(None, None)]}, "facts must have targets of at least one word"),
         ({"layers": 2}, r"facts must be a list of \(prompt, target\) pairs, and layers a list such as \[2\]"),
         ({"layers": (-1, 2)}, "layers must be among the model's 0 to 4, not -1"),
         ({"layers": (1, 5)}, "layer must be one of the model's 0 to 4, not 5"),
@@ -453,7 +464,36 @@ def test_an_edited_model_can_be_edited_in_a_later_layer(remote):
     scale = (expected.change(2) - other.change(2)).norm()
     assert (found.change(2) - expected.change(2)).norm() < 1e-2 * scale
     both = apply_edits(edited, [found])
-    assert both.edits == (first, found)
+    assert both.edits == (first, found) and apply_edits(model, [found, first]).edits == (found, first)
+    for alone in (apply_edits, merged):
+        with pytest.raises(EditError, match="made on a model with 1 others in force, which are missing"):
+            alone(model, [found])
+
+
+@pytest.mark.parametrize("given", [lambda edit: edit, lambda edit: ["an.edit"]])
+def test_edits_are_given_in_a_list(given, tmp_path):
+    model = tiny.build()
+    for call in (apply_edits, merged, lambda *wrong: export_peft(*wrong, tmp_path / "adapter")):
+        with pytest.raises(EditError, match=r"edits must be a list of Edit: write \[edit\]"):
+            call(model, given(an_edit(model, 1)))
+
+
+@pytest.mark.parametrize(("spoil", "words"), [
+    (lambda told, tensors: told.pop("facts"), "is damaged .*facts"),
+    (lambda told, tensors: told["weights"].update(two=""), "is damaged"),
+    (lambda told, tensors: tensors.pop("1.b"), "is damaged .*1.b"),
+    (lambda told, tensors: tensors["1.a"].fill_(torch.nan), "numbers that are not finite"),
+])
+def test_a_damaged_edit_is_refused(tmp_path, spoil, words):
+    model = tiny.build()
+    path = an_edit(model, 1).save(tmp_path / "an.edit")
+    with safe_open(path, "pt") as file:
+        told = json.loads(file.metadata()["edit"])
+    tensors = safetensors.torch.load_file(path)
+    spoil(told, tensors)
+    safetensors.torch.save_file(tensors, path, metadata={"edit": json.dumps(told)})
+    with pytest.raises(EditError, match=words):
+        load_edit(path, model)
 
 
 def test_what_is_stored_of_an_edited_model_has_a_name_of_its_own():

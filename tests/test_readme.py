@@ -8,6 +8,7 @@ from pathlib import Path
 import papermill.cli
 import pytest
 
+from interventions import load_model
 from interventions.figure_parameters import Fig3Parameters
 
 ROOT = Path(__file__).parent.parent
@@ -34,6 +35,7 @@ def test_python_blocks_run(capsys, tmp_path, monkeypatch):
     asked = names["item"].image, names["item"].question
     for name, answer in (("model", "Dollar"), ("edited", "Peso"), ("again", "Peso"), ("changed", "Peso")):
         assert names[name].generate_answer(*asked) == answer, name
+    assert load_model(str(tmp_path / "changed")).generate_answer(*asked) == "Peso"
     assert {path.name for path in (tmp_path / "peso").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     assert result.answer_text in printed and "(8, 1, 64) 0" in printed and "visual -> constraint" in printed
 
@@ -116,7 +118,7 @@ def test_numbers_of_figures_6_and_14_are_those_of_their_reports():
         assert told in text
         efficacy, after, before = re.findall(r"0\.\d\d", told)
         here = kept[f"{task}: 50 edits can be kept at once"]
-        assert f"to {efficacy}" in here and f"specificity {before} to {after}" in here
+        assert f"to {efficacy}" in here and f"accuracy {before} to {after}" in here
 
 
 def test_make_refuses_a_parameter_without_a_value():

@@ -20,7 +20,7 @@ from .common import above, above_zero, number, number_of
 
 LEAST = {"efficacy": 0.8, "generalisation": 0.7, "specificity": -2.0}  # specificity in points of 100
 CONTROLS, BASELINES = ("no edit", "random layer"), ("fine-tuning", "constrained fine-tuning")
-SEQUENTIAL = {"efficacy": "p_target", "generalisation": "p_paraphrase", "specificity": "accuracy_after"}
+SEQUENTIAL = {"efficacy": "p_target", "generalisation": "p_paraphrase", "accuracy": "accuracy_after"}
 TRIVIAL = 0.1  # a gain below this share of the best layer's is called trivial
 BROKEN = 0.1  # the share of its best value with fewer edits that a quantity has lost when it is called broken
 KEPT = 0.1  # efficacy below it: nothing was inserted that more edits could break
@@ -47,7 +47,7 @@ def fig6_claims(means: pd.DataFrame, differences: pd.DataFrame, tasks: Iterable[
     means, differences: as for `fig6_numbers`. A threshold holds for the mean. A control is beaten if the interval of
     the paired difference in efficacy x generalisation (item by item) lies above 0.01: an edit that fails is surely
     better than none, but not to speak of. A baseline is beaten if the interval of each of the three metrics lies above
-    0: which do and which do not is told. What is not measured cannot be said.
+    0, and it is not if one lies below; else it cannot be said, and neither can what is not measured.
     """
     found, paired, claims = _table(means, "value"), _table(differences, "difference"), []
     for task in [task for task in tasks if task in set(means["task"])]:
@@ -75,13 +75,14 @@ def fig6_claims(means: pd.DataFrame, differences: pd.DataFrame, tasks: Iterable[
             if more is None or own is None:
                 claims.append(Claim(title, paper, NOT_MEASURED, None))
                 continue
-            here = f"{PRODUCT} {own.value:.2f}, by {more} more (n = {more.n})"
+            here = f"{PRODUCT} {own.value:.2f}, by {more} more (n = {more.n}; above {NEGLIGIBLE:g} counts)"
             claims.append(Claim(title, paper, here, above(more, NEGLIGIBLE)))
         for baseline in BASELINES:
             title, paper = f"{task}: {OURS} outperforms {baseline}", "on all metrics"
             more = {metric: _more(paired.get((task, baseline, metric))) for metric in LEAST}
             better = [above_zero(by) for by in more.values() if by is not None]
-            holds = all(better) if len(better) == len(LEAST) or not all(better) else None
+            worse = any(by is not None and above_zero(_negative(by)) for by in more.values())
+            holds = False if worse else True if len(better) == len(LEAST) and all(better) else None
             claims.append(Claim(title, paper, _sorted_out(more) if better else NOT_MEASURED, holds))
     return claims
 
@@ -199,7 +200,11 @@ def _table(frame: pd.DataFrame, name: str) -> dict[tuple[str, str, str], Number]
 
 def _more(less: Number | None) -> Number | None:
     """How much more MultEdit has, of how much more than it another method has."""
-    return None if less is None else Number(-less.value, -less.high, -less.low, less.n)
+    return None if less is None else _negative(less)
+
+
+def _negative(number: Number) -> Number:
+    return Number(-number.value, -number.high, -number.low, number.n)
 
 
 def _sorted_out(more: dict[str, Number | None]) -> str:
@@ -208,7 +213,7 @@ def _sorted_out(more: dict[str, Number | None]) -> str:
         if by is None:
             groups[NOT_MEASURED].append(metric)
             continue
-        worse = above_zero(Number(-by.value, -by.high, -by.low))
+        worse = above_zero(_negative(by))
         name = "better" if above_zero(by) else "worse" if worse else "undecided"
         groups[name].append(f"{metric} {by} (n = {by.n})")
     return "; ".join(f"{name}: {', '.join(told)}" for name, told in groups.items() if told)
