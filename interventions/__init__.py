@@ -18,7 +18,8 @@ warnings.filterwarnings("ignore", message="IProgress not found")
 from .attention import AttentionContributions, AttentionError, attention_contributions
 from .causal_trace import CausalTrace, TraceError, trace
 from .checkpoints import ModelError
-from .edit import Edit, apply_edits, edit_facts, export_peft, load_edit, merged
+from .edit import Edit, apply_edits, edit_facts, load_edit
+from .edit_export import export_peft, merged
 from .knockout import AttentionKnockout, attention_knockout
 from .model import VisionLanguageModel, load_model
 from .multedit import EditError, closed_form_update, optimize_value

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from .asking import ask, reasons
@@ -23,7 +22,7 @@ from .conditions import Unusable
 from .edit import apply_edits, edit_facts
 from .edit_evaluation import Reference, evaluate, questions_about, reference, unrelated
 from .fine_tuning import CONSTRAINED_DEFAULT, FineTuning, fine_tuned
-from .metrics import answer_accuracy, bootstrap_interval
+from .metrics import answer_accuracy
 from .model import VisionLanguageModel
 from .multedit import LAMBDA, DivergedError, EditError, NoGradientError, Optimizer
 from .parameters import ParameterError
@@ -203,64 +202,6 @@ def edit_every_layer(
     return replace(
         studies[0], results=pd.concat(results, ignore_index=True), left_out=pd.concat(left_out, ignore_index=True)
     )
-
-
-def sequential_edits(
-    model: VisionLanguageModel, chosen: Chosen, testbed: Iterable[Item],
-    pool: list[Reference], settings: Editing | None = None, counts: Iterable[int] = (1, 10, 50),
-) -> pd.DataFrame:
-    """Edits that are kept, each made on the model as edited so far, evaluated after `counts` of them, by task.
-
-    Columns task, edits, p_target, low, high (mean over all facts kept so far, with its interval), p_paraphrase,
-    accuracy_before, accuracy_after, kl (of one sample of n_unrelated questions that have nothing to do with any fact to
-    be kept), skipped (items that could not be edited, so far). Counts above the number of a task's items are left out.
-    Nothing is stored.
-    """
-    settings, testbed, counts = settings or Editing(), list(testbed), sorted(set(counts))
-    frames = [
-        _kept_edits(model, [item for item, _ in items], testbed, pool, settings, counts).assign(task=task)
-        for task, items in chosen.items()
-    ]
-    return pd.concat(frames, ignore_index=True)
-
-
-def _kept_edits(
-    model: VisionLanguageModel, items: list[Item], testbed: list[Item], pool: list[Reference], settings: Editing,
-    counts: list[int],
-) -> pd.DataFrame:
-    edited, asked, rows, skipped = model, [], [], 0
-    most = max((count for count in counts if count <= len(items)), default=0)
-    sample = pool
-    for item in items[:most]:
-        sample = unrelated(item, sample, len(sample), settings.seed)
-    sample = sample[: settings.n_unrelated * 3]
-    for item in items:
-        if len(asked) == most:
-            break
-        questions = questions_about(model, item, testbed, settings.protocol)
-        fact = questions["target"][0], item.answers[0]
-        try:
-            edit = edit_facts(
-                edited, [fact], layers=settings.layers, lam=settings.lam, optimizer=settings.optimizer, items=[item.id]
-            )
-        except tuple(NO_EDIT):
-            skipped += 1
-            continue
-        edited = apply_edits(edited, [edit])
-        asked.append((item, {name: questions[name] for name in ("target", "paraphrase")}))
-        if len(asked) in counts:
-            kept = [evaluate(edited, one.answers[0], prompts, []) for one, prompts in asked]
-            others = evaluate(edited, item.answers[0], asked[-1][1], sample)
-            value, low, high = bootstrap_interval([found["p_target"] for found in kept])
-            rows.append({
-                "edits": len(asked), "p_target": value, "low": low, "high": high,
-                "p_paraphrase": np.nanmean([found["p_paraphrase"] for found in kept]), "skipped": skipped,
-                "n_unrelated": len(sample),
-                **{name: others[name] for name in ("accuracy_before", "accuracy_after", "kl")},
-            })
-    columns = ["edits", "p_target", "low", "high", "p_paraphrase", "accuracy_before", "accuracy_after", "kl",
-               "n_unrelated", "skipped"]
-    return pd.DataFrame(rows, columns=columns)
 
 
 def random_layer(item: Item, n_layers: int, layers: Iterable[int], seed: int = 0) -> int:

@@ -22,11 +22,10 @@ from interventions.edit import (
     apply_edits,
     digest,
     edit_facts,
-    export_peft,
     load_edit,
-    merged,
     w_proj,
 )
+from interventions.edit_export import export_peft, merged
 from interventions.forward import greedy_answer
 from interventions.model import VisionLanguageModel
 from interventions.multedit import EditError, Optimizer, optimize_value

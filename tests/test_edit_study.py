@@ -9,6 +9,7 @@ import tiny
 from answering import questions, renamed, speaking
 
 import interventions.edit_study as module
+import interventions.sequential_edits as kept
 from interventions.edit_evaluation import reference
 from interventions.edit_study import (
     METHODS,
@@ -18,7 +19,6 @@ from interventions.edit_study import (
     known_answers_apart,
     random_layer,
     references,
-    sequential_edits,
     wrong_items,
 )
 from interventions.fine_tuning import FineTuning, weights_digest
@@ -163,14 +163,14 @@ def test_every_layer_is_edited_and_the_last_one_changes_nothing(model, chosen, b
 
 
 def test_kept_edits_are_made_on_the_edited_model(model, chosen, bed, pool, monkeypatch):
-    seen, plain = [], module.edit_facts
+    seen, plain = [], kept.edit_facts
 
     def watched(edited, *given, **options):
         seen.append(len(edited.edits))
         return plain(edited, *given, **options)
 
-    monkeypatch.setattr(module, "edit_facts", watched)
-    found = sequential_edits(model, {"correct": chosen["correct"]}, bed, pool, QUICK, counts=(1, 2, 9))
+    monkeypatch.setattr(kept, "edit_facts", watched)
+    found = kept.sequential_edits(model, {"correct": chosen["correct"]}, bed, pool, QUICK, counts=(1, 2, 9))
     assert seen == [0, 1]
     assert found[["task", "edits", "skipped"]].to_numpy().tolist() == [["correct", 1, 0], ["correct", 2, 0]]
     assert np.isnan(found["low"][0]) and found["low"][1] <= found["p_target"][1] <= found["high"][1]
@@ -178,37 +178,38 @@ def test_kept_edits_are_made_on_the_edited_model(model, chosen, bed, pool, monke
 
 
 def test_kept_edits_are_compared_on_questions_that_have_nothing_to_do_with_any(model, chosen, bed, pool, monkeypatch):
-    seen, plain = [], module.evaluate
+    seen, plain = [], kept.evaluate
 
     def watched(edited, target, questions, references, *rest):
         seen.append([one.item.id for one in references])
         return plain(edited, target, questions, references, *rest)
 
-    monkeypatch.setattr(module, "evaluate", watched)
-    [row] = sequential_edits(model, {"correct": chosen["correct"]}, bed, pool, QUICK, counts=(2,)).to_dict("records")
-    kept = [item for item, _ in chosen["correct"]]
-    answers = {answer for item in kept for answer in item.answers}
-    apart = {one.item.id for one in pool if one.item.entity not in {item.entity for item in kept}
+    monkeypatch.setattr(kept, "evaluate", watched)
+    found = kept.sequential_edits(model, {"correct": chosen["correct"]}, bed, pool, QUICK, counts=(2,))
+    [row] = found.to_dict("records")
+    edited = [item for item, _ in chosen["correct"]]
+    answers = {answer for item in edited for answer in item.answers}
+    apart = {one.item.id for one in pool if one.item.entity not in {item.entity for item in edited}
              and not set(one.item.answers) & answers}
     assert set(seen[-1]) == apart and row["n_unrelated"] == len(apart) < len(pool)
 
 
 def test_an_item_that_cannot_be_edited_is_skipped_and_counted(model, chosen, bed, pool, monkeypatch):
-    plain, first = module.edit_facts, chosen["correct"][0][0]
+    plain, first = kept.edit_facts, chosen["correct"][0][0]
 
     def faulty(model, facts, **options):
         if facts[0][1] == first.answers[0]:
             raise NoGradientError("none")
         return plain(model, facts, **options)
 
-    monkeypatch.setattr(module, "edit_facts", faulty)
-    found = sequential_edits(model, {"correct": chosen["correct"]}, bed, pool, QUICK, counts=(1,))
+    monkeypatch.setattr(kept, "edit_facts", faulty)
+    found = kept.sequential_edits(model, {"correct": chosen["correct"]}, bed, pool, QUICK, counts=(1,))
     assert found[["edits", "skipped"]].to_numpy().tolist() == [[1, 1]]
 
 
 def test_edits_in_several_layers_can_be_kept(model, chosen, bed, pool):
     settings = replace(QUICK, layers=(1, 2))
-    found = sequential_edits(model, {"correct": chosen["correct"]}, bed, pool, settings, counts=(2,))
+    found = kept.sequential_edits(model, {"correct": chosen["correct"]}, bed, pool, settings, counts=(2,))
     assert found["edits"].tolist() == [2] and found["kl"].iloc[0] > 1e-3
 
 

@@ -156,7 +156,7 @@ def fig18_claims(examples: pd.DataFrame) -> list[Claim]:
 def sequential_claims(frame: pd.DataFrame) -> list[Claim]:
     """What breaks first when edits are kept, by task; not in the paper. It holds if nothing breaks.
 
-    frame: that of `edit_study.sequential_edits`: task, edits, p_target, p_paraphrase, accuracy_before,
+    frame: that of `sequential_edits.sequential_edits`: task, edits, p_target, p_paraphrase, accuracy_before,
     accuracy_after. A quantity is broken where it has lost more than a tenth of its best value with fewer edits (of
     accuracy also: with none); of two that break at once, the first is the one that lost more. Where no edit
     took, it cannot be said.

@@ -101,7 +101,7 @@ def efficacy_by_layer(means: pd.DataFrame, n_layers: int, layer: int | None = No
 def sequential(frame: pd.DataFrame) -> Figure:
     """What many edits kept at once do: a panel a quantity, a line a task, by number of edits (log scale).
 
-    frame: that of `edit_study.sequential_edits`: task, edits, p_target, low, high, p_paraphrase,
+    frame: that of `sequential_edits.sequential_edits`: task, edits, p_target, low, high, p_paraphrase,
     accuracy_before (faint), accuracy_after.
     """
     frame = frame[frame["edits"] > 0].sort_values("edits")
