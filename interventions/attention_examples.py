@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 import pandas as pd
 
 from .attention_averages import right
 from .attention_study import AttentionStudy
+from .lots import lot
 
 
 def patch_examples(
@@ -48,6 +48,6 @@ def outcome_examples(study: AttentionStudy, each: int = 3, seed: int = 0) -> pd.
 
 def drawn_questions(questions: pd.DataFrame, each: int, seed: int = 0) -> list[str]:
     """Ids of `each` questions of every part, drawn by a hash of seed and id: no one has picked them."""
-    draw = [hashlib.sha256(f"{seed}:{name}".encode()).hexdigest() for name in questions["id"]]
+    draw = [lot(seed, name).hex() for name in questions["id"]]
     drawn = questions.assign(draw=draw).sort_values("draw").groupby("part", sort=False).head(each)
     return [str(name) for part in dict.fromkeys(questions["part"]) for name in drawn.loc[drawn["part"] == part, "id"]]

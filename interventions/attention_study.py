@@ -155,7 +155,7 @@ def _contributions_of(model: VisionLanguageModel, conditions: Conditions, settin
             "role": np.array(roles, dtype=object)[source],
             "norm": norms[layer, row, sources[source]], "share": shares[layer, row, sources[source]],
         }))
-    answer = model.tokenizer.decode(found["answer_ids"], skip_special_tokens=True).strip()
+    answer = model.decode(found["answer_ids"])
     return pd.concat(frames, ignore_index=True).assign(answer=answer, confidence=found["top_p"], reason="")
 
 

@@ -196,7 +196,7 @@ def trace(
         method=method,
         answer_score=answer_score,
         answer_ids=tuple(result["answer_ids"]),
-        answer_text=model.tokenizer.decode(result["answer_ids"], skip_special_tokens=True).strip(),
+        answer_text=model.decode(result["answer_ids"]),
         correct=correct,
         p_clean=result["p_clean"],
         p_corrupted=p_corrupted,

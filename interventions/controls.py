@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -20,6 +19,7 @@ import pandas as pd
 from .averages import by_part_and_kind, effects_at
 from .causal_trace import trace
 from .conditions import Unusable, clean_prompt, corrupted_prompt
+from .lots import lot
 from .metrics import bootstrap_interval
 from .model import VisionLanguageModel
 from .parameters import ParameterError
@@ -128,7 +128,7 @@ def other_item(item: Item, pool: Iterable[Item], seed: int = 0) -> Item | None:
     Chosen by a hash, so it does not depend on the order of the pool.
     """
     def rank(other: Item) -> tuple:
-        return other.relation != item.relation, hashlib.sha256(f"{seed}:{item.id}:{other.id}".encode()).digest()
+        return other.relation != item.relation, lot(seed, item.id, other.id)
 
     fitting = [
         other for other in pool
@@ -170,7 +170,7 @@ def _moved(prompt: Prompt, corrupted: CorruptedPrompt, position: int, draw: str)
     others = [c for c in prompt.positions("other")
               if c > max(prompt.visual, default=0) and prompt.tokens[c] not in words]
     others = [c for c in others if c < position] or others
-    source = others[int(hashlib.sha256(draw.encode()).hexdigest(), 16) % len(others)]
+    source = others[int.from_bytes(lot(draw)) % len(others)]
     alignment = [None] * len(prompt)
     alignment[source] = corrupted.alignment[position]
     first = min(corrupted.first_corrupted, source)  # the clean run is recorded from there on

@@ -13,6 +13,7 @@ import json
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import safetensors.torch
@@ -79,7 +80,7 @@ class Edit:
         """The largest rank of any layer's change."""
         return max(a.shape[1] for a, _ in self.factors.values())
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """A digest of the change itself, for what is stored about the edited model."""
         told = "".join(f"{layer} {digest(factor)}" for layer in self.layers for factor in self.factors[layer])

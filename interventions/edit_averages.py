@@ -14,12 +14,11 @@ import pandas as pd
 
 from .attention_examples import drawn_questions
 from .averages import early_layers, joined
-from .edit_study import METHODS, TASKS
+from .edit_study import METHODS, OURS, TASKS
 from .example import marked
 from .metrics import bootstrap_interval
 from .testbed import Item
 
-OURS = "MultEdit"
 PROBABILITIES = {"efficacy": "p_target", "exact": "exact", "generalisation": "p_paraphrase", "pictures": "p_pictures",
                  "following": "p_following"}
 PRODUCT, GAIN = "efficacy x generalisation", "gain"

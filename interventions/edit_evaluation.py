@@ -7,7 +7,6 @@ likeliest. Only changed answers are generated anew.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +17,7 @@ from transformers import DynamicCache
 from .causal_trace import MAX_ANSWER_TOKENS, answer_tokens
 from .conditions import Conditions, Unusable, clean_prompt, named
 from .forward import decode, extend, in_session, prompt_inputs, run
+from .lots import lot
 from .metrics import answer_accuracy, answer_probability
 from .model import VisionLanguageModel
 from .prompt import Prompt
@@ -59,11 +59,11 @@ def evaluate(
         columns[f"p_{group}"], columns[f"n_{group}"] = float(np.mean(own)) if own else np.nan, len(own)
     first = next(i for i, (name, _) in enumerate(asked) if name == "target")
     accuracies = [
-        one.accuracy if unchanged else answer_accuracy(_text(model, ids), one.item.answers, one.item.annotations)
+        one.accuracy if unchanged else answer_accuracy(model.decode(ids), one.item.answers, one.item.annotations)
         for one, unchanged, ids in zip(references, exact[len(asked):], found["answers"][len(asked):], strict=True)
     ]
     return columns | {
-        "exact": bool(exact[first]), "after": target if exact[first] else _text(model, found["answers"][first]),
+        "exact": bool(exact[first]), "after": target if exact[first] else model.decode(found["answers"][first]),
         "accuracy_before": _mean(one.accuracy for one in references), "accuracy_after": _mean(accuracies),
         "n_unrelated": len(references), "kl": _mean(found["kl"][len(asked):]),
     }
@@ -75,7 +75,7 @@ def reference(model: VisionLanguageModel, item: Item, protocol: str = "paper", r
     request = answering(model) | {"questions": [(prompt.input_ids[None], prompt.pixel_values, None, None)]}
     found = in_session(model.traced, ask_edited, request, model.remote if remote is None else remote)
     ids = tuple(found["answers"][0])
-    accuracy = answer_accuracy(_text(model, ids), item.answers, item.annotations)
+    accuracy = answer_accuracy(model.decode(ids), item.answers, item.annotations)
     return Reference(item, prompt, ids, accuracy, found["log_p"][0])
 
 
@@ -110,13 +110,10 @@ def questions_about(model: VisionLanguageModel, item: Item, others: Iterable[Ite
 
 def unrelated(item: Item, pool: Iterable[Reference], n: int, seed: int = 0) -> list[Reference]:
     """n references about other entities that share no answer with the item, drawn by a hash."""
-    def draw(other: Reference) -> bytes:
-        return hashlib.sha256(f"{seed}:{item.id}:{other.item.id}".encode()).digest()
-
     fitting = [
         other for other in pool if other.item.entity != item.entity and not set(other.item.answers) & set(item.answers)
     ]
-    return sorted(fitting, key=draw)[:n]
+    return sorted(fitting, key=lambda other: lot(seed, item.id, other.item.id))[:n]
 
 
 def answering(model: VisionLanguageModel) -> dict:
@@ -163,10 +160,6 @@ def _by_name(item: Item) -> list[Item]:
         return [named(item)] if item.image is not None else []
     except Unusable:
         return []
-
-
-def _text(model: VisionLanguageModel, ids) -> str:
-    return model.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import typing
 from dataclasses import dataclass, replace
 
 from .edit_evaluation import Reference
 from .edit_study import TASKS, Chosen, Editing, references, wrong_items
 from .fine_tuning import CONSTRAINED_DEFAULT, FineTuning
+from .lots import lot
 from .model import VisionLanguageModel
 from .multedit import LAMBDA, PROTOCOLS
 from .parameters import ParameterError, at_least, listed, one_of
 from .selection import SampleParameters
-from .testbed import Item, TestBed, load_testbed
+from .testbed import TestBed, load_testbed
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,7 @@ class EditParameters(SampleParameters):
     def select(self, testbed: TestBed) -> TestBed:
         """All questions of the parts, shuffled together: those that are edited are the first wrong ones among them."""
         found = super(EditParameters, replace(self, limit=0)).select(testbed)
-        return replace(found, items=tuple(sorted(found, key=self._place)))
-
-    def _place(self, item: Item) -> bytes:
-        return hashlib.sha256(f"{self.seed}:{item.id}".encode()).digest()
+        return replace(found, items=tuple(sorted(found, key=lambda item: lot(self.seed, item.id))))
 
     def check_model(self, model: VisionLanguageModel) -> None:
         if self.layer >= model.n_layers - 1:

@@ -11,14 +11,14 @@ from itertools import product
 
 import pandas as pd
 
-from .edit_study import Chosen, Editing, edit_study
+from .edit_study import OURS, Chosen, Editing, edit_study
 from .fine_tuning import FineTuning
 from .multedit import EditError
 
 # method -> what is tried: fields of `Editing`. Of fine-tuning, from rates at which it is too slow to such at which
 # unrelated answers break: with Adam, the first step alone changes every weight by the learning rate.
 GRIDS = {
-    "MultEdit": tuple({"lam": lam} for lam in (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)),
+    OURS: tuple({"lam": lam} for lam in (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)),
     "fine-tuning": tuple({"fine_tuning": FineTuning(rate)} for rate in (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)),
     "constrained fine-tuning": tuple(
         {"constrained": FineTuning(rate, epsilon=most)}
@@ -58,6 +58,6 @@ def search(
 
 
 def _told(settings: Editing, method: str) -> dict:
-    if method == "MultEdit":
+    if method == OURS:
         return {"lam": settings.lam}
     return asdict(settings.constrained if method == "constrained fine-tuning" else settings.fine_tuning)

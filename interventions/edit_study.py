@@ -22,6 +22,7 @@ from .conditions import Unusable
 from .edit import apply_edits, edit_facts
 from .edit_evaluation import Reference, evaluate, questions_about, reference, unrelated
 from .fine_tuning import CONSTRAINED_DEFAULT, FineTuning, fine_tuned
+from .lots import lot
 from .metrics import answer_accuracy
 from .model import VisionLanguageModel
 from .multedit import LAMBDA, DivergedError, EditError, NoGradientError, Optimizer
@@ -30,12 +31,12 @@ from .progress import Progress
 from .results import ResultStore
 from .testbed import Item
 
-METHODS = ("no edit", "MultEdit", "random layer", "fine-tuning", "constrained fine-tuning")
+OURS = "MultEdit"
+METHODS = ("no edit", OURS, "random layer", "fine-tuning", "constrained fine-tuning")
 TASKS = ("correct", "insert")
 KNOWN_ANSWER = "insert, answer said elsewhere"  # see `known_answers_apart`
 Chosen = dict[str, list[tuple[Item, str]]]  # task -> what `wrong_items` found
 NO_EDIT = {NoGradientError: "no gradient", DivergedError: "diverged"}  # errors that a method's average includes
-OURS = "MultEdit"
 POOL = 200  # unrelated questions that every edit's sample is drawn from
 
 
@@ -55,7 +56,7 @@ class Editing:
     def key(self, method: str) -> dict:
         """What of it determines a method's results."""
         used = {
-            "MultEdit": ("layers", "lam", "optimizer"), "random layer": ("layers", "lam", "optimizer"),
+            OURS: ("layers", "lam", "optimizer"), "random layer": ("layers", "lam", "optimizer"),
             "fine-tuning": ("fine_tuning",), "constrained fine-tuning": ("constrained",),
         }.get(method, ())
         chosen = asdict(self)
@@ -133,7 +134,7 @@ def references(
     model: VisionLanguageModel, testbed: Iterable[Item], seed: int = 0, protocol: str = "paper"
 ) -> list[Reference]:
     """At most POOL unrelated questions with the unedited model's answers, drawn by a hash of seed and id."""
-    drawn = sorted(testbed, key=lambda item: hashlib.sha256(f"unrelated:{seed}:{item.id}".encode()).digest())
+    drawn = sorted(testbed, key=lambda item: lot("unrelated", seed, item.id))
     found = []
     for item in drawn:
         if len(found) == POOL:
@@ -195,7 +196,7 @@ def edit_every_layer(
     """MultEdit in every layer by itself (the paper's Figure 14); the last one, which nothing reads, changes nothing."""
     settings, testbed = settings or Editing(), list(testbed)
     studies = [
-        edit_study(model, chosen, testbed, pool, replace(settings, layers=(layer,)), methods=["MultEdit"], **options)
+        edit_study(model, chosen, testbed, pool, replace(settings, layers=(layer,)), methods=[OURS], **options)
         for layer in range(model.n_layers)
     ]
     results, left_out = ([getattr(one, name) for one in studies] for name in ("results", "left_out"))
@@ -207,7 +208,7 @@ def edit_every_layer(
 def random_layer(item: Item, n_layers: int, layers: Iterable[int], seed: int = 0) -> int:
     """The control's layer: any but those edited and the last, in which nothing behind reads the token; by a hash."""
     others = [layer for layer in range(n_layers - 1) if layer not in set(layers)] or list(layers)
-    return others[int(hashlib.sha256(f"layer:{seed}:{item.id}".encode()).hexdigest(), 16) % len(others)]
+    return others[int.from_bytes(lot("layer", seed, item.id)) % len(others)]
 
 
 def _content(testbed: list[Item]) -> str:
@@ -218,7 +219,7 @@ def _content(testbed: list[Item]) -> str:
 
 def _answer(model: VisionLanguageModel, item: Item, protocol: str) -> pd.DataFrame:
     found = reference(model, item, protocol)
-    return pd.DataFrame([{"answer": model.tokenizer.decode(found.answer_ids, skip_special_tokens=True).strip()}])
+    return pd.DataFrame([{"answer": model.decode(found.answer_ids)}])
 
 
 def _edit_item(
@@ -232,7 +233,7 @@ def _edit_item(
     if method == "random layer":
         layers = (random_layer(item, model.n_layers, layers, settings.seed),)
     try:
-        if method in ("MultEdit", "random layer"):
+        if method in (OURS, "random layer"):
             edit = edit_facts(model, [fact], layers=layers, lam=settings.lam, optimizer=settings.optimizer)
             seconds = time.monotonic() - start
             found = evaluate(apply_edits(model, [edit]), target, questions, others)
@@ -245,7 +246,7 @@ def _edit_item(
     except tuple(NO_EDIT) as error:
         no_edit, seconds = NO_EDIT[type(error)], time.monotonic() - start
         found = evaluate(model, target, questions, others)
-    layer = layers[-1] if method in ("MultEdit", "random layer") else -1
+    layer = layers[-1] if method in (OURS, "random layer") else -1
     made = {"method": method, "layer": layer, "seconds": seconds, "no_edit": no_edit, "reason": ""}
     return pd.DataFrame([made | found])
 

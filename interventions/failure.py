@@ -14,7 +14,6 @@ to, too. All of it works on the frames of an `AttentionStudy`; right and wrong a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from .lots import lot
 from .metrics import auroc, bootstrap_counts, bootstrap_interval, paired_auroc_difference
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def halves(questions: pd.DataFrame, seed: int = 0) -> pd.Series:
     In each part, half of the right and half of the wrong ones, an odd one to "second", in an order that depends on seed
     and id alone.
     """
-    digests = [hashlib.sha256(f"{seed}:{name}".encode()).hexdigest() for name in questions["id"]]
+    digests = [lot(seed, name).hex() for name in questions["id"]]
     order = pd.Series(digests, index=questions.index).rank()
     groups = order.groupby([questions["part"], questions["correct"]], observed=True)
     chosen = groups.rank() <= groups.transform("size") // 2

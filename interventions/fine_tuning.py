@@ -85,7 +85,7 @@ def fine_tuned(
     """
     check_local(model)
     if model.edits:  # only nnsight's view has them
-        raise EditError(f"model {model.name!r} has edits in force that training cannot see: use edit.merged(model).")
+        raise EditError(f"model {model.name!r} has edits in force that training cannot see: use merged(model).")
     started = time.perf_counter()
     target_ids = answer_tokens(model, prompt, target)
     weights = list(decoder_layers(model).parameters())

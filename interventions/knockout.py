@@ -153,7 +153,7 @@ def as_knockout(model, flows: tuple[str, ...], window: int, found: dict) -> Atte
         layers=tuple(range(model.n_layers)),
         window=window,
         answer_ids=tuple(found["answer_ids"]),
-        answer_text=model.tokenizer.decode(found["answer_ids"], skip_special_tokens=True).strip(),
+        answer_text=model.decode(found["answer_ids"]),
         p_clean=float(found["blocked"][0]),
         p_blocked=blocked[:, :-1],
         p_all_blocked=blocked[:, -1],

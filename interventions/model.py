@@ -146,7 +146,11 @@ class VisionLanguageModel:
             "max_answer_tokens": max_new_tokens,
         }
         answer = forward.in_session(self.traced, forward.greedy_answer, request, self.remote)
-        return self.tokenizer.decode(answer, skip_special_tokens=True).strip()
+        return self.decode(answer)
+
+    def decode(self, answer_ids) -> str:
+        """The text of an answer's tokens."""
+        return self.tokenizer.decode(answer_ids, skip_special_tokens=True).strip()
 
     # What is checked when it is loaded
 

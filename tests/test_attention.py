@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from sizes import LargestTensor
 
 from interventions import attention
 from interventions.attention import AttentionError, attention_contributions
@@ -219,23 +220,14 @@ def test_half_precision_accumulates_in_float32(text, vision, dtype):
 
 def test_nothing_of_size_tokens_by_tokens_is_made():
     """2,000 tokens, 4 rows: a matrix of scores in all heads would be the largest tensor by far."""
-    largest = [0]
-
-    class Watch(torch.overrides.TorchFunctionMode):
-        def __torch_function__(self, function, types, args=(), kwargs=None):
-            result = function(*args, **(kwargs or {}))
-            if isinstance(result, torch.Tensor):
-                largest[0] = max(largest[0], result.numel())
-            return result
-
     heads, size, tokens, d = 8, 16, 2000, 128
     keys, values = torch.randn(heads, tokens, size), torch.randn(heads, tokens, size)
-    with Watch():
+    with LargestTensor() as seen:
         attention.layer_contributions(
             torch.randn(heads, 4, size), keys, values, torch.randn(d, d), torch.tensor([500, 900, 1500, 1999]),
             torch.arange(tokens),
         )
-    assert largest[0] <= heads * tokens * d < tokens * tokens
+    assert seen.numel <= heads * tokens * d < tokens * tokens
 
 
 def test_serialised_as_for_a_server_it_gives_the_same(model):

@@ -10,6 +10,7 @@ from answering import questions, renamed, speaking
 
 import interventions.edit_study as module
 import interventions.sequential_edits as kept
+from interventions.edit import edit_facts
 from interventions.edit_evaluation import reference
 from interventions.edit_study import (
     METHODS,
@@ -65,6 +66,16 @@ def study(model, chosen, bed, pool, tmp_path_factory):
     return edit_study(model, chosen, bed, pool, QUICK, results_dir=tmp_path_factory.mktemp("edits"))
 
 
+def failing_for(item, error):
+    """`edit_facts` that fails for one item."""
+    def faulty(model, facts, **options):
+        if facts[0][1] == item.answers[0]:
+            raise error
+        return edit_facts(model, facts, **options)
+
+    return faulty
+
+
 def test_errors_are_what_is_answered_wrongly_by_task(chosen, bed):
     wrong = {task: [item.id for item, _ in found] for task, found in chosen.items()}
     assert wrong == {"correct": [bed[1].id, bed[2].id], "insert": [bed[4].id, bed[5].id]}
@@ -117,14 +128,8 @@ def test_the_weights_are_bit_for_bit_those_before_after_every_single_evaluation(
 
 
 def test_what_could_not_be_edited_is_told(model, chosen, bed, pool, tmp_path, monkeypatch):
-    plain, lost = module.edit_facts, chosen["insert"][0][0]
-
-    def faulty(model, facts, **options):
-        if facts[0][1] == lost.answers[0]:
-            raise RuntimeError("out of memory")
-        return plain(model, facts, **options)
-
-    monkeypatch.setattr(module, "edit_facts", faulty)
+    lost = chosen["insert"][0][0]
+    monkeypatch.setattr(module, "edit_facts", failing_for(lost, RuntimeError("out of memory")))
     found = edit_study(model, chosen, bed, pool, QUICK, methods=["MultEdit"], results_dir=tmp_path)
     assert found.left_out[["task", "method", "id"]].to_numpy().tolist() == [["insert", "MultEdit", lost.id]]
     summary = found.summary().set_index("task")
@@ -195,14 +200,7 @@ def test_kept_edits_are_compared_on_questions_that_have_nothing_to_do_with_any(m
 
 
 def test_an_item_that_cannot_be_edited_is_skipped_and_counted(model, chosen, bed, pool, monkeypatch):
-    plain, first = kept.edit_facts, chosen["correct"][0][0]
-
-    def faulty(model, facts, **options):
-        if facts[0][1] == first.answers[0]:
-            raise NoGradientError("none")
-        return plain(model, facts, **options)
-
-    monkeypatch.setattr(kept, "edit_facts", faulty)
+    monkeypatch.setattr(kept, "edit_facts", failing_for(chosen["correct"][0][0], NoGradientError("none")))
     found = kept.sequential_edits(model, {"correct": chosen["correct"]}, bed, pool, QUICK, counts=(1,))
     assert found[["edits", "skipped"]].to_numpy().tolist() == [[1, 1]]
 

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 import pandas as pd
 
 from ..averages import NEGLIGIBLE, early_layers
-from ..edit_averages import OURS, PAPER, PRODUCT
-from ..edit_study import TASKS
+from ..edit_averages import PAPER, PRODUCT
+from ..edit_study import OURS, TASKS
 from ..record import Claim, Number
 from .common import above, above_zero, number, number_of
 

@@ -15,8 +15,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 
 from ..averages import early_layers
-from ..edit_averages import OURS, PAPER
-from ..edit_study import KNOWN_ANSWER, METHODS, TASKS
+from ..edit_averages import PAPER
+from ..edit_study import KNOWN_ANSWER, METHODS, OURS, TASKS
 from .attention import nothing_to_show
 from .failure import SHADE
 from .question import CHARACTERS, LINE_HEIGHT, show_image, wrapped, write_lines

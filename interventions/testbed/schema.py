@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from ..lots import lot
+
 EMBEDDED = Path(__file__).parent / "embedded"
 PAPER_PARTS = ("known", "okvqa", "movies")  # the order in which the paper's figures show them
 TABLE = "items.parquet"
@@ -146,7 +148,7 @@ class TestBed:
                 and constraints in (None, item.constraints)
                 and split in (None, item.split)
             ]
-            matching.sort(key=lambda item: hashlib.sha256(f"{seed}:{item.id}".encode()).digest())
+            matching.sort(key=lambda item: lot(seed, item.id))
             chosen += matching[:limit] if limit else matching
         return replace(self, items=tuple(chosen))
 
