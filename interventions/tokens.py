@@ -27,6 +27,8 @@ def find_phrase(question: str, phrase: str, name: str, *, last: bool) -> tuple[i
     for pattern in (rf"(?<!\w){literal}(?!\w)", literal):
         for flags in (0, re.IGNORECASE):
             found = [match.span() for match in re.finditer(pattern, question, flags)]
+            if pattern != literal:  # vowel signs, as of Hindi, are marks and no letters, but belong to the word
+                found = [(a, b) for a, b in found if not _has_mark(question[max(a - 1, 0) : a] + question[b : b + 1])]
             if found:
                 return found[-1 if last else 0]
     raise PromptError(
@@ -34,10 +36,14 @@ def find_phrase(question: str, phrase: str, name: str, *, last: bool) -> tuple[i
     )
 
 
-def locate(model, template: str, question: str, spans: dict) -> tuple[list[int], dict[str, tuple[int, ...]]]:
-    """Ids of the whole prompt, and by role the positions of the tokens that overlap its span of the
-    question."""
-    ids, offsets, text = model.tokenize(template.format(question=question))
+def locate(
+    model, template: str, question: str, spans: dict, n_visual: int
+) -> tuple[list[int], dict[str, tuple[int, ...]]]:
+    """Ids of the whole prompt, and by role the positions of the tokens that overlap its span of the question.
+
+    n_visual: tokens that the picture becomes.
+    """
+    ids, offsets, text = model.tokenize(template.format(question=question), n_visual)
     head = template.split("{question}")[0]
     shift = (
         len(text) - len(template.format(question=question))
@@ -64,7 +70,8 @@ def align(clean_ids: list[int], ids: list[int], phrases: list) -> tuple[tuple[in
 
     phrases: the (clean, corrupted) token ranges [begin, end) of every constraint, in order. Between them the
     tokens are the same, except that a replacement may be tokenised differently together with its neighbour ("
-    B" is one token where " C" is two): such neighbours are taken as part of the phrase.
+    B" is one token where " C" is two, ")?" is one where "C?" is two). Such neighbours correspond to no token of the
+    phrase: inside it the last token stands for the last, whatever comes after.
     """
     ranges = [[list(clean), list(corrupted)] for clean, corrupted in phrases]
     ends = [[[0, 0], [0, 0]], *ranges, [[len(clean_ids)] * 2, [len(ids)] * 2]]
@@ -87,13 +94,19 @@ def align(clean_ids: list[int], ids: list[int], phrases: list) -> tuple[tuple[in
             )
     alignment: list[int | None] = []
     shift = 0
-    for (begin, end), (begin2, end2) in ranges:
+    for ((begin, end), (_, end2)), ((first, stop), (first2, stop2)) in zip(ranges, phrases, strict=True):
         alignment += [p + shift for p in range(len(alignment), begin)]
-        shift = end2 - end  # from here on positions correspond by their distance from the right
-        alignment += [p + shift if p + shift >= begin2 else None for p in range(begin, end)]
+        alignment += [None] * (first - begin)
+        inside, shift = stop2 - stop, end2 - end  # both by distance from the right: of the phrase's end, of the whole's
+        alignment += [p + inside if p + inside >= first2 else None for p in range(first, stop)]
+        alignment += [p + shift if p + shift >= stop2 else None for p in range(stop, end)]
     alignment += [p + shift for p in range(len(alignment), len(clean_ids))]
     changed = [two[0] for one, two in ranges if clean_ids[slice(*one)] != ids[slice(*two)]]
     return tuple(alignment), min(changed or [ranges[0][1][0]])
+
+
+def _has_mark(text: str) -> bool:
+    return any(unicodedata.category(character).startswith("M") for character in text)
 
 
 def token_range(positions) -> tuple[int, int]:
@@ -111,5 +124,6 @@ def token_texts(model, ids: list[int]) -> list[str]:
     for token in set(ids):
         text = model.tokenizer.decode([token])
         piece = model.tokenizer.convert_ids_to_tokens(token)
-        texts[token] = f" {text}" if piece.startswith("▁") and not text.startswith(" ") else text
+        spaces = len(piece) - len(piece.lstrip("▁"))  # decoded alone, a token of two spaces would be one
+        texts[token] = " " * spaces + text.lstrip(" ") if spaces else text
     return [texts[token] for token in ids]

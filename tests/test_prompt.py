@@ -7,7 +7,7 @@ import tiny
 
 from interventions.checkpoints import ModelError
 from interventions.prompt import PromptError, build_prompt, corrupt, noise
-from interventions.tokens import find_phrase
+from interventions.tokens import align, find_phrase
 
 QUESTION = "The capital of this country is"
 
@@ -88,11 +88,11 @@ def test_roles_and_text(model):
     assert (
         prompt.roles[prompt.last] == "last"
         and prompt.tokens[0] == "<s>"
-        and prompt.pixel_values.shape == (1, 3, 24, 24)
+        and prompt.image_inputs["pixel_values"].shape == (1, 3, 24, 24)
     )
     processed = model.processor(images=tiny.picture(), text=prompt.text, return_tensors="pt")
     assert processed["input_ids"][0].tolist() == prompt.input_ids.tolist()
-    assert (processed["pixel_values"] == prompt.pixel_values).all()
+    assert (processed["pixel_values"] == prompt.image_inputs["pixel_values"]).all()
 
 
 def test_templates(model):
@@ -245,6 +245,19 @@ def test_mistakes_end_in_a_sentence(model, call, sentence):
     with pytest.raises(PromptError, match=sentence) as error:
         call(model)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_a_neighbour_that_is_tokenised_otherwise_is_no_part_of_the_phrase():
+    space, marked = ([1, 20, 21, 9], [(2, 3)]), ([1, 40, 9], [(1, 2)])  # " " "C" before the end; one token ")?"
+    assert align(space[0], [1, 30, 31, 32, 9], [(space[1][0], (1, 4))]) == ((0, None, 3, 4), 1)
+    assert align([1, 30, 31, 32, 9], space[0], [((1, 4), space[1][0])]) == ((0, None, None, 2, 3), 1)
+    assert align(marked[0], [1, 50, 51, 9], [(marked[1][0], (1, 2))]) == ((0, 1, 3), 1)
+    assert align([1, 50, 51, 9], marked[0], [((1, 2), marked[1][0])]) == ((0, 1, None, 2), 1)
+
+
+def test_a_vowel_sign_belongs_to_its_word():
+    """भारत is the first part of भारतीय, whose next sign is a mark and no letter."""
+    assert find_phrase("भारतीय लोग भारत में", "भारत", "x", last=False) == (11, 15)
 
 
 def test_of_several_occurrences():
