@@ -47,7 +47,7 @@ def authors(subject: Subject) -> Callable[[Site], float]:
     corrupted = subject.corrupted.input_ids
     inputs = {
         "input_ids": torch.stack([subject.prompt.input_ids, corrupted, corrupted]),
-        "pixel_values": subject.prompt.pixel_values.expand(3, -1, -1, -1),
+        "pixel_values": subject.prompt.image_inputs["pixel_values"].expand(3, -1, -1, -1),
     }
 
     def restore(site: Site) -> float:
@@ -76,7 +76,9 @@ def _forward(subject: Subject, inputs: dict, on_output: dict) -> torch.Tensor:
 
         handles.append(module.register_forward_hook(hook))
     try:
-        return subject.model.module(**inputs, logits_to_keep=1).logits[:, -1].softmax(-1)
+        # As a list of positions: a number would slice, and bfloat16 on a CPU copies the whole head to read a slice.
+        last = torch.tensor([next(iter(inputs.values())).shape[1] - 1])
+        return subject.model.module(**inputs, logits_to_keep=last).logits[:, -1].softmax(-1)
     finally:
         for handle in handles:
             handle.remove()
@@ -89,7 +91,7 @@ def _embeddings(subject: Subject, input_ids: torch.Tensor) -> torch.Tensor:
         lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True
     )
     try:
-        _forward(subject, {"input_ids": input_ids[None], "pixel_values": subject.prompt.pixel_values}, {})
+        _forward(subject, {"input_ids": input_ids[None], **subject.prompt.image_inputs}, {})
     finally:
         handle.remove()
     return seen["inputs_embeds"]

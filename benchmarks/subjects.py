@@ -108,7 +108,7 @@ def llava_shape() -> Subject:
     )
     processor = LlavaProcessor(
         image_processor=CLIPImageProcessorPil(size={"height": 336, "width": 336}, do_center_crop=False),
-        tokenizer=_tokenizer(),
+        tokenizer=question_tokenizer(),
         patch_size=14,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
@@ -128,7 +128,7 @@ def llava_shape() -> Subject:
 def long_text(n_tokens: int = 2000) -> Subject:
     """A text-only question of so many tokens, at the width of `llava_shape`: for memory, which grows with them."""
     torch.manual_seed(0)
-    words = _tokenizer()
+    words = question_tokenizer()
     config = LlamaConfig(
         vocab_size=1000, hidden_size=512, intermediate_size=1376, num_hidden_layers=4, num_attention_heads=8,
         max_position_embeddings=4096, pad_token_id=0, bos_token_id=1, eos_token_id=2, attn_implementation="sdpa",
@@ -140,8 +140,8 @@ def long_text(n_tokens: int = 2000) -> Subject:
     return Subject("long_text", model, prompt, corrupt(model, prompt, visual_replacement="Sri Lanka"))
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE that knows the question's words and splits "USER" in two, as Llama's does."""
+def question_tokenizer(*texts: str) -> PreTrainedTokenizerFast:
+    """A byte-level BPE that knows the words of the question (and of texts) and splits "USER" in two, as Llama's."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -151,7 +151,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
-    backend.train_from_iterator([f"{QUESTION} ASSISTANT", "x Sri Lanka", "US", "ER"] * 3, trainer)
+    backend.train_from_iterator([f"{QUESTION} ASSISTANT", "x Sri Lanka", "US", "ER", *texts] * 3, trainer)
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -174,7 +174,7 @@ def _decide(module, prompt: Prompt, corrupted: CorruptedPrompt) -> None:
         if weight.dim() == 2 and "vision" not in name:
             weight.normal_(0, 1 if "embed" in name else GAIN / weight.shape[1] ** 0.5)
     ids = torch.stack([prompt.input_ids, corrupted.input_ids])
-    pixels = prompt.pixel_values.expand(2, -1, -1, -1)
+    pixels = prompt.image_inputs["pixel_values"].expand(2, -1, -1, -1)
     last = module.model(input_ids=ids, pixel_values=pixels).last_hidden_state[:, -1]  # [2, d]
     others = (last @ module.lm_head.weight.T).logsumexp(-1, keepdim=True)  # [2, 1]
     odds = torch.tensor([[3.0], [-5.0]])

@@ -1,5 +1,5 @@
 """`python -m interventions record out.ipynb` prints the record of an executed notebook; `convert bunny SRC DST` makes a
-native LLaVA of a Bunny checkpoint."""
+native LLaVA of a Bunny checkpoint; `cost --model llava-1.5-7b --device a100` tells what tracing takes there."""
 
 from __future__ import annotations
 
@@ -22,9 +22,17 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("destination", help="a new folder")
     command.add_argument("--vision-heads", type=int, default=0, help="attention heads of an unknown vision tower")
     command.add_argument("--vision-layers", type=int, default=0, help="layers of an unknown vision tower, all of them")
+    command = commands.add_parser("cost", help="seconds and memory that tracing takes, by a model of them")
+    command.add_argument("--model", required=True, help="llava-1.5-7b, ..., or a directory with a config.json")
+    command.add_argument("--device", required=True, help="cpu, a100, h100, ...")
+    command.add_argument("--questions", type=int, default=9464, help="9464: all of VQA-Constraints (default)")
+    command.add_argument("--positions", type=int, default=23, help="text tokens from the first corrupted one on")
+    command.add_argument("--window", type=int, default=3, help="layers restored together")
+    command.add_argument("--method", default="", help="packed, rows, plain or authors (default: each of them)")
     options = parser.parse_args(arguments)
+    answers = {"record": _record, "convert": _convert, "cost": _cost}
     try:
-        printed = _record(options) if options.command == "record" else _convert(options)
+        printed = answers[options.command](options)
     except (RecordError, ModelError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -42,6 +50,14 @@ def _convert(options: argparse.Namespace) -> str:
     heads, layers = options.vision_heads, options.vision_layers
     done = convert_bunny(options.source, options.destination, vision_heads=heads, vision_layers=layers)
     return "\n".join(done)
+
+
+def _cost(options: argparse.Namespace) -> str:
+    from .cost_table import WAYS, Question, table  # heavy
+
+    methods = (options.method,) if options.method else WAYS
+    question = Question(positions=options.positions, window=options.window)
+    return table(options.model, options.device, questions=options.questions, methods=methods, question=question)
 
 
 if __name__ == "__main__":

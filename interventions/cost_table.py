@@ -1,0 +1,51 @@
+"""What `python -m interventions cost` prints: a line a method, and what the numbers rest on."""
+
+from __future__ import annotations
+
+from .cost import ASSUMED, CPU, estimate, read_fit
+from .workload import AUTHORS, WAYS, Question
+
+
+def table(model: str, device: str, *, questions: int, methods: tuple[str, ...] = WAYS, question: Question) -> str:
+    """The costs of a model (see `cost.estimate`) on a device by some of `WAYS`, each beside the authors' protocol."""
+    chosen = {way: estimate(model, device, questions=questions, method=way, question=question)
+              for way in dict.fromkeys((*methods, AUTHORS))}
+    slowest = chosen[AUTHORS]
+    arch, tokens = slowest.arch, f"{question.positions} tokens from the first corrupted one on"
+    visual = f"{arch.visual} visual tokens, " if arch.visual else ""
+    lines = [
+        f"{model} ({arch.parameters / 1e9:.2f} billion parameters, bfloat16) on {device}",
+        f"a question: {visual}{question.before} text tokens before the corruption, {tokens}; "
+        f"{slowest.sites:,} sites (window {question.window}, MLP and attention)", "",
+        f"{'method':8}{'seconds a question':>20}{'peak memory':>14}{f'hours for {questions:,}':>19}"
+        f"{'authors / this':>16}",
+    ]
+    for way in methods:
+        cost = chosen[way]
+        lines.append(
+            f"{way:8}{cost.seconds:20,.2f}{cost.peak_bytes / 1e9:11.1f} GB{cost.hours:19,.1f}"
+            f"{slowest.seconds / cost.seconds:16,.0f}" + ("" if cost.fits else "   more than the device has")
+        )
+    return "\n".join([*lines, "", *_basis(device), "`trace` takes rows in half precision unless method='packed' is "
+                      "given. One trace a question is counted: no controls, no loading of the model."])
+
+
+def _basis(device: str) -> list[str]:
+    """What the numbers rest on."""
+    fit = read_fit()
+    check = (fit or {}).get("check")
+    if device == CPU:
+        cpu = fit["machine"]
+        basis = (f"Fitted on {fit['date']} on {cpu['cpu']}, {cpu['threads']} threads, {cpu['memory_gb']} GB: median "
+                  f"error {fit['median_error']:.0%} on its {len(fit['measurements'])} measurements.")
+    else:
+        basis = (f"Counted: operations and bytes. Assumed, not measured on a GPU: {ASSUMED['arithmetic']:.0%} of the "
+                  f"vendor's peak arithmetic,\n{ASSUMED['bandwidth']:.0%} of its bandwidth, "
+                  f"{ASSUMED['seconds_per_layer_call'] * 1000:g} ms a layer and forward, "
+                  f"{ASSUMED['base_bytes'] / 1e9:g} GB beside the model.")
+    if check is None:
+        return [basis, "Not yet checked on a whole 7B model: run `python -m benchmarks.rehearsal whole`."]
+    errors = [check[f"predicted_{name}"] / check[name] - 1 for name in ("seconds", "bytes")]
+    return [basis, f"Checked on a whole {check['model']} with random weights on a CPU, which was not fitted: predicted "
+            f"{check['predicted_seconds']:.0f} s, measured {check['seconds']:.0f} s ({errors[0]:+.0%});\npredicted "
+            f"{check['predicted_bytes'] / 1e9:.1f} GB, measured {check['bytes'] / 1e9:.1f} GB ({errors[1]:+.0%})."]
