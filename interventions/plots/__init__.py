@@ -8,6 +8,7 @@ from .averages import effects_and_controls, effects_by_layer, probabilities, rol
 from .editing import edited_examples, efficacy_by_layer, further_metrics, methods_by_metric, sequential
 from .failure import contributions_by_outcome, roc_curves
 from .patches import patch_maps, patches_over_images, visual_token_maps
+from .precision import precision_differences
 from .question import question_maps, worked_example
 from .style import save_figure, window_label
 from .sweeps import compared_by_layer, effects_by_window, peak_histograms
@@ -16,7 +17,7 @@ from .testbed import example_questions
 __all__ = [
     "compared_by_layer", "contributions_by_outcome", "edited_examples", "effects_and_controls", "effects_by_layer",
     "effects_by_window", "efficacy_by_layer", "example_questions", "flows_by_layer", "further_metrics",
-    "methods_by_metric", "patch_maps", "patches_over_images", "peak_histograms", "probabilities",
-    "question_contributions", "question_maps", "roc_curves", "role_layer_maps", "save_figure", "sequential",
-    "visual_token_maps", "window_label", "worked_example",
+    "methods_by_metric", "patch_maps", "patches_over_images", "peak_histograms", "precision_differences",
+    "probabilities", "question_contributions", "question_maps", "roc_curves", "role_layer_maps", "save_figure",
+    "sequential", "visual_token_maps", "window_label", "worked_example",
 ]
