@@ -100,7 +100,7 @@ def attention_contributions(
         if name not in EXTRAS:
             raise AttentionError(f"also names {name!r}: use {', '.join(map(repr, EXTRAS))}.")
     request = {
-        "input_ids": prompt.input_ids[None], "pixel_values": prompt.pixel_values,
+        "input_ids": prompt.input_ids[None], "image_inputs": prompt.image_inputs,
         "queries": queries, "keys": keys, "layers": layers, "also": also,
     }
     found = in_session(model.traced, read_contributions, request, model.remote if remote is None else remote)
@@ -123,12 +123,12 @@ def _positions(prompt: Prompt, positions, name: str) -> tuple[int, ...]:
 def read_contributions(lm, request: dict) -> dict:
     """{"norms" and what `also` names: float32 CPU tensors, see `AttentionContributions`} of one forward.
 
-    request: input_ids [1, T], pixel_values or None, queries, keys, layers (positions, indices), also.
+    request: input_ids [1, T], image_inputs, queries, keys, layers (positions, indices), also.
     """
     with torch.no_grad():
         cache, ids = DynamicCache(), request["input_ids"]
         found = run(
-            lm, prompt_inputs(ids, request["pixel_values"]), keep=[ids.shape[1] - 1], cache=cache,
+            lm, prompt_inputs(ids, request["image_inputs"]), keep=[ids.shape[1] - 1], cache=cache,
             queries=torch.tensor(request["queries"]), stop=request["layers"][-1] + 1,
         )
         return contributions(lm, found["queries"], cache, request)

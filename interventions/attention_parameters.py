@@ -41,6 +41,11 @@ class Fig5Parameters(SampleParameters):
                 f"Parameter {parameter!r}: {model.name!r} sees no image, so it has no visual tokens: name a multimodal "
                 "model."
             )
+        if model.family.tiled:
+            raise ParameterError(
+                f"Parameter {parameter!r}: {model.name!r} cuts images into tiles, as many as they are large, so that "
+                "visual tokens of different images do not correspond: name a model that sees an image as one grid."
+            )
         if self.window > model.n_layers:
             raise ParameterError(
                 f"Parameter 'window' is {self.window}, but model {model.name!r} has {model.n_layers} layers: choose 1 "

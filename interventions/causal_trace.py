@@ -217,7 +217,7 @@ def clean_run_only(model, prompt: Prompt, first: int) -> dict:
     """What a request says of the clean run, see `restoration.clean_run`: nothing recorded, the model's own answer."""
     return {
         "clean_ids": prompt.input_ids[None],
-        "pixel_values": prompt.pixel_values,
+        "image_inputs": prompt.image_inputs,
         "image_token_id": -1 if model.image_token_id is None else model.image_token_id,
         "first": first,
         "kinds": (),
@@ -256,7 +256,7 @@ def answer_tokens(model, prompt: Prompt, answer: str) -> list[int]:
     space."""
     answer = answer.strip()
     prompt_ids = prompt.input_ids.tolist()
-    ids = model.tokenize(f"{prompt.text} {answer}")[0]
+    ids = model.tokenize(f"{prompt.text} {answer}", len(prompt.visual))[0]
     if not answer or ids[: len(prompt_ids)] != prompt_ids or len(ids) == len(prompt_ids):
         raise TraceError(
             f"answer {answer!r} has no tokens of its own behind the prompt: give the words of the answer."

@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 
 import torch
+import transformers
+from nnsight.modeling.quantization import QUANTIZATIONS, resolve_load_kwargs
 
 ALIASES = ("mini", "mini-free", "mini-text", "mini-bunny")
 TWINS = {"mini": "mini-free"}  # an embedded model -> the one that takes another route to the same answers
@@ -15,6 +17,7 @@ CHECKPOINTS = Path(__file__).parent / "mini" / "checkpoints"
 # Below this many bytes of weights a model is run in float32 unless asked otherwise: exactness costs nothing
 # there.
 SMALL_BYTES = 2e9
+KINDS = ("*.json", "*.model", "*.txt", "*.jinja")  # files beside the weights that a local model's numbers depend on
 
 
 class ModelError(ValueError):
@@ -47,17 +50,41 @@ def chosen_dtype(path: str, dtype: torch.dtype | str | None) -> torch.dtype | st
     if dtype is None:
         small = Path(path).is_dir() and sum(file.stat().st_size for file in _weights(path)) < SMALL_BYTES
         return torch.float32 if small else "auto"
-    if isinstance(dtype, str):
+    if isinstance(dtype, str) and dtype not in QUANTIZATIONS:
         name, dtype = dtype, getattr(torch, dtype.removeprefix("torch."), None)
         if not isinstance(dtype, torch.dtype):
-            raise ModelError(f"dtype {name!r} is unknown: use float32, bfloat16 or float16.")
+            raise ModelError(
+                f"dtype {name!r} is unknown: use float32, bfloat16 or float16, or nf4 or int8 for quantised weights."
+            )
     return dtype
+
+
+def read_module(path: str, *, multimodal: bool, name: str, **options) -> torch.nn.Module:
+    """The Hugging Face module of a checkpoint with all of its weights. options: as for `from_pretrained`.
+
+    Raises ModelError where weights are missing, which transformers would fill with random numbers, or have another
+    shape; weights that no module takes are left aside. Only safetensors are read: other formats are pickles.
+    """
+    auto = transformers.AutoModelForImageTextToText if multimodal else transformers.AutoModelForCausalLM
+    module, found = auto.from_pretrained(
+        path, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True,
+        **resolve_load_kwargs(options),
+    )
+    wrong = sorted(found["missing_keys"]) or sorted(str(key[0]) for key in found["mismatched_keys"])
+    if wrong:
+        what = "lacks" if found["missing_keys"] else "has the wrong shape for"
+        raise ModelError(
+            f"model {name!r} {what} {len(wrong)} of its weights ({', '.join(wrong[:3])}"
+            f"{', …' if len(wrong) > 3 else ''}), which would be left random: get a complete checkpoint of this "
+            "architecture (Bunny's need `python -m interventions convert bunny`)."
+        )
+    return module
 
 
 def _revision(path: Path) -> str:
     """One sha256 of all that a local model's numbers depend on: weights, configuration, tokenizer, processor."""
     digest = hashlib.sha256()
-    for file in sorted({*_weights(path), *path.glob("*.json"), *path.glob("*.model"), *path.glob("*.txt")}):
+    for file in sorted({*_weights(path), *(file for kind in KINDS for file in path.glob(kind))}):
         if file.name != "training.json":  # a note of how it was made
             with open(file, "rb") as handle:
                 digest.update(file.name.encode() + hashlib.file_digest(handle, "sha256").digest())
@@ -65,5 +92,5 @@ def _revision(path: Path) -> str:
 
 
 def _weights(path: str | Path) -> list[Path]:
-    """The files of weights in a directory: safetensors, or PyTorch's own where there are none."""
-    return sorted(Path(path).glob("*.safetensors")) or sorted(Path(path).glob("pytorch_model*.bin"))
+    """The files of weights in a directory."""
+    return sorted(Path(path).glob("*.safetensors"))

@@ -97,11 +97,12 @@ class Edit:
         for layer, (a, b) in self.factors.items():
             if layer >= model.n_layers:
                 raise EditError(f"{made_for}, whose layer {layer} model {model.name!r} lacks: load it into that model.")
-            weight = w_proj(model, layer).weight
-            if tuple(weight.shape) != (a.shape[0], b.shape[1]):
+            linear = w_proj(model, layer)
+            weight, here = linear.weight, (linear.out_features, linear.in_features)  # quantised, W has another shape
+            if here != (a.shape[0], b.shape[1]):
                 raise EditError(
                     f"{made_for} with W_proj of {a.shape[0]} x {b.shape[1]}, but {model.name!r} has "
-                    f"{weight.shape[0]} x {weight.shape[1]}: load it into that model."
+                    f"{here[0]} x {here[1]}: load it into that model."
                 )
             if str(model.dtype) != self.dtype:
                 raise EditError(

@@ -47,9 +47,9 @@ def evaluate(
     asked = [(group, prompt) for group, prompts in questions.items() for prompt in prompts]
     request = answering(model) | {
         "questions": [
-            (prompt.input_ids[None], prompt.pixel_values, tuple(answer_tokens(model, prompt, target)), None)
+            (prompt.input_ids[None], prompt.image_inputs, tuple(answer_tokens(model, prompt, target)), None)
             for _, prompt in asked
-        ] + [(one.prompt.input_ids[None], one.prompt.pixel_values, one.answer_ids, one.log_p) for one in references],
+        ] + [(one.prompt.input_ids[None], one.prompt.image_inputs, one.answer_ids, one.log_p) for one in references],
     }
     found = in_session(model.traced, ask_edited, request, model.remote if remote is None else remote)
     p, exact = np.array(found["p"]), found["unchanged"]
@@ -72,7 +72,7 @@ def evaluate(
 def reference(model: VisionLanguageModel, item: Item, protocol: str = "paper", remote=None) -> Reference:
     """The unedited model's answer to an unrelated question. Raises `conditions.Unusable`."""
     prompt = clean_prompt(model, item, Conditions(protocol))
-    request = answering(model) | {"questions": [(prompt.input_ids[None], prompt.pixel_values, None, None)]}
+    request = answering(model) | {"questions": [(prompt.input_ids[None], prompt.image_inputs, None, None)]}
     found = in_session(model.traced, ask_edited, request, model.remote if remote is None else remote)
     ids = tuple(found["answers"][0])
     accuracy = answer_accuracy(model.decode(ids), item.answers, item.annotations)
@@ -125,17 +125,17 @@ def ask_edited(lm, request: dict) -> dict:
     """Lists by question: p (of the answer given), unchanged, answers (None if unchanged), kl, log_p; runs where the
     weights are.
 
-    request: questions [(input_ids [1, T], pixel_values or None, answer ids or None, log_p [V] before or None)].
+    request: questions [(input_ids [1, T], image inputs, answer ids or None, log_p [V] before or None)].
     unchanged: the answer given is what the model says, its end included. log_p is of questions without an answer given.
     """
     found = {name: [] for name in ("p", "unchanged", "answers", "kl", "log_p")}
     with torch.no_grad():
-        for ids, pixels, answer, before in request["questions"]:
+        for ids, image_inputs, answer, before in request["questions"]:
             cache, given = DynamicCache(), list(answer or ())
             whole = torch.cat([ids, torch.tensor([given], dtype=torch.long)], dim=1)
             n = ids.shape[1]
             keep = torch.arange(n - 1, whole.shape[1])
-            logits = run(lm, prompt_inputs(whole, pixels), keep=keep, cache=cache)["logits"]  # [1, answer + 1, V]
+            logits = run(lm, prompt_inputs(whole, image_inputs), keep=keep, cache=cache)["logits"]  # [1, answer + 1, V]
             said = logits[0].argmax(-1).tolist()
             # An answer ends before an end token; one that would be empty is that token itself, as in `clean_run`.
             ended = given[-1:] + said[-1:]

@@ -22,12 +22,17 @@ def merged(model: VisionLanguageModel, edits: Iterable[Edit] = ()) -> VisionLang
     """
     if model.device.type == "meta":
         raise EditError(f"model {model.name!r} has its weights on a server: use apply_edits, which leaves them there.")
+    if model.quantization:
+        raise EditError(
+            f"model {model.name!r} has {model.quantization} weights, which cannot be changed: use apply_edits, or "
+            "load it with dtype='bfloat16'."
+        )
     factors, base = stacked(with_edits(model, edits)), model.unedited or model
     changed = {id(w_proj(base, layer).weight) for layer in factors}
     weights = (*base.module.parameters(), *base.module.buffers())
     kept = {id(weight): weight for weight in weights if id(weight) not in changed}
     module = copy.deepcopy(base.module, kept)
-    copied = VisionLanguageModel.from_module(module, base.processor, name=f"{base.name}, edited")
+    copied = VisionLanguageModel.from_module(module, base.processor, name=f"{base.name}, edited", prompt=base.prompt)
     with torch.no_grad():
         for layer, (a, b) in factors.items():
             weight = w_proj(copied, layer).weight

@@ -13,16 +13,13 @@ family it deals with. nnsight's `rename` gives every family the same paths insid
 
 from dataclasses import dataclass
 
-# Chat formats. `{question}` is where the question goes; `<image>` stands for all visual tokens.
+# Chat formats. `{question}` is where the question goes; `<image>` stands for all visual tokens, and is left out of a
+# question without a picture, so that positions of the two can be compared (Fig. 1).
 VICUNA = "USER: <image>\n{question} ASSISTANT:"
-# The text-only counterpart keeps everything but the image, so that positions of the two can be compared (Fig.
-# 1).
-VICUNA_TEXT = "USER: \n{question} ASSISTANT:"
-_BUNNY_SYSTEM = (
+BUNNY = (
     "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions. " + VICUNA
 )
-BUNNY, BUNNY_TEXT = _BUNNY_SYSTEM + VICUNA, _BUNNY_SYSTEM + VICUNA_TEXT
 # The format of the authors' released scripts (`protocol="authors"`): one question mark, a short answer asked
 # for.
 AUTHORS = "<image>\nUSER: {question}? Answer in a few words.\nASSISTANT:"
@@ -36,18 +33,20 @@ class Family:
     text-only).
     language_model: path of the decoder inside the Hugging Face module.
     final_norm, w_proj, w_o: native names of the modules that the uniform names above stand for.
-    templates: protocol -> chat format with an image; text_templates: the same without one.
+    prompt: the chat format that all its models were tuned on; empty where they differ, and each checkpoint's own chat
+    template is read.
+    tiled: whether an image is cut into several tiles, as many as its size asks for.
     """
 
     name: str
     model_type: str
     text_type: str
-    language_model: str
-    final_norm: str
-    w_proj: str
-    w_o: str
-    templates: dict[str, str]
-    text_templates: dict[str, str]
+    prompt: str = ""
+    language_model: str = "model.language_model"
+    final_norm: str = "norm"
+    w_proj: str = "down_proj"
+    w_o: str = "o_proj"
+    tiled: bool = False
 
     @property
     def is_multimodal(self) -> bool:
@@ -70,39 +69,20 @@ class Family:
         return {native: uniform for native, uniform in paths.items() if native != uniform}
 
 
-_VICUNA = {"paper": VICUNA, "authors": AUTHORS}
-_VICUNA_TEXT = {"paper": VICUNA_TEXT, "authors": AUTHORS.replace("<image>", "")}
-_BUNNY = {"paper": BUNNY, "authors": AUTHORS}
-_BUNNY_TEXT = {"paper": BUNNY_TEXT, "authors": AUTHORS.replace("<image>", "")}
+_PHI = {"final_norm": "final_layernorm", "w_proj": "fc2", "w_o": "dense"}
 
 FAMILIES = (
     # LLaVA-1.5 (CLIP + Vicuna) and every LLaVA over a Llama, grouped-query attention or not.
-    Family(
-        "llava-llama",
-        "llava",
-        "llama",
-        "model.language_model",
-        "norm",
-        "down_proj",
-        "o_proj",
-        _VICUNA,
-        _VICUNA_TEXT,
-    ),
+    Family("llava-llama", "llava", "llama", VICUNA),
     # Bunny (SigLIP + Phi-2), converted to a native LLaVA.
-    Family(
-        "llava-phi",
-        "llava",
-        "phi",
-        "model.language_model",
-        "final_layernorm",
-        "fc2",
-        "dense",
-        _BUNNY,
-        _BUNNY_TEXT,
-    ),
+    Family("llava-phi", "llava", "phi", BUNNY, **_PHI),
+    # LLaVA over Qwen2, such as LLaVA-Interleave.
+    Family("llava-qwen2", "llava", "qwen2"),
+    # LLaVA-NeXT (1.6) over Vicuna.
+    Family("llava-next-llama", "llava_next", "llama", tiled=True),
     # The text-only counterparts.
-    Family("llama", "llama", "llama", "model", "norm", "down_proj", "o_proj", {}, _VICUNA_TEXT),
-    Family("phi", "phi", "phi", "model", "final_layernorm", "fc2", "dense", {}, _BUNNY_TEXT),
+    Family("llama", "llama", "llama", VICUNA, "model"),
+    Family("phi", "phi", "phi", BUNNY, "model", **_PHI),
 )
 
 
@@ -115,9 +95,24 @@ def family_of(config) -> Family | None:
     return None
 
 
+def why_unusable(config) -> str | None:
+    """Why no row can describe this architecture, or None if one could: causal tracing restores tokens of a prompt."""
+    text = config.get_text_config()
+    if hasattr(config, "qformer_config"):
+        return "a Q-Former condenses its image into query tokens, which stand for no place of the image"
+    crossed = ("cross_attention_layers", "cross_layer_interval", "add_cross_attention")
+    if any(getattr(part, name, None) for part in (config, text) for name in crossed):
+        return "it reads the image by cross-attention, so that no visual tokens stand in its prompt"
+    if config.is_encoder_decoder:
+        return "it is an encoder and a decoder, not a decoder that reads image and question alike"
+    if "mrope_section" in (getattr(text, "rope_parameters", None) or {}):
+        return "its visual tokens have positions in three dimensions, where the intervened runs count in one"
+    return None
+
+
 def count_image_tokens(config) -> int:
-    """Visual tokens that an image becomes: patches, plus the class token where the encoder has one and it is
-    kept.
+    """Visual tokens that an image (or each tile of it) becomes: patches, plus the class token where the encoder has one
+    and it is kept.
 
     576 for LLaVA-1.5 (CLIP, 336 px in patches of 14, class token dropped), 729 for Bunny (SigLIP, 384 px).
     """

@@ -156,7 +156,7 @@ def layer_inputs(model: VisionLanguageModel, prompt: Prompt, target_ids: list[in
         lambda _, args, named: seen.append(args[0] if args else named["hidden_states"]), with_kwargs=True
     )
     ids = torch.cat([prompt.input_ids, torch.tensor(target_ids[:-1], dtype=torch.long)])[None]
-    inputs = {name: value.to(model.device) for name, value in prompt_inputs(ids, prompt.pixel_values).items()}
+    inputs = {name: value.to(model.device) for name, value in prompt_inputs(ids, prompt.image_inputs).items()}
     try:
         model.module(**inputs, logits_to_keep=1, use_cache=False)
     finally:
@@ -183,3 +183,8 @@ def check_local(model: VisionLanguageModel) -> None:
     """Raises EditError unless the weights are here."""
     if model.remote is True or model.device.type == "meta":
         raise EditError(f"model {model.name!r} is remote and its weights cannot be trained: load it with remote=False.")
+    if model.quantization:
+        raise EditError(
+            f"model {model.name!r} has {model.quantization} weights, which cannot be trained: load it with "
+            "dtype='bfloat16'."
+        )

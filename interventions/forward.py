@@ -175,18 +175,18 @@ def decode(lm, cache, logits, eos_token_ids, limit: int) -> list[int]:
 
 
 def greedy_answer(lm, request: dict) -> list[int]:
-    """The model's own answer to input_ids [1, T] and pixel_values (or None): its tokens without the end."""
+    """The model's own answer to input_ids [1, T] and image_inputs: its tokens without the end."""
     with torch.no_grad():
         cache = DynamicCache()
         ids = request["input_ids"]
-        inputs = prompt_inputs(ids, request["pixel_values"])
+        inputs = prompt_inputs(ids, request["image_inputs"])
         logits = run(lm, inputs, keep=[ids.shape[1] - 1], cache=cache)["logits"]
         return decode(lm, cache, logits, request["eos_token_ids"], request["max_answer_tokens"])
 
 
-def prompt_inputs(input_ids, pixel_values=None) -> dict:
-    """The model's inputs for a whole prompt; a text-only model knows no pixel_values, not even None."""
-    return {"input_ids": input_ids} | ({} if pixel_values is None else {"pixel_values": pixel_values})
+def prompt_inputs(input_ids, image_inputs: dict) -> dict:
+    """The model's inputs for a whole prompt; image_inputs: those of its picture, none for a text-only one."""
+    return {"input_ids": input_ids} | image_inputs
 
 
 # Packing

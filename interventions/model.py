@@ -12,8 +12,9 @@ import torch
 from nnsight.modeling.transformers import TransformersModel
 from PIL import Image
 
-from . import families, forward
-from .checkpoints import ALIASES, ModelError, chosen_dtype, resolve
+from . import families, forward, load_checks
+from .chat_format import chat_format
+from .checkpoints import ALIASES, ModelError, chosen_dtype, read_module, resolve
 from .testbed import load_image, on_white
 
 
@@ -25,27 +26,33 @@ class VisionLanguageModel:
     revision: what identifies the weights (sha256 of local files with configuration and tokenizer,
         commit on the Hub, "in-memory" otherwise).
     remote: the default of every intervention's `remote` argument (True | False | "local").
+    prompt: the chat format with `{question}` and, if multimodal, `<image>`.
     """
 
-    def __init__(self, traced, processor, *, name: str, revision: str, remote: bool | str = False):
+    def __init__(
+        self, traced, processor, *, name: str, revision: str, remote: bool | str = False, prompt: str | None = None
+    ):
         self.traced, self.processor, self.name = traced, processor, name
         self.revision, self.remote = revision, remote
         self.edits, self.unedited = (), None  # see `edit.apply_edits`
         self.config = traced._module.config
         self.family = _family(self.config, name)
         self.tokenizer = getattr(processor, "tokenizer", processor)
+        self.prompt = chat_format(processor, self.family, prompt, name)
         self.module.requires_grad_(False).eval()
-        self._check()
+        load_checks.check(self)
 
     @classmethod
-    def from_module(cls, module, processor, *, name: str = "in-memory") -> "VisionLanguageModel":
+    def from_module(
+        cls, module, processor, *, name: str = "in-memory", prompt: str | None = None
+    ) -> "VisionLanguageModel":
         """Wrap a Hugging Face module that is already in memory. processor: a LlavaProcessor, or a
         tokenizer."""
         family = _family(module.config, name)
         traced = TransformersModel(
             module, task=family.task, rename=family.rename, dispatch=True, **_preprocessors(family, processor)
         )
-        return cls(traced, processor, name=name, revision="in-memory")
+        return cls(traced, processor, name=name, revision="in-memory", prompt=prompt)
 
     # What a model is
 
@@ -79,6 +86,7 @@ class VisionLanguageModel:
 
     @property
     def n_image_tokens(self) -> int:
+        """Visual tokens of an image; of each tile of it, if the model cuts images into tiles."""
         return families.count_image_tokens(self.config) if self.is_multimodal else 0
 
     @property
@@ -88,6 +96,16 @@ class VisionLanguageModel:
     @property
     def dtype(self) -> torch.dtype:
         return self.module.dtype
+
+    @property
+    def quantization(self) -> str | None:
+        """How the weights are held where it is in fewer bits than `dtype`, in which the model computes: "nf4", ..."""
+        held = getattr(self.config, "quantization_config", None)
+        if held is None:
+            return None
+        told = held if isinstance(held, dict) else held.to_dict()
+        method = str(getattr(told.get("quant_method"), "value", told.get("quant_method")))
+        return told["bnb_4bit_quant_type"] if told.get("load_in_4bit") else {"bitsandbytes": "int8"}.get(method, method)
 
     @property
     def attention(self) -> str:
@@ -107,6 +125,10 @@ class VisionLanguageModel:
         # Weights made in memory have no revision: nothing stored is ever taken for theirs.
         revision = uuid.uuid4().hex if self.revision == "in-memory" else self.revision
         key = {"model": [self.name, revision], "dtype": str(self.dtype)}  # the dtype decides which method None is
+        if self.quantization:
+            key["quantization"] = self.quantization
+        if self.prompt != self.family.prompt and self.prompt != self.family.prompt.replace("<image>", ""):
+            key["prompt"] = self.prompt
         return key | ({"edits": [edit.identity for edit in self.edits]} if self.edits else {})
 
     @property
@@ -116,32 +138,41 @@ class VisionLanguageModel:
 
     def prompt_template(self, *, image: bool, protocol: str = "paper") -> str:
         """The chat format with `{question}` in it, and with one `<image>` if there is a picture."""
-        templates = self.family.templates if image else self.family.text_templates
-        if protocol not in templates:
-            raise ModelError(f"protocol {protocol!r} is unknown: use one of {', '.join(templates)}.")
-        return templates[protocol].replace("<image>", self.image_token or "")
+        formats = {"paper": self.prompt, "authors": families.AUTHORS}
+        if protocol not in formats:
+            raise ModelError(f"protocol {protocol!r} is unknown: use one of {', '.join(formats)}.")
+        return formats[protocol].replace("<image>", self.image_token if image and self.is_multimodal else "")
 
     # What it does outside any intervention
 
-    def tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]], str]:
-        """Token ids, character offsets, and the text they refer to: `<image>` written once a visual token."""
+    def tokenize(self, text: str, n_visual: int) -> tuple[list[int], list[tuple[int, int]], str]:
+        """Token ids, character offsets, and the text they refer to: `<image>` written once a visual token.
+
+        n_visual: how many visual tokens the picture becomes (of no effect without one).
+        """
         if self.is_multimodal:
-            text = text.replace(self.image_token, self.image_token * self.n_image_tokens)
+            text = text.replace(self.image_token, self.image_token * n_visual)
         encoding = self.tokenizer(text, return_offsets_mapping=True)
         return encoding["input_ids"], [tuple(pair) for pair in encoding["offset_mapping"]], text
 
-    def read_image(self, image) -> torch.Tensor:
-        """A PIL image or a file -> pixel values [1, 3, height, width]; an unreadable file is a
-        TestBedError."""
+    def read_image(self, image) -> tuple[dict[str, torch.Tensor], int]:
+        """A PIL image or a file -> what the model takes of it, and how many visual tokens it becomes.
+
+        "pixel_values" [1, 3, height, width], or [1, tiles, 3, height, width] and "image_sizes" [1, 2] where the model
+        cuts images into tiles. An unreadable file is a TestBedError.
+        """
         image = on_white(image) if isinstance(image, Image.Image) else load_image(image)
-        return self.processor.image_processor(images=image, return_tensors="pt")["pixel_values"]
+        inputs = dict(self.processor(images=image, text=self.image_token, return_tensors="pt"))
+        n_visual = int((inputs.pop("input_ids") == self.image_token_id).sum())
+        return {name: value for name, value in inputs.items() if name != "attention_mask"}, n_visual
 
     def generate_answer(self, image, question: str, max_new_tokens: int = 16) -> str:
         """The model's greedy answer. image: PIL image, path, or None for a question without a picture."""
         text = self.prompt_template(image=image is not None).format(question=question)
+        image_inputs, n_visual = ({}, 0) if image is None else self.read_image(image)
         request = {
-            "input_ids": torch.tensor([self.tokenize(text)[0]]),
-            "pixel_values": None if image is None else self.read_image(image),
+            "input_ids": torch.tensor([self.tokenize(text, n_visual)[0]]),
+            "image_inputs": image_inputs,
             "eos_token_ids": self.eos_token_ids,
             "max_answer_tokens": max_new_tokens,
         }
@@ -152,66 +183,32 @@ class VisionLanguageModel:
         """The text of an answer's tokens."""
         return self.tokenizer.decode(answer_ids, skip_special_tokens=True).strip()
 
-    # What is checked when it is loaded
-
-    def _check(self):
-        for path in ("layers", "final_norm", "lm_head"):
-            if not hasattr(self.traced, path):
-                raise ModelError(
-                    f"model {self.name!r} has no module {path!r}: correct its row in families.py."
-                )
-        layer = self.traced.layers[0]
-        for path in ("mlp.down_proj", "self_attn.o_proj"):
-            try:
-                layer.get(path)
-            except AttributeError:
-                raise ModelError(
-                    f"model {self.name!r} has no module layers[0].{path}: correct its row in families.py."
-                ) from None
-        if not self.tokenizer.is_fast:
-            raise ModelError(
-                f"model {self.name!r} has a slow tokenizer, which gives no character offsets: "
-                "install `tokenizers` and load a fast one."
-            )
-        if self.is_multimodal:
-            self._check_image_tokens()
-
-    def _check_image_tokens(self):
-        """The processor's real output against the configuration, and against this class's own
-        tokenisation."""
-        text = self.prompt_template(image=True).format(question="?")
-        blank = Image.new("RGB", (32, 32))
-        ids = self.processor(images=blank, text=text, return_tensors="pt")["input_ids"][0].tolist()
-        found, expected = ids.count(self.image_token_id), self.n_image_tokens
-        if found != expected:
-            raise ModelError(
-                f"model {self.name!r} makes {expected} visual tokens of an image but its processor writes "
-                f"{found} into a prompt: set patch_size, num_additional_image_tokens and "
-                "vision_feature_select_strategy of the processor as the checkpoint was trained."
-            )
-        if ids != self.tokenize(text)[0]:
-            raise ModelError(
-                f"model {self.name!r}: its processor and its tokenizer disagree about a prompt's tokens: "
-                "load the processor that belongs to the checkpoint."
-            )
-
 
 def load_model(
-    name: str = "mini", *, remote: bool | str = False, dtype=None, device_map=None, attn_implementation=None
+    name: str = "mini", *, remote: bool | str = False, revision: str | None = None, dtype=None, device_map=None,
+    attn_implementation=None, prompt: str | None = None,
 ) -> VisionLanguageModel:
-    """Load a model by alias ("mini", "mini-free", "mini-text"), directory or Hub id.
+    """Load a model by alias ("mini", "mini-free", "mini-text", "mini-bunny"), directory or Hub id.
 
     remote: True leaves the weights where they are (NDIF) and loads only the skeleton and the processor.
-    dtype: a torch dtype or its name; None = float32 for small models, the checkpoint's own for large ones.
-    device_map, attn_implementation: as in `from_pretrained`. Raises ModelError in one sentence.
+    revision: branch, tag or commit of a Hub id.
+    dtype: a torch dtype or its name; "nf4" or "int8" hold the weights in fewer bits (bitsandbytes), which changes the
+        model's numbers; None = float32 for small models, the checkpoint's own for large ones.
+    device_map, attn_implementation: as in `from_pretrained`.
+    prompt: the chat format, see `chat_format`; None = that of the family, or the checkpoint's own.
+    Raises ModelError in one sentence.
     """
     from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 
-    path, revision = resolve(str(name))
+    load_checks.check_versions()
+    path, digest = resolve(str(name))
+    if revision and digest:
+        raise ModelError(f"revision {revision!r} is given for local files at {path}: leave it out.")
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, revision=revision)
         family = _family(config, name)
-        processor = (AutoProcessor if family.is_multimodal else AutoTokenizer).from_pretrained(path)
+        kind = AutoProcessor if family.is_multimodal else AutoTokenizer
+        processor = kind.from_pretrained(path, revision=revision)
     except ModelError:
         raise
     except (OSError, ValueError, ImportError) as error:
@@ -219,31 +216,35 @@ def load_model(
             f"model {str(name)!r} cannot be loaded ({_reason(error)}): "
             f"give an alias ({', '.join(ALIASES)}), a directory with a config.json, or a Hub id."
         ) from error
-    dtype = chosen_dtype(path, dtype)
-    options = {"device_map": device_map, "attn_implementation": attn_implementation}
+    options = {"dtype": chosen_dtype(path, dtype), "device_map": device_map, "attn_implementation": attn_implementation}
+    options = {key: value for key, value in options.items() if value is not None}
+    wrapped = {"task": family.task, "rename": family.rename, "revision": revision} | _preprocessors(family, processor)
     try:
-        traced = TransformersModel(
-            path,
-            task=family.task,
-            rename=family.rename,
-            dispatch=remote is not True,
-            dtype=dtype,
-            **_preprocessors(family, processor),
-            **{key: value for key, value in options.items() if value is not None},
-        )
+        if remote is True:
+            traced = TransformersModel(path, dispatch=False, **options, **wrapped)
+        else:
+            module = read_module(
+                path, multimodal=family.is_multimodal, name=str(name), revision=revision, **options
+            )
+            traced = TransformersModel(module, dispatch=True, **wrapped)
+    except ModelError:
+        raise
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(
             f"model {str(name)!r} has weights that cannot be loaded ({_reason(error)}): "
-            "check its files, device_map and attn_implementation."
+            "check its files, dtype, device_map and attn_implementation."
         ) from error
-    revision = revision or getattr(config, "_commit_hash", None) or "unknown"
-    return VisionLanguageModel(traced, processor, name=str(name), revision=revision, remote=remote)
+    commit = digest or getattr(config, "_commit_hash", None) or "unknown"
+    return VisionLanguageModel(traced, processor, name=str(name), revision=commit, remote=remote, prompt=prompt)
 
 
 def _family(config, name) -> families.Family:
     """The row of the table for a configuration, or the error of a model that has none."""
     family = families.family_of(config)
     if family is None:
+        reason = families.why_unusable(config)
+        if reason:
+            raise ModelError(f"model {str(name)!r} is a {config.model_type!r}, which cannot be traced: {reason}.")
         raise ModelError(
             f"model {str(name)!r} is a {config.model_type!r} over {config.get_text_config().model_type!r}, "
             "for which families.py has no row: "

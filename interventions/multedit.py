@@ -106,6 +106,11 @@ def optimize_value(
     """
     if not 0 <= layer < model.n_layers:
         raise EditError(f"layer must be one of the model's 0 to {model.n_layers - 1}, not {layer}.")
+    if model.quantization and model.device.type == "cpu":  # autograd would go around what the kernels compute
+        raise NoGradientError(
+            f"model {model.name!r} has {model.quantization} weights, of which a CPU gives no gradients: load it with "
+            "dtype='bfloat16'."
+        )
     position = prompt.constraint[-1] if position is None else position
     if not 0 <= position < len(prompt):
         raise EditError(f"position must be one of the prompt's 0 to {len(prompt) - 1}, not {position}.")
@@ -141,7 +146,7 @@ def optimize(lm, request: dict) -> dict:
     with torch.no_grad():
         cache = DynamicCache()
         clean = run(
-            lm, prompt_inputs(ids, request["pixel_values"]), keep=keep, cache=cache, reads=("hidden", "keys", "mlp"),
+            lm, prompt_inputs(ids, request["image_inputs"]), keep=keep, cache=cache, reads=("hidden", "keys", "mlp"),
             start=first,
         )
     start = clean["mlp"][layer][0, 0].float()
@@ -194,7 +199,7 @@ def read_at_token(lm, request: dict) -> dict:
     """What `read_values` returns; runs where the weights are."""
     with torch.no_grad():
         found = run(
-            lm, prompt_inputs(request["clean_ids"], request["pixel_values"]), keep=[request["clean_ids"].shape[1] - 1],
+            lm, prompt_inputs(request["clean_ids"], request["image_inputs"]), keep=[request["clean_ids"].shape[1] - 1],
             reads=("keys", "mlp"), start=request["first"], stop=request["until"] + 1,
         )
     tensors = {

@@ -52,6 +52,10 @@ class Parameters:
     testbed: str = "embedded"
     limit: int = 40
     seed: int = 0
+    revision: str = ""
+    dtype: str = ""
+    device_map: str = ""
+    prompt: str = ""
     remote: bool = False
     protocol: str = "paper"
     results_dir: str = ""
@@ -94,13 +98,21 @@ class Parameters:
         testbed = self.select(testbed)  # cheap, so a wrong part is reported before minutes of loading weights
         model = self.load_model("model")
         self.check_model(model)
-        print(f"{model.name}: {model.n_layers} layers, {model.dtype} on {model.device}")
+        held = f" ({model.quantization} weights)" if model.quantization else ""
+        print(f"{model.name}: {model.n_layers} layers, {model.dtype}{held} on {model.device}")
         print(f"{testbed.name}: {len(testbed)} questions to ask", flush=True)
         return model, testbed
 
     def load_model(self, parameter: str, name: str = "") -> VisionLanguageModel:
-        """The model that a parameter names, or the one that stands for it where it is empty."""
-        return _named(parameter, ModelError, load_model, name or getattr(self, parameter), remote=self.remote)
+        """The model that a parameter names, or the one that stands for it where it is empty.
+
+        `dtype` and `device_map` are those of all models; `revision` and `prompt` belong to `model`.
+        """
+        own = {"revision": self.revision or None, "prompt": self.prompt or None} if parameter == "model" else {}
+        return _named(
+            parameter, ModelError, load_model, name or getattr(self, parameter), remote=self.remote,
+            dtype=self.dtype or None, device_map=self.device_map or None, **own,
+        )
 
     def select(self, testbed: TestBed) -> TestBed:
         """The questions that this run asks."""

@@ -27,7 +27,7 @@ class Prompt:
     question: str
     protocol: str
     input_ids: torch.Tensor = field(repr=False)  # [T], image expanded
-    pixel_values: torch.Tensor | None = field(repr=False)  # [1, 3, H, W]
+    image_inputs: dict[str, torch.Tensor] = field(repr=False)  # by the model's names; empty without a picture
     tokens: tuple[str, ...] = field(repr=False)
     roles: tuple[str, ...] = field(repr=False)
     spans: dict[str, tuple[int, int]]
@@ -123,7 +123,8 @@ def build_prompt(
                 "give phrases that stand apart in the question."
             )
     text = template.format(question=question)
-    ids, members = locate(model, template, question, spans)
+    image_inputs, n_visual = ({}, 0) if image is None else model.read_image(image)
+    ids, members = locate(model, template, question, spans, n_visual)
     roles = ["other"] * len(ids)
     roles[-1] = "last"
     for role, positions in members.items():
@@ -137,7 +138,7 @@ def build_prompt(
         question=question,
         protocol=protocol,
         input_ids=torch.tensor(ids),
-        pixel_values=None if image is None else model.read_image(image),
+        image_inputs=image_inputs,
         tokens=tuple(token_texts(model, ids)),
         roles=tuple(roles),
         spans=spans,
@@ -176,9 +177,9 @@ def corrupt(
     for role in replacements:
         if role not in prompt.spans:
             raise PromptError(f"text_replacement was given but the prompt has no {role}: build it with one.")
-    template = model.prompt_template(image=prompt.pixel_values is not None, protocol=prompt.protocol)
+    template = model.prompt_template(image=bool(prompt.image_inputs), protocol=prompt.protocol)
     question, spans = _replace(prompt.question, prompt.spans, replacements)
-    ids, members = locate(model, template, question, spans)
+    ids, members = locate(model, template, question, spans, len(prompt.visual))
     phrases = sorted(
         (token_range(prompt.positions(role)), token_range(members[role])) for role in prompt.spans
     )

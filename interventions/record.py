@@ -135,6 +135,8 @@ def environment(model) -> dict:
         "revision": model.revision,
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
+        "quantization": model.quantization,
+        "prompt": model.prompt,
         "commit": commit(),
     }
 

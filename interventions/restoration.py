@@ -29,7 +29,7 @@ def restore_sites(lm, request: dict) -> dict:
     """P(answer) of the clean run, of the corrupted run, and of the corrupted run with each site restored.
 
     request, a dict that travels as it is:
-      clean_ids [1, T], corrupted_ids [1, T'], pixel_values [1, 3, H, W] or None, image_token_id (-1: none);
+      clean_ids [1, T], corrupted_ids [1, T'], image_inputs (of the picture, see `Prompt`), image_token_id (-1: none);
       first: no position before it differs between the runs; noise: None or (positions, scale, samples, seed);
       kinds; sites: as in the module's docstring, pairs at or after `first`;
       answer_ids: list, or None for the model's own (up to max_answer_tokens, or one of eos_token_ids);
@@ -69,7 +69,7 @@ def clean_run(lm, request: dict) -> dict:
     cache = DynamicCache()
     clean = run(
         lm,
-        prompt_inputs(ids, request["pixel_values"]),
+        prompt_inputs(ids, request["image_inputs"]),
         keep=[n_tokens - 1],
         cache=cache,
         reads=(*request["kinds"], "embeddings"),
@@ -136,7 +136,7 @@ def embedding_noise(request: dict, clean_embeddings, like, sample: int) -> torch
 
 def restore_plain(lm, request: dict, clean: dict, corrupted: dict):
     """One whole forward a site, image encoder included: the slow reference of the other two."""
-    inputs = prompt_inputs(corrupted["ids"], request["pixel_values"])
+    inputs = prompt_inputs(corrupted["ids"], request["image_inputs"])
     if request["noise"] is not None:
         prefix = clean["embeddings"][:, : request["first"]]
         inputs = {"inputs_embeds": torch.cat([prefix, corrupted["hidden"][0]], dim=1)}

@@ -49,7 +49,7 @@ def attention_blocks(model, prompt):
         seen.append((inputs["hidden_states"][0], output[0][0]))
 
     handles = [layer.self_attn.register_forward_hook(keep, with_kwargs=True) for layer in decoder_layers(model)]
-    image = {} if prompt.pixel_values is None else {"pixel_values": prompt.pixel_values}
+    image = prompt.image_inputs
     model.module(input_ids=prompt.input_ids[None], **image)
     for handle in handles:
         handle.remove()
@@ -61,7 +61,7 @@ def eager_weights(model, prompt):
     """A [layers, heads, T, T] as Hugging Face returns it, from the same weights under eager attention."""
     way = model.attention
     model.module.set_attn_implementation("eager")
-    image = {} if prompt.pixel_values is None else {"pixel_values": prompt.pixel_values}
+    image = prompt.image_inputs
     weights = model.module(input_ids=prompt.input_ids[None], output_attentions=True, **image).attentions
     model.module.set_attn_implementation(way)
     return torch.stack(weights)[:, 0]
@@ -139,7 +139,7 @@ def test_behind_a_clean_run_only_the_suffix_is_run_again(model, monkeypatch):
     prompt = ask(model)
     whole = attention_contributions(model, prompt, queries=("constraint", "last"), also=EVERYTHING)
     request = {
-        "clean_ids": prompt.input_ids[None], "pixel_values": prompt.pixel_values, "queries": whole.queries,
+        "clean_ids": prompt.input_ids[None], "image_inputs": prompt.image_inputs, "queries": whole.queries,
         "keys": whole.keys, "layers": whole.layers, "also": EVERYTHING, "kinds": (), "first": 0, "answer_ids": [5],
         "image_token_id": model.image_token_id if model.is_multimodal else -1, "sequence": False,
     }

@@ -57,7 +57,7 @@ class Hooked:
     """A Hugging Face module under forward hooks, without nnsight, caches or packing: the oracle."""
 
     def __init__(self, model, prompt, result):
-        self.module, self.pixel_values = model.module, prompt.pixel_values
+        self.module, self.image_inputs = model.module, prompt.image_inputs
         self.layers = model.module.get_submodule(model.family.language_model).layers
         n_scored = None if result.answer_score == "sequence" else 1
         self.answer = list(result.answer_ids)[:n_scored]
@@ -66,7 +66,7 @@ class Hooked:
         """P(answer) with {(kind, layer): function of the output tensor} in force."""
         handles = [self.register(key, function) for key, function in dict(hooks).items()]
         ids = torch.cat([input_ids, torch.tensor(self.answer[:-1], dtype=torch.long)])[None]
-        image = {} if self.pixel_values is None else {"pixel_values": self.pixel_values}
+        image = self.image_inputs
         logits = self.module(input_ids=ids, **image).logits[0, -len(self.answer) :]
         for handle in handles:
             handle.remove()
@@ -128,7 +128,7 @@ def request_for(model, prompt, corrupted, sites, **changes):
     return {
         "clean_ids": prompt.input_ids[None],
         "corrupted_ids": corrupted.input_ids[None],
-        "pixel_values": prompt.pixel_values,
+        "image_inputs": prompt.image_inputs,
         "image_token_id": model.image_token_id if model.is_multimodal else -1,
         "first": corrupted.first_corrupted,
         "noise": None,

@@ -226,7 +226,7 @@ def test_named_needs_a_name(single):
 
 def test_a_text_only_model_is_asked_by_name(text_model, single):
     prompt, corrupted = both(text_model, single)
-    assert prompt.pixel_values is None
+    assert not prompt.image_inputs
     assert "".join(prompt.tokens[i] for i in prompt.constraint).strip() == "Peru"
     assert corrupted.text == prompt.text.replace("Peru", "Sri Lanka")
 

@@ -47,7 +47,7 @@ def ask(model, question=QUESTION, constraint="this country"):
 
 
 def inputs_of(prompt):
-    image = {} if prompt.pixel_values is None else {"pixel_values": prompt.pixel_values}
+    image = prompt.image_inputs
     return {"input_ids": prompt.input_ids[None], **image}
 
 
@@ -107,7 +107,7 @@ def greedy(module, prompt, n=20):
 def answer(model, prompt, n=20):
     """n tokens as `generate_answer` makes them, behind a cache; no token ends them."""
     request = {
-        "input_ids": prompt.input_ids[None], "pixel_values": prompt.pixel_values, "eos_token_ids": (),
+        "input_ids": prompt.input_ids[None], "image_inputs": prompt.image_inputs, "eos_token_ids": (),
         "max_answer_tokens": n,
     }
     return greedy_answer(model.traced, request)

@@ -39,7 +39,7 @@ def edited(model, items):
 def whole(model, item):
     """Log-probabilities [V] of the next token, one plain traced forward of the model as it is."""
     prompt = clean_prompt(model, item, Conditions())
-    with model.traced.trace(input_ids=prompt.input_ids[None], pixel_values=prompt.pixel_values):
+    with model.traced.trace(input_ids=prompt.input_ids[None], **prompt.image_inputs):
         logits = model.traced.lm_head.output.save()
     return logits[0, -1].float().log_softmax(-1), prompt
 
@@ -97,9 +97,10 @@ def test_a_question_comes_with_others_that_should_have_its_answer(model, items):
     assert {name: len(prompts) for name, prompts in asked.items()} == {
         "target": 1, "paraphrase": 1, "pictures": 1, "following": 2,
     }
-    assert torch.equal(asked["pictures"][0].pixel_values, clean_prompt(model, same, Conditions()).pixel_values)
+    one, other = asked["pictures"][0], clean_prompt(model, same, Conditions())
+    assert torch.equal(one.image_inputs["pixel_values"], other.image_inputs["pixel_values"])
     named, other = asked["following"]
-    assert item.entity in named.question and named.pixel_values is None
+    assert item.entity in named.question and not named.image_inputs
     assert torch.equal(other.input_ids, clean_prompt(model, two_steps, Conditions()).input_ids)
     with pytest.raises(Unusable):
         questions_about(model, replace(item, image=item.image.with_name("no.png")), [])

@@ -61,7 +61,7 @@ def test_answers_are_the_likeliest_tokens(model, items, tmp_path):
     corrupted = corrupted_prompt(model, items[0], prompt, Conditions())
     for run, ids in (("clean", prompt.input_ids), ("corrupted", corrupted.input_ids)):
         with torch.no_grad():
-            logits = model.module(input_ids=ids[None], pixel_values=prompt.pixel_values).logits[0, -1]
+            logits = model.module(input_ids=ids[None], **prompt.image_inputs).logits[0, -1]
         p, tokens = logits.softmax(-1).sort(descending=True)
         rows = example.answers[example.answers["run"] == run]
         assert rows["token_id"].tolist()[:3] == tokens[:3].tolist()

@@ -2,9 +2,26 @@
 
 import pytest
 import tiny
-from transformers import GPT2Config, LlavaConfig
+import torch
+from PIL import Image
+from transformers import (
+    BartConfig,
+    Blip2Config,
+    GPT2Config,
+    IdeficsConfig,
+    InstructBlipConfig,
+    LlavaConfig,
+    MllamaConfig,
+    Qwen2VLConfig,
+)
 
 from interventions import families
+from interventions.causal_trace import trace
+from interventions.checkpoints import ModelError
+from interventions.model import VisionLanguageModel, load_model
+from interventions.prompt import build_prompt, corrupt
+
+MROPE = {"rope_type": "default", "mrope_section": [16, 24, 24]}  # as Qwen2-VL's checkpoints have it
 
 
 def test_every_row_is_a_model_that_was_built_here():
@@ -40,4 +57,52 @@ def test_image_tokens_of_the_papers_models(vision, size, patch, strategy, expect
 
 
 def test_a_model_that_is_not_in_the_table():
-    assert families.family_of(GPT2Config()) is None
+    assert families.family_of(GPT2Config()) is None and families.why_unusable(GPT2Config()) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (InstructBlipConfig(), "Q-Former"),
+        (Blip2Config(), "Q-Former"),
+        (MllamaConfig(), "cross-attention"),
+        (IdeficsConfig(), "cross-attention"),
+        (BartConfig(), "an encoder and a decoder"),
+        (Qwen2VLConfig(text_config={"rope_scaling": MROPE}), "positions in three dimensions"),
+    ],
+    ids=lambda value: getattr(value, "model_type", None),
+)
+def test_models_that_cannot_work_are_refused_with_the_reason(config, reason, tmp_path):
+    assert reason in families.why_unusable(config)
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=f"is a '{config.model_type}', which cannot be traced: .*{reason}"):
+        load_model(tmp_path)
+
+
+def test_the_models_of_the_table_are_not_refused():
+    assert {families.why_unusable(tiny.build(*key).config) for key in tiny.SEEDS} == {None}
+
+
+def test_an_image_becomes_as_many_tiles_as_its_size_asks_for():
+    """The encoder's own count for every size: Hugging Face refuses a prompt with any other number."""
+    model = tiny.build("llama", "tiles")
+    seen = set()
+    for size in ((24, 24), (100, 30), (30, 100), (17, 60)):
+        image = Image.effect_noise(size, 60).convert("RGB")
+        prompt = build_prompt(model, "The capital of this country is", image, visual_constraint="this country")
+        assert prompt.image_inputs["image_sizes"].tolist() == [list(reversed(size))]
+        features = model.module.model.get_image_features(**prompt.image_inputs).pooler_output
+        assert len(prompt.visual) == len(torch.cat(tuple(features))) > model.n_image_tokens
+        logits = model.module(input_ids=prompt.input_ids[None], **prompt.image_inputs).logits[0, -1]
+        result = trace(model, prompt, corrupt(model, prompt, visual_replacement="Sri Lanka"), positions=("last",))
+        assert result.answer_ids[0] == logits.argmax()
+        assert result.p_clean == pytest.approx(float(logits.softmax(-1).max()), abs=1e-5)
+        seen.add(len(prompt.visual))
+    assert len(seen) >= 3
+
+
+def test_tiles_that_the_processor_miscounts():
+    model = tiny.build("llama", "tiles")
+    model.processor.num_additional_image_tokens = 0
+    with pytest.raises(ModelError, match="makes 9 visual tokens of an image but its processor writes 8"):
+        VisionLanguageModel.from_module(model.module, model.processor, prompt=families.VICUNA)

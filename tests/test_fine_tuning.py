@@ -45,7 +45,7 @@ def in_layers(model, name: str) -> bool:
 def loss_of(module, prompt, target_ids):
     """-log P(target) by one forward of everything, image included."""
     ids = torch.cat([prompt.input_ids, torch.tensor(target_ids[:-1], dtype=torch.long)])[None]
-    image = {} if prompt.pixel_values is None else {"pixel_values": prompt.pixel_values}
+    image = prompt.image_inputs
     log_p = module(input_ids=ids, **image).logits[0, len(prompt) - 1 :].log_softmax(-1)
     return -sum(log_p[i, token] for i, token in enumerate(target_ids))
 

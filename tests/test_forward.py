@@ -23,7 +23,7 @@ def recorded(request):
     prompt = build_prompt(model, "The capital of this country is", image, visual_constraint="this country")
     cache = DynamicCache()
     with torch.no_grad():
-        inputs = forward.prompt_inputs(prompt.input_ids[None], prompt.pixel_values)
+        inputs = forward.prompt_inputs(prompt.input_ids[None], prompt.image_inputs)
         record = forward.run(
             model.traced,
             inputs,

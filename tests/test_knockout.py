@@ -43,7 +43,7 @@ def p_masked(model, prompt, token, targets, sources, layers):
         )
         for layer in layers
     ]
-    image = {} if prompt.pixel_values is None else {"pixel_values": prompt.pixel_values}
+    image = prompt.image_inputs
     logits = model.module(input_ids=prompt.input_ids[None], **image).logits[0, -1]
     for handle in handles:
         handle.remove()

@@ -210,6 +210,7 @@ def test_every_stage_starts_from_its_parents_and_trains_its_own_parts(tmp_path, 
             monkeypatch.setattr(cls, name, value)
     for name, (parents, _) in list(stage.STAGES.items()):
         monkeypatch.setitem(stage.STAGES, name, (parents, 2))  # coreference begins with its second step
+    monkeypatch.setattr(stage, "BUNNY_STEPS", {"joint": 2})
     for name, trained in TRAINED.items():
         run, trained = stages.CLASSES[name](name, tmp_path, 0, shape), {part.format(norm=norm) for part in trained}
         before = {key: value.clone() for key, value in run.model.state_dict().items()}
@@ -221,7 +222,7 @@ def test_every_stage_starts_from_its_parents_and_trains_its_own_parts(tmp_path, 
         for parent in stage.STAGES[name][0]:
             made = torch.load(tmp_path / f"{parent}.pt", weights_only=True)["model"]
             assert any(torch.equal(made[key], value) for key, value in before.items() if "weight" in key), parent
-    assert train.steps_of("joint") == {"text": 2, "coreference": 2, "vision": 2, "align": 2, "joint": 2}
+    assert train.steps_of("joint", shape) == {"text": 2, "coreference": 2, "vision": 2, "align": 2, "joint": 2}
     assert all(train.finished(tmp_path, name, 0, shape) for name in TRAINED)
     assert not train.finished(tmp_path, "joint", 1, shape)
     assert not train.finished(tmp_path, "joint", 0, {"llava": "bunny", "bunny": "llava"}[shape])

@@ -51,7 +51,7 @@ def w_proj(model, index):
 
 
 def inputs_of(prompt):
-    return {} if prompt.pixel_values is None else {"pixel_values": prompt.pixel_values}
+    return prompt.image_inputs
 
 
 # The value

@@ -147,6 +147,6 @@ def test_nothing_but_the_route_is_planted(reader):
     for index, layer in enumerate(model.module.model.language_model.layers):
         layer.self_attn.register_forward_hook(note("attention", index))
         layer.mlp.register_forward_hook(note("mlp", index))
-    logits = model.module(input_ids=prompt.input_ids[None], pixel_values=prompt.pixel_values).logits[0, -1]
+    logits = model.module(input_ids=prompt.input_ids[None], **prompt.image_inputs).logits[0, -1]
     assert planted.WORDS[logits.argmax()] == "Tokyo"
     assert active == {("attention", read, reader), ("mlp", lookup, reader), ("attention", move, "ASSISTANT:")}

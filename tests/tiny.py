@@ -13,13 +13,19 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
     LlavaProcessor,
     PhiConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
     SiglipVisionConfig,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
+from interventions.families import VICUNA
 from interventions.model import VisionLanguageModel
 
 CORPUS = (
@@ -69,6 +75,8 @@ def text_config(text: str, vocab_size: int):
     )
     if text == "phi":
         return PhiConfig(**common, partial_rotary_factor=0.5)
+    if text == "qwen2":
+        return Qwen2Config(**common, num_key_value_heads=2)
     return LlamaConfig(**common, num_key_value_heads=2 if text == "gqa" else 4)
 
 
@@ -91,43 +99,61 @@ SEEDS = {
     ("llama", "clip"): 12,
     ("gqa", "siglip"): 5,
     ("phi", "siglip"): 11,
+    ("qwen2", "siglip"): 27,
+    ("llama", "tiles"): 2,
     ("gqa", None): 9,
     ("phi", None): 8,
 }
 
 
-def build(text="llama", vision="clip", attention="sdpa", dtype=torch.float32) -> VisionLanguageModel:
-    """text: llama | gqa | phi. vision: clip | siglip | None (a text-only language model)."""
+def build(text="llama", vision="clip", attention="sdpa", dtype=torch.float32, words=None) -> VisionLanguageModel:
+    """text: llama | gqa | phi | qwen2. vision: clip | siglip | tiles (LLaVA-NeXT) | None (a text-only language model).
+
+    words: another tokenizer.
+    """
     seed = SEEDS[text, vision]
-    words = tokenizer()
+    words = words or tokenizer()
     torch.manual_seed(seed)
     language = text_config(text, len(words))
     if vision is None:
         module, processor = AutoModelForCausalLM.from_config(language, attn_implementation=attention), words
     else:
-        strategy = "default" if vision == "clip" else "full"
-        config = LlavaConfig(
-            text_config=language,
-            vision_config=vision_config(vision),
-            image_token_index=3,
-            vision_feature_layer=-1,
-            vision_feature_select_strategy=strategy,
-            image_seq_length=9,
-        )
-        config._attn_implementation = attention
-        module = LlavaForConditionalGeneration._from_config(config, attn_implementation=attention)
-        image_processor = CLIPImageProcessorPil(
-            size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, do_center_crop=False
-        )
-        processor = LlavaProcessor(
-            image_processor=image_processor,
-            tokenizer=words,
-            patch_size=PATCH,
-            vision_feature_select_strategy=strategy,
-            num_additional_image_tokens=int(vision == "clip"),
-        )
+        module, processor = multimodal(language, vision, words, attention)
     sharpen(module)
-    return VisionLanguageModel.from_module(module.to(dtype), processor, name=f"tiny-{text}-{vision}")
+    prompt = VICUNA if text == "qwen2" or vision == "tiles" else None  # of these each checkpoint has its own
+    return VisionLanguageModel.from_module(module.to(dtype), processor, name=f"tiny-{text}-{vision}", prompt=prompt)
+
+
+def multimodal(language, vision: str, words, attention: str):
+    """The module and its processor."""
+    strategy = "full" if vision == "siglip" else "default"
+    settings = dict(
+        text_config=language,
+        vision_config=vision_config(vision),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy=strategy,
+    )
+    reads = dict(
+        tokenizer=words,
+        patch_size=PATCH,
+        vision_feature_select_strategy=strategy,
+        num_additional_image_tokens=int(vision != "siglip"),
+    )
+    if vision == "tiles":
+        grids = [[IMAGE_SIZE, 2 * IMAGE_SIZE], [2 * IMAGE_SIZE, IMAGE_SIZE]]
+        config, model = LlavaNextConfig(**settings, image_grid_pinpoints=grids), LlavaNextForConditionalGeneration
+        side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+        images = LlavaNextImageProcessorPil(
+            size={"shortest_edge": IMAGE_SIZE}, crop_size=side, image_grid_pinpoints=grids
+        )
+        processor = LlavaNextProcessor(image_processor=images, **reads)
+    else:
+        config, model = LlavaConfig(**settings, image_seq_length=9), LlavaForConditionalGeneration
+        images = CLIPImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, do_center_crop=False)
+        processor = LlavaProcessor(image_processor=images, **reads)
+    config._attn_implementation = attention
+    return model._from_config(config, attn_implementation=attention), processor
 
 
 @torch.no_grad()

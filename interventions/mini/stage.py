@@ -20,6 +20,8 @@ from .world import load_world
 STAGES = {"vision": ((), 1000), "text": ((), 420),
           "coreference": (("text",), 1000), "align": (("text", "vision"), 700),
           "joint": (("coreference", "align"), 800), "joint_free": (("text", "align"), 800)}
+# This shape learns to tell the pictures apart more slowly: with the steps above, OK-VQA's part is .84.
+BUNNY_STEPS = {"vision": 1500, "align": 900, "joint": 1200}
 LAYERED_DECOYS = 0.5  # of the rows with a decoy
 SAVE_EVERY = 100
 
@@ -32,7 +34,7 @@ class Stage:
 
     def __init__(self, name: str, out: Path, seed: int, shape: str = "llava"):
         self.name, self.out, self.seed, self.shape = name, out, seed, shape
-        self.parents, self.steps = STAGES[name]
+        self.parents, self.steps = STAGES[name][0], steps(name, shape)
         self.world = load_world()
         self.tokenizer = train_tokenizer(self.world, shape)
         self.rows = Rows(Questions(self.world, self.tokenizer, shape))
@@ -150,8 +152,12 @@ class Stage:
         return means - means.mean(0), means.mean(0)
 
 
+def steps(stage: str, shape: str) -> int:
+    """The steps of one stage."""
+    return BUNNY_STEPS.get(stage, STAGES[stage][1]) if shape == "bunny" else STAGES[stage][1]
+
+
 def recipe(stage: str, seed: int, shape: str = "llava") -> str:
     """What a stage's weights depend on besides the code: seed, shape, and the steps of the stage and its ancestors."""
-    parents, steps = STAGES[stage]
-    own = f"{stage}:{steps}:{seed}" + (f":{shape}" if shape != "llava" else "")
-    return " ".join([own, *(recipe(parent, seed, shape) for parent in parents)])
+    own = f"{stage}:{steps(stage, shape)}:{seed}" + (f":{shape}" if shape != "llava" else "")
+    return " ".join([own, *(recipe(parent, seed, shape) for parent in STAGES[stage][0])])

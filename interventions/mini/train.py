@@ -32,7 +32,7 @@ import torch
 from .build import build, save_pretrained, text_only
 from .card import write_card
 from .evaluate import evaluate, print_table
-from .stage import STAGES, recipe
+from .stage import STAGES, recipe, steps
 from .stages import CLASSES
 from .vocabulary import train_tokenizer
 from .world import load_world
@@ -47,14 +47,14 @@ def finished(out: Path, stage: str, seed: int, shape: str) -> bool:
     if not path.exists():
         return False
     state = torch.load(path, weights_only=True)
-    return state["done"] == STAGES[stage][1] and state["recipe"] == recipe(stage, seed, shape)
+    return state["done"] == steps(stage, shape) and state["recipe"] == recipe(stage, seed, shape)
 
 
 def run_stages(out: Path, seed: int, jobs: int, shape: str) -> None:
     """Start every stage whose parents are done, at most `jobs` at a time, each with its share of the cores."""
     threads = str(max(1, torch.get_num_threads() // jobs))
     running: dict[str, subprocess.Popen] = {}
-    needed = {stage for final in MODELS[shape].values() for stage in steps_of(final)}
+    needed = {stage for final in MODELS[shape].values() for stage in steps_of(final, shape)}
     done = {stage for stage in needed if finished(out, stage, seed, shape)}
     while len(done) < len(needed):
         for stage, (parents, _) in STAGES.items():
@@ -74,10 +74,10 @@ def run_stages(out: Path, seed: int, jobs: int, shape: str) -> None:
                 done.add(stage)
 
 
-def steps_of(stage: str) -> dict[str, int]:
+def steps_of(stage: str, shape: str) -> dict[str, int]:
     """The steps of a stage and of all it starts from, first things first."""
-    parents, steps = STAGES[stage]
-    return {name: n for parent in parents for name, n in steps_of(parent).items()} | {stage: steps}
+    before = {name: n for parent in STAGES[stage][0] for name, n in steps_of(parent, shape).items()}
+    return before | {stage: steps(stage, shape)}
 
 
 def export(out: Path, seed: int, shape: str) -> None:
@@ -89,7 +89,7 @@ def export(out: Path, seed: int, shape: str) -> None:
         model.to(torch.bfloat16).float()  # measured as it ships
         table = evaluate(model, tokenizer, text=name == "mini-text")
         print_table(name, table)
-        note = {"seed": seed, "steps": steps_of(stage), "accuracy": table}
+        note = {"seed": seed, "steps": steps_of(stage, shape), "accuracy": table}
         save_pretrained(text_only(model) if name == "mini-text" else model, tokenizer, out / name, note)
     if shape == "llava":
         write_card(out)

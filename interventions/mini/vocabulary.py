@@ -4,7 +4,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil  # works without torchvision
 
-from ..families import BUNNY, BUNNY_TEXT, VICUNA, VICUNA_TEXT
+from ..families import BUNNY, VICUNA
 from .world import WORDINGS, World
 
 PAD, BOS, EOS, IMAGE = 0, 1, 2, 3
@@ -13,7 +13,7 @@ VOCABULARY = 3_500
 IMAGE_SIZE, PATCH_SIZE = 64, 8
 IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
 PROMPTS = {"llava": VICUNA, "bunny": BUNNY}  # by shape, see `build`
-TEXT_PROMPTS = {"llava": VICUNA_TEXT, "bunny": BUNNY_TEXT}
+TEXT_PROMPTS = {shape: prompt.replace("<image>", "") for shape, prompt in PROMPTS.items()}
 
 
 def train_tokenizer(world: World, shape: str = "llava") -> PreTrainedTokenizerFast:

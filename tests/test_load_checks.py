@@ -1,0 +1,174 @@
+"""What would go wrong silently is refused when a model is loaded, in one sentence that names the remedy."""
+
+import importlib.metadata
+import json
+import re
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlavaForConditionalGeneration
+
+from interventions import load_checks
+from interventions.checkpoints import ModelError
+from interventions.families import BUNNY, VICUNA
+from interventions.model import VisionLanguageModel, load_model
+
+ROOT = Path(__file__).parent.parent
+CHAT = (
+    "{{ bos_token }}{% for message in messages %}USER: {% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }} {% endif %}{% endfor %}{% endfor %}"
+    "ASSISTANT:"
+)
+CHATML = (
+    "{% for message in messages %}<|im_start|>user {% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>{% endfor %}"
+    "{{ '<|im_start|>assistant\n' }}"
+)
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """A saved tiny LLaVA that a test may spoil."""
+    model = tiny.build()
+    model.module.save_pretrained(tmp_path / "model")
+    model.processor.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def refused(path, sentence: str, **options):
+    with pytest.raises(ModelError, match=sentence) as error:
+        load_model(path, **options)
+    assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+# Weights
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lm_head.weight",
+        "model.language_model.layers.3.mlp.down_proj.weight",
+        "model.multi_modal_projector.linear_1.bias",
+    ],
+)
+def test_missing_weights_are_not_replaced_by_random_ones(copied, name):
+    weights = load_file(copied / "model.safetensors")
+    [key] = [key for key in weights if key.endswith(name.removeprefix("model.").removeprefix("language_model."))]
+    del weights[key]
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    refused(copied, re.escape(f"lacks 1 of its weights ({name})"))
+
+
+def test_weights_of_another_shape(copied):
+    weights = load_file(copied / "model.safetensors")
+    [key] = [key for key in weights if key.endswith("layers.1.mlp.up_proj.weight")]
+    weights[key] = weights[key][:-1].clone()
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    refused(copied, "has the wrong shape for 1 of its weights .*up_proj")
+
+
+def test_bunny_s_own_layout_is_told_to_be_converted(copied):
+    weights = load_file(copied / "model.safetensors")
+    renamed = {f"bunny.{key}": value for key, value in weights.items()}
+    save_file(renamed, copied / "model.safetensors", metadata={"format": "pt"})
+    refused(copied, r"lacks \d\d of its weights .*which would be left random.*convert bunny")
+
+
+def test_tied_embeddings_are_no_missing_weights(copied):
+    module = tiny.build().module
+    module.config.tie_word_embeddings = module.config.text_config.tie_word_embeddings = True
+    tied = LlavaForConditionalGeneration(module.config)
+    shutil.rmtree(copied)
+    tied.save_pretrained(copied)
+    tiny.build().processor.save_pretrained(copied)
+    assert not any("lm_head" in key for key in load_file(copied / "model.safetensors"))
+    loaded = load_model(copied).module
+    assert loaded.lm_head.weight is loaded.model.language_model.embed_tokens.weight
+    config = json.loads((copied / "config.json").read_text())
+    config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = False
+    (copied / "config.json").write_text(json.dumps(config))
+    refused(copied, r"lacks 1 of its weights \(lm_head.weight\)")
+
+
+def test_pickled_weights_are_not_read(copied):
+    torch.save(load_file(copied / "model.safetensors"), copied / "pytorch_model.bin")
+    (copied / "model.safetensors").unlink()
+    refused(copied, "has weights that cannot be loaded")
+
+
+def test_a_revision_of_local_files(copied):
+    refused(copied, "revision 'main' is given for local files", revision="main")
+
+
+# Versions
+
+
+@pytest.mark.parametrize(
+    ("package", "version"), [("transformers", "4.57.1"), ("transformers", "5.23.0"), ("nnsight", "0.9.0")]
+)
+def test_other_versions(monkeypatch, package, version):
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version if name == package else real(name))
+    refused("mini", re.escape(f"{package} {version} is installed") + f".*pip install '{package}>=")
+
+
+def test_the_versions_are_those_of_the_package():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert {f"{name}{allowed}" for name, allowed in load_checks.VERSIONS.items()} <= set(declared)
+
+
+# Chat formats
+
+
+def with_chat(template, key=("llama", "clip"), **options):
+    model = tiny.build(*key)
+    model.processor.chat_template = template
+    return VisionLanguageModel.from_module(model.module, model.processor, name="chatty", **options)
+
+
+def test_the_checkpoint_s_template_agrees_with_the_declared_format():
+    assert with_chat(CHAT).prompt == VICUNA  # its <s> is the tokenizer's own
+
+
+def test_a_checkpoint_tuned_on_another_format_is_refused_unless_one_is_chosen():
+    with pytest.raises(ModelError, match=r"'chatty' was tuned on the chat format '<\|im_start\|>user .* pass the one"):
+        with_chat(CHATML)
+    own = "<|im_start|>user <image>\n{question}<|im_end|><|im_start|>assistant\n"
+    model = with_chat(CHATML, prompt=own)
+    assert model.prompt == model.prompt_template(image=True) == own
+    assert model.prompt_template(image=False) == own.replace("<image>", "")
+    assert model.key()["prompt"] == own and "prompt" not in tiny.build().key()
+
+
+def test_where_the_family_declares_none_it_is_the_checkpoint_s():
+    model = with_chat(CHATML, ("qwen2", "siglip"))
+    assert model.prompt == "<|im_start|>user <image>\n{question}<|im_end|><|im_start|>assistant\n"
+    with pytest.raises(ModelError, match=r"'chatty' has no chat template .* pass its format as prompt"):
+        with_chat(None, ("qwen2", "siglip"))
+    with pytest.raises(ModelError, match="'chatty' has no chat template"):
+        with_chat("{{ messages | length }}", ("qwen2", "siglip"))  # which shows neither question nor picture
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sentence"),
+    [
+        ("<image> Q:", "must hold {question} once"),
+        ("<image><image>{question}", "at most once"),
+        ("{question}", "lacks <image>"),
+    ],
+)
+def test_formats_that_are_none(prompt, sentence):
+    with pytest.raises(ModelError, match=sentence):
+        with_chat(None, prompt=prompt)
+
+
+def test_a_text_only_model_is_asked_as_its_counterpart_without_the_picture():
+    assert tiny.build("phi", None).prompt == BUNNY.replace("<image>", "")
+    assert with_chat(CHATML, ("gqa", None)).prompt == VICUNA.replace("<image>", "")
+    assert with_chat(None, ("gqa", None), prompt="Q: {question} A:").prompt == "Q: {question} A:"

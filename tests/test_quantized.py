@@ -1,0 +1,58 @@
+"""Weights in four bits (bitsandbytes): the same interventions, on a model whose numbers are not its checkpoint's.
+
+On `mini`: bitsandbytes packs weights for the CPU in blocks that the tests' tiny models are too narrow for.
+"""
+
+import numpy as np
+import pytest
+
+from interventions import apply_edits, attention_contributions, edit_facts, load_model, load_testbed, merged
+from interventions.causal_trace import trace
+from interventions.conditions import Conditions, clean_prompt, corrupted_prompt
+from interventions.fine_tuning import fine_tuned
+from interventions.multedit import EditError
+
+
+@pytest.fixture(scope="module")
+def item():
+    return next(item for item in load_testbed() if item.id == "known/china/capital/twemoji")
+
+
+@pytest.fixture(scope="module")
+def models():
+    return load_model("mini", dtype="nf4"), load_model("mini", dtype="bfloat16")
+
+
+def test_it_is_another_model_and_says_so(models, item):
+    quantized, plain = models
+    assert (quantized.quantization, plain.quantization) == ("nf4", None)
+    assert quantized.dtype == plain.dtype and quantized.revision == plain.revision
+    assert quantized.key()["quantization"] == "nf4" and "quantization" not in plain.key()
+    prompt = clean_prompt(plain, item, Conditions())
+    logits = [model.module(input_ids=prompt.input_ids[None], **prompt.image_inputs).logits for model in models]
+    assert (logits[0] - logits[1]).abs().max() > 0.1
+
+
+def test_its_exact_mode_equals_separate_runs(models, item):
+    quantized, _ = models
+    prompt = clean_prompt(quantized, item, Conditions())
+    corrupted = corrupted_prompt(quantized, item, prompt, Conditions())
+    options = {"positions": ("constraint", "last"), "max_answer_tokens": 1}
+    rows, plain = (trace(quantized, prompt, corrupted, method=method, **options) for method in (None, "plain"))
+    assert rows.method == "rows" and np.nanmax(np.abs(rows.effects)) > 0.5
+    np.testing.assert_allclose(rows.restored, plain.restored, rtol=0, atol=0.02)  # what bfloat16 leaves
+    assert attention_contributions(quantized, prompt).norms.max() > 0
+
+
+def test_what_needs_gradients_or_writes_into_the_weights_is_refused(models, item):
+    quantized, plain = models
+    prompt = clean_prompt(quantized, item, Conditions())
+    with pytest.raises(EditError, match=r"nf4 weights, .*gives no gradients: .*dtype='bfloat16'"):
+        edit_facts(quantized, [(prompt, "Oslo")])
+    made = edit_facts(plain, [(prompt, "Oslo")])
+    with pytest.raises(EditError, match="whose weights are others"):
+        apply_edits(quantized, [made])
+    with pytest.raises(EditError, match=r"has nf4 weights, .*dtype='bfloat16'"):
+        merged(quantized)
+    with pytest.raises(EditError, match=r"has nf4 weights, .*dtype='bfloat16'"), fine_tuned(quantized, prompt, "Oslo"):
+        pass
