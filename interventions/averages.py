@@ -116,13 +116,16 @@ def layer_tests(study: TraceStudy, role: str | None = None, seed: int = 0) -> pd
 def early_tests(study: TraceStudy, role: str | None = None, seed: int = 0) -> pd.DataFrame:
     """Are effects larger in early layers? Columns part, kind, early, others (means), difference, low, high, p, n.
 
-    The difference is taken within each question; p is the one-sided sign-flip test of its mean.
+    The difference is taken within each question; p is the one-sided sign-flip test of its mean. No rows for a model all
+    of whose layers are early.
     """
     early, rows = early_layers(study.n_layers), []
     for part, kind, effects in by_part_and_kind(study, role):
         is_early = effects.columns.isin(list(early))
         means = effects.loc[:, is_early].mean(axis=1), effects.loc[:, ~is_early].mean(axis=1)
         differences = (means[0] - means[1]).to_numpy()
+        if is_early.all():  # a model of so few layers has no others
+            continue
         value, low, high = bootstrap_interval(differences)
         flipped = sign_flips(differences[:, None], seed)[:, 0]
         rows.append({

@@ -198,3 +198,12 @@ def test_the_worst_cell_of_a_control_is_named():
 def test_a_wide_window_carries_a_caveat():
     assert "75%" in window_caveat(6, 8)
     assert window_caveat(10, 32) == ""
+
+
+def test_a_model_all_of_whose_layers_are_early_has_no_others_to_compare():
+    frame = sites(early)
+    study = replace(study_of(frame[frame["layer"] < 4]), n_layers=4)
+    statistics = fig3_statistics(study)
+    assert len(statistics) == len(fig3_claims(study))
+    assert (statistics["p, early > others"] == "unknown").all()
+    assert np.isnan(fig3_numbers(study)["known/mlp/early_difference"].value)

@@ -113,7 +113,7 @@ def test_the_result_is_a_model_of_this_package(converted):
     model = load_model(str(converted))
     assert model.family.name == "llava-phi" and model.n_image_tokens == 16
     assert model.image_token == IMAGE_TOKEN
-    ids, _, _ = model.tokenize(model.prompt_template(image=True).format(question="The capital of this country is"))
+    ids, _, _ = model.tokenize(model.prompt_template(image=True).format(question="The capital of this country is"), 16)
     assert ids.count(model.image_token_id) == 16
     assert max(ids) < model.config.text_config.vocab_size
 
@@ -125,7 +125,8 @@ def test_pictures_are_padded_if_bunny_pads_them(source, tmp_path, ratio):
     model = load_model(str(tmp_path / "out"))
     from PIL import Image
 
-    pixels = model.read_image(Image.new("RGB", (100, 50), (255, 0, 0)))
+    inputs, _ = model.read_image(Image.new("RGB", (100, 50), (255, 0, 0)))
+    pixels = inputs["pixel_values"]
     assert pixels.shape == (1, 3, 56, 56)
     edge, middle = pixels[0, :, 2, 28], pixels[0, :, 28, 28]
     assert torch.equal(edge, middle) == (ratio == "square")

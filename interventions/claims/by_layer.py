@@ -116,7 +116,7 @@ def _tests(study: TraceStudy) -> pd.DataFrame:
     layers = layer_tests(study)
     best = layers.loc[layers.groupby(["part", "kind"], sort=False)["effect"].idxmax()]
     early = early_tests(study).drop(columns="n")
-    return best.merge(early, on=["part", "kind"], suffixes=("", "_early"))
+    return best.merge(early, how="left", on=["part", "kind"], suffixes=("", "_early"))
 
 
 def _at_constraint(study: TraceStudy) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:

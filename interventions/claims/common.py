@@ -22,6 +22,11 @@ ORGANISMS = {
         "constraint in early layers. That these numbers show this route shows that the tool works; it is "
         "no evidence for the paper's claim about 7B models."
     ),
+    "mini-bunny": (
+        "`mini-bunny` is a model organism with a taught route, as `mini` is, in the shape of Bunny: its training "
+        "made facts pass through the visual constraint in early layers. That these numbers show this route shows "
+        "that the tool works on this architecture; it is no evidence for the paper's claim about Phi-2."
+    ),
     "mini-free": (
         "`mini-free` is the untaught twin of `mini`, the negative control: its facts may go straight from "
         "the image to the last token. Small effects at the constraint show that the tool tells the two "
