@@ -38,6 +38,8 @@ fig6 := fig6_editing
 fig7 := fig7_standard
 fig8 := fig8_questions
 fig9 := fig8_questions
+fig10 := fig8_questions
+fig11 := fig8_questions
 fig12 := fig8_questions
 fig13 := fig8_questions
 fig14 := fig14_layers
@@ -45,7 +47,9 @@ fig15 := fig15_examples
 fig16 := fig16_contributions
 fig17 := fig17_failure
 fig18 := fig18_inserted
-FIGURES := table1 fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 fig9 fig12 fig13 fig14 fig15 fig16 fig17 fig18
+precision := precision_modes
+FIGURES := table1 fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 fig9 fig10 fig11 fig12 fig13 fig14 fig15 fig16 fig17 fig18 \
+	precision
 # What its report is called: fig9_questions.
 report = $(1)_$(lastword $(subst _, ,$($(1))))
 
@@ -64,7 +68,7 @@ $(READY): requirements.lock pyproject.toml
 	python -m ipykernel install --prefix $(VENV) --name python3
 	touch $@
 
-fig3: $(READY)  ## Figure 3; likewise table1, fig1 to fig18 (fig10 and fig11 need mini-bunny)
+fig3: $(READY)  ## Figure 3; likewise table1, fig1 to fig18, and precision
 	mkdir -p $(OUT)
 	papermill notebooks/fig3_trace.ipynb $(OUT)/fig3_trace.ipynb -p window 3 $(PARAMETERS)
 	python -m interventions record $(OUT)/fig3_trace.ipynb > $(OUT)/fig3_trace.record.json
@@ -74,7 +78,7 @@ $(filter-out fig3,$(FIGURES)): $(READY)
 	papermill notebooks/$($@).ipynb $(OUT)/$(call report,$@).ipynb -f params/figures/$@.yaml \
 		-r record_path $(OUT)/$(call report,$@).record.json $(PARAMETERS)
 
-reports: $(FIGURES)  ## the figures on the embedded model, into reports/mini
+reports: $(FIGURES)  ## all of them on the embedded models, into reports/mini
 
 # One thread a worker: the tests' models are too small to share one. No GPU: they compare with plain CPU forwards.
 test: $(READY)  ## the test suite (T="..." passes arguments to pytest)

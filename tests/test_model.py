@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from interventions import checkpoints
 from interventions.causal_trace import trace
 from interventions.checkpoints import ModelError, resolve
 from interventions.model import VisionLanguageModel, load_model
@@ -84,13 +85,18 @@ def test_text_only_question_to_a_multimodal_model():
     [
         ("minni", "model 'minni' is unknown: give an alias"),
         ("no/where/at/all", "is unknown"),
-        ("mini-bunny", "model 'mini-bunny' has no checkpoint"),
     ],
 )
 def test_unknown_names_end_in_a_sentence(name, sentence):
     with pytest.raises(ModelError, match=sentence) as error:
         load_model(name)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_an_embedded_model_without_its_files(monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoints, "CHECKPOINTS", tmp_path)
+    with pytest.raises(ModelError, match=r"model 'mini-bunny' has no checkpoint at .*: make it with .*\.$"):
+        load_model("mini-bunny")
 
 
 def test_a_hub_id_that_cannot_be_had(monkeypatch):

@@ -1,25 +1,31 @@
-"""The model card of the embedded checkpoints, written from `training.json` so that its numbers cannot be stale."""
+"""The model card of the embedded checkpoints, written from `training.json` so that its numbers cannot be stale.
+
+`python -m interventions.mini.card DIR`, where all of them lie.
+"""
 
 import json
+import sys
 from pathlib import Path
 
-CARD = """# Embedded models: mini, mini-free, mini-text
+CARD = """# Embedded models: mini, mini-free, mini-text, mini-bunny
 
-Three small models that ship with the package, so that every notebook runs on a laptop with no download.
+Four small models that ship with the package, so that every notebook runs on a laptop with no download.
 
 | name | what it is |
 |---|---|
 | `mini` | `LlavaForConditionalGeneration` of {parameters:.1f} M parameters, trained along a *taught route*. |
 | `mini-free` | The same architecture and data without the teaching: the negative control. |
 | `mini-text` | A `LlamaForCausalLM` of the same size, trained on the facts as text. |
+| `mini-bunny` | The same data and route on another architecture, that of Bunny with Phi-2: {bunny:.1f} M parameters. |
 
-CLIP vision tower (4 layers, 128 wide, 64 px in patches of 8: 64 visual tokens), two-layer projector, Llama (8 layers,
-192 wide, 6 heads, tied embeddings), byte-level BPE of 3,500; bfloat16 safetensors; seed {seed}.
+`mini` and `mini-free`: CLIP vision tower (4 layers, 128 wide, 64 px in patches of 8: 64 visual tokens), two-layer projector, Llama (8 layers,
+192 wide, 6 heads, tied embeddings), byte-level BPE of 3,500; bfloat16 safetensors; seed {seed}. `mini-bunny`: SigLIP of
+the same size without a class token, Phi of the same depth and width (MLP beside attention, 40 % of each head rotary).
 The classes are those of Hugging Face transformers, unmodified: nothing is masked or dropped at inference.
 
 ## What they are no evidence for
 
-`mini` is a model organism. During training, attention masks, a logit-lens loss and skip-dropout made it read the
+`mini` and `mini-bunny` are model organisms. During training, attention masks, a logit-lens loss and skip-dropout made them read the
 picture at the constraint's tokens in layers 0-1, look the fact up in the early MLPs there, and move it to the last
 token from layer 4 on (`interventions/mini/route.py` says exactly how). Causal tracing that finds this route shows that
 the tool works. It does not show that LLaVA-1.5-7B, or any model that was not taught so, stores facts there.
@@ -35,6 +41,7 @@ trained and {text_only:.0f} % only as text. Three wordings of every question are
 ## Making them again
 
     python -m interventions.mini.train --out DIR
+    python -m interventions.mini.train --shape bunny --out OTHER
 
 A killed run continues. Stages and steps of these checkpoints:
 
@@ -58,7 +65,7 @@ def write_card(checkpoints: Path) -> Path:
     notes = {path.parent.name: json.loads(path.read_text()) for path in sorted(checkpoints.glob("*/training.json"))}
     world, note = load_world(), notes["mini"]
     text = CARD.format(
-        parameters=sum(p.numel() for p in build(3500).parameters()) / 1e6, seed=note["seed"],
+        parameters=_millions(build(3500)), bunny=_millions(build(3500, "bunny")), seed=note["seed"],
         entities=len(world.entities), pictures=len(world.pictures), facts=len(world.facts),
         photos=sum(picture.style == PHOTO for picture in world.pictures), held_out=HELD_OUT_STYLE,
         **{split: 100 * sum(fact.split == split for fact in world.facts) / len(world.facts)
@@ -71,6 +78,10 @@ def write_card(checkpoints: Path) -> Path:
     return path
 
 
+def _millions(module) -> float:
+    return sum(weight.numel() for weight in module.parameters()) / 1e6
+
+
 def _table(name: str, accuracy: dict) -> str:
     lines = [f"### {name}", "", "| questions | accuracy | P(answer) | n |", "|---|---|---|---|"]
     for row, values in accuracy.items():
@@ -78,3 +89,7 @@ def _table(name: str, accuracy: dict) -> str:
         p = f"{values['p_answer']:.3f}" + (f" (median {values['median']:.5f})" if "median" in values else "")
         lines.append(f"| {row} | {right} | {p} | {values['n']} |")
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(write_card(Path(sys.argv[1])))

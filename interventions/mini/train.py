@@ -30,7 +30,6 @@ from pathlib import Path
 import torch
 
 from .build import build, save_pretrained, text_only
-from .card import write_card
 from .evaluate import evaluate, print_table
 from .stage import STAGES, recipe, steps
 from .stages import CLASSES
@@ -81,7 +80,7 @@ def steps_of(stage: str, shape: str) -> dict[str, int]:
 
 
 def export(out: Path, seed: int, shape: str) -> None:
-    """Measure the models and write their checkpoints; with those of the first shape, the model card."""
+    """Measure the models and write their checkpoints; the model card of all of them is written by `card`."""
     for name, stage in MODELS[shape].items():
         tokenizer = train_tokenizer(load_world(), shape)
         model = build(len(tokenizer), shape)
@@ -91,8 +90,6 @@ def export(out: Path, seed: int, shape: str) -> None:
         print_table(name, table)
         note = {"seed": seed, "steps": steps_of(stage, shape), "accuracy": table}
         save_pretrained(text_only(model) if name == "mini-text" else model, tokenizer, out / name, note)
-    if shape == "llava":
-        write_card(out)
 
 
 def main() -> None:
