@@ -1,4 +1,4 @@
-"""What half precision changes: the same questions traced in float32, and in bfloat16 and float16 in every way there is.
+"""What lower precision changes: the same questions traced in float32, and in each lower one in every way there is.
 
 *Separate runs* (method "plain", one whole forward a site) are what half precision means: each number is what the model
 itself gives. The *exact mode* ("rows", the default in half precision) claims to equal them; the *fast mode* ("packed")
@@ -19,14 +19,14 @@ from .sweeps import on_common, summaries
 from .testbed import Item
 
 REFERENCE = "float32"
-DTYPES = ("bfloat16", "float16")  # half precision
+DTYPES = ("bfloat16", "float16", "nf4", "int8")  # the last two: weights in 4 and 8 bits, computed with in half precision
 METHODS = {"plain": "separate runs", "rows": "exact mode", "packed": "fast mode"}
 _SITE, _RUN = ["id", "part", "kind", "role", "position", "layer"], ["dtype", "method"]
 
 
 @dataclass(frozen=True)
 class PrecisionStudy:
-    """The float32 study and those in half precision, (dtype, method) -> study: all questions that were asked."""
+    """The float32 study and those in lower precision, (dtype, method) -> study: all questions that were asked."""
 
     reference: TraceStudy
     runs: dict[tuple[str, str], TraceStudy]
@@ -95,7 +95,7 @@ class PrecisionStudy:
 def precision_study(
     reference: VisionLanguageModel, halves: Iterable[VisionLanguageModel], testbed: Iterable[Item], **options
 ) -> PrecisionStudy:
-    """Trace every item with the model in float32 and with each half-precision one by every method.
+    """Trace every item with the model in float32 and with each one of lower precision by every method.
 
     options are those of `study.trace_study`. A question that half precision answers otherwise is not compared.
     """
@@ -103,7 +103,7 @@ def precision_study(
     first = trace_study(reference, items, label=REFERENCE, **options)
     runs = {}
     for model in halves:
-        dtype = str(model.dtype).removeprefix("torch.")
+        dtype = model.quantization or str(model.dtype).removeprefix("torch.")
         for method, name in METHODS.items():
             study = trace_study(model, items, method=method, label=f"{dtype}, {name}", **options)
             runs[dtype, method] = _same_answers(study, first)

@@ -228,7 +228,7 @@ def test_texts_and_numbers_are_those_of_the_study():
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"dtypes": "bfloat16,half"}, "'dtypes' cannot be 'half': choose from 'bfloat16', 'float16'"),
+        ({"dtypes": "bfloat16,half"}, "'dtypes' cannot be 'half': choose from 'bfloat16', 'float16', 'nf4', 'int8'"),
         ({"dtypes": "float32"}, "'dtypes' cannot be 'float32'"),
         ({"dtypes": ""}, "'dtypes' cannot be ''"),
         ({"remote": True}, "'remote' cannot be True here"),
