@@ -46,11 +46,12 @@ class VisionLanguageModel:
     def from_module(
         cls, module, processor, *, name: str = "in-memory", prompt: str | None = None
     ) -> "VisionLanguageModel":
-        """Wrap a Hugging Face module that is already in memory. processor: a LlavaProcessor, or a
+        """Wrap a Hugging Face module that is already in memory, where it is. processor: a LlavaProcessor, or a
         tokenizer."""
         family = _family(module.config, name)
         traced = TransformersModel(
-            module, task=family.task, rename=family.rename, dispatch=True, **_preprocessors(family, processor)
+            module, task=family.task, rename=family.rename, dispatch=True, **_preprocessors(family, processor),
+            **_where_it_is(module),
         )
         return cls(traced, processor, name=name, revision="in-memory", prompt=prompt)
 
@@ -226,7 +227,8 @@ def load_model(
             module = read_module(
                 path, multimodal=family.is_multimodal, name=str(name), revision=revision, **options
             )
-            traced = TransformersModel(module, dispatch=True, **wrapped)
+            placed = _where_it_is(module) if device_map else {}  # else on the first GPU, if there is one
+            traced = TransformersModel(module, dispatch=True, **wrapped, **placed)
     except ModelError:
         raise
     except (OSError, ValueError, ImportError) as error:
@@ -251,6 +253,11 @@ def _family(config, name) -> families.Family:
             f"use one of {', '.join(row.name for row in families.FAMILIES)}, or add a row."
         )
     return family
+
+
+def _where_it_is(module: torch.nn.Module) -> dict:
+    """nnsight's keyword that leaves a module on its device; what accelerate has placed stays in any case."""
+    return {} if getattr(module, "hf_device_map", None) else {"device": module.device}
 
 
 def _preprocessors(family: families.Family, processor) -> dict:

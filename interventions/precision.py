@@ -19,7 +19,7 @@ from .sweeps import on_common, summaries
 from .testbed import Item
 
 REFERENCE = "float32"
-DTYPES = ("bfloat16", "float16", "nf4", "int8")  # the last two: weights in 4 and 8 bits, computed with in half precision
+DTYPES = ("bfloat16", "float16", "nf4", "int8")  # the last two hold weights in 4 and 8 bits, and compute in 16
 METHODS = {"plain": "separate runs", "rows": "exact mode", "packed": "fast mode"}
 _SITE, _RUN = ["id", "part", "kind", "role", "position", "layer"], ["dtype", "method"]
 

@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from interventions import checkpoints
+from interventions import model as model_module
 from interventions.causal_trace import trace
 from interventions.checkpoints import ModelError, resolve
 from interventions.model import VisionLanguageModel, load_model
@@ -113,6 +114,17 @@ def test_weights_that_are_missing_and_attention_that_is_unknown(directory, tmp_p
         with pytest.raises(ModelError, match="has weights that cannot be loaded") as error:
             load_model(path, **options)
         assert "\n" not in str(error.value)
+
+
+def test_a_module_stays_where_it_is_and_a_loaded_one_goes_where_it_is_sent(directory, monkeypatch):
+    """Hugging Face's pipeline moves a module to the first GPU unless it is told a device; here there is none to see."""
+    told = []
+    real = model_module.TransformersModel
+    monkeypatch.setattr(model_module, "TransformersModel", lambda *args, **kw: told.append(kw) or real(*args, **kw))
+    tiny.build()
+    for device_map in ("cpu", "auto", None):
+        assert load_model(directory, device_map=device_map).device.type == "cpu"
+    assert [kwargs.get("device") for kwargs in told] == [torch.device("cpu")] * 3 + [None]
 
 
 def test_an_unknown_dtype(directory):
