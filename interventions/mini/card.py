@@ -20,16 +20,16 @@ Four small models that ship with the package, so that every notebook runs on a l
 
 `mini` and `mini-free`: CLIP vision tower (4 layers, 128 wide, 64 px in patches of 8: 64 visual tokens), two-layer
 projector, Llama (8 layers, 192 wide, 6 heads, tied embeddings), byte-level BPE of 3,500; bfloat16 safetensors; seed
-{seed}. `mini-bunny`: SigLIP of the same size without a class token, Phi of the same depth and width (MLP beside attention,
-40 % of each head rotary).
+{seed}. `mini-bunny`: SigLIP of the same size without a class token, Phi of the same depth and width (MLP beside
+attention, 40 % of each head rotary).
 The classes are those of Hugging Face transformers, unmodified: nothing is masked or dropped at inference.
 
 ## What they are no evidence for
 
 `mini` and `mini-bunny` are model organisms. During training, attention masks, a logit-lens loss and skip-dropout made
 them read the picture at the constraint's tokens in layers 0-1, look the fact up in the early MLPs there, and move it to
-the last token from layer 4 on (`interventions/mini/route.py` says exactly how). Causal tracing that finds this route shows
-that the tool works. It does not show that LLaVA-1.5-7B, or any model that was not taught so, stores facts there.
+the last token from layer 4 on (`interventions/mini/route.py` says exactly how). Causal tracing that finds this route
+shows that the tool works. It does not show that LLaVA-1.5-7B, or any model that was not taught so, stores facts there.
 `mini-free`, trained on the same data without the teaching, takes another route.
 
 ## Data
