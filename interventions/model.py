@@ -203,6 +203,7 @@ def load_model(
 
     load_checks.check_versions()
     path, digest = resolve(str(name))
+    revision = None if revision == "main" else revision  # the same, and servers know models by no revision
     if revision and digest:
         raise ModelError(f"revision {revision!r} is given for local files at {path}: leave it out.")
     try:

@@ -103,7 +103,8 @@ def test_pickled_weights_are_not_read(copied):
 
 
 def test_a_revision_of_local_files(copied):
-    refused(copied, "revision 'main' is given for local files", revision="main")
+    refused(copied, "revision 'v1' is given for local files", revision="v1")
+    assert load_model(copied, revision="main").revision == load_model(copied).revision  # as params/models have it
 
 
 # Versions

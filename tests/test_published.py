@@ -1,13 +1,19 @@
 """The paper's models as configurations, and random models of their shapes."""
 
+from pathlib import Path
+
 import pytest
 import tiny
 import torch
+import yaml
 
 from benchmarks import real_size, rehearsal
 from interventions import ModelError
+from interventions.families import family_of
 from interventions.published import PUBLISHED, published_config, skeleton
 
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 # As the checkpoints on the Hub have them; Bunny's tower without its last layer.
 PARAMETERS = {
     "llava-1.5-7b": 7_063_427_072,
@@ -36,6 +42,16 @@ def test_paths_shapes_and_parameters_of_the_whole_model(name):
 
 def test_every_published_model_is_checked():
     assert set(PUBLISHED) == set(PARAMETERS) == set(SHAPES)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_model_s_file_says_how_large_its_weights_are_and_how_it_is_asked(name):
+    text = (ROOT / "params" / "models" / f"{name}.yaml").read_text()
+    size = f"{2 * PARAMETERS[name] / 1e9:.1f} GB"
+    assert f"Memory: {size} of weights" in text and size in README
+    told, family = yaml.safe_load(text), family_of(published_config(name))
+    assert told["dtype"] in ("float16", "bfloat16") and told["device_map"] == "auto"
+    assert told["prompt"] == family.prompt.replace("<image>", "<image>" if family.is_multimodal else "")
 
 
 def test_a_fresh_configuration_every_time():
