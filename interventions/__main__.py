@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--model", required=True, help="llava-1.5-7b, ..., or a directory with a config.json")
     command.add_argument("--device", required=True, help="cpu, a100, h100, ...")
     command.add_argument("--questions", type=int, default=9464, help="9464: all of VQA-Constraints (default)")
-    command.add_argument("--positions", type=int, default=23, help="text tokens from the first corrupted one on")
+    command.add_argument("--positions", type=int, default=10, help="text tokens from the first corrupted one on")
     command.add_argument("--window", type=int, default=3, help="layers restored together")
     command.add_argument("--method", default="", help="packed, rows, plain or authors (default: each of them)")
     options = parser.parse_args(arguments)

@@ -89,6 +89,7 @@ def attention_contributions(
     Computed in float32 at least, whatever the model's own type. Raises AttentionError, and ValueError for a model whose
     attention cannot be read, or with an edit in a layer that is not reached.
     """
+    check_weights(model)
     queries = _positions(prompt, queries, "queries")
     keys = tuple(range(len(prompt))) if keys is None else _positions(prompt, keys, "keys")
     layers = (int(layers),) if isinstance(layers, Integral) else layers
@@ -105,6 +106,15 @@ def attention_contributions(
     }
     found = in_session(model.traced, read_contributions, request, model.remote if remote is None else remote)
     return AttentionContributions(layers, queries, keys, **{name: value.numpy() for name, value in found.items()})
+
+
+def check_weights(model) -> None:
+    """Raises AttentionError for quantised weights: contributions need W_o itself."""
+    if model.quantization:
+        raise AttentionError(
+            f"model {model.name!r} has {model.quantization} weights, and contributions need W_o itself: load it with "
+            "dtype='bfloat16'."
+        )
 
 
 def _positions(prompt: Prompt, positions, name: str) -> tuple[int, ...]:

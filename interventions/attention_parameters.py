@@ -6,6 +6,7 @@ import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .attention import AttentionError, check_weights
 from .attention_study import AttentionStudy, attention_study
 from .checkpoints import TWINS
 from .model import VisionLanguageModel
@@ -15,6 +16,14 @@ from .testbed import Item
 
 # Model shape (family, layers, hidden size) -> the layers of the paper's section 4.4, counted from 0.
 PAPER_LAYERS = {("llava-llama", 32, 4096): (16, 17)}
+
+
+def check_readable(parameter: str, model: VisionLanguageModel) -> None:
+    """Refuses a model whose contributions cannot be computed."""
+    try:
+        check_weights(model)
+    except AttentionError as error:
+        raise ParameterError(f"Parameter {parameter!r}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,7 @@ class Fig5Parameters(SampleParameters):
         self._check_shape("model", model)
 
     def _check_shape(self, parameter: str, model: VisionLanguageModel) -> None:
+        check_readable(parameter, model)
         if not model.is_multimodal:
             raise ParameterError(
                 f"Parameter {parameter!r}: {model.name!r} sees no image, so it has no visual tokens: name a multimodal "
@@ -78,6 +88,9 @@ class OutcomeParameters(SampleParameters):
 
     limit: int = 0
     parts: str = "known"
+
+    def check_model(self, model: VisionLanguageModel) -> None:
+        check_readable("model", model)
 
     def for_study(self) -> dict:
         """The arguments of `attention_study.attention_study`."""
@@ -124,6 +137,7 @@ class Fig17Parameters(OutcomeParameters):
             )
 
     def check_model(self, model: VisionLanguageModel) -> None:
+        super().check_model(model)
         first, last = self.layers_for(model) or (0, 0)
         if first > last:
             raise ParameterError(f"Parameter 'layers' is {self.layers!r}: write the first layer first.")

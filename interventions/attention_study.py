@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from .asking import ITEM_COLUMNS, Asked, ask, reasons
-from .attention import FLOWS, AttentionError, attention_contributions, contributions_from_cache
+from .attention import FLOWS, AttentionError, attention_contributions, check_weights, contributions_from_cache
 from .causal_trace import MAX_ANSWER_TOKENS, clean_run_only, window_spans
 from .conditions import Conditions, clean_prompt
 from .forward import in_session
@@ -86,6 +86,12 @@ def attention_study(
     ValueError for the protocol, and what `asking.ask` does.
     """
     flows = _possible(model, list(flows))
+    if model.family.tiled:
+        raise AttentionError(
+            f"model {model.name!r} cuts images into tiles, as many as they are large, so that visual tokens of "
+            "different images do not correspond: name a model that sees an image as one grid."
+        )
+    check_weights(model)
     window_spans(window, "centered", model.n_layers)  # refused now, not at every question
     remote = model.remote if remote is None else remote
     settings = {"flows": flows, "max_answer_tokens": max_answer_tokens, "remote": remote, "protocol": protocol}

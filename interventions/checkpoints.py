@@ -4,6 +4,7 @@ A name is an alias of the package's own models, a directory, or an id on the Hub
 """
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -18,6 +19,10 @@ CHECKPOINTS = Path(__file__).parent / "mini" / "checkpoints"
 # there.
 SMALL_BYTES = 2e9
 KINDS = ("*.json", "*.model", "*.txt", "*.jinja")  # files beside the weights that a local model's numbers depend on
+
+
+# Else transformers asks a public service to convert pickles, and loads what that makes under another revision.
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 
 class ModelError(ValueError):
@@ -66,10 +71,18 @@ def read_module(path: str, *, multimodal: bool, name: str, **options) -> torch.n
     shape; weights that no module takes are left aside. Only safetensors are read: other formats are pickles.
     """
     auto = transformers.AutoModelForImageTextToText if multimodal else transformers.AutoModelForCausalLM
-    module, found = auto.from_pretrained(
-        path, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True,
-        **resolve_load_kwargs(options),
-    )
+    try:
+        module, found = auto.from_pretrained(
+            path, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True,
+            **resolve_load_kwargs(options),
+        )
+    except OSError as error:
+        if "no file named model.safetensors" in str(error) or "a file named model.safetensors" in str(error):
+            raise ModelError(
+                f"model {name!r} has no safetensors there, and other formats are not read, for they are pickles: name "
+                "a revision that has them (on the Hub often refs/pr/N), or a folder into which you converted it."
+            ) from error
+        raise
     wrong = sorted(found["missing_keys"]) or sorted(str(key[0]) for key in found["mismatched_keys"])
     if wrong:
         what = "lacks" if found["missing_keys"] else "has the wrong shape for"

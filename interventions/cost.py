@@ -3,8 +3,8 @@
     seconds = operations / throughput + bytes moved / bandwidth + layers run x overhead
 
 The image encoder, whose matrices are narrower, has a throughput of its own. The counts are those of `workload.py`. The
-parts are added, not the largest taken as a roofline would: a bound from above (by a factor of two at most where two
-parts are equal), and linear in its coefficients, so that they can be fitted. Those of `cpu` are, by `python -m
+parts are added, not the largest taken as a roofline would: parts may overlap, so the sum tends to be high, but it is
+linear in its coefficients, so that they can be fitted. Those of `cpu` are, by `python -m
 benchmarks.rehearsal width`, on the machine that `cost_fit.json` names, and `… whole` has checked them on a whole 7B
 model. Those of the GPUs are the vendors' figures times an efficiency that is assumed.
 """
@@ -21,6 +21,7 @@ from transformers import AutoConfig
 
 from .causal_trace import TraceError
 from .checkpoints import ModelError
+from .families import family_of
 from .parameters import closest
 from .published import PUBLISHED, published_config
 from .workload import (
@@ -129,6 +130,10 @@ def estimate(
     if questions < 1 or question.positions < 1 or question.before < 1:
         raise CostError("questions, positions and before must be at least 1: they count questions and tokens.")
     name, config = _named(model)
+    family = family_of(config)
+    if family is None or family.tiled:
+        raise CostError(f"model {name!r} cuts images into as many tiles as they are large, which is not counted here."
+                        if family else f"model {name!r} has no row in families.py, so its modules are not known.")
     device = find_device(device) if isinstance(device, str) else device
     arch, size = architecture(config), dtype.itemsize
     try:

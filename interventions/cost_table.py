@@ -22,10 +22,11 @@ def table(model: str, device: str, *, questions: int, methods: tuple[str, ...] =
     ]
     for way in methods:
         cost = chosen[way]
-        lines.append(
-            f"{way:8}{cost.seconds:20,.2f}{cost.peak_bytes / 1e9:11.1f} GB{cost.hours:19,.1f}"
-            f"{slowest.seconds / cost.seconds:16,.0f}" + ("" if cost.fits else "   more than the device has")
-        )
+        if cost.fits:
+            lines.append(f"{way:8}{cost.seconds:20,.2f}{cost.peak_bytes / 1e9:11.1f} GB{cost.hours:19,.1f}"
+                         f"{slowest.seconds / cost.seconds:16,.0f}")
+        else:
+            lines.append(f"{way:8}{'does not fit':>20}{cost.peak_bytes / 1e9:11.1f} GB")
     return "\n".join([*lines, "", *_basis(device), "`trace` takes rows in half precision unless method='packed' is "
                       "given. One trace a question is counted: no controls, no loading of the model."])
 

@@ -86,6 +86,9 @@ FAMILIES = (
 )
 
 
+BIDIRECTIONAL = ("paligemma", "gemma3")  # over the image's tokens; their configurations do not say so
+
+
 def family_of(config) -> Family | None:
     """The row for a Hugging Face configuration, or None if the table has none."""
     text_type = config.get_text_config().model_type
@@ -105,6 +108,10 @@ def why_unusable(config) -> str | None:
         return "it reads the image by cross-attention, so that no visual tokens stand in its prompt"
     if config.is_encoder_decoder:
         return "it is an encoder and a decoder, not a decoder that reads image and question alike"
+    if getattr(text, "use_bidirectional_attention", None) or config.model_type in BIDIRECTIONAL:
+        return "tokens of the image see each other both ways, where the intervened runs take attention for causal"
+    if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
+        return "some of its layers see a window of the last tokens only, where the intervened runs see all"
     if "mrope_section" in (getattr(text, "rope_parameters", None) or {}):
         return "its visual tokens have positions in three dimensions, where the intervened runs count in one"
     return None

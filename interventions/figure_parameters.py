@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typing
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from .causal_trace import KINDS
-from .checkpoints import TWINS
+from .checkpoints import ALIASES, TWINS
 from .model import VisionLanguageModel
 from .parameters import ParameterError, Parameters, at_least, listed, one_of
 from .testbed import TestBed, load_testbed
@@ -40,6 +41,11 @@ class Fig1Parameters(TraceParameters):
 
     def load_text_model(self) -> VisionLanguageModel:
         """The text-only model that `model` is compared with."""
+        if self.text_model in ALIASES and self.model not in ALIASES and not Path(self.model).exists():
+            raise ParameterError(
+                f"Parameter 'text_model': {self.text_model!r} is no counterpart of {self.model!r}: name its text-only "
+                "model, as params/models/ does."
+            )
         model = self.load_model("text_model")
         if model.is_multimodal:
             raise ParameterError(

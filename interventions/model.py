@@ -9,8 +9,10 @@ is the number the vision encoder delivers (575 versus 576 is the classic).
 import uuid
 
 import torch
+from nnsight.modeling.quantization import QUANTIZATIONS
 from nnsight.modeling.transformers import TransformersModel
 from PIL import Image
+from safetensors import SafetensorError
 
 from . import families, forward, load_checks
 from .chat_format import chat_format
@@ -124,10 +126,14 @@ class VisionLanguageModel:
     def key(self) -> dict:
         """What of it determines a result."""
         # Weights made in memory have no revision: nothing stored is ever taken for theirs.
-        revision = uuid.uuid4().hex if self.revision == "in-memory" else self.revision
+        revision = uuid.uuid4().hex if self.revision in ("in-memory", "unknown") else self.revision
         key = {"model": [self.name, revision], "dtype": str(self.dtype)}  # the dtype decides which method None is
         if self.quantization:
             key["quantization"] = self.quantization
+        if self.attention != "sdpa":
+            key["attention"] = self.attention
+        if self.dtype.itemsize < 4 and self.device.type != "cpu":  # other devices round otherwise
+            key["device"] = self.device.type
         if self.prompt != self.family.prompt and self.prompt != self.family.prompt.replace("<image>", ""):
             key["prompt"] = self.prompt
         return key | ({"edits": [edit.identity for edit in self.edits]} if self.edits else {})
@@ -165,7 +171,7 @@ class VisionLanguageModel:
         image = on_white(image) if isinstance(image, Image.Image) else load_image(image)
         inputs = dict(self.processor(images=image, text=self.image_token, return_tensors="pt"))
         n_visual = int((inputs.pop("input_ids") == self.image_token_id).sum())
-        return {name: value for name, value in inputs.items() if name != "attention_mask"}, n_visual
+        return {name: inputs[name] for name in self.processor.image_processor.model_input_names}, n_visual
 
     def generate_answer(self, image, question: str, max_new_tokens: int = 16) -> str:
         """The model's greedy answer. image: PIL image, path, or None for a question without a picture."""
@@ -204,6 +210,8 @@ def load_model(
     load_checks.check_versions()
     path, digest = resolve(str(name))
     revision = None if revision == "main" else revision  # the same, and servers know models by no revision
+    if remote is True and dtype in QUANTIZATIONS:
+        raise ModelError(f"dtype {dtype!r} is for the server to choose, which holds the weights: leave it out.")
     if revision and digest:
         raise ModelError(f"revision {revision!r} is given for local files at {path}: leave it out.")
     try:
@@ -232,12 +240,16 @@ def load_model(
             traced = TransformersModel(module, dispatch=True, **wrapped, **placed)
     except ModelError:
         raise
-    except (OSError, ValueError, ImportError) as error:
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"model {str(name)!r} does not fit: use device_map='auto' for several GPUs, or fewer bits (dtype)."
+        ) from error
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(
             f"model {str(name)!r} has weights that cannot be loaded ({_reason(error)}): "
             "check its files, dtype, device_map and attn_implementation."
         ) from error
-    commit = digest or getattr(config, "_commit_hash", None) or "unknown"
+    commit = digest or getattr(config, "_commit_hash", None) or revision or "unknown"
     return VisionLanguageModel(traced, processor, name=str(name), revision=commit, remote=remote, prompt=prompt)
 
 

@@ -106,9 +106,11 @@ class Parameters:
     def load_model(self, parameter: str, name: str = "") -> VisionLanguageModel:
         """The model that a parameter names, or the one that stands for it where it is empty.
 
-        `dtype` and `device_map` are those of all models; `revision` and `prompt` belong to `model`.
+        `dtype` and `device_map` are those of all models, `prompt` that of `model` and its text-only counterpart.
         """
-        own = {"revision": self.revision or None, "prompt": self.prompt or None} if parameter == "model" else {}
+        own = {"revision": self.revision or None} if parameter == "model" else {}
+        if parameter in ("model", "text_model"):
+            own["prompt"] = self.prompt or None
         return _named(
             parameter, ModelError, load_model, name or getattr(self, parameter), remote=self.remote,
             dtype=self.dtype or None, device_map=self.device_map or None, **own,

@@ -6,6 +6,8 @@ import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from nnsight.modeling.quantization import QUANTIZATIONS
+
 from .model import VisionLanguageModel
 from .parameters import ParameterError, listed, one_of
 from .precision import DTYPES, REFERENCE
@@ -26,6 +28,10 @@ class PrecisionParameters(TraceParameters):
         super().check()
         for dtype in listed(self.dtypes) or [""]:
             one_of("dtypes", dtype, DTYPES)
+        if self.dtype in QUANTIZATIONS:
+            raise ParameterError(
+                f"Parameter 'dtype' cannot be {self.dtype!r} here, where precisions are compared: name it in dtypes."
+            )
         if self.remote:
             raise ParameterError(
                 "Parameter 'remote' cannot be True here: a server has its model in one precision, so leave it out."

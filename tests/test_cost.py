@@ -140,7 +140,7 @@ def test_seconds_and_memory_follow_from_the_counts():
     assert total.image_flops == packed.arch.image_flops > 0.3e12  # the image is encoded once
     assert packed.hours == pytest.approx(packed.seconds / 360)
     assert rows.way == "rows"  # what `trace` does in half precision
-    assert packed.sites == 23 * 32 * 2
+    assert packed.sites == 10 * 32 * 2
     assert packed.seconds < rows.seconds < authors.seconds
     # 1472 forwards of three rows of 606 tokens: two operations a weight and token.
     assert authors.work["sites"].flops == pytest.approx(1472 * 3 * 606 * 2 * 6.5e9, rel=0.1)

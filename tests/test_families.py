@@ -7,11 +7,14 @@ from PIL import Image
 from transformers import (
     BartConfig,
     Blip2Config,
+    Gemma2Config,
+    Gemma3Config,
     GPT2Config,
     IdeficsConfig,
     InstructBlipConfig,
     LlavaConfig,
     MllamaConfig,
+    PaliGemmaConfig,
     Qwen2VLConfig,
 )
 
@@ -68,6 +71,9 @@ def test_a_model_that_is_not_in_the_table():
         (MllamaConfig(), "cross-attention"),
         (IdeficsConfig(), "cross-attention"),
         (BartConfig(), "an encoder and a decoder"),
+        (PaliGemmaConfig(), "see each other both ways"),
+        (Gemma3Config(), "see each other both ways"),
+        (LlavaConfig(text_config=Gemma2Config()), "a window of the last tokens"),
         (Qwen2VLConfig(text_config={"rope_scaling": MROPE}), "positions in three dimensions"),
     ],
     ids=lambda value: getattr(value, "model_type", None),

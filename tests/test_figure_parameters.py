@@ -8,6 +8,7 @@ import pytest
 
 from interventions import figure_parameters as module
 from interventions.conditions import Conditions
+from interventions.families import VICUNA
 from interventions.figure_parameters import (
     Fig1Parameters,
     Fig2Parameters,
@@ -318,3 +319,15 @@ def test_table1_takes_parts_and_a_number_of_examples(bed):
     assert len(Table1Parameters().select(bed)) == 6
     assert {item.part for item in Table1Parameters(parts="movies").select(bed)} == {"movies"}
     assert "did you mean 'movies'?" in sentence(Table1Parameters(parts="movie").select, bed)
+
+
+def test_an_embedded_text_model_is_no_counterpart_of_a_model_of_the_hub():
+    with pytest.raises(ParameterError, match="'mini-text' is no counterpart of 'llava-hf/llava-1.5-7b-hf': name its"):
+        Fig1Parameters(model="llava-hf/llava-1.5-7b-hf").load_text_model()
+
+
+def test_a_chat_format_is_that_of_the_text_only_counterpart_too():
+    parameters = Fig1Parameters(prompt="Q: <image>{question} A:")
+    assert parameters.load_model("model").prompt == "Q: <image>{question} A:"
+    assert parameters.load_text_model().prompt == "Q: {question} A:"
+    assert parameters.load_model("control_model", "mini-free").prompt == VICUNA

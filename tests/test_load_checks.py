@@ -11,12 +11,13 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlavaForConditionalGeneration
+from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 
 from interventions import load_checks
 from interventions.checkpoints import ModelError
 from interventions.families import BUNNY, VICUNA
 from interventions.model import VisionLanguageModel, load_model
+from interventions.prompt import build_prompt
 
 ROOT = Path(__file__).parent.parent
 CHAT = (
@@ -99,12 +100,35 @@ def test_tied_embeddings_are_no_missing_weights(copied):
 def test_pickled_weights_are_not_read(copied):
     torch.save(load_file(copied / "model.safetensors"), copied / "pytorch_model.bin")
     (copied / "model.safetensors").unlink()
+    refused(copied, "has no safetensors there, .*: name a revision that has them .*, or a folder")
+
+
+def test_a_file_that_was_cut_short(copied):
+    data = (copied / "model.safetensors").read_bytes()
+    (copied / "model.safetensors").write_bytes(data[: len(data) // 2])
     refused(copied, "has weights that cannot be loaded")
+
+
+def test_a_server_chooses_how_it_holds_weights(copied):
+    refused(copied, "dtype 'nf4' is for the server to choose", remote=True, dtype="nf4")
 
 
 def test_a_revision_of_local_files(copied):
     refused(copied, "revision 'v1' is given for local files", revision="v1")
     assert load_model(copied, revision="main").revision == load_model(copied).revision  # as params/models have it
+
+
+def test_a_checkpoint_that_has_only_sentencepiece_s_own_file(tmp_path):
+    """As Vicuna's: transformers makes a fast tokenizer of it, with the help of sentencepiece and protobuf."""
+    config = tiny.text_config("llama", 32_000)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    shutil.copy(ROOT / "tests/data/tokenizers/llama_style.model", tmp_path / "tokenizer.model")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(
+        {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    ))
+    model = load_model(tmp_path)
+    prompt = build_prompt(model, "The capital of Peru is", visual_constraint="Peru")
+    assert "".join(prompt.tokens[i] for i in prompt.constraint).strip() == "Peru"
 
 
 # Versions
@@ -141,10 +165,17 @@ def test_a_checkpoint_tuned_on_another_format_is_refused_unless_one_is_chosen():
     with pytest.raises(ModelError, match=r"'chatty' was tuned on the chat format '<\|im_start\|>user .* pass the one"):
         with_chat(CHATML)
     own = "<|im_start|>user <image>\n{question}<|im_end|><|im_start|>assistant\n"
+    assert with_chat(CHATML, prompt=VICUNA).prompt == VICUNA  # one of the two that the sentence names
     model = with_chat(CHATML, prompt=own)
     assert model.prompt == model.prompt_template(image=True) == own
     assert model.prompt_template(image=False) == own.replace("<image>", "")
     assert model.key()["prompt"] == own and "prompt" not in tiny.build().key()
+
+
+def test_braces_in_a_chat_template_stay_braces():
+    model = with_chat("{{ '{\"tools\": []} ' }}" + CHATML, ("qwen2", "siglip"))
+    asked = model.prompt_template(image=True).format(question="What?")
+    assert asked.startswith('{"tools": []} <|im_start|>user <image>')
 
 
 def test_where_the_family_declares_none_it_is_the_checkpoint_s():
@@ -159,13 +190,14 @@ def test_where_the_family_declares_none_it_is_the_checkpoint_s():
 @pytest.mark.parametrize(
     ("prompt", "sentence"),
     [
+        ('<image> {"q": "{question}"}', "has braces of its own: write them as {{ and }}"),
         ("<image> Q:", "must hold {question} once"),
         ("<image><image>{question}", "at most once"),
         ("{question}", "lacks <image>"),
     ],
 )
 def test_formats_that_are_none(prompt, sentence):
-    with pytest.raises(ModelError, match=sentence):
+    with pytest.raises(ModelError, match=re.escape(sentence)):
         with_chat(None, prompt=prompt)
 
 

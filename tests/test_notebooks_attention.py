@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import papermill
 import pytest
+import tiny
 from notebook_runs import check, execute, findable, outputs, parameters, save_models, shown
 
+from interventions.attention import AttentionError
 from interventions.attention_parameters import Fig5Parameters, Fig15Parameters, Fig17Parameters
-from interventions.attention_study import SUBSETS
+from interventions.attention_study import SUBSETS, attention_study
 from interventions.model import load_model
 from interventions.parameters import ParameterError
 from interventions.record import read_record
@@ -168,3 +170,16 @@ def test_a_control_model_that_cannot_be_one_is_named_so(saved, tmp_path):
     same = Fig5Parameters(model=str(saved / "model"), control_model=str(saved / "other"), window=2)
     [study] = same.control_studies(same.load_control_model(), list(load_testbed(saved / "bed"))[:1])
     assert study.model == str(saved / "other") and study.window == 2 and len(study.knockouts)
+
+
+def test_models_whose_contributions_cannot_be_read_are_refused_before_the_first_question():
+    tiled, quantized = tiny.build("llama", "tiles"), load_model("mini", dtype="nf4")
+    with pytest.raises(ParameterError, match=r"Parameter 'model': .*cuts images into tiles"):
+        Fig5Parameters().check_model(tiled)
+    with pytest.raises(AttentionError, match="cuts images into tiles"):
+        attention_study(tiled, [])
+    for kind in (Fig5Parameters, Fig15Parameters, Fig17Parameters):
+        with pytest.raises(ParameterError, match=r"Parameter 'model': .* has nf4 weights"):
+            kind().check_model(quantized)
+    with pytest.raises(AttentionError, match="has nf4 weights"):
+        attention_study(quantized, [])

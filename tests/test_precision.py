@@ -231,6 +231,7 @@ def test_texts_and_numbers_are_those_of_the_study():
         ({"dtypes": "bfloat16,half"}, "'dtypes' cannot be 'half': choose from 'bfloat16', 'float16', 'nf4', 'int8'"),
         ({"dtypes": "float32"}, "'dtypes' cannot be 'float32'"),
         ({"dtypes": ""}, "'dtypes' cannot be ''"),
+        ({"dtype": "nf4"}, "'dtype' cannot be 'nf4' here, .*: name it in dtypes"),
         ({"remote": True}, "'remote' cannot be True here"),
     ],
 )

@@ -51,7 +51,8 @@ def test_the_model_s_file_says_how_large_its_weights_are_and_how_it_is_asked(nam
     assert f"Memory: {size} of weights" in text and size in README
     told, family = yaml.safe_load(text), family_of(published_config(name))
     assert told["dtype"] in ("float16", "bfloat16") and told["device_map"] == "auto"
-    assert told["prompt"] == family.prompt.replace("<image>", "<image>" if family.is_multimodal else "")
+    prompt = family.prompt.replace("<image>", "<image>" if family.is_multimodal else "").replace("\n", r"\n")
+    assert f'Asked as "{prompt}"' in text.replace("\n# ", " ")
 
 
 def test_a_fresh_configuration_every_time():
