@@ -6,6 +6,7 @@ import pytest
 import tiny
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import GPT2Config
 
 from benchmarks import baselines, fitting, measure, whole, width
 from benchmarks.subjects import Subject
@@ -132,7 +133,8 @@ def test_seconds_and_memory_follow_from_the_counts():
     device = Device("one", 1e-12, 2e-12, 1e-11, 1e-3, 1e9, 80e9)
     config = published_config("llava-1.5-7b")
     packed, rows, authors = (
-        estimate(config, device, method=way, questions=10, max_packed_tokens=300) for way in ("packed", None, "authors")
+        estimate(config, device, method=way, question=Question(7, 23), questions=10, max_packed_tokens=300)
+        for way in ("packed", None, "authors")
     )
     total = sum(packed.work.values(), Work())
     by_hand = total.flops * 1e-12 + total.image_flops * 2e-12 + total.moved * 1e-11 + total.layer_calls * 1e-3
@@ -140,7 +142,7 @@ def test_seconds_and_memory_follow_from_the_counts():
     assert total.image_flops == packed.arch.image_flops > 0.3e12  # the image is encoded once
     assert packed.hours == pytest.approx(packed.seconds / 360)
     assert rows.way == "rows"  # what `trace` does in half precision
-    assert packed.sites == 10 * 32 * 2
+    assert packed.sites == 23 * 32 * 2
     assert packed.seconds < rows.seconds < authors.seconds
     # 1472 forwards of three rows of 606 tokens: two operations a weight and token.
     assert authors.work["sites"].flops == pytest.approx(1472 * 3 * 606 * 2 * 6.5e9, rel=0.1)
@@ -249,3 +251,11 @@ def test_a_rehearsal_in_small_is_timed_and_saved(tmp_path, capsys, monkeypatch, 
     assert saved["predicted_rows_seconds"] > 0
     assert written.read_text() == fitted  # a trial checks nothing
     assert "5 + 576 + 25 tokens" in capsys.readouterr().out
+
+
+def test_models_whose_work_is_not_counted_are_refused(tmp_path):
+    tiny.build("llama", "tiles").config.save_pretrained(tmp_path)
+    with pytest.raises(CostError, match="cuts images into as many tiles as they are large, which is not counted"):
+        estimate(str(tmp_path), "a100")
+    with pytest.raises(CostError, match="has no row in families.py"):
+        estimate(GPT2Config(), "a100")
