@@ -15,7 +15,10 @@ from interventions.study import trace_study
 from interventions.testbed.schema import PAPER_PARTS
 
 
-@pytest.fixture(scope="module", params=["mini", "mini-free"])
+TAUGHT = ("mini", "mini-bunny")
+
+
+@pytest.fixture(scope="module", params=[*TAUGHT, "mini-free"])
 def evaluator(request):
     model = load_model(request.param)
     return request.param, Evaluator(model.module, model.tokenizer)
@@ -33,13 +36,16 @@ def measured(name):
 
 def test_checkpoints_are_small_and_unmodified_hugging_face_models():
     assert sum(path.stat().st_size for path in CHECKPOINTS.rglob("*") if path.is_file()) < 40e6
+    assert sum(path.stat().st_size for path in (CHECKPOINTS / "mini-bunny").iterdir()) < 15e6
     assert not [path for path in CHECKPOINTS.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
     for name, cls in {"mini": LlavaForConditionalGeneration, "mini-free": LlavaForConditionalGeneration,
-                      "mini-text": LlamaForCausalLM}.items():
+                      "mini-text": LlamaForCausalLM, "mini-bunny": LlavaForConditionalGeneration}.items():
         module = load_model(name).module
         assert type(module) is cls
         assert not any(hook for part in module.modules() for hook in (part._forward_pre_hooks, part._forward_hooks)
-                       if part.__class__.__module__.startswith("transformers.models.llama") and hook)
+                       if part.__class__.__module__.startswith("transformers.models.") and hook)
+    config = load_model("mini-bunny").config
+    assert (config.text_config.model_type, config.vision_config.model_type) == ("phi", "siglip_vision_model")
 
 
 @pytest.mark.parametrize("part", PAPER_PARTS)
@@ -73,7 +79,7 @@ def test_knock_outs_tell_the_two_routes_apart(evaluator):
     intact, cut = accuracy(), accuracy("visual -> constraint")
     detour = accuracy("visual -> all text but the constraint")
     assert accuracy("visual -> all text") < 0.4 * intact  # the picture is needed by both
-    if name == "mini":
+    if name in TAUGHT:
         assert cut < 0.5 * intact
         assert detour > intact - 0.03  # no backup past the constraint
         assert accuracy("constraint -> all after") < 0.6 * intact
