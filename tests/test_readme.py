@@ -138,3 +138,21 @@ def test_parameters_of_the_table_are_the_notebook_s():
     names = re.findall(r"`(\w+)`", "".join(row.split("|")[1] for row in table.splitlines() if "`" in row))
     assert names == ["model", "testbed", "limit", "seed", "protocol", "results_dir", "remote"]
     assert not [name for name in names if f'"{name}: ' not in notebook]
+
+
+def test_numbers_on_precision_are_those_of_the_report():
+    record = json.loads((ROOT / "reports/mini/precision_modes.record.json").read_text())
+    numbers = {name: number["value"] for name, number in record["numbers"].items()}
+    text = " ".join(README.split())
+    bits = [numbers[f"{dtype}/exact mode/to_separate"] for dtype in ("bfloat16", "float16")]
+    assert bits == [0, 0] and "the same bits as separate runs" in text
+    for sentence, names in (
+        ("changes an effect by up to {:.2g} in bfloat16 and {:.2g} in float16", "{}/fast mode/to_separate"),
+        ("means that figures show by up to {:.2g} and {:.2g};", "{}/fast mode/means_to_separate"),
+        ("rounding alone moves effects by up to {:.2g} and {:.2g} from float32", "{}/exact mode/to_float32"),
+    ):
+        assert sentence.format(*(numbers[names.format(dtype)] for dtype in ("bfloat16", "float16"))) in text
+    told = "effects are up to {:.2g} from float32's, and means up to {:.2g}."
+    assert told.format(numbers["nf4/exact mode/to_float32"], numbers["nf4/exact mode/means_to_float32"]) in text
+    n = record["numbers"]["nf4/exact mode/to_float32"]["n"]
+    assert f"{n} questions, {record['claims'][0]['here'].split()[-2]} sites" in text
