@@ -14,7 +14,6 @@ from interventions.mini.evaluate import KNOCK_OUTS, Evaluator
 from interventions.study import trace_study
 from interventions.testbed.schema import PAPER_PARTS
 
-
 TAUGHT = ("mini", "mini-bunny")
 
 
@@ -65,6 +64,15 @@ def test_mini_knows_what_it_was_trained_for():
         assert said[row]["accuracy"] >= 0.95
         assert abs(said[row]["accuracy"] - free[row]["accuracy"]) <= 0.05
         assert said[f"{part}: held-out paraphrase"]["accuracy"] >= 0.9
+    assert said["all: held-out style"]["accuracy"] >= 0.75
+    assert said["corrupted: another entity named"]["median"] <= 0.02
+
+
+def test_mini_bunny_knows_nearly_as_much():
+    said = measured("mini-bunny")
+    for part in PAPER_PARTS:
+        assert said[f"{part}: seen style, new augmentation"]["accuracy"] >= 0.9
+        assert said[f"{part}: held-out paraphrase"]["accuracy"] >= 0.85
     assert said["all: held-out style"]["accuracy"] >= 0.75
     assert said["corrupted: another entity named"]["median"] <= 0.02
 

@@ -9,6 +9,7 @@ import papermill.cli
 import pytest
 
 from interventions import load_model
+from interventions.cost import estimate, read_fit
 from interventions.figure_parameters import Fig3Parameters
 
 ROOT = Path(__file__).parent.parent
@@ -156,3 +157,22 @@ def test_numbers_on_precision_are_those_of_the_report():
     assert told.format(numbers["nf4/exact mode/to_float32"], numbers["nf4/exact mode/means_to_float32"]) in text
     n = record["numbers"]["nf4/exact mode/to_float32"]["n"]
     assert f"{n} questions, {record['claims'][0]['here'].split()[-2]} sites" in text
+
+
+def test_costs_are_those_of_the_cost_model_and_of_the_rehearsal():
+    text, questions = " ".join(README.split()), 9464
+    rows, packed, authors = (
+        estimate("llava-1.5-7b", "a100", questions=questions, method=way) for way in ("rows", "packed", "authors")
+    )
+    assert f"all {questions:,} questions would take {rows.hours:.1f} hours" in text
+    assert f"{packed.hours:.1f} in the fast one" in text
+    assert f"the authors' protocol {authors.hours / 24:.0f} days" in text
+    check = read_fit()["check"]
+    error = check["predicted_seconds"] / check["seconds"] - 1
+    assert f"it was {abs(error):.0%} too {'high' if error > 0 else 'low'} for the seconds" in text
+    results = json.loads((ROOT / "benchmarks/results.json").read_text())
+    seconds, peak, hours = (
+        results[f"rehearsal/llava-1.5-7b/{name}"]["value"] for name in ("seconds", "bytes", "authors_hours")
+    )
+    assert f"took {seconds / 60:.1f} minutes and {peak / 1e9:.1f} GB" in text
+    assert f"the authors' protocol would have taken {hours:.0f} hours" in text
