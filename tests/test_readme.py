@@ -164,7 +164,7 @@ def test_costs_are_those_of_the_cost_model_and_of_the_rehearsal():
     rows, packed, authors = (
         estimate("llava-1.5-7b", "a100", questions=questions, method=way) for way in ("rows", "packed", "authors")
     )
-    assert f"all {questions:,} questions would take {rows.hours:.1f} hours" in text
+    assert f"all {questions:,} questions of VQA-Constraints would take {rows.hours:.1f} hours" in text
     assert f"{packed.hours:.1f} in the fast one" in text
     assert f"the authors' protocol {authors.hours / 24:.0f} days" in text
     check = read_fit()["check"]
