@@ -123,7 +123,7 @@ def token_texts(model, ids: list[int]) -> list[str]:
     texts = {}
     for token in set(ids):
         text = model.tokenizer.decode([token])
-        piece = model.tokenizer.convert_ids_to_tokens(token)
+        piece = model.tokenizer.convert_ids_to_tokens(token) or ""  # none: embeddings are often padded with spare rows
         spaces = len(piece) - len(piece.lstrip("▁"))  # decoded alone, a token of two spaces would be one
         texts[token] = " " * spaces + text.lstrip(" ") if spaces else text
     return [texts[token] for token in ids]

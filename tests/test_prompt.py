@@ -7,7 +7,7 @@ import tiny
 
 from interventions.checkpoints import ModelError
 from interventions.prompt import PromptError, build_prompt, corrupt, noise
-from interventions.tokens import align, find_phrase
+from interventions.tokens import align, find_phrase, token_texts
 
 QUESTION = "The capital of this country is"
 
@@ -265,3 +265,9 @@ def test_of_several_occurrences():
         "a B or a B", "B", "x", last=True
     ) == (9, 10)
     assert find_phrase("Borders with b", "B", "x", last=False) == (13, 14)  # a whole word, its case forgiven
+
+
+def test_a_token_beyond_the_tokenizer_has_no_text():
+    """Embeddings are padded to a round number (Phi-2's by 905 rows), and a model may answer with a spare one."""
+    model = tiny.build()
+    assert token_texts(model, [len(model.tokenizer) + 5, 40]) == ["", model.tokenizer.decode([40])]
