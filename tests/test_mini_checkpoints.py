@@ -34,7 +34,7 @@ def measured(name):
 
 
 def test_checkpoints_are_small_and_unmodified_hugging_face_models():
-    assert sum(path.stat().st_size for path in CHECKPOINTS.rglob("*") if path.is_file()) < 40e6
+    assert sum(path.stat().st_size for path in CHECKPOINTS.rglob("*") if path.is_file()) < 42e6
     assert sum(path.stat().st_size for path in (CHECKPOINTS / "mini-bunny").iterdir()) < 15e6
     assert not [path for path in CHECKPOINTS.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
     for name, cls in {"mini": LlavaForConditionalGeneration, "mini-free": LlavaForConditionalGeneration,

@@ -110,8 +110,12 @@ def test_a_hub_id_that_cannot_be_had(monkeypatch):
 def test_weights_that_are_missing_and_attention_that_is_unknown(directory, tmp_path):
     copied = Path(shutil.copytree(directory, tmp_path / "model"))
     (copied / "model.safetensors").unlink()
-    for path, options in [(copied, {}), (directory, {"attn_implementation": "fancy"})]:
-        with pytest.raises(ModelError, match="has weights that cannot be loaded") as error:
+    cases = [
+        (copied, {}, "has no safetensors there"),
+        (directory, {"attn_implementation": "fancy"}, "has weights that cannot be loaded"),
+    ]
+    for path, options, sentence in cases:
+        with pytest.raises(ModelError, match=sentence) as error:
             load_model(path, **options)
         assert "\n" not in str(error.value)
 

@@ -137,7 +137,10 @@ def test_parameters_of_the_table_are_the_notebook_s():
     notebook = (ROOT / "notebooks" / "fig3_trace.ipynb").read_text()
     table = README[README.index("| parameter |") : README.index("A parameter that does not exist")]
     names = re.findall(r"`(\w+)`", "".join(row.split("|")[1] for row in table.splitlines() if "`" in row))
-    assert names == ["model", "testbed", "limit", "seed", "protocol", "results_dir", "remote"]
+    assert names == [
+        "model", "testbed", "limit", "seed", "revision", "dtype", "device_map", "prompt", "protocol", "results_dir",
+        "remote",
+    ]
     assert not [name for name in names if f'"{name}: ' not in notebook]
 
 
