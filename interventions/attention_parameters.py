@@ -6,8 +6,8 @@ import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .attention import AttentionError, check_weights
-from .attention_study import AttentionStudy, attention_study
+from .attention import AttentionError
+from .attention_study import AttentionStudy, attention_study, check_comparable
 from .checkpoints import TWINS
 from .model import VisionLanguageModel
 from .parameters import ParameterError, at_least
@@ -18,10 +18,10 @@ from .testbed import Item
 PAPER_LAYERS = {("llava-llama", 32, 4096): (16, 17)}
 
 
-def check_readable(parameter: str, model: VisionLanguageModel) -> None:
-    """Refuses a model whose contributions cannot be computed."""
+def check_comparable_as(parameter: str, model: VisionLanguageModel) -> None:
+    """`attention_study.check_comparable`, naming the parameter."""
     try:
-        check_weights(model)
+        check_comparable(model)
     except AttentionError as error:
         raise ParameterError(f"Parameter {parameter!r}: {error}") from error
 
@@ -45,16 +45,11 @@ class Fig5Parameters(SampleParameters):
         self._check_shape("model", model)
 
     def _check_shape(self, parameter: str, model: VisionLanguageModel) -> None:
-        check_readable(parameter, model)
+        check_comparable_as(parameter, model)
         if not model.is_multimodal:
             raise ParameterError(
                 f"Parameter {parameter!r}: {model.name!r} sees no image, so it has no visual tokens: name a multimodal "
                 "model."
-            )
-        if model.family.tiled:
-            raise ParameterError(
-                f"Parameter {parameter!r}: {model.name!r} cuts images into tiles, as many as they are large, so that "
-                "visual tokens of different images do not correspond: name a model that sees an image as one grid."
             )
         if self.window > model.n_layers:
             raise ParameterError(
@@ -90,7 +85,7 @@ class OutcomeParameters(SampleParameters):
     parts: str = "known"
 
     def check_model(self, model: VisionLanguageModel) -> None:
-        check_readable("model", model)
+        check_comparable_as("model", model)
 
     def for_study(self) -> dict:
         """The arguments of `attention_study.attention_study`."""

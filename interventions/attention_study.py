@@ -72,6 +72,16 @@ class AttentionStudy:
         return pd.DataFrame(rows)
 
 
+def check_comparable(model: VisionLanguageModel) -> None:
+    """Raises AttentionError for a model whose contributions cannot be computed, or not compared between images."""
+    check_weights(model)
+    if model.family.tiled:
+        raise AttentionError(
+            f"model {model.name!r} cuts images into tiles, as many as they are large, so that visual tokens of "
+            "different images do not correspond: name a model that sees an image as one grid."
+        )
+
+
 def attention_study(
     model: VisionLanguageModel, testbed: Iterable[Item], *, flows: Iterable[str] = tuple(FLOWS),
     knockouts: bool = False, window: int = 3, protocol: str = "paper", max_answer_tokens: int = MAX_ANSWER_TOKENS,
@@ -86,12 +96,7 @@ def attention_study(
     ValueError for the protocol, and what `asking.ask` does.
     """
     flows = _possible(model, list(flows))
-    if model.family.tiled:
-        raise AttentionError(
-            f"model {model.name!r} cuts images into tiles, as many as they are large, so that visual tokens of "
-            "different images do not correspond: name a model that sees an image as one grid."
-        )
-    check_weights(model)
+    check_comparable(model)
     window_spans(window, "centered", model.n_layers)  # refused now, not at every question
     remote = model.remote if remote is None else remote
     settings = {"flows": flows, "max_answer_tokens": max_answer_tokens, "remote": remote, "protocol": protocol}

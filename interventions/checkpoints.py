@@ -77,7 +77,7 @@ def read_module(path: str, *, multimodal: bool, name: str, **options) -> torch.n
             **resolve_load_kwargs(options),
         )
     except OSError as error:
-        if "no file named model.safetensors" in str(error) or "a file named model.safetensors" in str(error):
+        if "file named model.safetensors" in str(error):  # which is missing
             raise ModelError(
                 f"model {name!r} has no safetensors there, and other formats are not read, for they are pickles: name "
                 "a revision that has them (on the Hub often refs/pr/N), or a folder into which you converted it."

@@ -134,7 +134,7 @@ class VisionLanguageModel:
             key["attention"] = self.attention
         if self.dtype.itemsize < 4 and self.device.type != "cpu":  # other devices round otherwise
             key["device"] = self.device.type
-        if self.prompt != self.family.prompt and self.prompt != self.family.prompt.replace("<image>", ""):
+        if self.prompt not in (self.family.prompt, self.family.prompt.replace("<image>", "")):
             key["prompt"] = self.prompt
         return key | ({"edits": [edit.identity for edit in self.edits]} if self.edits else {})
 
