@@ -7,9 +7,9 @@ What a token j adds to a token i in the self-attention of layer l is a vector of
 with A the softmax of the scaled, rotary-embedded, causally masked scores (Eq. 2) and x what the attention block reads,
 after its norm. Over all j they add up to the block's output, less the bias of W_o; their norms say who contributes.
 
-Only the rows of A that are asked for are ever computed: keys and values come from the forward's own cache, queries from
-the call of the attention function, so the implementation (sdpa or eager) does not matter and nothing of size tokens x
-tokens exists. A contribution is no proof of use: `knockout.py` takes the same edges away.
+Only the rows of A that are asked for are ever computed: queries, keys and values come from the call of the attention
+function, so the implementation (sdpa or eager) does not matter and nothing of size tokens x tokens exists. A contribution
+is no proof of use: `knockout.py` takes the same edges away.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from numbers import Integral
 import numpy as np
 import pandas as pd
 import torch
-from transformers import DynamicCache
 
-from .forward import embed, extend, in_session, prompt_inputs, run
+from .forward import extend, in_session, prompt_inputs, run
 from .prompt import Prompt, PromptError, resolve_positions
 
 # flow -> (source, target): the paper's two, and the direct one that passes the constraint by.
@@ -136,12 +135,12 @@ def read_contributions(lm, request: dict) -> dict:
     request: input_ids [1, T], image_inputs, queries, keys, layers (positions, indices), also.
     """
     with torch.no_grad():
-        cache, ids = DynamicCache(), request["input_ids"]
+        ids = request["input_ids"]
         found = run(
-            lm, prompt_inputs(ids, request["image_inputs"]), keep=[ids.shape[1] - 1], cache=cache,
+            lm, prompt_inputs(ids, request["image_inputs"]), keep=[ids.shape[1] - 1],
             queries=torch.tensor(request["queries"]), stop=request["layers"][-1] + 1,
         )
-        return contributions(lm, found["queries"], cache, request)
+        return contributions(found["attention_calls"], request)
 
 
 def contributions_from_cache(lm, request: dict, clean: dict) -> dict:
@@ -149,25 +148,24 @@ def contributions_from_cache(lm, request: dict, clean: dict) -> dict:
     with torch.no_grad():
         ids, first = request["clean_ids"], min(request["queries"])
         inputs = {
-            "inputs_embeds": embed(lm, ids[:, first:], request["image_token_id"], clean["visual"]),
+            "inputs_embeds": clean["embeddings"][:, first:],
             "position_ids": torch.arange(first, ids.shape[1])[None],
         }
         found = run(
             lm, inputs, keep=[ids.shape[1] - 1 - first], cache=extend(clean["cache"], first),
             queries=torch.tensor(request["queries"]) - first, stop=request["layers"][-1] + 1,
         )
-        return contributions(lm, found["queries"], clean["cache"], request)
+        return contributions(found["attention_calls"], request)
 
 
-def contributions(lm, queries, cache, request: dict) -> dict:
-    """`layer_contributions` of all layers asked for, stacked; queries: those of `forward.run`."""
+def contributions(calls, request: dict) -> dict:
+    """`layer_contributions` of all layers asked for, stacked; calls: those of `forward.run`."""
     rows, keys = torch.tensor(request["queries"]), torch.tensor(request["keys"])
     found = {}
     for layer in request["layers"]:
-        stored = cache.layers[layer]
-        output = lm.layers[layer].self_attn.o_proj.weight
+        queries, all_keys, values, output = calls[layer]
         by_name = layer_contributions(
-            queries[layer][0], stored.keys[0], stored.values[0], output, rows, keys, request["also"]
+            queries[0], all_keys[0], values[0], output, rows, keys, request["also"]
         )
         for name, value in by_name.items():
             found.setdefault(name, []).append(value.float().cpu())

@@ -131,11 +131,12 @@ def ask_edited(lm, request: dict) -> dict:
     found = {name: [] for name in ("p", "unchanged", "answers", "kl", "log_p")}
     with torch.no_grad():
         for ids, image_inputs, answer, before in request["questions"]:
-            cache, given = DynamicCache(), list(answer or ())
+            given = list(answer or ())
             whole = torch.cat([ids, torch.tensor([given], dtype=torch.long)], dim=1)
             n = ids.shape[1]
             keep = torch.arange(n - 1, whole.shape[1])
-            logits = run(lm, prompt_inputs(whole, image_inputs), keep=keep, cache=cache)["logits"]  # [1, answer + 1, V]
+            asked = run(lm, prompt_inputs(whole, image_inputs), keep=keep, cache=DynamicCache(), reads=("cache",))
+            cache, logits = extend(asked["cache"], n), asked["logits"]  # [1, answer + 1, V]
             said = logits[0].argmax(-1).tolist()
             # An answer ends before an end token; one that would be empty is that token itself, as in `clean_run`.
             ended = given[-1:] + said[-1:]
@@ -149,7 +150,7 @@ def ask_edited(lm, request: dict) -> dict:
             found["log_p"].append(log_p if answer is None else None)
             found["answers"].append(
                 None if unchanged else
-                decode(lm, extend(cache, n), logits[:, :1], request["eos_token_ids"], request["max_answer_tokens"])
+                decode(lm, cache, logits[:, :1], request["eos_token_ids"], request["max_answer_tokens"])
                 or said[:1]
             )
     return found

@@ -8,6 +8,7 @@ family it deals with. nnsight's `rename` gives every family the same paths insid
     layers[i]               decoder layer i
     layers[i].mlp           its MLP;             layers[i].mlp.down_proj      W_proj of the paper's section 5
     layers[i].self_attn     its self-attention;  layers[i].self_attn.o_proj   W_o
+    embed_tokens            the token embeddings
     final_norm              the norm before the language-model head
 """
 
@@ -62,6 +63,7 @@ class Family:
         """nnsight aliases: native path -> uniform name (only those that differ)."""
         paths = {
             f"{self.language_model}.layers": "layers",
+            f"{self.language_model}.embed_tokens": "embed_tokens",
             f"{self.language_model}.{self.final_norm}": "final_norm",
             self.w_proj: "down_proj",
             self.w_o: "o_proj",

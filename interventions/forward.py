@@ -10,6 +10,10 @@ Everything here runs where the weights are: these functions are called inside on
 by source if that is remote. Hence plain functions, dicts and tuples: no dataclass (its methods have no source
 to ship), no generator, no lock. Only small CPU results leave the machine.
 
+A server may run them in a *sandbox*: a process of its own, in which modules have no weights and what a forward reads or
+writes crosses as copies. So nothing here looks at a weight or relies on what a forward does to its arguments; both are
+read inside traces, where every server serves them.
+
 This module knows nothing of what is intervened on; `restoration.py` is its first user.
 
 Shapes: B rows, T tokens of a prompt, t of a suffix, d hidden size, V vocabulary. Positions index the full
@@ -50,37 +54,46 @@ def run(
     writes=None,
     queries=None,
     masks=None,
+    embed=None,
 ) -> dict:
     """One traced forward: the one place where modules are read, written or skipped.
 
-    inputs: the model's own; keep: the positions whose logits are wanted; cache: a DynamicCache to extend.
+    inputs: the model's own; keep: the positions whose logits are wanted; cache: a DynamicCache to start from.
     skip: layers below it are not run, `inputs["inputs_embeds"]` is then the input of layer `skip`.
     stop: the forward ends below this layer; "output" [B, t, d] is returned instead of logits.
     trim: the last layer's MLP, of which nothing else is ever read, runs at the positions `keep` only.
     reads: "attention" and "mlp" (outputs), each a list of [B, t - start, d] by layer from position `start`
-    on, "hidden" (the layers' inputs and the last one's output), "keys" (inputs of W_proj [B, t - start, m]), and
-    "embeddings" [B, t, d] (layer 0's input).
+    on, "hidden" (the layers' inputs and the last one's output), "keys" (inputs of W_proj [B, t - start, m]),
+    "embeddings" [B, t, d] (layer 0's input), and "cache" (the one given, extended).
     writes: {(layer, kind): (rows [m], positions [m], values [m, d])}, written into the module's output.
-    queries: positions whose attention queries are read: "queries" is a list of [B, heads, len(queries), head size] by
-    layer, after the rotary embedding, times the scaling. With stop, nothing is run behind the last of them.
+    queries: positions whose attention is read: "attention_calls" is a list, by layer, of (queries [B, heads,
+    len(queries), head size], after the rotary embedding, times the scaling; keys and values [B, key heads, all tokens,
+    head size]; W_o [d, heads x head size]). With stop, nothing is run behind the last of them.
     masks: {layer: additive mask [B, 1, t, keys]}, what that layer's attention takes instead of the model's own.
+    embed: with "embeddings", other token ids [1, n] to embed, too: "embedded" [1, n, d].
     Returns {"logits": [B, len(keep), V]} and what was read.
     """
     refuse_unreached_edits(lm, skip, stop, queries)
     writes, masks = writes or {}, masks or {}
-    record = {name: [] for name in (*reads, *(() if queries is None else ("queries",)))}
+    record = {name: [] for name in (*reads, "attention_calls")}
     keep = torch.as_tensor(keep)
-    last = len(lm.layers) - 1
-    options = {"past_key_values": cache, "use_cache": cache is not None, "logits_to_keep": keep}
+    last, sandboxed = len(lm.layers) - 1, in_sandbox(lm)
+    options = {"past_key_values": cache, "use_cache": "cache" in reads, "logits_to_keep": keep}
     with lm.trace(**inputs, **options) as tracer:
         for index, layer in enumerate(lm.layers):
             if index < skip:
                 layer.skip(inputs["inputs_embeds"])
                 continue
-            if index == 0 and "embeddings" in reads:
-                record["embeddings"] = layer.input.clone()
-            if "hidden" in reads:
-                record["hidden"].append(layer.input[:, start:].clone())
+            if "hidden" in reads or (index == 0 and "embeddings" in reads):
+                # The layer's input, at its first module: its own holds the cache too, and to read that in a sandbox
+                # gives the layer a copy to extend.
+                hidden = layer.input_layernorm.input
+                if "hidden" in reads:
+                    record["hidden"].append(hidden[:, start:].clone())
+                if index == 0 and "embeddings" in reads:
+                    record["embeddings"] = hidden.clone()
+                if index == 0 and embed is not None:
+                    record["embedded"] = lm.embed_tokens(embed.to(hidden.device))
             if index in masks:
                 positional, named = layer.self_attn.inputs
                 mask = masks[index].to(named["hidden_states"].device)
@@ -89,8 +102,9 @@ def run(
                 positional, named = attention_call(layer.self_attn).inputs
                 query = positional[1][:, :, queries]
                 # Scaled in float32 at least: half precision would round every query once more.
-                record["queries"].append(query.to(torch.promote_types(query.dtype, torch.float32)) * named["scaling"])
-                if stop == index + 1:
+                scaled = query.to(torch.promote_types(query.dtype, torch.float32)) * named["scaling"]
+                record["attention_calls"].append((scaled, *positional[2:4], weight_of(layer.self_attn.o_proj, query)))
+                if stop == index + 1 and not sandboxed:
                     tracer.stop()
             for kind in ("attention", "mlp"):  # in the order in which a layer computes them
                 if kind == "mlp" and "keys" in reads:
@@ -103,7 +117,6 @@ def run(
                     layer.mlp.input = whole[:, keep.to(whole.device)]
                     output = torch.zeros_like(whole)
                     output[:, keep.to(whole.device)] = layer.mlp.output
-                    layer.mlp.output = output
                 else:
                     output = layer.mlp.output if kind == "mlp" else layer.self_attn.output[0]
                 if kind in reads:
@@ -111,12 +124,21 @@ def run(
                 if (index, kind) in writes:
                     rows, positions, values = writes[index, kind]
                     output[rows.to(output.device), positions.to(output.device)] = values.to(output)
+                if trimmed:
+                    layer.mlp.output = output  # as it is now: what is done to it later may not arrive
             if stop == index + 1:
                 record["output"] = layer.output.clone()
-                tracer.stop()
-        if "hidden" in reads:
-            record["hidden"].append(lm.layers[last].output[:, start:].clone())
-        record["logits"] = lm.lm_head.output
+                if not sandboxed:
+                    tracer.stop()
+                for later in lm.layers[stop:]:  # a sandbox does not survive `stop` if another trace follows
+                    later.skip(record["output"])
+                break
+        if stop is None:
+            if "hidden" in reads:
+                record["hidden"].append(lm.layers[last].output[:, start:].clone())
+            record["logits"] = lm.lm_head.output
+            if "cache" in reads:
+                record["cache"] = lm.output.past_key_values
     return record
 
 
@@ -137,7 +159,24 @@ def attention_call(self_attn):
     calls = [name for name in source.names if name.startswith("attention_interface_")]
     if not calls:
         raise ValueError("this model's self-attention calls no attention interface, so its queries cannot be read.")
-    return source.node(calls[-1])  # the ones before it look the interface up
+    return getattr(source, calls[-1])  # the ones before it look the interface up
+
+
+def weight_of(linear, like: torch.Tensor) -> torch.Tensor:
+    """The weight [out, in] of a linear module, inside a trace; like: a tensor of the type and on the device of its inputs.
+
+    Where the module has none here (in a sandbox), from what it does to the unit vectors.
+    """
+    if not linear.weight.is_meta:
+        return linear.weight
+    units = torch.eye(linear.weight.shape[1], device=like.device, dtype=like.dtype)
+    outputs = linear(torch.cat([units, torch.zeros_like(units[:1])]))  # the last row is the bias
+    return (outputs[:-1] - outputs[-1]).T
+
+
+def in_sandbox(lm) -> bool:
+    """Whether this code runs in a process without the weights."""
+    return next(lm._module.parameters()).is_meta
 
 
 def extend(cache, stop: int, rows: int = 1) -> DynamicCache:
@@ -152,15 +191,6 @@ def extend(cache, stop: int, rows: int = 1) -> DynamicCache:
     return fresh
 
 
-def embed(lm, input_ids, image_token_id: int = -1, visual=None) -> torch.Tensor:
-    """Input embeddings [1, t, d] of ids [1, t]; their visual tokens are the last ones of visual [m, d]."""
-    embeddings = lm.get_input_embeddings()(input_ids.to(lm.device)).clone()
-    is_visual = (input_ids == image_token_id).to(lm.device)
-    if is_visual.any():
-        embeddings[is_visual] = visual[len(visual) - int(is_visual.sum()) :].to(embeddings)
-    return embeddings
-
-
 def decode(lm, cache, logits, eos_token_ids, limit: int) -> list[int]:
     """Greedy continuation of a cache, given the logits [1, 1, V] behind it, without the end token."""
     answer = []
@@ -170,18 +200,18 @@ def decode(lm, cache, logits, eos_token_ids, limit: int) -> list[int]:
             break
         answer.append(token)
         if len(answer) < limit:
-            logits = run(lm, {"input_ids": torch.tensor([[token]])}, keep=[0], cache=cache)["logits"]
+            step = run(lm, {"input_ids": torch.tensor([[token]])}, keep=[0], cache=cache, reads=("cache",))
+            cache, logits = step["cache"], step["logits"]
     return answer
 
 
 def greedy_answer(lm, request: dict) -> list[int]:
     """The model's own answer to input_ids [1, T] and image_inputs: its tokens without the end."""
     with torch.no_grad():
-        cache = DynamicCache()
         ids = request["input_ids"]
         inputs = prompt_inputs(ids, request["image_inputs"])
-        logits = run(lm, inputs, keep=[ids.shape[1] - 1], cache=cache)["logits"]
-        return decode(lm, cache, logits, request["eos_token_ids"], request["max_answer_tokens"])
+        found = run(lm, inputs, keep=[ids.shape[1] - 1], cache=DynamicCache(), reads=("cache",))
+        return decode(lm, found["cache"], found["logits"], request["eos_token_ids"], request["max_answer_tokens"])
 
 
 def prompt_inputs(input_ids, image_inputs: dict) -> dict:
@@ -219,30 +249,31 @@ def packed_inputs(hidden, first: int, begins, ends):
 # Memory
 
 
-def packing_budget(lm, n_keys: int) -> int:
+def packing_budget(lm, n_keys: int, like: torch.Tensor) -> int:
     """Packed tokens a forward: a device-dependent best, less where a quarter of the free memory holds fewer.
 
-    A token costs activations, keys and values in all layers, and (eager) a row of scores in every head.
+    A token costs activations, keys and values in all layers, and (eager) a row of scores in every head; like: hidden
+    states, which are of the type and on the device of those.
     """
     config = lm._module.config.get_text_config()
-    best = GPU_PACKED_TOKENS if lm.device.type == "cuda" else CPU_PACKED_TOKENS
-    size = lm._module.dtype.itemsize
+    best = GPU_PACKED_TOKENS if like.is_cuda else CPU_PACKED_TOKENS
+    size = like.dtype.itemsize
     activations = size * (8 * config.hidden_size + 3 * config.intermediate_size)
     scores = (4 + 2 * size) * config.num_attention_heads * (n_keys + best)
-    return max(1, min(best, free_bytes(lm.device) // 4 // (activations + scores + cache_bytes(lm))))
+    return max(1, min(best, free_bytes(like.device) // 4 // (activations + scores + cache_bytes(lm, size))))
 
 
-def cached_tokens_that_fit(lm) -> int:
-    """Tokens whose keys and values fill a quarter of the free memory."""
-    return free_bytes(lm.device) // 4 // cache_bytes(lm)
+def cached_tokens_that_fit(lm, like: torch.Tensor) -> int:
+    """Tokens whose keys and values fill a quarter of the free memory; like: as for `packing_budget`."""
+    return free_bytes(like.device) // 4 // cache_bytes(lm, like.dtype.itemsize)
 
 
-def cache_bytes(lm) -> int:
-    """Bytes of one token's keys and values in all layers."""
+def cache_bytes(lm, size: int) -> int:
+    """Bytes of one token's keys and values in all layers, at `size` bytes a number."""
     config = lm._module.config.get_text_config()
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * head * lm._module.dtype.itemsize
+    return 2 * config.num_hidden_layers * heads * head * size
 
 
 def free_bytes(device) -> int:

@@ -181,7 +181,7 @@ def blocked_sites(lm, request: dict, clean: dict) -> torch.Tensor:
 def block_packed(lm, request: dict, clean: dict, base: dict) -> torch.Tensor:
     """Many sites in one sequence: a segment each, from its first target token to the end."""
     sites, end = request["sites"], base["end"]
-    budget = request["max_packed_tokens"] or packing_budget(lm, end)
+    budget = request["max_packed_tokens"] or packing_budget(lm, end, base["hidden"][0])
     begins = [min(site[0], default=end - 1) for site in sites]
     found = torch.zeros(len(sites))
     for pack in packs(sites, [end - begin for begin in begins], budget):
@@ -202,8 +202,8 @@ def block_packed(lm, request: dict, clean: dict, base: dict) -> torch.Tensor:
 def block_rows(lm, request: dict, clean: dict, base: dict) -> torch.Tensor:
     """A batch row each, from the first target token of all flows on, behind a shared prefix."""
     sites, first, end = request["sites"], request["first"], base["end"]
-    budget = request["max_packed_tokens"] or packing_budget(lm, end)
-    n_rows = max(1, min(budget // (end - first), cached_tokens_that_fit(lm) // end))
+    budget = request["max_packed_tokens"] or packing_budget(lm, end, base["hidden"][0])
+    n_rows = max(1, min(budget // (end - first), cached_tokens_that_fit(lm, base["hidden"][0]) // end))
     found = torch.zeros(len(sites))
     for pack in packs(sites, [1] * len(sites), n_rows):
         layer, where = sites[pack[0]][2], torch.arange(first, end)

@@ -26,11 +26,11 @@ def check_versions() -> None:
 
 def check(model) -> None:
     """Raises ModelError unless module paths, tokenizer and visual tokens are what the interventions take them for."""
-    for path in ("layers", "final_norm", "lm_head"):
+    for path in ("embed_tokens", "layers", "final_norm", "lm_head"):
         if not hasattr(model.traced, path):
             raise ModelError(f"model {model.name!r} has no module {path!r}: correct its row in families.py.")
     layer = model.layers[0]
-    for path in ("mlp.down_proj", "self_attn.o_proj"):
+    for path in ("input_layernorm", "mlp.down_proj", "self_attn.o_proj"):
         try:
             layer.get(path)
         except AttributeError:

@@ -144,10 +144,9 @@ def optimize(lm, request: dict) -> dict:
     ids = torch.cat([request["clean_ids"], target[None, :-1]], dim=1)
     keep = torch.arange(request["clean_ids"].shape[1] - 1, ids.shape[1])
     with torch.no_grad():
-        cache = DynamicCache()
         clean = run(
-            lm, prompt_inputs(ids, request["image_inputs"]), keep=keep, cache=cache, reads=("hidden", "keys", "mlp"),
-            start=first,
+            lm, prompt_inputs(ids, request["image_inputs"]), keep=keep, cache=DynamicCache(),
+            reads=("hidden", "keys", "mlp", "cache"), start=first,
         )
     start = clean["mlp"][layer][0, 0].float()
     value = start.clone().requires_grad_()
@@ -160,7 +159,7 @@ def optimize(lm, request: dict) -> dict:
         last = step == request["steps"]
         with torch.set_grad_enabled(not last):
             logits = run(
-                lm, inputs, keep=keep - first, cache=extend(cache, first), skip=skip, writes=writes
+                lm, inputs, keep=keep - first, cache=extend(clean["cache"], first), skip=skip, writes=writes
             )["logits"]
             log_p = logits[0].float().log_softmax(-1)
             loss = -log_p[torch.arange(len(target)), target.to(log_p.device)].sum()

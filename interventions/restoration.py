@@ -15,7 +15,6 @@ from transformers import DynamicCache
 from .forward import (
     cached_tokens_that_fit,
     decode,
-    embed,
     extend,
     packed_inputs,
     packing_budget,
@@ -60,23 +59,22 @@ def restore_sites(lm, request: dict) -> dict:
 def clean_run(lm, request: dict) -> dict:
     """The clean prompt, once: encodes the image, records module outputs from `first` on, decides the answer.
 
-    Returns attention, mlp (lists of [1, T - first, d] by layer), embeddings [1, T, d], visual [m, d] (its
-    visual tokens), cache (of the prompt), answer_ids, scored (the answer tokens that count), p_clean, top_id,
-    top_p.
+    Returns attention, mlp (lists of [1, T - first, d] by layer), embeddings [1, T, d], embedded (those of the corrupted
+    prompt's text, where the request has one, and of the scored answer but its last token), cache (of the prompt),
+    answer_ids, scored (the answer tokens that count), p_clean, top_id, top_p.
     """
     ids = request["clean_ids"]
     n_tokens = ids.shape[1]
-    cache = DynamicCache()
     clean = run(
         lm,
         prompt_inputs(ids, request["image_inputs"]),
         keep=[n_tokens - 1],
-        cache=cache,
-        reads=(*request["kinds"], "embeddings"),
+        cache=DynamicCache(),
+        reads=(*request["kinds"], "embeddings", "cache"),
         start=request["first"],
+        embed=request.get("corrupted_ids"),
     )
-    clean["cache"] = extend(cache, n_tokens)  # decoding below extends `cache`, not this one
-    clean["visual"] = clean["embeddings"][(ids == request["image_token_id"]).to(lm.device)]
+    cache = extend(clean["cache"], n_tokens)  # to decode with, which extends it in turn
     top_p, top_id = clean["logits"][0, -1].float().softmax(-1).max(-1)
     clean["top_id"], clean["top_p"] = int(top_id), float(top_p)
     answer = request["answer_ids"]
@@ -88,8 +86,10 @@ def clean_run(lm, request: dict) -> dict:
     if len(clean["scored"]) > 1:
         inputs = {"input_ids": torch.tensor([clean["scored"][:-1]])}
         keep = torch.arange(len(clean["scored"]) - 1)
-        more = run(lm, inputs, keep=keep, cache=extend(clean["cache"], n_tokens))["logits"]
-        logits = torch.cat([logits, more], dim=1)
+        more = run(lm, inputs, keep=keep, cache=extend(clean["cache"], n_tokens), reads=("embeddings",))
+        logits = torch.cat([logits, more["logits"]], dim=1)
+        if "embedded" in clean:
+            clean["embedded"] = torch.cat([clean["embedded"], more["embeddings"]], dim=1)
     clean["p_clean"] = float(answer_probability(logits, clean["scored"])[0])
     return clean
 
@@ -102,16 +102,20 @@ def corrupted_run(lm, request: dict, clean: dict, sample: int) -> dict:
     """
     first, scored = request["first"], clean["scored"]
     ids = torch.cat([request["corrupted_ids"], torch.tensor([scored[:-1]], dtype=torch.long)], dim=1)
-    embeddings = embed(lm, ids[:, first:], request["image_token_id"], clean["visual"])
+    embeddings = clean["embedded"][:, first:].clone()
+    visual = clean["embeddings"][(request["clean_ids"] == request["image_token_id"]).to(embeddings.device)]  # [m, d]
+    is_visual = (ids[:, first:] == request["image_token_id"]).to(embeddings.device)
+    if is_visual.any():  # the last ones of the picture, which are the clean run's
+        embeddings[is_visual] = visual[len(visual) - int(is_visual.sum()) :]
     if request["noise"] is not None:
         embeddings = embeddings + embedding_noise(request, clean["embeddings"], embeddings, sample)
     last, end = request["corrupted_ids"].shape[1] - 1, ids.shape[1]
     keep = torch.arange(last, end)
     cache = extend(clean["cache"], first)
     inputs = {"inputs_embeds": embeddings, "position_ids": torch.arange(first, end)[None]}
-    corrupted = run(lm, inputs, keep=keep - first, cache=cache, reads=("hidden",))
+    corrupted = run(lm, inputs, keep=keep - first, cache=cache, reads=("hidden", "cache"))
     p_corrupted = float(answer_probability(corrupted["logits"], scored)[0])
-    return corrupted | {"ids": ids, "cache": cache, "end": end, "keep": keep, "p_corrupted": p_corrupted}
+    return corrupted | {"ids": ids, "end": end, "keep": keep, "p_corrupted": p_corrupted}
 
 
 def embedding_noise(request: dict, clean_embeddings, like, sample: int) -> torch.Tensor:
@@ -154,8 +158,9 @@ def restore_rows(lm, request: dict, clean: dict, corrupted: dict):
     Every row is computed as it would be alone, which keeps half precision exact.
     """
     sites, first = request["sites"], request["first"]
-    budget = request["max_packed_tokens"] or packing_budget(lm, corrupted["end"])
-    n_rows = max(1, min(budget // (corrupted["end"] - first), cached_tokens_that_fit(lm) // corrupted["end"]))
+    budget = request["max_packed_tokens"] or packing_budget(lm, corrupted["end"], corrupted["hidden"][0])
+    fitting = cached_tokens_that_fit(lm, corrupted["hidden"][0]) // corrupted["end"]
+    n_rows = max(1, min(budget // (corrupted["end"] - first), fitting))
     restored = torch.zeros(len(sites))
     for pack in packs(sites, [1] * len(sites), n_rows):
         layer, rows = sites[pack[0]][2], len(pack)
@@ -179,7 +184,7 @@ def restore_packed(lm, request: dict, clean: dict, corrupted: dict):
     one together with the corrupted run's hidden states of the tokens behind them. Layers below are skipped.
     """
     sites, first, end = request["sites"], request["first"], corrupted["end"]
-    budget = request["max_packed_tokens"] or packing_budget(lm, end)
+    budget = request["max_packed_tokens"] or packing_budget(lm, end, corrupted["hidden"][0])
     begins = [min(p for _, p in site[1]) for site in sites]
     restored = torch.zeros(len(sites))
     for pack in packs(sites, [end - begin for begin in begins], budget):
