@@ -14,7 +14,8 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 
 from interventions.causal_trace import answer_tokens
 from interventions.families import family_of
-from interventions.model import VisionLanguageModel, load_model
+from interventions.loading import load_model
+from interventions.model import VisionLanguageModel
 from interventions.prompt import build_prompt, corrupt
 from interventions.published import published_config, skeleton
 from interventions.testbed import load_testbed

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from interventions.cost import FIT
 from interventions.families import count_image_tokens, family_of
-from interventions.model import load_model
+from interventions.loading import load_model
 from interventions.published import PUBLISHED, published_config
 
 from .real_size import processor_for, save_checkpoint

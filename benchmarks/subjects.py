@@ -16,7 +16,8 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from interventions.model import VisionLanguageModel, load_model
+from interventions.loading import load_model
+from interventions.model import VisionLanguageModel
 from interventions.prompt import CorruptedPrompt, Prompt, build_prompt, corrupt
 from interventions.testbed import load_testbed
 

@@ -21,7 +21,8 @@ from .checkpoints import ModelError
 from .edit import Edit, apply_edits, edit_facts, load_edit
 from .edit_export import export_peft, merged
 from .knockout import AttentionKnockout, attention_knockout
-from .model import VisionLanguageModel, load_model
+from .loading import load_model
+from .model import VisionLanguageModel
 from .multedit import EditError, closed_form_update, optimize_value
 from .prompt import CorruptedPrompt, Prompt, PromptError, build_prompt, corrupt, noise
 from .testbed import Item, TestBed, TestBedError, load_testbed

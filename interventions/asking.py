@@ -1,6 +1,7 @@
 """The loop of every experiment: ask the questions of a test bed, one stored table a question.
 
-A question that cannot be used is left out with its reason, and a fault costs its own question, not the others.
+A question that cannot be used is left out with its reason, and a fault costs its own question, not the others; only a
+server that does not answer any more, or takes no more requests, ends the run. What is finished by then is kept.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from .conditions import Unusable
 from .model import VisionLanguageModel
 from .parameters import ParameterError, shard_of
 from .progress import Progress
+from .remote import NDIFError, RequestRefused, ServerUnreachable
 from .results import ResultStore
 from .testbed import Item
+from .turns import in_order
 
 ITEM_COLUMNS = ["id", "part", "constraints", "question", "entity", "relation", "split", "style"]
 
@@ -48,22 +51,34 @@ def ask(
 
     key: all that determines a table besides model and item. purpose: the verb of error messages, and its past ("trace",
     "traced").
-    shard, required, label: as for `study.trace_study`. Raises ParameterError for an item that is required and not
-    used, and if none is used; if a question failed then, its error.
+    shard, required, label: as for `study.trace_study`. `model.concurrency` items wait for a server at a time. Raises
+    ParameterError for an item that is required and not used, and if none is used; if a question failed then, its error;
+    and `remote.ServerUnreachable` or `RequestRefused`, with which no other question would fare better.
     """
     (verb, past), key = purpose, key | model.key()
     store, items = ResultStore(results_dir), in_shard(list(testbed), shard)
     asked, failure, n_used, progress = [], None, 0, Progress(len(items), label)
-    for item in items:
-        table, own = None, {"item": item.content(), "named": "" if model.is_multimodal else item.entity}
+
+    def one(item: Item) -> tuple[pd.DataFrame | None, str, Exception | None]:
+        own = {"item": item.content(), "named": "" if model.is_multimodal else item.entity}
         try:
             table = store.get_or_compute(key | own, partial(compute, item))
-            reason = table.loc[0, "reason"]
+            return table, table.loc[0, "reason"], None
         except Unusable as error:
-            reason = str(error)
+            return None, str(error), None
+        except (ServerUnreachable, RequestRefused):
+            raise
         except Exception as error:  # one question's fault must not cost the others
-            failure = failure or error
-            reason = f"failed: {error!r}"
+            return None, f"failed: {error!r}", error
+
+    found = in_order(one, items, model.concurrency)
+    for item in items:
+        try:
+            table, reason, error = next(found)
+        except NDIFError as error:
+            kept = f"{len(asked)} of {len(items)} questions are done and kept: start again to go on."
+            raise type(error)(f"{error} {kept}") from error
+        failure = failure or error
         if required and reason:
             raise ParameterError(
                 f"Parameter 'items': question {item.id!r} cannot be {past}, {reason.rstrip('.')}: "

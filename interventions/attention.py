@@ -8,8 +8,8 @@ with A the softmax of the scaled, rotary-embedded, causally masked scores (Eq. 2
 after its norm. Over all j they add up to the block's output, less the bias of W_o; their norms say who contributes.
 
 Only the rows of A that are asked for are ever computed: queries, keys and values come from the call of the attention
-function, so the implementation (sdpa or eager) does not matter and nothing of size tokens x tokens exists. A contribution
-is no proof of use: `knockout.py` takes the same edges away.
+function, so the implementation (sdpa or eager) does not matter and nothing of size tokens x tokens exists. A
+contribution is no proof of use: `knockout.py` takes the same edges away.
 """
 
 from __future__ import annotations

@@ -24,11 +24,14 @@ from .metrics import bootstrap_interval
 from .model import VisionLanguageModel
 from .parameters import ParameterError
 from .prompt import CorruptedPrompt, Prompt
+from .remote import JobFailed
 from .results import ResultStore
 from .study import TraceStudy, trace_study
 from .testbed import Item
+from .turns import in_order
 
 CONTROLS = ("other image", "other position")
+_COLUMNS = ["control", "id", "part", "kind", "layer", "effect"]
 
 
 def run_controls(
@@ -40,7 +43,7 @@ def run_controls(
     twin: a model that takes another route, asked the same questions; left out where it answers none of them right.
     options: those of `trace_controls`.
     """
-    none = pd.DataFrame(columns=["control", "id", "part", "kind", "layer", "effect"])
+    none = pd.DataFrame(columns=_COLUMNS)
     if not limit:
         return control_effects(study, none)
     items = list(testbed)
@@ -66,19 +69,27 @@ def trace_controls(
                 "remote": model.remote if remote is None else remote}
     key = settings | model.key() | study.conditions.key()
     key |= {"table": "trace_controls", "role": study.role, "seed": seed}
-    store, frames = ResultStore(results_dir), []
-    for row in _controlled(study, limit).itertuples():
+    store = ResultStore(results_dir)
+
+    def one(asked: tuple) -> pd.DataFrame:
+        row, control = asked
         item, answer_id = by_id[row.id], int(row.answer_id)
         other = other_item(item, pool, seed)
-        for control in CONTROLS:
-            table = store.get_or_compute(
-                key | {"control": control, "item": item.content(), "answer_id": answer_id,
-                       "other": other and other.content(),
-                       "named": [] if model.is_multimodal else [item.entity, other and other.entity]},
-                partial(_trace, model, item, other, control, study, answer_id, seed, settings),
-            )
-            frames.append(table.assign(control=control, id=item.id, part=item.part))
-    return pd.concat(frames, ignore_index=True)[["control", "id", "part", "kind", "layer", "effect"]]
+        own = {
+            "control": control, "item": item.content(), "answer_id": answer_id, "other": other and other.content(),
+            "named": [] if model.is_multimodal else [item.entity, other and other.entity],
+        }
+        compute = partial(_trace, model, item, other, control, study, answer_id, seed, settings)
+        try:
+            table = store.get_or_compute(key | own, compute)
+        except JobFailed as error:
+            print(f"{item.id}: no control {control!r}. {error}", flush=True)
+            return pd.DataFrame(columns=_COLUMNS)
+        return table.assign(control=control, id=item.id, part=item.part)[_COLUMNS]
+
+    asked = [(row, control) for row in _controlled(study, limit).itertuples() for control in CONTROLS]
+    frames = list(in_order(one, asked, model.concurrency))
+    return pd.concat(frames, ignore_index=True)
 
 
 def control_effects(study: TraceStudy, controls: pd.DataFrame, twin: TraceStudy | None = None) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from .edit_study import TASKS, Chosen, Editing, references, wrong_items
 from .fine_tuning import CONSTRAINED_DEFAULT, FineTuning
 from .lots import lot
 from .model import VisionLanguageModel
-from .multedit import LAMBDA, PROTOCOLS
+from .multedit import LAMBDA, PROTOCOLS, SANDBOXED
 from .parameters import ParameterError, at_least, listed, one_of
 from .selection import SampleParameters
 from .testbed import TestBed, load_testbed
@@ -33,10 +33,6 @@ class EditParameters(SampleParameters):
         at_least("unrelated", self.unrelated, 1, "it counts the unrelated questions that are asked after each edit")
         if not self.lam > 0:
             raise ParameterError(f"Parameter 'lam' must be above 0, not {self.lam}: it weighs the old weights.")
-        if self.remote:
-            raise ParameterError(
-                "Parameter 'remote' cannot be True here: fine-tuning changes weights, which a server does not allow."
-            )
 
     def select(self, testbed: TestBed) -> TestBed:
         """All questions of the parts, shuffled together: those that are edited are the first wrong ones among them."""
@@ -49,6 +45,8 @@ class EditParameters(SampleParameters):
                 f"Parameter 'layer' is {self.layer}, but model {model.name!r} has {model.n_layers} layers, of which no "
                 f"token reads the last one's output: choose 0 to {model.n_layers - 2}."
             )
+        if model.server and model.server.sandboxed:
+            raise ParameterError(f"Parameter 'remote': {SANDBOXED.format(where=model.server.host)}")
 
     def chosen(self, model: VisionLanguageModel, questions: TestBed) -> Chosen:
         """Task -> the questions to edit, answered wrongly now, each with what the model says."""

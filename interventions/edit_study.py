@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -28,11 +29,14 @@ from .model import VisionLanguageModel
 from .multedit import LAMBDA, DivergedError, EditError, NoGradientError, Optimizer
 from .parameters import ParameterError
 from .progress import Progress
+from .remote import JobFailed
 from .results import ResultStore
 from .testbed import Item
+from .turns import in_order
 
 OURS = "MultEdit"
-METHODS = ("no edit", OURS, "random layer", "fine-tuning", "constrained fine-tuning")
+BASELINES = ("fine-tuning", "constrained fine-tuning")
+METHODS = ("no edit", OURS, "random layer", *BASELINES)
 TASKS = ("correct", "insert")
 KNOWN_ANSWER = "insert, answer said elsewhere"  # see `known_answers_apart`
 Chosen = dict[str, list[tuple[Item, str]]]  # task -> what `wrong_items` found
@@ -108,13 +112,18 @@ def wrong_items(
     """
     store, found, asked = ResultStore(results_dir), [], 0
     fitting = [item for item in testbed if (item.split == "never") == (task == "insert")]
-    progress = Progress(len(fitting), f"looking for errors ({task})")
-    for item in fitting:
-        key = model.key() | {"table": "answers", "item": item.content(), "protocol": protocol}
-        asked += 1
+    progress, model_key = Progress(len(fitting), f"looking for errors ({task})"), model.key()
+
+    def said_to(item: Item) -> str | None:
+        key = model_key | {"table": "answers", "item": item.content(), "protocol": protocol}
         try:
-            said = store.get_or_compute(key, partial(_answer, model, item, protocol)).loc[0, "answer"]
-        except Unusable:
+            return store.get_or_compute(key, partial(_answer, model, item, protocol)).loc[0, "answer"]
+        except (Unusable, JobFailed):
+            return None
+
+    for item, said in zip(fitting, in_order(said_to, fitting, model.concurrency), strict=False):
+        asked += 1
+        if said is None:
             continue
         if answer_accuracy(said, item.answers, item.annotations) < 0.5:
             found.append((item, said))
@@ -135,15 +144,14 @@ def references(
 ) -> list[Reference]:
     """At most POOL unrelated questions with the unedited model's answers, drawn by a hash of seed and id."""
     drawn = sorted(testbed, key=lambda item: lot("unrelated", seed, item.id))
-    found = []
-    for item in drawn:
-        if len(found) == POOL:
-            break
+
+    def referred(item: Item) -> Reference | None:
         try:
-            found.append(reference(model, item, protocol))
-        except Unusable:
-            continue
-    return found
+            return reference(model, item, protocol)
+        except (Unusable, JobFailed):
+            return None
+
+    return list(islice(filter(None, in_order(referred, drawn, model.concurrency)), POOL))
 
 
 def edit_study(
@@ -155,12 +163,19 @@ def edit_study(
     method.
 
     chosen: task -> what `wrong_items` found. testbed: where other pictures and questions that follow come from. pool:
-    that of `references`. Baselines change weights and put them back, so they need the model on this machine.
+    that of `references`. Baselines change weights and put them back; a server's are never touched, so there they are
+    left out, which is told.
     """
     settings, testbed, methods = settings or Editing(), list(testbed), tuple(methods)
     for method in methods:
         if method not in METHODS:
             raise EditError(f"methods names {method!r}: use {', '.join(map(repr, METHODS))}.")
+    unable = [method for method in methods if method in BASELINES and model.remote is True]
+    if unable:
+        print(f"Left out: {' and '.join(unable)}, which change weights, and those on a server stay as they are.")
+        methods = tuple(method for method in methods if method not in unable)
+    if not methods:
+        raise EditError(f"methods has none that a server runs: name one of {', '.join(map(repr, METHODS[:3]))}.")
     said = {item.id: (task, answer) for task, items in chosen.items() for item, answer in items}
     sayable = {answer for item in testbed if item.split != "never" for answer in item.answers}
     surroundings = {"pool": [one.item.content() for one in pool], "testbed": _content(testbed)}

@@ -26,6 +26,8 @@ import nnsight
 import torch
 from transformers import DynamicCache
 
+from .remote import Job, model_key
+
 # Tokens a packed forward: fewer pay overhead, more attend to each other's masked keys.
 CPU_PACKED_TOKENS = 300  # measured on two cores: flat from 200 to 600
 GPU_PACKED_TOKENS = 2048  # not measured
@@ -33,11 +35,15 @@ MEMINFO = "/proc/meminfo"  # Linux only
 
 
 def in_session(lm, function, request: dict, remote: bool | str = False):
-    """`function(lm, request)` in one nnsight session: one remote request, whatever it runs."""
+    """`function(lm, request)` in one nnsight session: one remote request, whatever it runs.
+
+    remote: False | True | "local" (as it would travel, but here). Raises `remote.NDIFError`.
+    """
     nnsight.register("interventions")  # an installed package does not travel by itself
-    with lm.session(remote=remote):
+    job = Job(model_key(lm)) if remote is True else None
+    with lm.session(backend=job, remote=False if job else remote):
         result = nnsight.save(function(lm, request))
-    return result
+    return job.result()["result"] if job else result
 
 
 def run(
@@ -163,7 +169,7 @@ def attention_call(self_attn):
 
 
 def weight_of(linear, like: torch.Tensor) -> torch.Tensor:
-    """The weight [out, in] of a linear module, inside a trace; like: a tensor of the type and on the device of its inputs.
+    """The weight [out, in] of a linear module, inside a trace; like: a tensor of its inputs' type and device.
 
     Where the module has none here (in a sandbox), from what it does to the unit vectors.
     """

@@ -1,4 +1,4 @@
-"""One wrapper for the models of the paper: `load_model("mini")`, a directory, or a Hub id.
+"""One wrapper for the models of the paper; `loading.load_model` makes it of an alias, a directory or a Hub id.
 
 The Hugging Face module is used as it is. nnsight wraps it (`.traced`) under the uniform module names of
 `families.py`, weights are frozen, and what has gone wrong silently for others is checked when the model is
@@ -9,14 +9,13 @@ is the number the vision encoder delivers (575 versus 576 is the classic).
 import uuid
 
 import torch
-from nnsight.modeling.quantization import QUANTIZATIONS
 from nnsight.modeling.transformers import TransformersModel
 from PIL import Image
-from safetensors import SafetensorError
 
 from . import families, forward, load_checks
 from .chat_format import chat_format
-from .checkpoints import ALIASES, ModelError, chosen_dtype, read_module, resolve
+from .checkpoints import ModelError
+from .preflight import Server
 from .testbed import load_image, on_white
 
 
@@ -28,17 +27,21 @@ class VisionLanguageModel:
     revision: what identifies the weights (sha256 of local files with configuration and tokenizer,
         commit on the Hub, "in-memory" otherwise).
     remote: the default of every intervention's `remote` argument (True | False | "local").
+    server: of a remote model, what `preflight.preflight` found; concurrency: how many questions may wait for it at a
+        time in an experiment.
     prompt: the chat format with `{question}` and, if multimodal, `<image>`.
     """
 
     def __init__(
-        self, traced, processor, *, name: str, revision: str, remote: bool | str = False, prompt: str | None = None
+        self, traced, processor, *, name: str, revision: str, remote: bool | str = False, prompt: str | None = None,
+        server: Server | None = None, concurrency: int = 1,
     ):
         self.traced, self.processor, self.name = traced, processor, name
         self.revision, self.remote = revision, remote
+        self.server, self.concurrency = server, concurrency
         self.edits, self.unedited = (), None  # see `edit.apply_edits`
         self.config = traced._module.config
-        self.family = _family(self.config, name)
+        self.family = family_row(self.config, name)
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.prompt = chat_format(processor, self.family, prompt, name)
         self.module.requires_grad_(False).eval()
@@ -50,10 +53,10 @@ class VisionLanguageModel:
     ) -> "VisionLanguageModel":
         """Wrap a Hugging Face module that is already in memory, where it is. processor: a LlavaProcessor, or a
         tokenizer."""
-        family = _family(module.config, name)
+        family = family_row(module.config, name)
         traced = TransformersModel(
-            module, task=family.task, rename=family.rename, dispatch=True, **_preprocessors(family, processor),
-            **_where_it_is(module),
+            module, task=family.task, rename=family.rename, dispatch=True, **preprocessors(family, processor),
+            **where_it_is(module),
         )
         return cls(traced, processor, name=name, revision="in-memory", prompt=prompt)
 
@@ -132,8 +135,9 @@ class VisionLanguageModel:
             key["quantization"] = self.quantization
         if self.attention != "sdpa":
             key["attention"] = self.attention
-        if self.dtype.itemsize < 4 and self.device.type != "cpu":  # other devices round otherwise
-            key["device"] = self.device.type
+        device = self.server.device if self.server else self.device.type
+        if self.dtype.itemsize < 4 and device != "cpu":  # other devices round otherwise
+            key["device"] = device
         if self.prompt not in (self.family.prompt, self.family.prompt.replace("<image>", "")):
             key["prompt"] = self.prompt
         return key | ({"edits": [edit.identity for edit in self.edits]} if self.edits else {})
@@ -191,69 +195,7 @@ class VisionLanguageModel:
         return self.tokenizer.decode(answer_ids, skip_special_tokens=True).strip()
 
 
-def load_model(
-    name: str = "mini", *, remote: bool | str = False, revision: str | None = None, dtype=None, device_map=None,
-    attn_implementation=None, prompt: str | None = None,
-) -> VisionLanguageModel:
-    """Load a model by alias ("mini", "mini-free", "mini-text", "mini-bunny"), directory or Hub id.
-
-    remote: True leaves the weights where they are (NDIF) and loads only the skeleton and the processor.
-    revision: branch, tag or commit of a Hub id.
-    dtype: a torch dtype or its name; "nf4" or "int8" hold the weights in fewer bits (bitsandbytes), which changes the
-        model's numbers; None = float32 for small models, the checkpoint's own for large ones.
-    device_map, attn_implementation: as in `from_pretrained`.
-    prompt: the chat format, see `chat_format`; None = that of the family, or the checkpoint's own.
-    Raises ModelError in one sentence.
-    """
-    from transformers import AutoConfig, AutoProcessor, AutoTokenizer
-
-    load_checks.check_versions()
-    path, digest = resolve(str(name))
-    revision = None if revision == "main" else revision  # the same, and servers know models by no revision
-    if remote is True and dtype in QUANTIZATIONS:
-        raise ModelError(f"dtype {dtype!r} is for the server to choose, which holds the weights: leave it out.")
-    if revision and digest:
-        raise ModelError(f"revision {revision!r} is given for local files at {path}: leave it out.")
-    try:
-        config = AutoConfig.from_pretrained(path, revision=revision)
-        family = _family(config, name)
-        kind = AutoProcessor if family.is_multimodal else AutoTokenizer
-        processor = kind.from_pretrained(path, revision=revision)
-    except ModelError:
-        raise
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(
-            f"model {str(name)!r} cannot be loaded ({_reason(error)}): "
-            f"give an alias ({', '.join(ALIASES)}), a directory with a config.json, or a Hub id."
-        ) from error
-    options = {"dtype": chosen_dtype(path, dtype), "device_map": device_map, "attn_implementation": attn_implementation}
-    options = {key: value for key, value in options.items() if value is not None}
-    wrapped = {"task": family.task, "rename": family.rename, "revision": revision} | _preprocessors(family, processor)
-    try:
-        if remote is True:
-            traced = TransformersModel(path, dispatch=False, **options, **wrapped)
-        else:
-            module = read_module(
-                path, multimodal=family.is_multimodal, name=str(name), revision=revision, **options
-            )
-            placed = _where_it_is(module) if device_map else {}  # else on the first GPU, if there is one
-            traced = TransformersModel(module, dispatch=True, **wrapped, **placed)
-    except ModelError:
-        raise
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"model {str(name)!r} does not fit: use device_map='auto' for several GPUs, or fewer bits (dtype)."
-        ) from error
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise ModelError(
-            f"model {str(name)!r} has weights that cannot be loaded ({_reason(error)}): "
-            "check its files, dtype, device_map and attn_implementation."
-        ) from error
-    commit = digest or getattr(config, "_commit_hash", None) or revision or "unknown"
-    return VisionLanguageModel(traced, processor, name=str(name), revision=commit, remote=remote, prompt=prompt)
-
-
-def _family(config, name) -> families.Family:
+def family_row(config, name) -> families.Family:
     """The row of the table for a configuration, or the error of a model that has none."""
     family = families.family_of(config)
     if family is None:
@@ -268,16 +210,11 @@ def _family(config, name) -> families.Family:
     return family
 
 
-def _where_it_is(module: torch.nn.Module) -> dict:
+def where_it_is(module: torch.nn.Module) -> dict:
     """nnsight's keyword that leaves a module on its device; what accelerate has placed stays in any case."""
     return {} if getattr(module, "hf_device_map", None) else {"device": module.device}
 
 
-def _preprocessors(family: families.Family, processor) -> dict:
+def preprocessors(family: families.Family, processor) -> dict:
     """nnsight's keyword for what turns text and images into model inputs."""
     return {"processor": processor} if family.is_multimodal else {"tokenizer": processor}
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error, to stand in brackets."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

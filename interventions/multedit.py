@@ -18,10 +18,14 @@ import torch
 from transformers import DynamicCache
 
 from .causal_trace import answer_tokens, clean_run_only
-from .forward import extend, in_session, prompt_inputs, run
+from .forward import extend, in_sandbox, in_session, prompt_inputs, run
 from .prompt import Prompt
 
 LAMBDA = 0.01  # the paper's, after a grid search
+SANDBOXED = (
+    "{where} runs this key's code in a sandbox, which has no gradients to find a value with: use a key that it trusts "
+    "or a server of your own, or make the edit where the model is (remote=False) and apply it there."
+)
 ROWS = 32  # of a weight that are read as float64 at a time: they stay in the processor's cache
 
 
@@ -102,7 +106,8 @@ def optimize_value(
     position: None = the visual constraint's last token. remote: None = as the model was loaded.
     The forward starts at the edited token and layer (on an edited model, at the first layer that is edited): what is
     before comes from the clean run. Raises EditError: NoGradientError when no gradient arrives (in the last layer of a
-    model nothing behind reads the token), DivergedError for a learning rate that is too high.
+    model nothing behind reads the token), DivergedError for a learning rate that is too high. So is a server refused
+    that runs this code in a sandbox.
     """
     if not 0 <= layer < model.n_layers:
         raise EditError(f"layer must be one of the model's 0 to {model.n_layers - 1}, not {layer}.")
@@ -121,6 +126,8 @@ def optimize_value(
         "stop": optimizer.stop, "weight_decay": optimizer.weight_decay, "clamp": optimizer.clamp,
     }
     found = in_session(model.traced, optimize, request, model.remote if remote is None else remote)
+    if found["sandboxed"]:
+        raise EditError(SANDBOXED.format(where=model.server.host if model.server else "The server"))
     if not all(map(math.isfinite, found["losses"])):
         raise DivergedError(
             f"learning_rate {optimizer.learning_rate} diverges after {len(found['losses']) - 1} steps: use a lower one."
@@ -128,7 +135,7 @@ def optimize_value(
     if found["value"] is None:
         raise NoGradientError(
             f"layer {layer} gives no gradient to the value at position {position}: choose a layer whose output a later "
-            "token reads, and on a server one that allows gradients."
+            "token reads."
         )
     return OptimizedValue(
         layer=layer, position=position, target=target, target_ids=tuple(target_ids), key=found["key"],
@@ -138,7 +145,10 @@ def optimize_value(
 
 
 def optimize(lm, request: dict) -> dict:
-    """{"key", "value" (None: no gradient), "start": CPU tensors, "losses", "p"}; runs where the weights are."""
+    """{"sandboxed", "key", "value" (None: no gradient), "start": CPU tensors, "losses", "p"}; runs where the weights
+    are, and not in a sandbox: what it reads there has no history to differentiate."""
+    if in_sandbox(lm):
+        return {"sandboxed": True}
     first, layer, target = request["first"], request["layer"], torch.tensor(request["target_ids"])
     skip = min(layer, *getattr(lm, "edited_layers", (layer,)))  # edits in force before it have to be run
     ids = torch.cat([request["clean_ids"], target[None, :-1]], dim=1)
@@ -168,22 +178,22 @@ def optimize(lm, request: dict) -> dict:
         if last or probabilities[-1] >= request["stop"] or not loss.isfinite():
             break
         if not loss.requires_grad:  # where gradients are off for good
-            return {"value": None, "losses": losses}
+            return {"sandboxed": False, "value": None, "losses": losses}
         if request["weight_decay"]:
             change = (value - start).norm() if step else 0.0  # the norm has no gradient at 0
             loss = loss + request["weight_decay"] * change / start.norm() ** 2
         adam.zero_grad()
         loss.backward(inputs=[value])  # a server's weights may ask for gradients, and would keep them
         if value.grad is None or (not step and not value.grad.any()):
-            return {"value": None, "losses": losses}
+            return {"sandboxed": False, "value": None, "losses": losses}
         adam.step()
         if request["clamp"]:
             with torch.no_grad():
                 change, most = value - start, request["clamp"] * start.norm()
                 value.copy_(start + change * min(1.0, float(most / change.norm())))
     return {
-        "key": clean["keys"][layer][0, 0].float().cpu(), "value": value.detach().cpu(), "start": start.cpu(),
-        "losses": losses, "p": probabilities,
+        "sandboxed": False, "key": clean["keys"][layer][0, 0].float().cpu(), "value": value.detach().cpu(),
+        "start": start.cpu(), "losses": losses, "p": probabilities,
     }
 
 

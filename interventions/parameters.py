@@ -18,7 +18,8 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from .checkpoints import ModelError
-from .model import VisionLanguageModel, load_model
+from .loading import load_model
+from .model import VisionLanguageModel
 from .testbed import TestBed, TestBedError, load_testbed
 
 _PLAIN = (
@@ -57,6 +58,7 @@ class Parameters:
     device_map: str = ""
     prompt: str = ""
     remote: bool = False
+    concurrency: int = 1
     protocol: str = "paper"
     results_dir: str = ""
     record_path: str = ""
@@ -79,6 +81,8 @@ class Parameters:
             if name not in defaults:
                 raise ParameterError(f"Unknown parameter {name!r}: {closest(name, defaults)}")
         types = typing.get_type_hints(cls)
+        spelt = {"true": True, "false": False}  # as YAML has it; papermill's -p passes it on as text
+        given |= {name: spelt[value] for name, value in given.items() if types[name] is bool and value in list(spelt)}
         for name, value in given.items():
             _check_type(name, value, types[name], defaults[name])
         parameters = cls(**given)
@@ -90,6 +94,12 @@ class Parameters:
         at_least("limit", self.limit, 0, "0 means all questions")
         at_least("seed", self.seed, 0, "it starts the sampling of questions")
         one_of("protocol", self.protocol, ("paper", "authors"))
+        at_least("concurrency", self.concurrency, 1, "it counts the questions that wait for a server at a time")
+        if self.concurrency > 1 and not self.remote:
+            raise ParameterError(
+                f"Parameter 'concurrency' is {self.concurrency}, but nothing runs on a server: add -p remote True, or "
+                "leave it out."
+            )
 
     def load(self) -> tuple[VisionLanguageModel, TestBed]:
         """The model and the selected questions, with the checks that need them."""
@@ -99,7 +109,11 @@ class Parameters:
         model = self.load_model("model")
         self.check_model(model)
         held = f" ({model.quantization} weights)" if model.quantization else ""
-        print(f"{model.name}: {model.n_layers} layers, {model.dtype}{held} on {model.device}")
+        where = f"{model.device}"
+        if model.server:
+            print("\n".join(model.server.answers))
+            where = model.server.host
+        print(f"{model.name}: {model.n_layers} layers, {model.dtype}{held} on {where}")
         print(f"{testbed.name}: {len(testbed)} questions to ask", flush=True)
         return model, testbed
 
@@ -113,7 +127,7 @@ class Parameters:
             own["prompt"] = self.prompt or None
         return _named(
             parameter, ModelError, load_model, name or getattr(self, parameter), remote=self.remote,
-            dtype=self.dtype or None, device_map=self.device_map or None, **own,
+            concurrency=self.concurrency, dtype=self.dtype or None, device_map=self.device_map or None, **own,
         )
 
     def select(self, testbed: TestBed) -> TestBed:

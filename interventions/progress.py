@@ -1,6 +1,9 @@
 """Progress of a long run."""
 
 import time
+from dataclasses import replace
+
+from .remote import TRAFFIC
 
 
 class Progress:
@@ -10,6 +13,7 @@ class Progress:
         self.total, self.every, self.done = total, every, 0
         self.label = f"{label}: " if label else ""
         self.started = self.reported = time.monotonic()
+        self.before = replace(TRAFFIC)
 
     def step(self, note: str) -> None:
         """One question is done; says so if the last line is older than `every` seconds."""
@@ -23,8 +27,10 @@ class Progress:
             self.reported = now
 
     def close(self, note: str) -> None:
-        took = _duration(time.monotonic() - self.started)
-        print(f"{self.label}{self.done} questions asked, {note}, in {took}", flush=True)
+        """All is done; says what went to a server and came back, if anything did."""
+        took, traffic = _duration(time.monotonic() - self.started), TRAFFIC.since(self.before)
+        sent = f" ({traffic})" if traffic.requests else ""
+        print(f"{self.label}{self.done} questions asked, {note}, in {took}{sent}", flush=True)
 
 
 def _per_time(rate: float) -> str:

@@ -21,6 +21,8 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
+from .remote import TRAFFIC
+
 MIME_TYPE = "application/vnd.interventions.record+json"
 _PACKAGE = Path(__file__).parent
 _VERSIONS = ("interventions", "torch", "transformers", "nnsight", "numpy", "pandas", "papermill")
@@ -66,7 +68,7 @@ def record(
 ) -> dict:
     """Display the record in the notebook, write it to `path` and return it.
 
-    Its fields: `figure`, `parameters`, `environment` (versions, model, revision, device, dtype, commit),
+    Its fields: `figure`, `parameters`, `environment` (versions, model, revision, device, dtype, commit, server),
     `numbers` (name -> value, low, high, n), `table` (tidy rows), `claims` (claim, paper, here, holds). NaN
     becomes null.
     """
@@ -133,11 +135,12 @@ def environment(model) -> dict:
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _VERSIONS},
         "model": model.name,
         "revision": model.revision,
-        "device": str(model.device),
+        "device": model.server.device if model.server else str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "quantization": model.quantization,
         "prompt": model.prompt,
         "commit": commit(),
+        "server": model.server.as_dict() | {"traffic": vars(TRAFFIC)} if model.server else None,
     }
 
 

@@ -13,7 +13,7 @@ from transformers import AutoConfig, LlavaForConditionalGeneration, PreTrainedTo
 from interventions.__main__ import main
 from interventions.checkpoints import ModelError
 from interventions.convert import IMAGE_TOKEN, TOWER, convert_bunny
-from interventions.model import load_model
+from interventions.loading import load_model
 
 FIXTURE = Path(__file__).parent / "data" / "bunny"  # what Bunny's own classes compute, see its README
 IMAGE = -200  # Bunny's mark of the image in input_ids

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 from interventions import load_checks
 from interventions.checkpoints import ModelError
 from interventions.families import BUNNY, VICUNA
-from interventions.model import VisionLanguageModel, load_model
+from interventions.loading import load_model
+from interventions.model import VisionLanguageModel
 from interventions.prompt import build_prompt
 
 ROOT = Path(__file__).parent.parent

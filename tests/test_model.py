@@ -14,7 +14,8 @@ from interventions import checkpoints
 from interventions import model as model_module
 from interventions.causal_trace import trace
 from interventions.checkpoints import ModelError, resolve
-from interventions.model import VisionLanguageModel, load_model
+from interventions.loading import load_model
+from interventions.model import VisionLanguageModel
 from interventions.prompt import build_prompt, corrupt
 from interventions.testbed import TestBedError
 

@@ -11,7 +11,7 @@ from notebook_runs import check, execute, findable, outputs, parameters, save_mo
 from interventions.attention import AttentionError
 from interventions.attention_parameters import Fig5Parameters, Fig15Parameters, Fig17Parameters
 from interventions.attention_study import SUBSETS, attention_study
-from interventions.model import load_model
+from interventions.loading import load_model
 from interventions.parameters import ParameterError
 from interventions.record import read_record
 from interventions.testbed import load_testbed, save_testbed

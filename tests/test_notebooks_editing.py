@@ -9,7 +9,7 @@ from notebook_runs import check, execute, findable, parameters, save_models, sho
 from interventions.edit_parameters import Fig6Parameters, Fig14Parameters, Fig18Parameters
 from interventions.edit_study import KNOWN_ANSWER, METHODS, Editing
 from interventions.fine_tuning import FineTuning
-from interventions.model import load_model
+from interventions.loading import load_model
 from interventions.parameters import ParameterError
 from interventions.testbed import load_testbed, save_testbed
 

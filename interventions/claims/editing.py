@@ -14,12 +14,12 @@ import pandas as pd
 
 from ..averages import NEGLIGIBLE, early_layers
 from ..edit_averages import PAPER, PRODUCT
-from ..edit_study import OURS, TASKS
+from ..edit_study import BASELINES, OURS, TASKS
 from ..record import Claim, Number
 from .common import above, above_zero, number, number_of
 
 LEAST = {"efficacy": 0.8, "generalisation": 0.7, "specificity": -2.0}  # specificity in points of 100
-CONTROLS, BASELINES = ("no edit", "random layer"), ("fine-tuning", "constrained fine-tuning")
+CONTROLS = ("no edit", "random layer")
 SEQUENTIAL = {"efficacy": "p_target", "generalisation": "p_paraphrase", "accuracy": "accuracy_after"}
 TRIVIAL = 0.1  # a gain below this share of the best layer's is called trivial
 BROKEN = 0.1  # the share of its best value with fewer edits that a quantity has lost when it is called broken

@@ -48,7 +48,7 @@ class CPUSandboxModelDeployment(SandboxModelDeployment):
 
 
 class Controller(_ControllerActor):
-    """Ray pickles an actor class by value, but its importable bases by reference: so its process imports this module."""
+    """Ray pickles an actor class by value, but its bases by reference: so the controller imports this module."""
 
 
 @ray.remote(num_cpus=1, num_gpus=0, max_restarts=-1, resources={"head": 1})

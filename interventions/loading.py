@@ -1,0 +1,116 @@
+"""`load_model("mini")`, a directory, or a Hub id; here, or on a server."""
+
+from pathlib import Path
+
+import torch
+from nnsight.modeling.quantization import QUANTIZATIONS
+from nnsight.modeling.transformers import TransformersModel
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoProcessor, AutoTokenizer
+
+from . import load_checks
+from .checkpoints import ALIASES, ModelError, chosen_dtype, read_module, resolve
+from .model import VisionLanguageModel, family_row, preprocessors, where_it_is
+from .preflight import Server, preflight
+
+
+def load_model(
+    name: str = "mini", *, remote: bool | str = False, revision: str | None = None, dtype=None, device_map=None,
+    attn_implementation=None, prompt: str | None = None, concurrency: int = 1,
+) -> VisionLanguageModel:
+    """Load a model by alias ("mini", "mini-free", "mini-text", "mini-bunny"), directory or Hub id.
+
+    remote: True leaves the weights where they are, on the NDIF server of the environment (NDIF_HOST, NDIF_API_KEY),
+        loads only the skeleton and the processor, and checks that the server is ready (`preflight.preflight`). The
+        server decides on device_map, dtype and attn_implementation; the latter two are refused where it has others.
+    revision: branch, tag or commit of a Hub id.
+    dtype: a torch dtype or its name; "nf4" or "int8" hold the weights in fewer bits (bitsandbytes), which changes the
+        model's numbers; None = float32 for small models, the checkpoint's own for large ones.
+    device_map, attn_implementation: as in `from_pretrained`.
+    prompt: the chat format, see `chat_format`; None = that of the family, or the checkpoint's own.
+    concurrency: with remote=True, questions that an experiment lets wait for the server at a time.
+    Raises ModelError in one sentence.
+    """
+    load_checks.check_versions()
+    path, digest = resolve(str(name))
+    revision = None if revision == "main" else revision  # the same, and servers know models by no revision
+    if remote is True and dtype in QUANTIZATIONS:
+        raise ModelError(f"dtype {dtype!r} is for the server to choose, which holds the weights: leave it out.")
+    if concurrency < 1 or (concurrency > 1 and remote is not True):
+        raise ModelError(
+            f"concurrency must be at least 1, and 1 without remote=True, not {concurrency}: it counts the questions "
+            "that wait for a server at a time."
+        )
+    if revision and digest:
+        raise ModelError(f"revision {revision!r} is given for local files at {path}: leave it out.")
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision)
+        family = family_row(config, name)
+        kind = AutoProcessor if family.is_multimodal else AutoTokenizer
+        processor = kind.from_pretrained(path, revision=revision)
+    except ModelError:
+        raise
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(
+            f"model {str(name)!r} cannot be loaded ({_reason(error)}): "
+            f"give an alias ({', '.join(ALIASES)}), a directory with a config.json, or a Hub id."
+        ) from error
+    options = {"dtype": chosen_dtype(path, dtype), "attn_implementation": attn_implementation}
+    options |= {"device_map": None if remote is True else device_map}
+    options = {key: value for key, value in options.items() if value is not None}
+    wrapped = {"task": family.task, "rename": family.rename, "revision": revision} | preprocessors(family, processor)
+    server = None
+    try:
+        if remote is True:
+            path = str(Path(path).resolve()) if digest else path
+            traced = TransformersModel(path, dispatch=False, **options, **wrapped)
+            server = _as_on_server(traced, str(name), dtype, attn_implementation)
+        else:
+            module = read_module(
+                path, multimodal=family.is_multimodal, name=str(name), revision=revision, **options
+            )
+            placed = where_it_is(module) if device_map else {}  # else on the first GPU, if there is one
+            traced = TransformersModel(module, dispatch=True, **wrapped, **placed)
+    except ModelError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"model {str(name)!r} does not fit: use device_map='auto' for several GPUs, or fewer bits (dtype)."
+        ) from error
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise ModelError(
+            f"model {str(name)!r} has weights that cannot be loaded ({_reason(error)}): "
+            "check its files, dtype, device_map and attn_implementation."
+        ) from error
+    commit = digest or getattr(config, "_commit_hash", None) or revision or "unknown"
+    return VisionLanguageModel(
+        traced, processor, name=str(name), revision=commit, remote=remote, prompt=prompt, server=server,
+        concurrency=concurrency,
+    )
+
+
+def _as_on_server(traced, name: str, dtype, attn_implementation: str | None) -> Server:
+    """Give the skeleton the precision and the attention implementation that the server's model has.
+
+    Raises ModelError where others were asked for, and if the server is not ready.
+    """
+    server = preflight(traced, name)
+    asked = chosen_dtype("", dtype)
+    for parameter, wanted, has in (
+        ("dtype", asked if dtype else server.dtype, server.dtype),
+        ("attn_implementation", attn_implementation or server.attention, server.attention),
+    ):
+        if wanted != has:
+            wanted, has = (str(value).removeprefix("torch.") for value in (wanted, has))
+            raise ModelError(
+                f"{parameter} {wanted!r} is not what {server.host} serves {name!r} in, which is {has!r}: leave it out, "
+                "or give that."
+            )
+    traced._module.to(server.dtype)
+    traced._module.config.get_text_config()._attn_implementation = server.attention
+    return server
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, to stand in brackets."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
