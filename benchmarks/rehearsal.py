@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 from interventions.cost import FIT
 from interventions.families import count_image_tokens, family_of
-from interventions.loading import load_model
-from interventions.published import PUBLISHED, published_config
+from interventions.model import VisionLanguageModel
+from interventions.published import PUBLISHED, published_config, skeleton
 
 from .real_size import processor_for, save_checkpoint
 from .subjects import question_tokenizer
@@ -36,10 +35,7 @@ def meta_row(name: str) -> dict:
     """
     config = published_config(name)
     processor = processor_for(config, question_tokenizer())
-    with tempfile.TemporaryDirectory() as directory:
-        config.save_pretrained(directory)
-        processor.save_pretrained(directory)
-        model = load_model(directory, remote=True)  # as for a model on a server: no weights
+    model = VisionLanguageModel.from_module(skeleton(config), processor, name=name)
     shapes = {
         path: {tuple(layer.get(path)._module.weight.shape) for layer in model.layers}
         for path in ("mlp.down_proj", "self_attn.o_proj")

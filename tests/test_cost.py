@@ -121,9 +121,10 @@ def test_budgets_are_those_of_the_package(monkeypatch):
         end, chosen = len(traced.prompt), []
         for free in (10_000, 1_000_000, 3_000_000, 10**9):
             monkeypatch.setattr(forward, "free_bytes", lambda device, free=free: free)
-            budget = forward.packing_budget(traced.model.traced, end)
+            budget = forward.packing_budget(traced.model.traced, end, torch.zeros(1, dtype=dtype))
             assert packed_tokens(arch, end, free, False, size) == budget
-            rows = max(1, min(budget // question.positions, forward.cached_tokens_that_fit(traced.model.traced) // end))
+            fitting = forward.cached_tokens_that_fit(traced.model.traced, torch.zeros(1, dtype=dtype))
+            rows = max(1, min(budget // question.positions, fitting // end))
             assert batch_rows(arch, question, budget, free, size) == rows
             chosen.append(budget)
         assert chosen[0] < chosen[1] < chosen[-1] == forward.CPU_PACKED_TOKENS

@@ -29,8 +29,10 @@ def recorded(request):
             inputs,
             keep=range(len(prompt)),
             cache=cache,
-            reads=("hidden", "embeddings", "mlp", "attention"),
+            reads=("hidden", "embeddings", "mlp", "attention", "cache"),
+            embed=prompt.input_ids[None],
         )
+        assert record["cache"] is cache  # here; in a sandbox it is a copy
         expected = model.module(**inputs, output_hidden_states=True)
     assert torch.equal(record["logits"], expected.logits)
     for ours, theirs in zip(record["hidden"][:-1], expected.hidden_states[:-1], strict=True):
@@ -39,13 +41,12 @@ def recorded(request):
 
 
 def test_embeddings_are_those_the_decoder_reads(recorded):
-    model, prompt, record, _ = recorded
+    _, prompt, record, _ = recorded
     visual = record["embeddings"][0, list(prompt.visual)]
-    for start in (0, 1, len(prompt) - 3):
-        embeddings = forward.embed(
-            model.traced, prompt.input_ids[None, start:], model.image_token_id if len(visual) else -1, visual
-        )
-        assert torch.equal(embeddings, record["embeddings"][:, start:])
+    text = [i for i in range(len(prompt)) if i not in prompt.visual]
+    assert torch.equal(record["embedded"][:, text], record["embeddings"][:, text])
+    if len(visual):  # an image token's own, which the picture replaces
+        assert not torch.equal(record["embedded"][0, list(prompt.visual)], visual)
 
 
 @pytest.mark.parametrize("skip", [0, 2, 5])
@@ -130,12 +131,13 @@ def test_free_memory_is_known_on_every_system(monkeypatch, tmp_path):
 
 
 def test_the_budget_is_small_where_memory_is(recorded, monkeypatch):
-    model = recorded[0]
-    assert forward.packing_budget(model.traced, 600) == forward.CPU_PACKED_TOKENS
+    model, _, record, _ = recorded
+    asked = model.traced, 600, record["hidden"][0]
+    assert forward.packing_budget(*asked) == forward.CPU_PACKED_TOKENS
     monkeypatch.setattr(forward, "free_bytes", lambda device: 4 * 50_000)
-    assert 1 <= forward.packing_budget(model.traced, 600) < 10
+    assert 1 <= forward.packing_budget(*asked) < 10
     monkeypatch.setattr(forward, "free_bytes", lambda device: 0)
-    assert forward.packing_budget(model.traced, 600) == 1
+    assert forward.packing_budget(*asked) == 1
 
 
 def test_noise_is_the_same_again_and_has_the_size_that_was_asked_for():

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from interventions import checkpoints
+from interventions import checkpoints, loading
 from interventions import model as model_module
 from interventions.causal_trace import trace
 from interventions.checkpoints import ModelError, resolve
@@ -125,7 +125,8 @@ def test_a_module_stays_where_it_is_and_a_loaded_one_goes_where_it_is_sent(direc
     """Hugging Face's pipeline moves a module to the first GPU unless it is told a device; here there is none to see."""
     told = []
     real = model_module.TransformersModel
-    monkeypatch.setattr(model_module, "TransformersModel", lambda *args, **kw: told.append(kw) or real(*args, **kw))
+    for module in (model_module, loading):
+        monkeypatch.setattr(module, "TransformersModel", lambda *args, **kw: told.append(kw) or real(*args, **kw))
     tiny.build()
     for device_map in ("cpu", "auto", None):
         assert load_model(directory, device_map=device_map).device.type == "cpu"

@@ -83,7 +83,6 @@ def test_fig18_shows_facts_before_and_after(saved, results, tmp_path, task):
     ({"learning_rate": 0.0}, "'learning_rate' must be above 0"),
     ({"epsilon": -1.0}, "'epsilon' must be above 0"),
     ({"kept": "1,ten"}, "'kept' must be numbers of edits"),
-    ({"remote": True}, "'remote' cannot be True here"),
 ])
 def test_wrong_parameters_are_one_sentence(given, words):
     with pytest.raises(ParameterError, match=words):

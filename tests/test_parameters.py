@@ -67,7 +67,7 @@ def test_unknown_names_are_refused_with_the_likely_one():
         ("window", None, "whole number"),
         ("limit", "all", "-p limit 40"),
         ("remote", 1, "True or False"),
-        ("remote", "true", "-p remote False"),
+        ("remote", "yes", "-p remote False"),
         ("items", 12, "-r items 12"),
         ("model", False, "-r model False"),
         ("parts", ["known", "movies"], "text"),

@@ -13,7 +13,8 @@ from interventions.__main__ import main
 from interventions.record import MIME_TYPE, Claim, Number, RecordError, read_record, record
 
 MODEL = SimpleNamespace(
-    name="tiny", revision="0" * 64, device="cpu", dtype="torch.float32", quantization=None, prompt="Q: {question} A:"
+    name="tiny", revision="0" * 64, device="cpu", dtype="torch.float32", quantization=None, prompt="Q: {question} A:",
+    server=None,
 )
 
 

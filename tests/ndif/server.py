@@ -48,8 +48,9 @@ class ServerError(RuntimeError):
 class Server:
     """The services of one NDIF, each a process of its own, all known by their process ids in `state`/server.json."""
 
-    def __init__(self, state: Path, environment: Path, port: int = PORT) -> None:
-        self.state, self.environment, self.port = state.resolve(), environment.absolute(), port
+    def __init__(self, state: Path, environment: Path, port: int = PORT, limit: float = 300) -> None:
+        """limit: seconds that a job may take."""
+        self.state, self.environment, self.port, self.limit = state.resolve(), environment.absolute(), port, limit
         self.host = f"http://127.0.0.1:{port}"
         self.processes: dict[str, dict] = {}
         self.keys: dict[str, str] = {}
@@ -155,7 +156,7 @@ class Server:
             "NDIF_MODEL_IMPORT_PATH": "actors.CPUSandboxModelActor",
             "NDIF_CONTROLLER_IMPORT_PATH": "actors.CPUControllerActor",
             "NDIF_DEFAULT_DTYPE": "float32", "NDIF_DEFAULT_PADDING_BIAS": "0",
-            "NDIF_DEFAULT_EXECUTION_TIMEOUT_SECONDS": os.environ.get("NDIF_DEFAULT_EXECUTION_TIMEOUT_SECONDS", "60"),
+            "NDIF_DEFAULT_EXECUTION_TIMEOUT_SECONDS": str(self.limit),
             "NDIF_AUTOSCALING_MAX_REPLICAS": "1",
             "NDIF_SANDBOX_POOL_SIZE": os.environ.get("NDIF_SANDBOX_POOL_SIZE", "2"),
             "NDIF_STATUS_TTL_S": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(self.state / "hub"),

@@ -1,0 +1,57 @@
+"""One real server for all tests of this folder, see `server.py`; each test says with which kind of key it asks."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from server import ROOT, Server
+
+import interventions
+from interventions import remote
+
+PORT = 18401  # not that of `make ndif`, which may be running
+LIMIT = 15  # seconds that the server gives a job
+
+
+@pytest.fixture(scope="session")
+def server():
+    environment = Path(os.environ.get("NDIF_ENVIRONMENT", ROOT / ".venv-ndif"))
+    with tempfile.TemporaryDirectory() as directory:
+        server = Server(Path(directory) / "ndif", environment, PORT, limit=LIMIT)
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def ask_as(server, monkeypatch):
+    """`ask_as("trusted" | "sandboxed")`: from now on, requests go to the server with that key."""
+    def choose(kind: str) -> None:
+        monkeypatch.setenv("NDIF_HOST", server.host)
+        monkeypatch.setenv("NDIF_API_KEY", server.keys[kind])
+    return choose
+
+
+@pytest.fixture(params=["trusted", "sandboxed"])
+def kind(request, ask_as):
+    ask_as(request.param)
+    return request.param
+
+
+@pytest.fixture
+def trusted(ask_as):
+    ask_as("trusted")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Repetitions come soon, and nothing is waited for longer than a test may take."""
+    monkeypatch.setattr(remote, "BACK_OFF", 0.2)
+    monkeypatch.setenv("NDIF_PATIENCE", "60")
+
+
+@pytest.fixture(scope="session")
+def here():
+    """`mini` in this process."""
+    return interventions.load_model("mini")

@@ -1,0 +1,38 @@
+"""What is asked before the first item, on the real server."""
+
+import importlib.metadata
+
+import pytest
+import torch
+
+from interventions import load_model, preflight
+
+
+def test_the_answers(kind):
+    model = load_model("mini", remote=True, concurrency=2)
+    server = model.server
+    assert server.sandboxed == (kind == "sandboxed")
+    assert (server.dtype, server.device, server.attention) == (torch.float32, "cpu", "sdpa")
+    assert model.dtype == torch.float32 and model.attention == "sdpa" and model.concurrency == 2
+    assert server.versions["nnsight"] == importlib.metadata.version("nnsight")
+    topics = [answer.partition(":")[0] for answer in server.answers]
+    assert topics == ["Server", "Key", "Versions", "Model", "Code"]
+    assert all(answer.endswith(".") and "\n" not in answer for answer in server.answers)
+    assert server.host in server.answers[0]
+    assert "the same there" in server.answers[2]
+    assert ("sandbox" in server.answers[4]) == server.sandboxed
+
+
+def test_versions_that_differ_are_told(trusted, monkeypatch):
+    monkeypatch.setattr(preflight.importlib.metadata, "version", lambda name: "0.0.1")
+    answers = preflight.preflight(load_skeleton(), "mini").answers
+    assert "torch is 0.0.1 here and 2.13.0 there" in answers[2]
+
+
+def test_the_models_state_is_told(trusted):
+    load_model("mini", remote=True)
+    assert "'mini' was running" in load_model("mini", remote=True).server.answers[3]
+
+
+def load_skeleton():
+    return pytest.importorskip("interventions").load_model("mini", remote=True).traced

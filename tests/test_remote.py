@@ -1,0 +1,145 @@
+"""What of remote runs needs no server; the rest is in tests/ndif, against a real one."""
+
+import itertools
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from interventions import load_model, remote
+from interventions.checkpoints import ModelError
+from interventions.parameters import ParameterError, Parameters
+from interventions.progress import Progress
+
+KEY = "canary-5b1f"
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("NDIF_API_KEY", KEY)
+    monkeypatch.setenv("NDIF_HOST", "http://somebody:secret@127.0.0.1:9/")
+    monkeypatch.setattr(remote, "BACK_OFF", 0.01)
+    monkeypatch.setattr(remote, "_client", [])
+
+
+@pytest.fixture
+def answering(monkeypatch):
+    """An HTTP server that answers with what is in `answers` (status, body; the last one for ever); `seen` are the
+    headers of the requests."""
+    class Handler(BaseHTTPRequestHandler):
+        answers: tuple = ()
+        seen: tuple = ()
+
+        def do_GET(self):
+            Handler.seen += (dict(self.headers),)
+            status, body = Handler.answers[min(len(Handler.seen), len(Handler.answers)) - 1]
+            data = (json.dumps(body) if isinstance(body, dict) else body).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    Handler.address = f"127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("NDIF_HOST", f"http://somebody:secret@{Handler.address}")
+    yield Handler
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_key_and_the_passwords_of_addresses_are_taken_out_of_texts(monkeypatch):
+    said = f"Invalid API key format: '{KEY}' at http://somebody:secret@127.0.0.1:9/request"
+    assert remote.without_key(said) == "Invalid API key format: '[key]' at http://127.0.0.1:9/request"
+    assert remote.shown(remote.host()) == "http://127.0.0.1:9"
+    monkeypatch.delenv("NDIF_API_KEY")
+    monkeypatch.setattr(remote.CONFIG.API, "APIKEY", None)
+    assert remote.api_key() == "" and remote.without_key("no key") == "no key"
+
+
+def test_what_nnsight_login_stored_counts_where_the_environment_has_none(monkeypatch):
+    monkeypatch.setattr(remote.CONFIG.API, "APIKEY", "stored")
+    assert remote.api_key() == KEY
+    monkeypatch.delenv("NDIF_API_KEY")
+    assert remote.api_key() == "stored"
+    monkeypatch.delenv("NDIF_HOST")
+    assert remote.host() == remote.CONFIG.API.HOST
+
+
+@pytest.mark.parametrize(("status", "body", "error", "words"), [
+    (503, {"detail": "reconnecting"}, remote.ServerUnreachable, r"is not ready \(503: reconnecting\)"),
+    (429, "slow down", remote.ServerUnreachable, r"\(429: slow down\)"),
+    (403, {"detail": "Invalid API key."}, remote.RequestRefused, "does not accept the key in NDIF_API_KEY"),
+    (400, {"detail": f"Invalid API key format: '{KEY}'"}, remote.RequestRefused, r"format: '\[key\]'"),
+    (400, {"detail": "nnsight is too old"}, remote.RequestRefused, r"refuses the request \(400: nnsight is too old\)"),
+    (422, {"detail": ["bad envelope"]}, remote.RequestRefused, "bad envelope"),
+    (413, "", remote.RequestRefused, "no reason given"),
+])
+def test_answers_of_a_server_become_sentences(answering, status, body, error, words):
+    answering.answers = ((status, body),)
+    with pytest.raises(error, match=words) as failed:
+        remote.get("/status")
+    assert KEY not in str(failed.value) and "secret" not in str(failed.value)
+    assert failed.value._render_traceback_() == [str(failed.value)]  # all that a notebook shows
+
+
+def test_passing_faults_are_waited_out_and_the_key_goes_to_no_other_server(answering):
+    answering.answers = *((503, "not yet"),) * 3, (200, "there")
+    before = remote.TRAFFIC.repeated
+    assert remote.get("/response/1", patient=True).text == "there"
+    assert len(answering.seen) == 4 and remote.TRAFFIC.repeated == before + 3
+    assert all(headers["ndif-api-key"] == KEY for headers in answering.seen)
+    remote.get(f"http://{answering.address}/store/result.pt")
+    assert "ndif-api-key" not in answering.seen[-1]
+
+
+def test_repetitions_back_off_and_spread(monkeypatch):
+    slept = []
+    monkeypatch.setattr(remote.time, "sleep", slept.append)
+    for attempt in range(1, 12):
+        for _ in range(20):
+            remote._pause(attempt)
+    means = [sum(slept[20 * k: 20 * k + 20]) / 20 for k in range(11)]
+    assert all(later > earlier for earlier, later in itertools.pairwise(means[:7]))
+    assert len(set(slept[:20])) > 10 and max(slept) <= 60 * 1.5
+
+
+def test_traffic_is_counted_and_told(monkeypatch, capsys):
+    traffic = remote.Traffic(3, 250_000, 1_200, 1)
+    assert str(traffic) == "3 requests, 1 repeated, 0.2 MB up, 1.2 kB down"
+    progress = Progress(3)
+    progress.close("3 used")
+    assert capsys.readouterr().out == "0 questions asked, 3 used, in 0 s\n"
+    monkeypatch.setattr(remote.TRAFFIC, "requests", remote.TRAFFIC.requests + 2)
+    progress.close("3 used")
+    assert "in 0 s (2 requests, 0.0 kB up, 0.0 kB down)" in capsys.readouterr().out
+
+
+def test_a_model_is_known_by_its_directory_or_id():
+    class Traced:
+        revision, task, repo_id = None, "image-text-to-text", "/"
+
+        def to_model_key(self):
+            raise OSError("no Hub within reach")
+
+    named = '"revision": null, "task": "image-text-to-text"}'
+    assert remote.model_key(Traced()).endswith(f'Traced:{{"repo_id": "/", {named}')
+    Traced.repo_id = "org/name"
+    assert remote.model_key(Traced()).endswith(f'Traced:{{"repo_id": "org/name", {named}')
+    Traced.to_model_key = lambda self: "as the Hub spells it"
+    assert remote.model_key(Traced()) == "as the Hub spells it"
+
+
+def test_parameters():
+    assert Parameters.from_notebook({"remote": "true", "concurrency": 4}).remote is True
+    assert Parameters.from_notebook({"remote": "false"}).remote is False
+    with pytest.raises(ParameterError, match="'concurrency' is 4, but nothing runs on a server"):
+        Parameters.from_notebook({"concurrency": 4})
+    with pytest.raises(ParameterError, match="'concurrency' must be at least 1"):
+        Parameters.from_notebook({"concurrency": 0, "remote": True})
+    with pytest.raises(ModelError, match="concurrency must be at least 1, and 1 without remote=True, not 2"):
+        load_model("mini", concurrency=2)
