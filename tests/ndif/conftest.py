@@ -1,7 +1,6 @@
 """One real server for all tests of this folder, see `server.py`; each test says with which kind of key it asks."""
 
 import os
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,18 +9,18 @@ from server import ROOT, Server
 import interventions
 from interventions import remote
 
-PORT = 18401  # not that of `make ndif`, which may be running
+PORT = int(os.environ.get("NDIF_TEST_PORT", 18401))  # not that of `make ndif`, which may be running
 LIMIT = 15  # seconds that the server gives a job
 
 
 @pytest.fixture(scope="session")
 def server():
+    """Its logs stay, until the next one starts."""
     environment = Path(os.environ.get("NDIF_ENVIRONMENT", ROOT / ".venv-ndif"))
-    with tempfile.TemporaryDirectory() as directory:
-        server = Server(Path(directory) / "ndif", environment, PORT, limit=LIMIT)
-        server.start()
-        yield server
-        server.stop()
+    server = Server(ROOT / f".ndif-{PORT}", environment, PORT, limit=LIMIT)
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture

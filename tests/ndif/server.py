@@ -12,6 +12,7 @@ model actors differ from the stock ones, which need CUDA: see `actors.py`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ import psutil
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
+MARK = "INTERVENTIONS_NDIF"
 PORT = 18001  # of the API; the other services take ports near it
 SCHEMA = """
 CREATE TABLE users (user_id TEXT PRIMARY KEY, email TEXT);
@@ -68,9 +70,9 @@ class Server:
 
     def start(self, timeout: float = 180.0) -> None:
         """Start all services and wait until the API reaches Ray; ends what it started if that fails."""
-        if self.file.exists():
-            stop(self.state)
-        shutil.rmtree(self.state, ignore_errors=True)
+        stop(self.state)
+        for left in (self.state, self.short_directory()):  # the logs of the server before
+            shutil.rmtree(left, ignore_errors=True)
         self.log("").parent.mkdir(parents=True)
         for offset in range(12):
             refuse_used_port(self.near(offset))
@@ -147,6 +149,7 @@ class Server:
         return local | {
             "PATH": f"{self.environment / 'bin'}:{os.environ['PATH']}", "VIRTUAL_ENV": str(self.environment),
             "PYTHONPATH": str(HERE),  # Ray's workers find actors.py
+            MARK: str(self.state),  # what `stop` knows a process by whose parent has ended
             "NDIF_REDIS_URL": f"redis://127.0.0.1:{self.near(1)}",
             "NDIF_OBJECT_STORE_URL": f"http://127.0.0.1:{self.near(2)}",
             "NDIF_OBJECT_STORE_ACCESS_KEY": "local", "NDIF_OBJECT_STORE_SECRET_KEY": "local",
@@ -162,6 +165,7 @@ class Server:
             "NDIF_STATUS_TTL_S": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(self.state / "hub"),
             "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_enable_metrics_collection": "0", "GRPC_ENABLE_FORK_SUPPORT": "0",
+            "RAY_AUTH_MODE": "disabled",  # else a token that some other Ray left in the home directory is asked for
         }
 
     def spawn(self, name: str, command: list, **variables: str) -> None:
@@ -172,7 +176,7 @@ class Server:
                 stderr=log, start_new_session=True, cwd=self.state,
             )
         self.processes[name] = {"pid": process.pid, "created": psutil.Process(process.pid).create_time()}
-        told = {"host": self.host, "keys": self.keys, "processes": self.processes, "ray": self.short_directory()}
+        told = {"host": self.host, "keys": self.keys, "processes": self.processes}
         self.file.touch(mode=0o600)  # it holds keys
         self.file.write_text(json.dumps(told, indent=1) + "\n")
 
@@ -202,20 +206,27 @@ class Server:
 
 def stop(state: Path) -> list[int]:
     """End the services that `start` wrote down, and what they started; returns the process ids of the services."""
+    state = state.resolve()
     file = state / "server.json"
-    if not file.exists():
-        return []
-    told = json.loads(file.read_text())
+    told = json.loads(file.read_text()) if file.exists() else {"processes": {}}
     services = [psutil.Process(one["pid"]) for one in told["processes"].values() if alive(one)]
-    everything = services + [child for service in services for child in service.children(recursive=True)]
+    everything = {child for service in services for child in service.children(recursive=True)}
+    everything |= {*services, *(process for process in psutil.process_iter() if marked(process, state))}
     for end in (psutil.Process.terminate, psutil.Process.kill):
         for process in everything:
-            if process.is_running():
+            with contextlib.suppress(psutil.NoSuchProcess):
                 end(process)
         psutil.wait_procs(everything, timeout=5)
-    shutil.rmtree(told["ray"], ignore_errors=True)
-    file.unlink()
+    file.unlink(missing_ok=True)
     return [service.pid for service in services]
+
+
+def marked(process: psutil.Process, state: Path) -> bool:
+    """Whether a process was started by the server of this folder, even if its parent is gone."""
+    try:
+        return process.environ().get(MARK) == str(state)
+    except psutil.Error:  # of somebody else, or gone
+        return False
 
 
 def alive(process: dict) -> bool:

@@ -13,6 +13,7 @@ import nnsight
 import pandas as pd
 import psutil
 import pytest
+from server import answers
 from wire import Wire
 
 from interventions import load_model, remote
@@ -25,8 +26,9 @@ nnsight.register("asked")
 
 
 @pytest.fixture
-def model(trusted):
-    return load_model("mini", remote=True)
+def model(trusted, server):
+    yield load_model("mini", remote=True)
+    server.wait(lambda: answers(f"{server.host}/connected"), "it does not recover", 60, "api")
 
 
 @pytest.fixture
@@ -91,6 +93,7 @@ def test_bad_keys(trusted, monkeypatch, key, words):
 
 def test_unknown_model(here, trusted, tmp_path, monkeypatch):
     """A directory that only the client has."""
+    load_model("mini", remote=True)  # which the server does have
     here.module.save_pretrained(tmp_path / "mine")
     here.processor.save_pretrained(tmp_path / "mine")
     key = remote.model_key
@@ -101,7 +104,7 @@ def test_unknown_model(here, trusted, tmp_path, monkeypatch):
     monkeypatch.setattr("interventions.forward.model_key", elsewhere)
     with pytest.raises(ModelError, match=r"does not run this model: .*Name a model that it serves") as refused:
         load_model(str(tmp_path / "mine"), remote=True)
-    assert "checkpoints/mini" in str(refused.value)  # which it does serve
+    assert "checkpoints/mini" in str(refused.value)
 
 
 def test_another_precision_than_the_servers(trusted):
@@ -188,12 +191,13 @@ def test_a_killed_actor(model, server):
 def test_a_killed_api(model, server):
     """All of the service that a client talks to, restarted: what the actor computes meanwhile is still fetched."""
     def restart():
-        for process in services(server, "ndif.services.api"):
+        for process in services(server, "ndif.services.api") + services(server, "spawn_main"):
             process.kill()
         server.start_api()
 
-    later(1.0, restart)
+    restarted = later(1.0, restart)
     assert request(model, seconds=4) == {"slept": 4}
+    restarted.join()
 
 
 def test_a_lost_job(model, server, monkeypatch):

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 
-import pytest
 import torch
 
 from interventions import load_model, preflight
@@ -24,15 +23,12 @@ def test_the_answers(kind):
 
 
 def test_versions_that_differ_are_told(trusted, monkeypatch):
+    skeleton = load_model("mini", remote=True).traced
     monkeypatch.setattr(preflight.importlib.metadata, "version", lambda name: "0.0.1")
-    answers = preflight.preflight(load_skeleton(), "mini").answers
+    answers = preflight.preflight(skeleton, "mini").answers
     assert "torch is 0.0.1 here and 2.13.0 there" in answers[2]
 
 
 def test_the_models_state_is_told(trusted):
     load_model("mini", remote=True)
     assert "'mini' was running" in load_model("mini", remote=True).server.answers[3]
-
-
-def load_skeleton():
-    return pytest.importorskip("interventions").load_model("mini", remote=True).traced

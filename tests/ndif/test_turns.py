@@ -13,6 +13,7 @@ def test_concurrency_changes_nothing_but_the_time(trusted, here, tmp_path):
     for n in (1, 4):
         model = load_model("mini", remote=True, concurrency=n)
         study = trace_study(model, chosen, results_dir=tmp_path / str(n))
+        assert study.questions["reason"].tolist() == local.questions["reason"].tolist()
         assert study.questions["id"].tolist() == [item.id for item in chosen]
         assert study.sites["effect"].max() > 0.3
         for name in ("sites", "questions"):

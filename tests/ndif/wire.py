@@ -17,11 +17,12 @@ class Wire:
         self.listener = self._listen(0)
         self.port = self.listener.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}"
-        self.connections = 0
         self._serve(self.listener)
 
     def cut(self) -> None:
         self.state = "cut"
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)  # wakes what waits for connections; to close it would not
         self.listener.close()
         for one in self.open:
             with contextlib.suppress(OSError):
@@ -51,7 +52,6 @@ class Wire:
                     client, _ = listener.accept()
                 except OSError:
                     return
-                self.connections += 1
                 server = socket.create_connection(self.target)
                 self.open += [client, server]
                 threading.Thread(target=self._pipe, args=(client, server), daemon=True).start()
