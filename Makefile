@@ -10,6 +10,10 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # A `python3` kernel registered for the user must not win over the one in .venv.
 export JUPYTER_PREFER_ENV_PATH := 1
 
+# Where the local NDIF server lives: it has an environment of its own.
+NDIF_VENV := .venv-ndif
+NDIF_READY := $(NDIF_VENV)/.ready
+
 # The first of these that runs and is new enough makes the environment.
 PYTHON = $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,\
 	$(shell $(python) -c 'import sys; print("$(python)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)))
@@ -53,10 +57,10 @@ FIGURES := table1 fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 fig9 fig10 fig11 fig12
 # What its report is called: fig9_questions.
 report = $(1)_$(lastword $(subst _, ,$($(1))))
 
-.PHONY: help setup $(FIGURES) reports test lint bench clean
+.PHONY: help setup $(FIGURES) reports test ndif ndif-stop test-remote lint bench bench-remote clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
 
 setup: $(READY)  ## make .venv: locked packages, this package (editable), a Jupyter kernel
 
@@ -84,6 +88,22 @@ reports: $(FIGURES)  ## all of them on the embedded models, into reports/mini
 test: $(READY)  ## the test suite (T="..." passes arguments to pytest)
 	OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= pytest -n 2 $(T)
 
+$(NDIF_READY): tests/ndif/requirements.lock
+	@[[ -n "$(PYTHON)" ]] || { echo "No Python 3.11 or newer found: name one, as in make ndif PYTHON=/path/to/python3.11"; exit 1; }
+	"$(PYTHON)" -m venv --clear $(NDIF_VENV)
+	$(NDIF_VENV)/bin/pip install -r $<
+	$(NDIF_VENV)/bin/pip install --no-deps --ignore-requires-python ndif==0.1.2
+	touch $@
+
+ndif: $(READY) $(NDIF_READY)  ## start a real NDIF server on loopback that serves mini (a gigabyte of packages the first time)
+	python tests/ndif/server.py start --environment $(NDIF_VENV) --serve mini
+
+ndif-stop: $(READY)  ## stop it
+	python tests/ndif/server.py stop
+
+test-remote: $(READY) $(NDIF_READY)  ## the tests of remote runs, on a server of their own (T="..." as for test)
+	OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= pytest tests/ndif $(T)
+
 lint: $(READY)  ## ruff
 	ruff check .
 
@@ -93,6 +113,9 @@ bench: $(READY)  ## speed and memory against the baselines (minutes; leave the m
 	CUDA_VISIBLE_DEVICES= python -m benchmarks.attention
 	CUDA_VISIBLE_DEVICES= python -m benchmarks.editing
 
-clean:  ## remove .venv and caches, keep the reports
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+bench-remote: $(READY)  ## time and bytes of a question here and on the server of the environment (make ndif)
+	CUDA_VISIBLE_DEVICES= python -m benchmarks.remote
+
+clean:  ## remove environments and caches, keep the reports
+	rm -rf $(VENV) $(NDIF_VENV) build *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

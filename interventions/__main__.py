@@ -1,5 +1,6 @@
 """`python -m interventions record out.ipynb` prints the record of an executed notebook; `convert bunny SRC DST` makes a
-native LLaVA of a Bunny checkpoint; `cost --model llava-1.5-7b --device a100` tells what tracing takes there."""
+native LLaVA of a Bunny checkpoint; `cost --model llava-1.5-7b --device a100` tells what tracing takes there;
+`preflight --model mini` asks an NDIF server whether it is ready for a model."""
 
 from __future__ import annotations
 
@@ -29,8 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--positions", type=int, default=10, help="text tokens from the first corrupted one on")
     command.add_argument("--window", type=int, default=3, help="layers restored together")
     command.add_argument("--method", default="", help="packed, rows, plain or authors (default: each of them)")
+    command = commands.add_parser("preflight", help="is the NDIF server of the environment ready for a model?")
+    command.add_argument("--model", required=True, help="an alias, a directory that the server sees, or a Hub id")
     options = parser.parse_args(arguments)
-    answers = {"record": _record, "convert": _convert, "cost": _cost}
+    answers = {"record": _record, "convert": _convert, "cost": _cost, "preflight": _preflight}
     try:
         printed = answers[options.command](options)
     except (RecordError, ModelError) as error:
@@ -58,6 +61,12 @@ def _cost(options: argparse.Namespace) -> str:
     methods = (options.method,) if options.method else WAYS
     question = Question(positions=options.positions, window=options.window)
     return table(options.model, options.device, questions=options.questions, methods=methods, question=question)
+
+
+def _preflight(options: argparse.Namespace) -> str:
+    from .loading import load_model  # heavy
+
+    return "\n".join(load_model(options.model, remote=True).server.answers)
 
 
 if __name__ == "__main__":

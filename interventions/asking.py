@@ -15,9 +15,9 @@ import pandas as pd
 
 from .conditions import Unusable
 from .model import VisionLanguageModel
+from .ndif import NDIFError, RequestRefused, ServerUnreachable
 from .parameters import ParameterError, shard_of
 from .progress import Progress
-from .remote import NDIFError, RequestRefused, ServerUnreachable
 from .results import ResultStore
 from .testbed import Item
 from .turns import in_order

@@ -22,9 +22,9 @@ from .conditions import Unusable, clean_prompt, corrupted_prompt
 from .lots import lot
 from .metrics import bootstrap_interval
 from .model import VisionLanguageModel
+from .ndif import JobFailed
 from .parameters import ParameterError
 from .prompt import CorruptedPrompt, Prompt
-from .remote import JobFailed
 from .results import ResultStore
 from .study import TraceStudy, trace_study
 from .testbed import Item

@@ -27,9 +27,9 @@ from .lots import lot
 from .metrics import answer_accuracy
 from .model import VisionLanguageModel
 from .multedit import LAMBDA, DivergedError, EditError, NoGradientError, Optimizer
+from .ndif import JobFailed
 from .parameters import ParameterError
 from .progress import Progress
-from .remote import JobFailed
 from .results import ResultStore
 from .testbed import Item
 from .turns import in_order

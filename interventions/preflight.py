@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from . import remote
+from . import ndif, remote
 from .checkpoints import ModelError
 from .forward import in_sandbox, in_session, run
 
@@ -47,19 +47,19 @@ def preflight(lm, name: str) -> Server:
 
     name: what the model is called here. Raises ModelError in one sentence that names the remedy.
     """
-    if not remote.api_key():
+    if not ndif.api_key():
         raise ModelError(
             "NDIF_API_KEY is not set in the environment: export it before the notebook starts (a server without "
             "accounts takes any text)."
         )
     try:
-        remote.get("/connected")
+        _told("/connected")
         versions, state, began = _versions(), _state(lm), time.monotonic()
         found = in_session(lm, probe, {"token": 0}, True)
-    except remote.NDIFError as error:
+    except ndif.NDIFError as error:
         raise ModelError(_remedy(error, name)) from error
     took = time.monotonic() - began
-    host, dtype = remote.shown(remote.host()), getattr(torch, found["dtype"])
+    host, dtype = ndif.shown(ndif.host()), getattr(torch, found["dtype"])
     differing = [f"{package} is {local} here and {versions.get(package, 'unknown')} there"
                  for package, local in _local_versions().items() if versions.get(package) != local]
     answers = (
@@ -84,9 +84,19 @@ def probe(lm, request: dict) -> dict:
     }
 
 
+def _told(path: str) -> dict:
+    """What the server says at a path. Raises NDIFError, also where something else than an NDIF answers."""
+    try:
+        return dict(ndif.get(path).json())
+    except (ValueError, TypeError):
+        raise ndif.RequestRefused(
+            f"What answers at {ndif.shown(ndif.host())} is no NDIF server: correct NDIF_HOST."
+        ) from None
+
+
 def _versions() -> dict[str, str]:
     """Of Python and of all packages there, by import name."""
-    told = remote.get("/env").json()
+    told = _told("/env")
     return {"python": told["python_version"].split()[0]} | {
         name: told["packages"].get(name, "?").partition("+")[0] for name in COMPARED
     }
@@ -102,7 +112,7 @@ def _local_versions() -> dict[str, str]:
 def _state(lm) -> str:
     """What the server has of the model before it is asked for."""
     key = json.loads(remote.model_key(lm).partition(":")[2])
-    told = remote.get("/status").json().get("deployments", {}).values()
+    told = _told("/status").get("deployments", {}).values()
     states = {
         entry.get("application_state", "unknown") for entry in told if entry.get("model_key")
         and json.loads(entry["model_key"].partition(":")[2]) == key
@@ -112,19 +122,19 @@ def _state(lm) -> str:
     return f"was {sorted(states)[0].lower()}" if states else "was not running"
 
 
-def _remedy(error: remote.NDIFError, name: str) -> str:
+def _remedy(error: ndif.NDIFError, name: str) -> str:
     """The error as a sentence about the parameter that can change it."""
     said = str(error).rstrip(".")
-    if isinstance(error, remote.RequestRefused) and "NDIF_API_KEY" in said:
+    if isinstance(error, ndif.RequestRefused) and "does not accept the key" in said:
         return f"{said}: export the key of your account on that server."
-    if isinstance(error, remote.RequestRefused):
+    if isinstance(error, ndif.RequestRefused) and "does not run this model" in said:
         return f"{said}. Name a model that it serves ({_served()}), or ask its operator to deploy {name!r}."
     return f"{said}."
 
 
 def _served() -> str:
     try:
-        told = remote.get("/status").json().get("deployments", {}).values()
-    except remote.NDIFError:
+        told = _told("/status").get("deployments", {}).values()
+    except ndif.NDIFError:
         return "nnsight.status() lists them"
     return ", ".join(sorted({str(entry["repo_id"]) for entry in told if entry.get("repo_id")})[:5]) or "none now"

@@ -3,7 +3,7 @@
 import time
 from dataclasses import replace
 
-from .remote import TRAFFIC
+from .ndif import TRAFFIC
 
 
 class Progress:

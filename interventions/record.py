@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from .remote import TRAFFIC
+from .ndif import TRAFFIC
 
 MIME_TYPE = "application/vnd.interventions.record+json"
 _PACKAGE = Path(__file__).parent

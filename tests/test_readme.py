@@ -139,7 +139,7 @@ def test_parameters_of_the_table_are_the_notebook_s():
     names = re.findall(r"`(\w+)`", "".join(row.split("|")[1] for row in table.splitlines() if "`" in row))
     assert names == [
         "model", "testbed", "limit", "seed", "revision", "dtype", "device_map", "prompt", "protocol", "results_dir",
-        "remote",
+        "remote", "concurrency",
     ]
     assert not [name for name in names if f'"{name}: ' not in notebook]
 

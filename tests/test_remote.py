@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from interventions import load_model, remote
+from interventions import load_model, ndif, remote
 from interventions.checkpoints import ModelError
 from interventions.parameters import ParameterError, Parameters
 from interventions.progress import Progress
@@ -19,8 +19,8 @@ KEY = "canary-5b1f"
 def key(monkeypatch):
     monkeypatch.setenv("NDIF_API_KEY", KEY)
     monkeypatch.setenv("NDIF_HOST", "http://somebody:secret@127.0.0.1:9/")
-    monkeypatch.setattr(remote, "BACK_OFF", 0.01)
-    monkeypatch.setattr(remote, "_client", [])
+    monkeypatch.setattr(ndif, "BACK_OFF", 0.01)
+    monkeypatch.setattr(ndif, "_client", [])
 
 
 @pytest.fixture
@@ -54,67 +54,67 @@ def answering(monkeypatch):
 
 def test_the_key_and_the_passwords_of_addresses_are_taken_out_of_texts(monkeypatch):
     said = f"Invalid API key format: '{KEY}' at http://somebody:secret@127.0.0.1:9/request"
-    assert remote.without_key(said) == "Invalid API key format: '[key]' at http://127.0.0.1:9/request"
-    assert remote.shown(remote.host()) == "http://127.0.0.1:9"
+    assert ndif.without_key(said) == "Invalid API key format: '[key]' at http://127.0.0.1:9/request"
+    assert ndif.shown(ndif.host()) == "http://127.0.0.1:9"
     monkeypatch.delenv("NDIF_API_KEY")
-    monkeypatch.setattr(remote.CONFIG.API, "APIKEY", None)
-    assert remote.api_key() == "" and remote.without_key("no key") == "no key"
+    monkeypatch.setattr(ndif.CONFIG.API, "APIKEY", None)
+    assert ndif.api_key() == "" and ndif.without_key("no key") == "no key"
 
 
 def test_what_nnsight_login_stored_counts_where_the_environment_has_none(monkeypatch):
-    monkeypatch.setattr(remote.CONFIG.API, "APIKEY", "stored")
-    assert remote.api_key() == KEY
+    monkeypatch.setattr(ndif.CONFIG.API, "APIKEY", "stored")
+    assert ndif.api_key() == KEY
     monkeypatch.delenv("NDIF_API_KEY")
-    assert remote.api_key() == "stored"
+    assert ndif.api_key() == "stored"
     monkeypatch.delenv("NDIF_HOST")
-    assert remote.host() == remote.CONFIG.API.HOST
+    assert ndif.host() == ndif.CONFIG.API.HOST
 
 
 @pytest.mark.parametrize(("status", "body", "error", "words"), [
-    (503, {"detail": "reconnecting"}, remote.ServerUnreachable, r"is not ready \(503: reconnecting\)"),
-    (429, "slow down", remote.ServerUnreachable, r"\(429: slow down\)"),
-    (403, {"detail": "Invalid API key."}, remote.RequestRefused, "does not accept the key in NDIF_API_KEY"),
-    (400, {"detail": f"Invalid API key format: '{KEY}'"}, remote.RequestRefused, r"format: '\[key\]'"),
-    (400, {"detail": "nnsight is too old"}, remote.RequestRefused, r"refuses the request \(400: nnsight is too old\)"),
-    (422, {"detail": ["bad envelope"]}, remote.RequestRefused, "bad envelope"),
-    (413, "", remote.RequestRefused, "no reason given"),
+    (503, {"detail": "reconnecting"}, ndif.ServerUnreachable, r"is not ready \(503: reconnecting\)"),
+    (429, "slow down", ndif.ServerUnreachable, r"\(429: slow down\)"),
+    (403, {"detail": "Invalid API key."}, ndif.RequestRefused, "does not accept the key in NDIF_API_KEY"),
+    (400, {"detail": f"Invalid API key format: '{KEY}'"}, ndif.RequestRefused, r"format: '\[key\]'"),
+    (400, {"detail": "nnsight is too old"}, ndif.RequestRefused, r"refuses the request \(400: nnsight is too old\)"),
+    (422, {"detail": ["bad envelope"]}, ndif.RequestRefused, "bad envelope"),
+    (413, "", ndif.RequestRefused, "no reason given"),
 ])
 def test_answers_of_a_server_become_sentences(answering, status, body, error, words):
     answering.answers = ((status, body),)
     with pytest.raises(error, match=words) as failed:
-        remote.get("/status")
+        ndif.get("/status")
     assert KEY not in str(failed.value) and "secret" not in str(failed.value)
     assert failed.value._render_traceback_() == [str(failed.value)]  # all that a notebook shows
 
 
 def test_passing_faults_are_waited_out_and_the_key_goes_to_no_other_server(answering):
     answering.answers = *((503, "not yet"),) * 3, (200, "there")
-    before = remote.TRAFFIC.repeated
-    assert remote.get("/response/1", patient=True).text == "there"
-    assert len(answering.seen) == 4 and remote.TRAFFIC.repeated == before + 3
+    before = ndif.TRAFFIC.repeated
+    assert ndif.get("/response/1", patient=True).text == "there"
+    assert len(answering.seen) == 4 and ndif.TRAFFIC.repeated == before + 3
     assert all(headers["ndif-api-key"] == KEY for headers in answering.seen)
-    remote.get(f"http://{answering.address}/store/result.pt")
+    ndif.get(f"http://{answering.address}/store/result.pt")
     assert "ndif-api-key" not in answering.seen[-1]
 
 
 def test_repetitions_back_off_and_spread(monkeypatch):
     slept = []
-    monkeypatch.setattr(remote.time, "sleep", slept.append)
+    monkeypatch.setattr(ndif.time, "sleep", slept.append)
     for attempt in range(1, 12):
         for _ in range(20):
-            remote._pause(attempt)
+            ndif.pause(attempt)
     means = [sum(slept[20 * k: 20 * k + 20]) / 20 for k in range(11)]
     assert all(later > earlier for earlier, later in itertools.pairwise(means[:7]))
     assert len(set(slept[:20])) > 10 and max(slept) <= 60 * 1.5
 
 
 def test_traffic_is_counted_and_told(monkeypatch, capsys):
-    traffic = remote.Traffic(3, 250_000, 1_200, 1)
+    traffic = ndif.Traffic(3, 250_000, 1_200, 1)
     assert str(traffic) == "3 requests, 1 repeated, 0.2 MB up, 1.2 kB down"
     progress = Progress(3)
     progress.close("3 used")
     assert capsys.readouterr().out == "0 questions asked, 3 used, in 0 s\n"
-    monkeypatch.setattr(remote.TRAFFIC, "requests", remote.TRAFFIC.requests + 2)
+    monkeypatch.setattr(ndif.TRAFFIC, "requests", ndif.TRAFFIC.requests + 2)
     progress.close("3 used")
     assert "in 0 s (2 requests, 0.0 kB up, 0.0 kB down)" in capsys.readouterr().out
 

