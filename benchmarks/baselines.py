@@ -78,6 +78,7 @@ def _forward(subject: Subject, inputs: dict, on_output: dict) -> torch.Tensor:
     try:
         # As a list of positions: a number would slice, and bfloat16 on a CPU copies the whole head to read a slice.
         last = torch.tensor([next(iter(inputs.values())).shape[1] - 1])
+        inputs = {name: value.to(subject.model.device) for name, value in inputs.items()}
         return subject.model.module(**inputs, logits_to_keep=last).logits[:, -1].softmax(-1)
     finally:
         for handle in handles:

@@ -128,8 +128,8 @@ def square_tensors(function, n: int) -> int:
 # Results
 
 
-def machine() -> dict:
-    """What the numbers were measured on."""
+def machine(device: str = "cpu") -> dict:
+    """What the numbers were measured on; device: "cpu", or what a GPU calls itself."""
     cpu = next(
         (
             line.split(":")[1].strip()
@@ -142,15 +142,15 @@ def machine() -> dict:
         "cpu": cpu,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "device": "cpu",
+        "device": device,
         "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
 
 
-def save(numbers: dict, path: Path = RESULTS) -> None:
+def save(numbers: dict, path: Path = RESULTS, device: str = "cpu") -> None:
     """Put {name: {"value", "low", "high", "n"}} into the results file, each with the machine; others stay."""
     kept = json.loads(path.read_text()) if path.exists() else {}
-    kept.update({name: {**number, "machine": machine()} for name, number in numbers.items()})
+    kept.update({name: {**number, "machine": machine(device)} for name, number in numbers.items()})
     path.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n")

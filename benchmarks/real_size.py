@@ -49,10 +49,12 @@ def resized(name: str, layers: int = 0, shrink: int = 1):
 
 
 @torch.no_grad()
-def random_module(config, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> torch.nn.Module:
+def random_module(
+    config, dtype: torch.dtype = torch.bfloat16, seed: int = 0, device: str = "cpu"
+) -> torch.nn.Module:
     """The model of a configuration with random weights, made in its final precision: no second copy is ever held."""
-    module = skeleton(config).to(dtype).to_empty(device="cpu")
-    pool = torch.randn(POOL, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    module = skeleton(config).to(dtype).to_empty(device=device)
+    pool = torch.randn(POOL, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
     begin = 0
     for name, weight in module.named_parameters():
         if weight.dim() < 2:
@@ -65,6 +67,7 @@ def random_module(config, dtype: torch.dtype = torch.bfloat16, seed: int = 0) ->
             begin = (begin + len(chunk)) % POOL
         flat.mul_(GAIN / weight[0].numel() ** 0.5)
     _fill_buffers(module)
+    module.to(device)  # what was filled
     module.config.dtype = dtype  # with which `save_pretrained` labels it
     return module.requires_grad_(False).eval()
 
@@ -97,11 +100,11 @@ def processor_for(config, tokenizer):
     )
 
 
-def real_size_subject(name: str, layers: int = 0, shrink: int = 1) -> Subject:
+def real_size_subject(name: str, layers: int = 0, shrink: int = 1, device: str = "cpu") -> Subject:
     """A published model with random bfloat16 weights, and the question of `subjects.llava_shape` about an image."""
     config = resized(name, layers, shrink)
     processor = processor_for(config, question_tokenizer(BUNNY_WORDS, BUNNY_REST))
-    model = VisionLanguageModel.from_module(random_module(config), processor, name=name)
+    model = VisionLanguageModel.from_module(random_module(config, device=device), processor, name=name)
     image = Image.radial_gradient("L") if model.is_multimodal else None
     prompt = build_prompt(model, QUESTION, image, visual_constraint="this country")
     return Subject(name, model, prompt, corrupt(model, prompt, visual_replacement="Sri Lanka"))

@@ -37,7 +37,7 @@ from .workload import (
 )
 
 FIT = Path(__file__).parent / "cost_fit.json"
-# Of the vendor's peak. Not measured by this project on any GPU.
+# Of the vendor's peak. On the one GPU that was measured (`benchmarks/gpu.py`), questions took up to twice as long.
 ASSUMED = {"arithmetic": 0.4, "bandwidth": 0.7, "seconds_per_layer_call": 5e-4, "base_bytes": 1e9}
 # name -> (dense bf16 operations a second, bytes a second, bytes of memory), as the vendor gives them.
 GPUS = {

@@ -24,10 +24,13 @@ from .ndif import (
     JobFailed,
     NothingThere,
     RequestRefused,
+    ServerUnreachable,
     get,
+    host,
     patience,
     pause,
     send,
+    shown,
     tell,
     waiting_out,
     without_key,
@@ -70,6 +73,7 @@ class Job(Backend):
 
     def result(self) -> dict:
         """The values saved in the block, on the CPU. Raises ServerUnreachable, RequestRefused or JobFailed."""
+        silent = 0
         for attempt in range(SUBMISSIONS):
             if attempt:
                 TRAFFIC.repeated += 1
@@ -77,7 +81,12 @@ class Job(Backend):
             try:
                 return self._wait(self._submit())
             except _Lost as lost:
-                reason = lost
+                reason, silent = lost, silent + isinstance(lost, _Silent)
+            if silent == 2:
+                raise ServerUnreachable(
+                    f"The server {shown(host())} takes jobs, but nothing was heard of two (the same one, sent again) "
+                    f"for {patience():.0f} s each: ask its operator, or set NDIF_PATIENCE to more seconds."
+                )
         raise JobFailed(f"The job was lost {SUBMISSIONS} times, the last time because {reason}.")
 
     def _submit(self) -> str:
@@ -109,7 +118,7 @@ class Job(Backend):
                 said = without_key(response.description).strip() or response.status.value.lower()
             tell(began, f"waiting for the server: {said}")
             if time.monotonic() - heard > patience():
-                raise _Lost(f"there was no news of it for {patience():.0f} s (NDIF_PATIENCE)")
+                raise _Silent(f"there was no news of it for {patience():.0f} s (NDIF_PATIENCE)")
 
     def _fetch(self, address: str) -> dict:
         try:
@@ -137,6 +146,10 @@ class Job(Backend):
 
 class _Lost(Exception):
     """A job that is worth submitting again; the message ends a sentence."""
+
+
+class _Silent(_Lost):
+    """One of which nothing is heard."""
 
 
 class _Traceback(Exception):

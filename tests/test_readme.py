@@ -162,6 +162,19 @@ def test_numbers_on_precision_are_those_of_the_report():
     assert f"{n} questions, {record['claims'][0]['here'].split()[-2]} sites" in text
 
 
+def test_numbers_of_the_gpu_are_those_of_its_benchmark():
+    results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
+    told = {name.removeprefix("gpu/llava-1.5-7b/"): number["value"] for name, number in results.items()}
+    text = " ".join(README.split())
+    assert results["gpu/mini/float32/max_abs_diff"]["machine"]["device"] == "NVIDIA H200" and "one H200" in text
+    rows, packed = told["rows/seconds"], told["packed/seconds"]
+    assert f"took {rows:.1f} seconds in the exact mode and {packed:.1f} in the fast one" in text
+    assert f"with {told['rows/bytes'] / 1e9:.0f} and {told['packed/bytes'] / 1e9:.0f} GB" in text
+    sites = 1472
+    assert f"its {sites:,} sites would take {told['authors_forward/seconds'] * sites:.0f} seconds" in text
+    assert f"by {told['gpu/mini/float32/max_abs_diff']:.1e} at most" in text
+
+
 def test_costs_are_those_of_the_cost_model_and_of_the_rehearsal():
     text, questions = " ".join(README.split()), 9464
     rows, packed, authors = (

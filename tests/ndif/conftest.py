@@ -10,7 +10,7 @@ import interventions
 from interventions import ndif
 
 PORT = int(os.environ.get("NDIF_TEST_PORT", 18401))  # not that of `make ndif`, which may be running
-LIMIT = 15  # seconds that the server gives a job
+LIMIT = 30  # seconds that the server gives a job
 
 
 @pytest.fixture(scope="session")
