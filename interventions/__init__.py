@@ -24,13 +24,14 @@ from .knockout import AttentionKnockout, attention_knockout
 from .loading import load_model
 from .model import VisionLanguageModel
 from .multedit import EditError, closed_form_update, optimize_value
+from .ndif import JobFailed, NDIFError, RequestRefused, ServerUnreachable
 from .prompt import CorruptedPrompt, Prompt, PromptError, build_prompt, corrupt, noise
 from .testbed import Item, TestBed, TestBedError, load_testbed
 
 __all__ = [
     "AttentionContributions", "AttentionError", "AttentionKnockout", "CausalTrace", "CorruptedPrompt", "Edit",
-    "EditError", "Item", "ModelError", "Prompt", "PromptError", "TestBed", "TestBedError", "TraceError",
-    "VisionLanguageModel", "apply_edits", "attention_contributions", "attention_knockout", "build_prompt",
-    "closed_form_update", "corrupt", "edit_facts", "export_peft", "load_edit", "load_model", "load_testbed",
-    "merged", "noise", "optimize_value", "trace",
+    "EditError", "Item", "JobFailed", "ModelError", "NDIFError", "Prompt", "PromptError", "RequestRefused",
+    "ServerUnreachable", "TestBed", "TestBedError", "TraceError", "VisionLanguageModel", "apply_edits",
+    "attention_contributions", "attention_knockout", "build_prompt", "closed_form_update", "corrupt", "edit_facts",
+    "export_peft", "load_edit", "load_model", "load_testbed", "merged", "noise", "optimize_value", "trace",
 ]

@@ -53,7 +53,7 @@ def ask(
     "traced").
     shard, required, label: as for `study.trace_study`. `model.concurrency` items wait for a server at a time. Raises
     ParameterError for an item that is required and not used, and if none is used; if a question failed then, its error;
-    and `remote.ServerUnreachable` or `RequestRefused`, with which no other question would fare better.
+    and `ndif.ServerUnreachable` or `RequestRefused`, with which no other question would fare better.
     """
     (verb, past), key = purpose, key | model.key()
     store, items = ResultStore(results_dir), in_shard(list(testbed), shard)

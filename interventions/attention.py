@@ -103,7 +103,7 @@ def attention_contributions(
         "input_ids": prompt.input_ids[None], "image_inputs": prompt.image_inputs,
         "queries": queries, "keys": keys, "layers": layers, "also": also,
     }
-    found = in_session(model.traced, read_contributions, request, model.remote if remote is None else remote)
+    found = in_session(model.traced, read_contributions, request, model.runs_on(remote))
     return AttentionContributions(layers, queries, keys, **{name: value.numpy() for name, value in found.items()})
 
 

@@ -90,15 +90,16 @@ def attention_study(
 ) -> AttentionStudy:
     """Answer every item, with the contributions of these flows, and, of right answers, their knock-outs.
 
-    One request a question, and another one for its knock-outs; window is theirs, see `attention_knockout`. A text-only
-    model is asked by name and has only the flow "constraint -> last". Other parameters as in `study.trace_study`.
+    One request a question, and two for its knock-outs (which tokens are blocked, and what that costs); window is
+    theirs, see `attention_knockout`. A text-only model is asked by name and has only the flow "constraint -> last".
+    Other parameters as in `study.trace_study`.
     Raises AttentionError for a flow that is unknown or that the model cannot have, TraceError for the window,
     ValueError for the protocol, and what `asking.ask` does.
     """
     flows = _possible(model, list(flows))
     check_comparable(model)
     window_spans(window, "centered", model.n_layers)  # refused now, not at every question
-    remote = model.remote if remote is None else remote
+    remote = model.runs_on(remote)
     settings = {"flows": flows, "max_answer_tokens": max_answer_tokens, "remote": remote, "protocol": protocol}
     conditions = Conditions(protocol)
     options = {"results_dir": results_dir, "shard": shard, "label": label}

@@ -170,7 +170,7 @@ def trace(
             "method": method,
             "max_packed_tokens": max_packed_tokens,
         },
-        model.remote if remote is None else remote,
+        model.runs_on(remote),
     )
     correct = begins is None or result["top_id"] in begins
     if not correct and accepted is None:

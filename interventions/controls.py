@@ -66,12 +66,12 @@ def trace_controls(
     pool = list(testbed)
     by_id = {item.id: item for item in pool}
     settings = {"window": study.window, "kinds": list(dict.fromkeys(study.sites["kind"])), "method": method,
-                "remote": model.remote if remote is None else remote}
+                "remote": model.runs_on(remote)}
     key = settings | model.key() | study.conditions.key()
     key |= {"table": "trace_controls", "role": study.role, "seed": seed}
     store = ResultStore(results_dir)
 
-    def one(asked: tuple) -> pd.DataFrame:
+    def one(asked: tuple) -> pd.DataFrame | None:
         row, control = asked
         item, answer_id = by_id[row.id], int(row.answer_id)
         other = other_item(item, pool, seed)
@@ -84,12 +84,12 @@ def trace_controls(
             table = store.get_or_compute(key | own, compute)
         except JobFailed as error:
             print(f"{item.id}: no control {control!r}. {error}", flush=True)
-            return pd.DataFrame(columns=_COLUMNS)
+            return None
         return table.assign(control=control, id=item.id, part=item.part)[_COLUMNS]
 
     asked = [(row, control) for row in _controlled(study, limit).itertuples() for control in CONTROLS]
-    frames = list(in_order(one, asked, model.concurrency))
-    return pd.concat(frames, ignore_index=True)
+    frames = [frame for frame in in_order(one, asked, model.concurrency) if frame is not None]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=_COLUMNS)
 
 
 def control_effects(study: TraceStudy, controls: pd.DataFrame, twin: TraceStudy | None = None) -> pd.DataFrame:

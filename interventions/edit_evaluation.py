@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from .causal_trace import MAX_ANSWER_TOKENS, answer_tokens
 from .conditions import Conditions, Unusable, clean_prompt, named
+from .edit import digest
 from .forward import decode, extend, in_session, prompt_inputs, run
 from .lots import lot
 from .metrics import answer_accuracy, answer_probability
@@ -45,13 +46,16 @@ def evaluate(
     answered by `target`. References are the unrelated questions.
     """
     asked = [(group, prompt) for group, prompts in questions.items() for prompt in prompts]
+    prompts = [prompt for _, prompt in asked] + [one.prompt for one in references]
+    known = [(tuple(answer_tokens(model, prompt, target)), None) for _, prompt in asked]
+    known += [(one.answer_ids, one.log_p) for one in references]
     request = answering(model) | {
         "questions": [
-            (prompt.input_ids[None], prompt.image_inputs, tuple(answer_tokens(model, prompt, target)), None)
-            for _, prompt in asked
-        ] + [(one.prompt.input_ids[None], one.prompt.image_inputs, one.answer_ids, one.log_p) for one in references],
+            (prompt.input_ids[None], image, *answer)
+            for prompt, image, answer in zip(prompts, sent_once(prompts), known, strict=True)
+        ],
     }
-    found = in_session(model.traced, ask_edited, request, model.remote if remote is None else remote)
+    found = in_session(model.traced, ask_edited, request, model.runs_on(remote))
     p, exact = np.array(found["p"]), found["unchanged"]
     columns = {}
     for group in questions:
@@ -73,7 +77,7 @@ def reference(model: VisionLanguageModel, item: Item, protocol: str = "paper", r
     """The unedited model's answer to an unrelated question. Raises `conditions.Unusable`."""
     prompt = clean_prompt(model, item, Conditions(protocol))
     request = answering(model) | {"questions": [(prompt.input_ids[None], prompt.image_inputs, None, None)]}
-    found = in_session(model.traced, ask_edited, request, model.remote if remote is None else remote)
+    found = in_session(model.traced, ask_edited, request, model.runs_on(remote))
     ids = tuple(found["answers"][0])
     accuracy = answer_accuracy(model.decode(ids), item.answers, item.annotations)
     return Reference(item, prompt, ids, accuracy, found["log_p"][0])
@@ -114,6 +118,13 @@ def unrelated(item: Item, pool: Iterable[Reference], n: int, seed: int = 0) -> l
         other for other in pool if other.item.entity != item.entity and not set(other.item.answers) & set(item.answers)
     ]
     return sorted(fitting, key=lambda other: lot(seed, item.id, other.item.id))[:n]
+
+
+def sent_once(prompts: list[Prompt]) -> list[dict]:
+    """The image inputs of these prompts: one object where several see the same picture, which then travels once."""
+    known: dict[tuple, dict] = {}
+    keys = [tuple((name, digest(tensor)) for name, tensor in prompt.image_inputs.items()) for prompt in prompts]
+    return [known.setdefault(key, prompt.image_inputs) for key, prompt in zip(keys, prompts, strict=True)]
 
 
 def answering(model: VisionLanguageModel) -> dict:

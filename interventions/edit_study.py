@@ -27,7 +27,6 @@ from .lots import lot
 from .metrics import answer_accuracy
 from .model import VisionLanguageModel
 from .multedit import LAMBDA, DivergedError, EditError, NoGradientError, Optimizer
-from .ndif import JobFailed
 from .parameters import ParameterError
 from .progress import Progress
 from .results import ResultStore
@@ -118,7 +117,7 @@ def wrong_items(
         key = model_key | {"table": "answers", "item": item.content(), "protocol": protocol}
         try:
             return store.get_or_compute(key, partial(_answer, model, item, protocol)).loc[0, "answer"]
-        except (Unusable, JobFailed):
+        except Unusable:
             return None
 
     for item, said in zip(fitting, in_order(said_to, fitting, model.concurrency), strict=False):
@@ -148,7 +147,7 @@ def references(
     def referred(item: Item) -> Reference | None:
         try:
             return reference(model, item, protocol)
-        except (Unusable, JobFailed):
+        except Unusable:
             return None
 
     return list(islice(filter(None, in_order(referred, drawn, model.concurrency)), POOL))

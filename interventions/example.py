@@ -132,7 +132,7 @@ def worked_example(
         "sequence": False,
         "top": top,
     }
-    found = in_session(model.traced, top_answers, request, model.remote if remote is None else remote)
+    found = in_session(model.traced, top_answers, request, model.runs_on(remote))
     answers = pd.DataFrame(
         [(name, rank, token, p, token == request["answer_ids"][0]) for name, rows in found.items()
          for rank, token, p in rows],

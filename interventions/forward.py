@@ -37,13 +37,22 @@ MEMINFO = "/proc/meminfo"  # Linux only
 def in_session(lm, function, request: dict, remote: bool | str = False):
     """`function(lm, request)` in one nnsight session: one remote request, whatever it runs.
 
-    remote: False | True | "local" (as it would travel, but here). Raises `remote.NDIFError`.
+    remote: False | True | "local" (as it would travel, but here). Raises `ndif.NDIFError`.
     """
     nnsight.register("interventions")  # an installed package does not travel by itself
     job = Job(model_key(lm)) if remote is True else None
     with lm.session(backend=job, remote=False if job else remote):
-        result = nnsight.save(function(lm, request))
+        result = nnsight.save(as_loaded(lm, function, request))
     return job.result()["result"] if job else result
+
+
+def as_loaded(lm, function, request: dict):
+    """`function(lm, request)` in the precision of the weights, and what it computes itself in that of its tensors.
+
+    NDIF runs what it is sent under autocast, where its model is in half precision, which rounds otherwise.
+    """
+    with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+        return function(lm, request)
 
 
 def run(
@@ -171,13 +180,17 @@ def attention_call(self_attn):
 def weight_of(linear, like: torch.Tensor) -> torch.Tensor:
     """The weight [out, in] of a linear module, inside a trace; like: a tensor of its inputs' type and device.
 
-    Where the module has none here (in a sandbox), from what it does to the unit vectors.
+    Where the module has none here (in a sandbox), from what it does to the unit vectors, made so long that a bias is
+    lost in rounding beside a weight: in half precision it would else spoil the weight.
     """
+    if not linear.weight.is_floating_point():
+        raise ValueError("this model's weights are quantised, so that W_o itself cannot be read.")
     if not linear.weight.is_meta:
         return linear.weight
-    units = torch.eye(linear.weight.shape[1], device=like.device, dtype=like.dtype)
-    outputs = linear(torch.cat([units, torch.zeros_like(units[:1])]))  # the last row is the bias
-    return (outputs[:-1] - outputs[-1]).T
+    long = 2.0**12 if like.dtype == torch.float16 else 2.0**20  # float16 ends at 65504
+    units = torch.eye(linear.weight.shape[1], device=like.device, dtype=like.dtype) * long
+    outputs = linear(torch.cat([units, torch.zeros_like(units[:1])])).to(torch.promote_types(like.dtype, torch.float32))
+    return ((outputs[:-1] - outputs[-1]) / long).T  # the last row is the bias
 
 
 def in_sandbox(lm) -> bool:

@@ -100,7 +100,7 @@ def attention_knockout(
     edges = flow_edges(prompt, flows)
     request = knockout_request(model, prompt, list(edges.values()), spans, method, max_packed_tokens)
     request["answer_ids"] = None if answer is None else answer_tokens(model, prompt, answer)
-    found = in_session(model.traced, knock_out, request, model.remote if remote is None else remote)
+    found = in_session(model.traced, knock_out, request, model.runs_on(remote))
     return as_knockout(model, tuple(edges), window, found)
 
 

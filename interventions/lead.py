@@ -32,7 +32,7 @@ def lead_time(
     layers: (first, last), or None where none could be chosen; nothing is measured then.
     Returns layers_needed, n_layers and time_ratio, a Number: mean over questions of early / whole seconds.
     """
-    remote = model.remote if remote is None else remote
+    remote = model.runs_on(remote)
     ratios = []
     for item in items if layers else ():
         try:

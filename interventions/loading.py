@@ -36,10 +36,10 @@ def load_model(
     revision = None if revision == "main" else revision  # the same, and servers know models by no revision
     if remote is True and dtype in QUANTIZATIONS:
         raise ModelError(f"dtype {dtype!r} is for the server to choose, which holds the weights: leave it out.")
-    if concurrency < 1 or (concurrency > 1 and remote is not True):
+    if type(concurrency) is not int or concurrency < 1 or (concurrency > 1 and remote is not True):
         raise ModelError(
-            f"concurrency must be at least 1, and 1 without remote=True, not {concurrency}: it counts the questions "
-            "that wait for a server at a time."
+            f"concurrency must be a whole number, at least 1, and 1 without remote=True, not {concurrency}: it counts "
+            "the questions that wait for a server at a time."
         )
     if revision and digest:
         raise ModelError(f"revision {revision!r} is given for local files at {path}: leave it out.")
@@ -64,7 +64,6 @@ def load_model(
         if remote is True:
             path = str(Path(path).resolve()) if digest else path
             traced = TransformersModel(path, dispatch=False, **options, **wrapped)
-            server = _as_on_server(traced, str(name), dtype, attn_implementation)
         else:
             module = read_module(
                 path, multimodal=family.is_multimodal, name=str(name), revision=revision, **options
@@ -82,6 +81,8 @@ def load_model(
             f"model {str(name)!r} has weights that cannot be loaded ({_reason(error)}): "
             "check its files, dtype, device_map and attn_implementation."
         ) from error
+    if remote is True:
+        server = _as_on_server(traced, str(name), dtype, attn_implementation)
     commit = digest or getattr(config, "_commit_hash", None) or revision or "unknown"
     return VisionLanguageModel(
         traced, processor, name=str(name), revision=commit, remote=remote, prompt=prompt, server=server,

@@ -106,6 +106,8 @@ class VisionLanguageModel:
     @property
     def quantization(self) -> str | None:
         """How the weights are held where it is in fewer bits than `dtype`, in which the model computes: "nf4", ..."""
+        if self.server:
+            return self.server.quantization
         held = getattr(self.config, "quantization_config", None)
         if held is None:
             return None
@@ -135,6 +137,8 @@ class VisionLanguageModel:
             key["quantization"] = self.quantization
         if self.attention != "sdpa":
             key["attention"] = self.attention
+        if self.remote is True:  # a server may round otherwise, and above all what it does for a sandbox
+            key["remote"] = "sandbox" if self.server and self.server.sandboxed and self.dtype.itemsize < 4 else True
         device = self.server.device if self.server else self.device.type
         if self.dtype.itemsize < 4 and device != "cpu":  # other devices round otherwise
             key["device"] = device
@@ -153,6 +157,14 @@ class VisionLanguageModel:
         if protocol not in formats:
             raise ModelError(f"protocol {protocol!r} is unknown: use one of {', '.join(formats)}.")
         return formats[protocol].replace("<image>", self.image_token if image and self.is_multimodal else "")
+
+    def runs_on(self, remote: bool | str | None) -> bool | str:
+        """Where an intervention runs: as asked, or as the model was loaded. Raises ModelError for a server whose
+        precision and sandbox nobody has looked at."""
+        remote = self.remote if remote is None else remote
+        if remote is True and self.remote is not True:
+            raise ModelError(f"remote=True needs a model that is on a server: load_model({self.name!r}, remote=True).")
+        return remote
 
     # What it does outside any intervention
 

@@ -125,7 +125,7 @@ def optimize_value(
         "layer": layer, "target_ids": target_ids, "learning_rate": optimizer.learning_rate, "steps": optimizer.steps,
         "stop": optimizer.stop, "weight_decay": optimizer.weight_decay, "clamp": optimizer.clamp,
     }
-    found = in_session(model.traced, optimize, request, model.remote if remote is None else remote)
+    found = in_session(model.traced, optimize, request, model.runs_on(remote))
     if found["sandboxed"]:
         raise EditError(SANDBOXED.format(where=model.server.host if model.server else "The server"))
     if not all(map(math.isfinite, found["losses"])):
@@ -201,7 +201,7 @@ def read_values(model, prompt: Prompt, layer: int, until: int, remote: bool | st
     """At the constraint's last token: W_proj's input "key" [m] and output "value" [d] in `layer`, and the "output" [d]
     of layer `until`; float32 CPU tensors, one request."""
     request = clean_run_only(model, prompt, prompt.constraint[-1]) | {"layer": layer, "until": until}
-    return in_session(model.traced, read_at_token, request, model.remote if remote is None else remote)
+    return in_session(model.traced, read_at_token, request, model.runs_on(remote))
 
 
 def read_at_token(lm, request: dict) -> dict:

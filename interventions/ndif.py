@@ -19,12 +19,14 @@ import httpx
 from nnsight import __version__ as nnsight_version
 from nnsight.schema.config import CONFIG
 
-from .turns import others_turn
+from .turns import others_turn, rest
 
 BACK_OFF = 1.0  # seconds before the first repetition; doubled each time, and spread by half
 _LIMITS = httpx.Timeout(10.0, read=60.0, write=120.0)
 # Answers of proxies and of a cluster that is coming back. Others would be the same the next time.
 _PASSING_CODES = (408, 425, 429, 500, 502, 503, 504)
+_TRIES_500 = 5  # after which an internal error is taken for one that this request makes
+_SPREAD = random.Random()  # of its own: pauses must not move what an experiment draws
 _SECRET = "[key]"
 _TELL_AFTER = 30.0  # seconds of waiting until the first line says so, and between lines
 
@@ -39,6 +41,10 @@ class NDIFError(RuntimeError):
 
 class ServerUnreachable(NDIFError):
     """No answer for as long as one was waited for: no other request would get one."""
+
+
+class InternalError(ServerUnreachable):
+    """A server that failed on a request without a reason (500)."""
 
 
 class RequestRefused(NDIFError):
@@ -65,19 +71,25 @@ def shown(address: str) -> str:
 
 
 def api_key() -> str:
-    """NDIF_API_KEY, or what `nnsight login` stored; empty if there is none."""
-    return (os.environ.get("NDIF_API_KEY") or CONFIG.API.APIKEY or "").strip()
+    """NDIF_API_KEY of the environment; empty if there is none."""
+    return os.environ.get("NDIF_API_KEY", "").strip()
 
 
 def without_key(text: str) -> str:
-    """A text without the key, and without the password of an address."""
+    """A text without the key, and without the password of an address.
+
+    What is shorter than a word is no secret, but what one gives a server that asks for none.
+    """
     text = re.sub(r"(\w+://)[^/@\s]+@", r"\1", text)
-    return text.replace(api_key(), _SECRET) if api_key() else text
+    return text.replace(api_key(), _SECRET) if len(api_key()) > 7 else text
 
 
 def patience() -> float:
     """Seconds without news after which a server or a job counts as lost: NDIF_PATIENCE, or ten minutes."""
-    return float(os.environ.get("NDIF_PATIENCE") or 600)
+    told = os.environ.get("NDIF_PATIENCE") or "600"
+    if not re.fullmatch(r"\d+(\.\d+)?", told.strip()):
+        raise RequestRefused(f"NDIF_PATIENCE must be a number of seconds, such as 600, not {told!r}.")
+    return float(told)
 
 
 @dataclass
@@ -117,10 +129,12 @@ def waiting_out(send: Callable[[], httpx.Response], longest: float) -> httpx.Res
     while True:
         try:
             return send()
-        except ServerUnreachable:
+        except ServerUnreachable as error:
             attempt += 1
             if time.monotonic() - began > longest:
                 raise
+            if isinstance(error, InternalError) and attempt == _TRIES_500:
+                raise JobFailed(str(error)) from error
             TRAFFIC.repeated += 1
             tell(began, f"the server {shown(host())} does not answer; trying again for up to {longest:.0f} s")
             pause(attempt)
@@ -136,14 +150,13 @@ def tell(began: float, text: str) -> None:
 
 def pause(attempt: int) -> None:
     """Back off before the n-th repetition; spread, so that many clients of one server do not come back together."""
-    with others_turn():
-        time.sleep(min(60.0, BACK_OFF * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5))
+    rest(min(60.0, BACK_OFF * 2 ** min(attempt - 1, 10)) * _SPREAD.uniform(0.5, 1.5))
 
 
 def send(method: str, path: str, **content) -> httpx.Response:
     """One HTTP request. Raises ServerUnreachable where a later one may fare better, RequestRefused where not."""
-    address, headers, login = path, None, None
-    if path.startswith("/"):
+    address, headers, login, ours = path, None, None, path.startswith("/")
+    if ours:
         address, login = _without_login(host() + path)
         headers = {"nnsight-version": nnsight_version, "python-version": sys.version}
         if not api_key().isascii() or not api_key().isprintable():
@@ -158,19 +171,25 @@ def send(method: str, path: str, **content) -> httpx.Response:
             response = _client[0].request(method, address, headers=headers, auth=login, **content)
     except (httpx.TransportError, httpx.InvalidURL, OSError) as error:
         why = without_key(str(error)) or type(error).__name__
-        raise ServerUnreachable(f"{where} does not answer ({why}): check NDIF_HOST, and that it is running.") from None
+        remedy = "check NDIF_HOST, and that it is running" if ours else (
+            "results are fetched from there; its operator has to set NDIF_OBJECT_STORE_PUBLIC_URL to what clients reach"
+        )
+        raise ServerUnreachable(f"{where} does not answer ({why}): {remedy}.") from None
     TRAFFIC.bytes_up += int(response.request.headers.get("content-length", 0))
     TRAFFIC.bytes_down += len(response.content)
     if response.is_success:
         return response
-    if response.status_code == 404 and method == "GET":
+    if method == "GET" and response.status_code in ((404,) if ours else (403, 404)):
         raise NothingThere(f"{where} has nothing at {path.partition('?')[0]!r}: check NDIF_HOST.")
     said = _detail(response)
     if response.status_code in _PASSING_CODES:
-        raise ServerUnreachable(f"{where} is not ready ({response.status_code}: {said}): try again later.")
+        kind = InternalError if response.status_code == 500 else ServerUnreachable
+        raise kind(f"{where} is not ready ({response.status_code}: {said}): try again later.")
     if response.status_code in (400, 401, 403) and "key" in said.lower():
         raise RequestRefused(f"{where} does not accept the key in NDIF_API_KEY ({said}).")
-    raise RequestRefused(f"{where} refuses the request ({response.status_code}: {said}).")
+    if response.status_code in (400, 401, 403):  # of a client that is too old, for one
+        raise RequestRefused(f"{where} refuses requests ({response.status_code}: {said}).")
+    raise JobFailed(f"{where} refuses this request ({response.status_code}: {said}).")
 
 
 def _without_login(address: str) -> tuple[str, tuple[str, str] | None]:

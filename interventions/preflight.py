@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass, field
 
 import torch
+from nnsight.modeling.quantization import QUANTIZATIONS
 
 from . import ndif, remote
 from .checkpoints import ModelError
@@ -26,7 +27,8 @@ class Server:
     """A server that is ready for a model.
 
     host: its address; sandboxed: whether this key's code runs in a process without weights and gradients; dtype,
-    device, attention: how it holds the model; versions: of Python and of COMPARED there; answers: a sentence a check.
+    device, attention: how it holds the model; quantization: the name of the format where its weights are in fewer bits;
+    versions: of Python and of COMPARED there; answers: a sentence a check.
     """
 
     host: str
@@ -34,12 +36,14 @@ class Server:
     dtype: torch.dtype
     device: str
     attention: str
+    quantization: str | None
     versions: dict[str, str]
     answers: tuple[str, ...] = field(repr=False)
 
     def as_dict(self) -> dict:
         """What a record says of it."""
-        return {"host": self.host, "sandboxed": self.sandboxed, "versions": self.versions}
+        told = ("host", "sandboxed", "quantization", "versions")
+        return {name: getattr(self, name) for name in told}
 
 
 def preflight(lm, name: str) -> Server:
@@ -54,11 +58,13 @@ def preflight(lm, name: str) -> Server:
         )
     try:
         _told("/connected")
-        versions, state, began = _versions(), _state(lm), time.monotonic()
+        versions, state, began = _versions(), _state(_deployments(lm)), time.monotonic()
         found = in_session(lm, probe, {"token": 0}, True)
+        took, deployed = time.monotonic() - began, _deployments(lm)
     except ndif.NDIFError as error:
         raise ModelError(_remedy(error, name)) from error
-    took = time.monotonic() - began
+    held = {entry["dtype"] for entry in deployed if entry.get("dtype") in QUANTIZATIONS}
+    quantization = sorted(held)[0] if held else None
     host, dtype = ndif.shown(ndif.host()), getattr(torch, found["dtype"])
     differing = [f"{package} is {local} here and {versions.get(package, 'unknown')} there"
                  for package, local in _local_versions().items() if versions.get(package) != local]
@@ -67,11 +73,12 @@ def preflight(lm, name: str) -> Server:
         "Key: accepted.",
         f"Versions: {'; '.join(differing)} (results may differ)." if differing
         else f"Versions: the same there, {', '.join(f'{name} {value}' for name, value in _local_versions().items())}.",
-        f"Model: {name!r} {state}, and answered in {took:.1f} s; {found['dtype']} on {found['device']}.",
+        f"Model: {name!r} {state}, and answered in {took:.1f} s; {found['dtype']} on {found['device']}"
+        f"{f', from {quantization} weights' if quantization else ''}.",
         "Code: runs in a sandbox, without gradients: everything but finding an edit's value works, and takes longer."
         if found["sandboxed"] else "Code: runs beside the model; gradients are there.",
     )
-    return Server(host, found["sandboxed"], dtype, found["device"], found["attention"], versions, answers)
+    return Server(host, found["sandboxed"], dtype, found["device"], found["attention"], quantization, versions, answers)
 
 
 def probe(lm, request: dict) -> dict:
@@ -97,8 +104,9 @@ def _told(path: str) -> dict:
 def _versions() -> dict[str, str]:
     """Of Python and of all packages there, by import name."""
     told = _told("/env")
-    return {"python": told["python_version"].split()[0]} | {
-        name: told["packages"].get(name, "?").partition("+")[0] for name in COMPARED
+    packages = told.get("packages", {})
+    return {"python": str(told.get("python_version", "?")).split()[0]} | {
+        name: str(packages.get(name, "?")).partition("+")[0] for name in COMPARED
     }
 
 
@@ -109,14 +117,17 @@ def _local_versions() -> dict[str, str]:
     }
 
 
-def _state(lm) -> str:
-    """What the server has of the model before it is asked for."""
+def _deployments(lm) -> list[dict]:
+    """What the server says of its replicas of the model."""
     key = json.loads(remote.model_key(lm).partition(":")[2])
     told = _told("/status").get("deployments", {}).values()
-    states = {
-        entry.get("application_state", "unknown") for entry in told if entry.get("model_key")
-        and json.loads(entry["model_key"].partition(":")[2]) == key
-    }
+    return [entry for entry in told if entry.get("model_key")
+            and json.loads(entry["model_key"].partition(":")[2]) == key]
+
+
+def _state(deployments: list[dict]) -> str:
+    """What the server has of the model before it is asked for."""
+    states = {entry.get("application_state", "unknown") for entry in deployments}
     if "RUNNING" in states:
         return "was running"
     return f"was {sorted(states)[0].lower()}" if states else "was not running"

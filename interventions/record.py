@@ -140,7 +140,7 @@ def environment(model) -> dict:
         "quantization": model.quantization,
         "prompt": model.prompt,
         "commit": commit(),
-        "server": model.server.as_dict() | {"traffic": vars(TRAFFIC)} if model.server else None,
+        "server": model.server.as_dict() | {"traffic": dict(vars(TRAFFIC))} if model.server else None,
     }
 
 

@@ -7,8 +7,10 @@ that is refused, a model that is not served) is told at once.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import pickle
 import time
 from pathlib import Path
 
@@ -35,15 +37,15 @@ from .ndif import (
     waiting_out,
     without_key,
 )
-from .turns import others_turn
+from .turns import rest
 
 SUBMISSIONS = 4  # of one job, before it is given up
 FIRST_POLL, LAST_POLL = 0.01, 2.0  # seconds between two questions after a job; a tenth of its age between them
-# What a server says of a job that was well and would run on another actor, or later.
-_PASSING_FAULTS = (
-    "Error submitting request", "was evicted", "cancelled or preempted", "Error starting model",
-    "Error provisioning model", "temporarily unavailable",
-)
+STANDING = 6  # times the patience that a job may be running, or have the same place in a queue
+# What a server says of a job that was well and would run on another actor, and of a cluster that comes up.
+_PASSING_FAULTS = ("Error submitting request", "was evicted", "cancelled or preempted")
+_NOT_READY = ("Error starting model", "Error provisioning model", "temporarily unavailable")
+_keys: dict[str, str] = {}  # of models, as the Hub spells them: asked once
 
 
 def model_key(lm) -> str:
@@ -51,13 +53,14 @@ def model_key(lm) -> str:
 
     A directory has to be the same one on the server: a file system that both see.
     """
-    if not Path(lm.repo_id).is_dir():
-        try:
-            return lm.to_model_key()
-        except (OSError, ValueError):  # no Hub within reach
-            pass
     named = {"repo_id": lm.repo_id, "revision": lm.revision, "task": lm.task}
-    return f"{to_import_path(type(lm))}:{json.dumps(named)}"
+    plain = f"{to_import_path(type(lm))}:{json.dumps(named)}"
+    if plain not in _keys:
+        _keys[plain] = plain
+        if not Path(lm.repo_id).is_dir():
+            with contextlib.suppress(Exception):  # whatever the Hub's client raises where no Hub is within reach
+                _keys[plain] = lm.to_model_key()
+    return _keys[plain]
 
 
 class Job(Backend):
@@ -73,21 +76,29 @@ class Job(Backend):
 
     def result(self) -> dict:
         """The values saved in the block, on the CPU. Raises ServerUnreachable, RequestRefused or JobFailed."""
-        silent = 0
-        for attempt in range(SUBMISSIONS):
-            if attempt:
-                TRAFFIC.repeated += 1
-                pause(attempt)
+        began, attempt, lost, silent = time.monotonic(), 0, 0, 0
+        while True:
             try:
                 return self._wait(self._submit())
-            except _Lost as lost:
-                reason, silent = lost, silent + isinstance(lost, _Silent)
-            if silent == 2:
-                raise ServerUnreachable(
-                    f"The server {shown(host())} takes jobs, but nothing was heard of two (the same one, sent again) "
-                    f"for {patience():.0f} s each: ask its operator, or set NDIF_PATIENCE to more seconds."
-                )
-        raise JobFailed(f"The job was lost {SUBMISSIONS} times, the last time because {reason}.")
+            except _NotReady as error:
+                if time.monotonic() - began > patience():
+                    raise ServerUnreachable(
+                        f"The server {shown(host())} has not been ready for {patience():.0f} s: {error}."
+                    ) from error
+            except _Silent as error:
+                silent += 1
+                if silent == 2:
+                    raise ServerUnreachable(
+                        f"The server {shown(host())} takes jobs, but nothing was heard of two (the same one, sent "
+                        f"again): {error}; ask its operator, or set NDIF_PATIENCE to more seconds."
+                    ) from error
+            except _Lost as error:
+                lost += 1
+                if lost == SUBMISSIONS:
+                    raise JobFailed(f"The job was lost {lost} times, the last time because {error}.") from error
+            attempt += 1
+            TRAFFIC.repeated += 1
+            pause(attempt)
 
     def _submit(self) -> str:
         envelope = RequestModel(model_key=self.model_key, compress=True)
@@ -96,52 +107,66 @@ class Job(Backend):
             files={"blob": ("request", self.payload, "application/octet-stream")},
         ), patience())
         TRAFFIC.requests += 1
-        return ResponseModel.model_validate_json(job.text).id
+        return _parsed(job.text).id
 
     def _wait(self, job: str) -> dict:
         """Ask for a job until it is done. Raises _Lost for what is worth another try."""
         began = heard = time.monotonic()
-        news, said = "", "no news"
+        news, said, longest = "", "no news", patience()
         while True:
-            with others_turn():
-                time.sleep(min(LAST_POLL, max(FIRST_POLL, (time.monotonic() - began) / 10)))
+            rest(min(LAST_POLL, max(FIRST_POLL, (time.monotonic() - began) / 10)))
+            asked = time.monotonic()
             try:
                 text = get(f"/response/{job}", patient=True).text
-            except NothingThere:
+            except NothingThere:  # yet
                 text = ""
+            heard += time.monotonic() - asked  # a network that was away is no silence of the server
             if text and text != news:
-                response, news, heard = ResponseModel.model_validate_json(text), text, time.monotonic()
+                response, news, heard = _parsed(text), text, time.monotonic()
                 if response.status == Status.COMPLETED:
                     return self._fetch(response.data)
                 if response.status == Status.ERROR:
                     self._raise(response.description)
                 said = without_key(response.description).strip() or response.status.value.lower()
+                if response.status != Status.RECEIVED:  # a place in a queue, or a run, may stay the same for long
+                    longest = STANDING * patience()
             tell(began, f"waiting for the server: {said}")
-            if time.monotonic() - heard > patience():
-                raise _Silent(f"there was no news of it for {patience():.0f} s (NDIF_PATIENCE)")
+            if time.monotonic() - heard > longest:
+                raise _Silent(f"there was no news of it for {longest:.0f} s (NDIF_PATIENCE)")
 
     def _fetch(self, address: str) -> dict:
         try:
             content = get(address, patient=True).content
         except NothingThere as error:
             raise _Lost("its result has expired") from error
-        # Only tensors and plain Python: what a server sends back is never run.
-        plain = zstandard.ZstdDecompressor().decompressobj().decompress(content)
-        return torch.load(io.BytesIO(plain), map_location="cpu", weights_only=True)
+        try:
+            # Only tensors and plain Python: what a server sends back is never run.
+            plain = zstandard.ZstdDecompressor().decompressobj().decompress(content)
+            return torch.load(io.BytesIO(plain), map_location="cpu", weights_only=True)
+        except (zstandard.ZstdError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            raise JobFailed(f"The server sent a result that cannot be read ({type(error).__name__}).") from error
 
     def _raise(self, description: str) -> None:
         said = without_key(description).strip()
         last = said.splitlines()[-1] if said else "no reason given"
-        if any(fault in said for fault in _PASSING_FAULTS):
-            raise _Lost(f"the server said {last!r}")
-        if "Could not deploy" in said:
+        for error, faults in ((_NotReady, _NOT_READY), (_Lost, _PASSING_FAULTS)):
+            if any(fault in description for fault in faults):
+                raise error(f"the server said {last!r}")
+        if "Could not deploy" in description:
             raise RequestRefused(f"The server does not run this model: {last}")
-        if "execution timeout" in said:
+        if "execution timeout" in description:
             raise JobFailed(
                 f"The server says: {last.rstrip('.')}: ask for fewer positions, kinds or layers at a time, or ask its "
                 "operator for a longer limit."
             )
         raise JobFailed(f"The server says: {last}") from _Traceback(said)
+
+
+def _parsed(text: str) -> ResponseModel:
+    try:
+        return ResponseModel.model_validate_json(text)
+    except ValueError:
+        raise ServerUnreachable(f"What answers at {shown(host())} is no NDIF server: correct NDIF_HOST.") from None
 
 
 class _Lost(Exception):
@@ -150,6 +175,10 @@ class _Lost(Exception):
 
 class _Silent(_Lost):
     """One of which nothing is heard."""
+
+
+class _NotReady(_Lost):
+    """One that a cluster cannot take yet."""
 
 
 class _Traceback(Exception):

@@ -12,6 +12,7 @@ from .edit_evaluation import Reference, evaluate, questions_about, unrelated
 from .edit_study import NO_EDIT, Chosen, Editing
 from .metrics import bootstrap_interval
 from .model import VisionLanguageModel
+from .ndif import JobFailed
 from .testbed import Item
 
 
@@ -53,7 +54,7 @@ def _kept_edits(
             edit = edit_facts(
                 edited, [fact], layers=settings.layers, lam=settings.lam, optimizer=settings.optimizer, items=[item.id]
             )
-        except tuple(NO_EDIT):
+        except (*NO_EDIT, JobFailed):
             skipped += 1
             continue
         edited = apply_edits(edited, [edit])

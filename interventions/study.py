@@ -104,7 +104,7 @@ def trace_study(
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
     window_spans(window, conditions.window_rule, model.n_layers)  # refused now, not at every question
     settings = {"window": window, "kinds": kinds, "method": method,
-                "remote": model.remote if remote is None else remote}
+                "remote": model.runs_on(remote)}
     key = settings | conditions.key() | {"table": "trace_study", "min_p_clean": min_p_clean}
     asked = ask(
         model, testbed, partial(_trace_item, model, conditions, min_p_clean, settings, only_read),

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import nnsight
 import numpy as np
 import pytest
 import tiny
@@ -11,8 +12,9 @@ from answering import questions, speaking
 import interventions.edit_evaluation as module
 from interventions.conditions import Conditions, Unusable, clean_prompt
 from interventions.edit import apply_edits, edit_facts
-from interventions.edit_evaluation import evaluate, questions_about, reference, unrelated
+from interventions.edit_evaluation import ask_edited, evaluate, questions_about, reference, sent_once, unrelated
 from interventions.multedit import Optimizer
+from interventions.remote import Job
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +125,26 @@ def test_serialised_as_for_a_server_it_gives_the_same(model, items):
     asked, others = questions_about(model, items[0], items), [reference(model, item) for item in items[1:3]]
     here, there = (evaluate(model, "Lima", asked, others, remote=remote) for remote in (False, "local"))
     assert here == pytest.approx(there, nan_ok=True)
+
+
+def test_a_picture_travels_once(model, items):
+    """However many questions of a request see it: the packed request hardly grows."""
+    prompts = [clean_prompt(model, replace(items[0], question=f"{items[0].question} ({i})"), Conditions())
+               for i in range(6)]
+    for prompt in prompts:  # of a size that counts, and that no packing shrinks
+        prompt.image_inputs["pixel_values"] = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    other = replace(prompts[0], image_inputs={"pixel_values": torch.rand(1, 3, 64, 64)})
+    images = sent_once([*prompts, other])
+    assert len({id(image) for image in images}) == 2 and images[-1] is other.image_inputs
+
+    def size(images) -> int:
+        lm, job, request = model.traced, Job(""), {"questions": images}
+        with lm.session(backend=job):
+            nnsight.save(ask_edited(lm, request))
+        return len(job.payload)
+
+    nnsight.register("interventions")
+    picture = 3 * 64 * 64 * 4
+    assert size(images[:1]) > picture * 0.8
+    assert size(images[:6]) - size(images[:1]) < picture / 10
+    assert size(images) - size(images[:6]) > picture * 0.8

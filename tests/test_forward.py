@@ -8,6 +8,7 @@ import torch
 from transformers import DynamicCache
 
 from interventions import forward, restoration
+from interventions.attention import read_contributions
 from interventions.prompt import build_prompt
 
 
@@ -155,3 +156,36 @@ def test_noise_is_the_same_again_and_has_the_size_that_was_asked_for():
     assert drawn[0, :10].std() == pytest.approx(15, rel=0.15) and drawn[0, 10:].std() == pytest.approx(
         0.3, rel=0.15
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_weight_that_is_elsewhere_is_read_by_what_it_does(dtype):
+    """As in a sandbox: exact, and not spoilt by a bias that is large beside it."""
+    torch.manual_seed(0)
+    real = torch.nn.Linear(24, 16).to(dtype)
+    with torch.no_grad():
+        real.weight.normal_(0, 0.02)
+        real.bias.normal_(0, 0.5)
+
+    class Elsewhere:
+        weight = real.weight.to("meta")
+
+        def __call__(self, inputs):
+            return real(inputs)
+
+    read = forward.weight_of(Elsewhere(), torch.zeros(1, dtype=dtype))
+    error = (read.float() - real.weight.float()).norm() / real.weight.float().norm()
+    assert error < {torch.float32: 1e-6, torch.bfloat16: 1e-4, torch.float16: 2e-3}[dtype]
+    assert forward.weight_of(real, torch.zeros(1, dtype=dtype)) is real.weight
+
+
+def test_a_servers_autocast_changes_nothing(recorded):
+    """NDIF computes under autocast where the model is in half precision; what is sent there undoes that."""
+    model, prompt, _, _ = recorded
+    request = {"input_ids": prompt.input_ids[None], "image_inputs": prompt.image_inputs, "queries": (len(prompt) - 1,),
+               "keys": tuple(range(len(prompt))), "layers": (0, 1), "also": ()}
+    here = forward.in_session(model.traced, read_contributions, request)["norms"]
+    with torch.autocast("cpu", torch.bfloat16):
+        there = forward.in_session(model.traced, read_contributions, request)["norms"]
+        changed = read_contributions(model.traced, request)["norms"]
+    assert torch.equal(here, there) and not torch.allclose(here, changed, atol=1e-3)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from interventions.turns import in_order, others_turn
+from interventions.turns import AHEAD, in_order, others_turn, rest
 
 
 def waits(log):
@@ -65,8 +65,8 @@ def test_an_exception_is_raised_in_its_place_and_nothing_new_begins(at_a_time):
         return item
 
     with pytest.raises(ValueError, match="two"):
-        seen.extend(in_order(function, range(100), at_a_time))
-    assert seen == [0, 1] and len(begun) <= 2 + 2 * at_a_time
+        seen.extend(in_order(function, range(1000), at_a_time))
+    assert seen == [0, 1] and len(begun) <= 3 + AHEAD * at_a_time
     assert list(in_order(function, [0, 1], at_a_time)) == [0, 1]  # the turn was given back
 
 
@@ -75,4 +75,33 @@ def test_a_caller_that_stops_early_begins_no_more():
     results = in_order(lambda item: begun.append(item) or item, range(100), 4)
     assert next(results) == 0
     results.close()
-    assert len(begun) <= 5
+    assert len(begun) <= 1 + AHEAD * 4
+
+
+def test_a_slow_one_holds_up_none_that_could_begin():
+    log = []
+
+    def function(item):
+        log.append(item)
+        rest(0.5 if item == 0 else 0.02)
+        if item == 0:
+            log.append("the slow one is done")
+        return item
+
+    assert list(in_order(function, range(20), 4)) == list(range(20))
+    assert log.index("the slow one is done") > 15
+
+
+def test_who_is_not_waited_for_stops_waiting():
+    """After an exception, or an interrupt: the wait of minutes of another question ends at once."""
+    def function(item):
+        if item == 0:
+            rest(0.05)
+            raise ValueError("zero")
+        rest(60)
+
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="zero"):
+        list(in_order(function, range(4), 4))
+    assert time.monotonic() - began < 5
+    rest(0.001)  # alone, it only sleeps

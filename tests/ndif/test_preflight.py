@@ -7,13 +7,14 @@ import torch
 from interventions import load_model, preflight
 
 
-def test_the_answers(kind):
+def test_the_answers(kind, here):
     model = load_model("mini", remote=True, concurrency=2)
     server = model.server
     assert server.sandboxed == (kind == "sandboxed")
     assert (server.dtype, server.device, server.attention) == (torch.float32, "cpu", "sdpa")
     assert model.dtype == torch.float32 and model.attention == "sdpa" and model.concurrency == 2
     assert server.versions["nnsight"] == importlib.metadata.version("nnsight")
+    assert model.key() == here.key() | {"remote": True}  # nothing stored of one is taken for the other's
     topics = [answer.partition(":")[0] for answer in server.answers]
     assert topics == ["Server", "Key", "Versions", "Model", "Code"]
     assert all(answer.endswith(".") and "\n" not in answer for answer in server.answers)
