@@ -219,7 +219,7 @@ def test_a_server_on_which_jobs_are_lost(model, server, monkeypatch):
     with pytest.raises(remote._Silent, match="no news of it for 1 s"):
         remote.Job("")._wait("0" * 32)
     monkeypatch.setattr(remote.Job, "_submit", lambda job: "0" * 32)
-    with pytest.raises(ndif.ServerUnreachable, match=r"takes jobs, but nothing was heard of two .* no news of it for 1 s"):
+    with pytest.raises(ndif.ServerUnreachable, match=r"takes jobs, but nothing was heard of two .* no news of it"):
         request(model, seconds=0)
 
 
