@@ -117,5 +117,6 @@ bench-remote: $(READY)  ## time and bytes of a question here and on the server o
 	CUDA_VISIBLE_DEVICES= python -m benchmarks.remote
 
 clean:  ## remove environments and caches, keep the reports
-	rm -rf $(VENV) $(NDIF_VENV) build *.egg-info .pytest_cache .ruff_cache
+	[[ ! -e .ndif/server.json ]] || $(VENV)/bin/python tests/ndif/server.py stop
+	rm -rf $(VENV) $(NDIF_VENV) .ndif .ndif-* build *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

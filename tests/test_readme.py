@@ -162,6 +162,23 @@ def test_numbers_on_precision_are_those_of_the_report():
     assert f"{n} questions, {record['claims'][0]['here'].split()[-2]} sites" in text
 
 
+def test_numbers_of_remote_runs_are_those_of_their_benchmark():
+    results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
+    told = {name.removeprefix("remote/trusted/"): number["value"] for name, number in results.items()}
+    rows = dict(re.findall(r"^\| (trace|contributions|knock-outs|answer|value)\b.*?\| (.+) \|$", README, re.MULTILINE))
+    names = {"trace": "trace", "contributions": "contributions", "knock-outs": "knockout", "answer": "edited_answer",
+             "value": "value"}
+    assert rows.keys() == names.keys()
+    for row, name in names.items():
+        kilobytes = [told[f"{name}/{way}"] for way in ("kB_up", "kB_down")]
+        shown = [f"{value:.0f}" if value >= 10 else f"{value:.1f}" for value in kilobytes]
+        ratio, requests = told[f"{name}/ratio_local"], told[f"{name}/requests"]
+        assert rows[row] == " | ".join([f"{ratio:.1f}", f"{requests:.0f}", *shown])
+    text = " ".join(README.split())
+    assert f"in flight give {told['throughput_4_over_1']:.2f} times the questions a second of one" in text
+    assert f"eight {told['throughput_8_over_1']:.2f} times" in text
+
+
 def test_numbers_of_the_gpu_are_those_of_its_benchmark():
     results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
     told = {name.removeprefix("gpu/llava-1.5-7b/"): number["value"] for name, number in results.items()}

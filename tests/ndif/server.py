@@ -93,6 +93,7 @@ class Server:
         data, binaries = self.state / "postgres", self.postgres_binaries()
         # Postgres refuses to run as root. In a user namespace of its own root is nobody, and still owns its files.
         nobody = ["unshare", "--user"] if os.geteuid() == 0 else []
+        # (Where there are no user namespaces, this step fails: start it as another user than root.)
         self.run("initdb", [*nobody, binaries / "initdb", "-D", data, "-U", "ndif", "--auth=trust", "--no-sync"])
         listen = ["-h", "127.0.0.1", "-p", str(self.near(3)), "-k", str(data), "-c", "fsync=off"]
         self.spawn("postgres", [*nobody, binaries / "postgres", "-D", data, *listen])
