@@ -40,7 +40,8 @@ def _basis(device: str) -> list[str]:
         basis = (f"Fitted on {fit['date']} on {cpu['cpu']}, {cpu['threads']} threads, {cpu['memory_gb']} GB: median "
                   f"error {fit['median_error']:.0%} on its {len(fit['measurements'])} measurements.")
     else:
-        basis = (f"Counted: operations and bytes. Assumed, not measured on a GPU: {ASSUMED['arithmetic']:.0%} of the "
+        basis = (f"Counted: operations and bytes. Assumed, not fitted on a GPU (an H200 took up to twice as long): "
+                  f"{ASSUMED['arithmetic']:.0%} of the "
                   f"vendor's peak arithmetic,\n{ASSUMED['bandwidth']:.0%} of its bandwidth, "
                   f"{ASSUMED['seconds_per_layer_call'] * 1000:g} ms a layer and forward, "
                   f"{ASSUMED['base_bytes'] / 1e9:g} GB beside the model.")

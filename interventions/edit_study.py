@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -77,7 +78,7 @@ class EditStudy:
     no gradient reaches the layer, or it diverged; else ""; such a model is evaluated as it is), p_before, p_target
     (efficacy: P(O*), all its tokens), exact (the answer is O*), p_paraphrase, p_pictures, p_following (means of P(O*);
     NaN if there are none) with n_*, accuracy_before, accuracy_after (VQA accuracy on n_unrelated unrelated questions),
-    kl (mean KL(before || after) of their next token, nats), seconds (to make the edit).
+    kl (mean KL(before || after) of their next token, nats), seconds (to make the edit; NaN on a server).
     """
 
     results: pd.DataFrame
@@ -261,6 +262,8 @@ def _edit_item(
         no_edit, seconds = NO_EDIT[type(error)], time.monotonic() - start
         found = evaluate(model, target, questions, others)
     layer = layers[-1] if method in (OURS, "random layer") else -1
+    if model.remote is True:  # what others had the turn and the server's queue for is no time of this edit
+        seconds = math.nan
     made = {"method": method, "layer": layer, "seconds": seconds, "no_edit": no_edit, "reason": ""}
     return pd.DataFrame([made | found])
 

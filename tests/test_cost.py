@@ -196,7 +196,7 @@ def test_the_command(capsys, written):
     told = estimate("llava-1.5-7b", "a100", method="packed", questions=100)
     assert f"{told.seconds:.2f}" in printed
     assert f"{told.hours:.1f}" in printed
-    assert "Assumed, not measured on a GPU" in printed
+    assert "Assumed, not fitted on a GPU (an H200 took up to twice as long)" in printed
     assert "Not yet checked" in printed
 
     assert command.main([*asked, "cpu"]) == 1
