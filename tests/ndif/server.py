@@ -30,6 +30,7 @@ import psutil
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 MARK = "INTERVENTIONS_NDIF"
+NOBODY = 65534
 PORT = 18001  # of the API; the other services take ports near it
 SCHEMA = """
 CREATE TABLE users (user_id TEXT PRIMARY KEY, email TEXT);
@@ -91,9 +92,8 @@ class Server:
         self.spawn("redis", [*redis, "--dir", str(self.state)])
         self.spawn("s3", ["moto_server", "-H", "127.0.0.1", "-p", str(self.near(2))])
         data, binaries = self.state / "postgres", self.postgres_binaries()
-        # Postgres refuses to run as root. In a user namespace of its own root is nobody, and still owns its files.
-        nobody = ["unshare", "--user"] if os.geteuid() == 0 else []
-        # (Where there are no user namespaces, this step fails: start it as another user than root.)
+        data.mkdir()
+        nobody = as_nobody(data)
         self.run("initdb", [*nobody, binaries / "initdb", "-D", data, "-U", "ndif", "--auth=trust", "--no-sync"])
         listen = ["-h", "127.0.0.1", "-p", str(self.near(3)), "-k", str(data), "-c", "fsync=off"]
         self.spawn("postgres", [*nobody, binaries / "postgres", "-D", data, *listen])
@@ -237,6 +237,19 @@ def alive(process: dict) -> bool:
         return abs(found.create_time() - process["created"]) < 1 and found.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def as_nobody(directory: Path) -> list[str]:
+    """What to put before a command that refuses to run as root, as Postgres does, and that owns this directory.
+
+    In a user namespace of its own root is nobody, and still owns its files. Where there are none, it is really nobody.
+    """
+    if os.geteuid():
+        return []
+    if subprocess.run(["unshare", "--user", "true"], capture_output=True).returncode == 0:
+        return ["unshare", "--user"]
+    os.chown(directory, NOBODY, NOBODY)
+    return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
 
 
 def answers(url: str) -> bool:

@@ -2,9 +2,11 @@
 
 import importlib.metadata
 
+import asked
+import pytest
 import torch
 
-from interventions import load_model, preflight
+from interventions import AttentionError, attention_contributions, load_model, preflight
 
 
 def test_the_answers(kind, here):
@@ -33,3 +35,15 @@ def test_versions_that_differ_are_told(trusted, monkeypatch):
 def test_the_models_state_is_told(trusted):
     load_model("mini", remote=True)
     assert "'mini' was running" in load_model("mini", remote=True).server.answers[3]
+
+
+def test_a_model_in_fewer_bits_is_recognised(trusted, here, monkeypatch):
+    """Its activations do not tell: the server's list of deployments does (here made to say so: none runs on a CPU)."""
+    told = preflight._deployments
+    monkeypatch.setattr(preflight, "_deployments", lambda lm: [entry | {"dtype": "nf4"} for entry in told(lm)])
+    model = load_model("mini", remote=True)
+    assert model.server.quantization == model.quantization == model.key()["quantization"] == "nf4"
+    assert model.server.as_dict()["quantization"] == "nf4" and "from nf4 weights" in model.server.answers[3]
+    prompt, _ = asked.both_prompts(here, asked.items(1)[0])
+    with pytest.raises(AttentionError, match="nf4 weights, and contributions need W_o itself"):
+        attention_contributions(model, prompt)
