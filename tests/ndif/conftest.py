@@ -10,15 +10,26 @@ import interventions
 from interventions import ndif
 
 PORT = int(os.environ.get("NDIF_TEST_PORT", 18401))  # not that of `make ndif`, which may be running
-LIMIT = 30  # seconds that the server gives a job
+ENVIRONMENT = Path(os.environ.get("NDIF_ENVIRONMENT", ROOT / ".venv-ndif"))
 
 
 @pytest.fixture(scope="session")
 def server():
-    """Its logs stay, until the next one starts."""
-    environment = Path(os.environ.get("NDIF_ENVIRONMENT", ROOT / ".venv-ndif"))
-    server = Server(ROOT / f".ndif-{PORT}", environment, PORT, limit=LIMIT)
+    """Its logs stay, until the next one starts. Its limit for a job is not reached on a slow machine either: in ndif
+    0.1.2 an actor whose sandboxed job is stopped by the limit takes no more jobs."""
+    server = Server(ROOT / f".ndif-{PORT}", ENVIRONMENT, PORT, limit=300)
     server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def hasty_server(monkeypatch):
+    """One that gives a job five seconds."""
+    server = Server(ROOT / f".ndif-{PORT + 500}", ENVIRONMENT, PORT + 500, limit=5)
+    server.start()
+    monkeypatch.setenv("NDIF_HOST", server.host)
+    monkeypatch.setenv("NDIF_API_KEY", server.keys["trusted"])
     yield server
     server.stop()
 
