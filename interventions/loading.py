@@ -59,7 +59,6 @@ def load_model(
     options |= {"device_map": None if remote is True else device_map}
     options = {key: value for key, value in options.items() if value is not None}
     wrapped = {"task": family.task, "rename": family.rename, "revision": revision} | preprocessors(family, processor)
-    server = None
     try:
         if remote is True:
             path = str(Path(path).resolve()) if digest else path
@@ -81,8 +80,7 @@ def load_model(
             f"model {str(name)!r} has weights that cannot be loaded ({_reason(error)}): "
             "check its files, dtype, device_map and attn_implementation."
         ) from error
-    if remote is True:
-        server = _as_on_server(traced, str(name), dtype, attn_implementation)
+    server = _as_on_server(traced, str(name), dtype, attn_implementation) if remote is True else None
     commit = digest or getattr(config, "_commit_hash", None) or revision or "unknown"
     return VisionLanguageModel(
         traced, processor, name=str(name), revision=commit, remote=remote, prompt=prompt, server=server,

@@ -70,6 +70,11 @@ def shown(address: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
+def no_ndif() -> str:
+    """The sentence about a server that answers with something else."""
+    return f"What answers at {shown(host())} is no NDIF server: correct NDIF_HOST."
+
+
 def api_key() -> str:
     """NDIF_API_KEY of the environment; empty if there is none."""
     return os.environ.get("NDIF_API_KEY", "").strip()
@@ -123,12 +128,12 @@ def get(path: str, *, patient: bool = False) -> httpx.Response:
     return waiting_out(lambda: send("GET", path), patience() if patient else 0.0)
 
 
-def waiting_out(send: Callable[[], httpx.Response], longest: float) -> httpx.Response:
+def waiting_out(once: Callable[[], httpx.Response], longest: float) -> httpx.Response:
     """The answer to a request that is sent again, less and less often, while there is none, for at most so long."""
     began, attempt = time.monotonic(), 0
     while True:
         try:
-            return send()
+            return once()
         except ServerUnreachable as error:
             attempt += 1
             if time.monotonic() - began > longest:

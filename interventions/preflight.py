@@ -96,9 +96,7 @@ def _told(path: str) -> dict:
     try:
         return dict(ndif.get(path).json())
     except (ValueError, TypeError):
-        raise ndif.RequestRefused(
-            f"What answers at {ndif.shown(ndif.host())} is no NDIF server: correct NDIF_HOST."
-        ) from None
+        raise ndif.RequestRefused(ndif.no_ndif()) from None
 
 
 def _versions() -> dict[str, str]:
@@ -120,9 +118,12 @@ def _local_versions() -> dict[str, str]:
 def _deployments(lm) -> list[dict]:
     """What the server says of its replicas of the model."""
     key = json.loads(remote.model_key(lm).partition(":")[2])
-    told = _told("/status").get("deployments", {}).values()
-    return [entry for entry in told if entry.get("model_key")
+    return [entry for entry in _all_deployments() if entry.get("model_key")
             and json.loads(entry["model_key"].partition(":")[2]) == key]
+
+
+def _all_deployments() -> list[dict]:
+    return list(_told("/status").get("deployments", {}).values())
 
 
 def _state(deployments: list[dict]) -> str:
@@ -145,7 +146,7 @@ def _remedy(error: ndif.NDIFError, name: str) -> str:
 
 def _served() -> str:
     try:
-        told = _told("/status").get("deployments", {}).values()
+        told = _all_deployments()
     except ndif.NDIFError:
         return "nnsight.status() lists them"
     return ", ".join(sorted({str(entry["repo_id"]) for entry in told if entry.get("repo_id")})[:5]) or "none now"

@@ -29,6 +29,7 @@ from .ndif import (
     ServerUnreachable,
     get,
     host,
+    no_ndif,
     patience,
     pause,
     send,
@@ -166,7 +167,7 @@ def _parsed(text: str) -> ResponseModel:
     try:
         return ResponseModel.model_validate_json(text)
     except ValueError:
-        raise ServerUnreachable(f"What answers at {shown(host())} is no NDIF server: correct NDIF_HOST.") from None
+        raise ServerUnreachable(no_ndif()) from None
 
 
 class _Lost(Exception):
