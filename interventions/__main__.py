@@ -1,6 +1,7 @@
 """`python -m interventions record out.ipynb` prints the record of an executed notebook; `convert bunny SRC DST` makes a
 native LLaVA of a Bunny checkpoint; `cost --model llava-1.5-7b --device a100` tells what tracing takes there;
-`preflight --model mini` asks an NDIF server whether it is ready for a model."""
+`preflight --model mini` asks an NDIF server whether it is ready for a model; `testbed …` makes test beds of downloaded
+sources."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ import sys
 
 from .checkpoints import ModelError
 from .record import RecordError, read_record
+from .testbed import TestBedError
+from .testbed.commands import add_commands
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,11 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--method", default="", help="packed, rows, plain or authors (default: each of them)")
     command = commands.add_parser("preflight", help="is the NDIF server of the environment ready for a model?")
     command.add_argument("--model", required=True, help="an alias, a directory that the server sees, or a Hub id")
+    add_commands(commands.add_parser("testbed", help="import, build, annotate, verify and complete test beds"))
     options = parser.parse_args(arguments)
     answers = {"record": _record, "convert": _convert, "cost": _cost, "preflight": _preflight}
     try:
-        printed = answers[options.command](options)
-    except (RecordError, ModelError) as error:
+        printed = (options.run if options.command == "testbed" else answers[options.command])(options)
+    except (RecordError, ModelError, TestBedError) as error:
         print(error, file=sys.stderr)
         return 1
     print(printed)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pandas as pd
 from PIL import Image
 
-from .conditions import Unusable, as_asked
+from .conditions import Unusable, as_asked, must_be_marked
 from .example import marked
 from .model import VisionLanguageModel
 from .prompt import PromptError, build_prompt, corrupt
@@ -103,13 +103,17 @@ def _escaped(text: str) -> str:
 
 def _problem(model: VisionLanguageModel, item: Item, protocol: str) -> str:
     try:
+        must_be_marked(item)
         item = as_asked(model, item)
         prompt = build_prompt(
             model, item.question, None if item.image is None else Image.new("RGB", (32, 32)),
             visual_constraint=item.visual_constraint, text_constraint=item.text_constraint,
             protocol=protocol,
         )
-        corrupt(model, prompt, visual_replacement=item.visual_replacement, text_replacement=item.text_replacement)
+        replacements = {"visual_replacement": item.visual_replacement, "text_replacement": item.text_replacement}
+        replacements = {name: phrase for name, phrase in replacements.items() if phrase}
+        if replacements:  # those that are not chosen yet cannot be looked for
+            corrupt(model, prompt, **replacements)
     except (PromptError, Unusable) as error:
         return str(error)
     return ""

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 
 from .prompt import CorruptedPrompt, Prompt, PromptError, build_prompt, corrupt, noise
 from .testbed import Item, TestBedError, load_image
+from .tokens import find_phrase
 
 CORRUPTIONS = ("replacement", "repeat", "noise", "standard")
 CONSTRAINTS = {"visual": ("constraint",), "text": ("text_constraint",), "both": ("constraint", "text_constraint")}
@@ -95,8 +96,16 @@ def named(item: Item) -> Item:
     """The same question without its image: the entity's name stands for the visual constraint."""
     if not item.entity:
         raise Unusable("entity not named: a text-only model needs to know what the image shows")
-    question = item.question.replace(item.visual_constraint, item.entity, 1)
+    must_be_marked(item)
+    begin, end = find_phrase(item.question, item.visual_constraint, "visual_constraint", last=False)
+    question = item.question[:begin] + item.entity + item.question[end:]
     return replace(item, question=question, visual_constraint=item.entity, image=None, paraphrases=())
+
+
+def must_be_marked(item: Item) -> None:
+    """Raises `Unusable` where nobody has marked the visual constraint yet."""
+    if not item.visual_constraint:
+        raise Unusable("constraint not marked: run python -m interventions testbed annotate")
 
 
 def as_asked(model, item: Item) -> Item:
@@ -106,6 +115,7 @@ def as_asked(model, item: Item) -> Item:
 
 def clean_prompt(model, item: Item, conditions: Conditions) -> Prompt:
     """The item's prompt, as it is asked. Raises `Unusable`."""
+    must_be_marked(item)
     item = as_asked(model, item)
     step = "image unreadable"
     try:
@@ -131,6 +141,9 @@ def corrupted_prompt(model, item: Item, prompt: Prompt, conditions: Conditions) 
                 model, prompt, noised, scale=conditions.noise_scale, samples=conditions.noise_samples,
                 seed=conditions.noise_seed,
             )
+        replacements = {"constraint": item.visual_replacement, "text_constraint": item.text_replacement}
+        if not all(replacements[role] for role in roles):
+            raise Unusable("no replacement phrase: run python -m interventions testbed corruptions")
         return corrupt(
             model, prompt,
             visual_replacement=item.visual_replacement if "constraint" in roles else None,

@@ -98,7 +98,9 @@ def marked(item: Item, phrases: dict[str, str] | None = None) -> list[tuple[str,
     phrases: role -> what stands in its place.
     """
     question = normalise(item.question)
-    spans = [(*find_phrase(question, item.visual_constraint, "visual_constraint", last=False), "constraint")]
+    spans = []  # empty where nothing is marked yet
+    if item.visual_constraint:
+        spans.append((*find_phrase(question, item.visual_constraint, "visual_constraint", last=False), "constraint"))
     if item.text_constraint is not None:
         spans.append((*find_phrase(question, item.text_constraint, "text_constraint", last=True), "text_constraint"))
     pieces, end = [], 0

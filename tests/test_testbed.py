@@ -130,6 +130,30 @@ def test_content_is_what_determines_a_result(bed, tmp_path):
     assert replace(first, annotations=TEN).content() == first.content() | {"annotations": list(TEN)}
 
 
+def test_items_may_be_on_their_way(tmp_path):
+    items = [
+        item(0, visual_constraint="", visual_replacement=""), item(1, visual_replacement=""),
+        item(2, **MULTI | {"text_replacement": None}), item(3, paraphrases=("This country has the capital",)),
+    ]
+    save_testbed(items, tmp_path)
+    assert list(load_testbed(tmp_path)) == items
+    assert [i.constraints for i in items] == ["single", "single", "multi", "single"]
+
+
+def test_a_write_that_fails_leaves_the_table_as_it_was(bed, tmp_path, monkeypatch):
+    before = (tmp_path / "items.parquet").read_bytes()
+
+    def full_disk(table, path, **_):
+        path.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(pq, "write_table", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        save_testbed([item()], tmp_path)
+    assert (tmp_path / "items.parquet").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"items.parquet", "README.md", "images"}
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
@@ -137,8 +161,11 @@ def test_content_is_what_determines_a_result(bed, tmp_path):
         ({"paraphrases": ("Which city governs this land?",)}, "not a contiguous part"),
         ({"answers": ()}, "at least one answer"),
         ({"answers": ("Lima", "")}, "no answer may be empty"),
-        ({"text_constraint": "capital"}, "together"),
-        ({"visual_replacement": ""}, "must not be empty"),
+        ({"text_replacement": "capital"}, "text_replacement replaces text_constraint, which is missing"),
+        ({"visual_constraint": ""}, "visual_replacement replaces visual_constraint, which is missing"),
+        ({"visual_constraint": "", "visual_replacement": "", "text_constraint": "capital"}, "needs a visual_constraint"),
+        ({"text_constraint": ""}, "must be None where there is none"),
+        ({"text_constraint": "capital", "text_replacement": ""}, "must be None where there is none"),
         ({"id": ""}, "id and part"),
         ({"annotations": ("Lima",) * 9}, "annotations must be 10 answers"),
         ({"annotations": ("Lima",) * 11}, "not 11"),

@@ -1,13 +1,7 @@
 """VQA-Constraints, the test bed: questions about images with their constraints marked (paper, section 3)."""
 
-from .schema import (
-    Item,
-    TestBed,
-    TestBedError,
-    load_image,
-    load_testbed,
-    on_white,
-    save_testbed,
-)
+from .errors import TestBedError
+from .images import load_image, on_white
+from .schema import Item, TestBed, load_testbed, save_testbed
 
 __all__ = ["Item", "TestBed", "TestBedError", "load_image", "load_testbed", "on_white", "save_testbed"]

@@ -9,15 +9,16 @@ The embedded sample and an imported copy of the paper's own sets are read by the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from ..lots import lot
+from .errors import TestBedError, first_line
 
 EMBEDDED = Path(__file__).parent / "embedded"
 PAPER_PARTS = ("known", "okvqa", "movies")  # the order in which the paper's figures show them
@@ -47,24 +48,22 @@ OPTIONAL_COLUMNS = pa.schema([pa.field("annotations", _TEXTS)])  # a table may l
 N_ANNOTATORS = 10  # of a question of VQA and OK-VQA
 
 
-class TestBedError(ValueError):
-    """A test bed, an item or an image that cannot be used; the message is one sentence with the remedy."""
-
-    __test__ = False  # pytest would otherwise collect a class of this name
-
-
 @dataclass(frozen=True)
 class Item:
-    """One question. The constraints are contiguous in `question` and in every paraphrase."""
+    """One question. The constraints are contiguous in `question` and in every paraphrase.
+
+    An item may be on its way: its constraint not marked yet, or no replacement chosen. It is kept, and the experiments
+    that need what is missing leave it out with that reason.
+    """
 
     id: str
     part: str  # "known" | "okvqa" | "movies", or a name of the user's own
     question: str
     image: Path | None  # absolute once loaded, `images/...` in the table, None for a text-only question
-    visual_constraint: str  # "this country"
-    visual_replacement: str  # "Sri Lanka": fluent, and makes the image unnecessary
+    visual_constraint: str = ""  # "this country"; "" is not marked yet
+    visual_replacement: str = ""  # "Sri Lanka": fluent, and makes the image unnecessary; "" is not chosen yet
     text_constraint: str | None = None
-    text_replacement: str | None = None
+    text_replacement: str | None = None  # None beside a text constraint is not chosen yet
     answers: tuple[str, ...] = ()  # accepted answers, the canonical one first
     paraphrases: tuple[str, ...] = ()
     entity: str = ""  # what the image shows
@@ -168,7 +167,7 @@ def load_testbed(name: str | Path = "embedded") -> TestBed:
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise TestBedError(f"{path} is not a readable parquet table ({_first_line(error)}).") from error
+        raise TestBedError(f"{path} is not a readable parquet table ({first_line(error)}).") from error
     missing = [name for name in COLUMNS.names if name not in table.column_names]
     if missing:
         raise TestBedError(f"{path} lacks the column(s) {', '.join(missing)}: see testbed.Item.")
@@ -176,7 +175,7 @@ def load_testbed(name: str | Path = "embedded") -> TestBed:
         schema = _with_optional(name for name in OPTIONAL_COLUMNS.names if name in table.column_names)
         rows = table.select(schema.names).cast(schema).to_pylist()
     except (pa.ArrowException, ValueError) as error:
-        raise TestBedError(f"{path} has a column of the wrong type ({_first_line(error)}).") from error
+        raise TestBedError(f"{path} has a column of the wrong type ({first_line(error)}).") from error
     items = tuple(_item(row, directory.resolve()) for row in rows)
     _check_ids(items, path)
     return TestBed(str(name), directory.resolve(), items)
@@ -196,29 +195,21 @@ def save_testbed(items: Iterable[Item], directory: str | Path, card: str | None 
     rows = [{name: getattr(item, name) for name in schema.names} for item in items]
     for row in rows:
         row["image"] = _relative(row["image"], directory, row["id"])
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), directory / TABLE, compression="zstd")
+    table = pa.Table.from_pylist(rows, schema=schema)
+    in_one_step(directory / TABLE, lambda path: pq.write_table(table, path, compression="zstd"))
     if card is not None:
-        (directory / "README.md").write_text(card, encoding="utf-8")
+        in_one_step(directory / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
     return directory / TABLE
 
 
-def load_image(path: str | Path) -> Image.Image:
-    """The picture in a file, as `on_white` has it; one that cannot be read is a `TestBedError`."""
+def in_one_step(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file beside its place and move it there, so that it is either as before or whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with Image.open(path) as image:
-            return on_white(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise TestBedError(
-            f"Image {str(path)!r} cannot be read ({_first_line(error)}): replace it or leave its item out."
-        ) from error
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """The picture as RGB, transparent parts on white (a flag on a transparent ground must not turn black)."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return image.convert("RGB")
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _with_optional(names: Iterable[str]) -> pa.Schema:
@@ -236,8 +227,13 @@ def _problem(item: Item) -> str:
     """What is wrong with an item, as the end of a sentence; empty when nothing is."""
     if not item.id or not item.part:
         return "id and part must not be empty"
-    if (item.text_constraint is None) != (item.text_replacement is None):
-        return "text_constraint and text_replacement must be given together"
+    for phrase, needed in (("text_replacement", "text_constraint"), ("visual_replacement", "visual_constraint")):
+        if getattr(item, phrase) and not getattr(item, needed):
+            return f"{phrase} replaces {needed}, which is missing"
+    if item.text_constraint == "" or item.text_replacement == "":
+        return "text_constraint and text_replacement must be None where there is none, not empty"
+    if item.text_constraint and not item.visual_constraint:
+        return "text_constraint needs a visual_constraint beside it"
     if not item.answers or not all(item.answers):
         return "it needs at least one answer, and no answer may be empty"
     if len(item.annotations) not in (0, N_ANNOTATORS) or None in item.annotations:
@@ -245,11 +241,9 @@ def _problem(item: Item) -> str:
             f"annotations must be {N_ANNOTATORS} answers, none of them missing, or () (then `answers` decide what is "
             f"right), not {len(item.annotations)}"
         )
-    if not item.visual_constraint or not item.visual_replacement:
-        return "visual_constraint and visual_replacement must not be empty"
     for constraint in filter(None, (item.visual_constraint, item.text_constraint)):
         for question in (item.question, *item.paraphrases):
-            if constraint not in question:
+            if constraint.casefold() not in question.casefold():
                 return f"the constraint {constraint!r} is not a contiguous part of the question {question!r}"
     return ""
 
@@ -273,6 +267,3 @@ def _relative(image: Path | None, directory: Path, item_id: str) -> str | None:
         image = image.relative_to(directory)
     return image.as_posix()
 
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

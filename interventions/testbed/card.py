@@ -1,0 +1,105 @@
+"""The dataset card of a test bed: what is in it, where it comes from, how it is loaded, whom to cite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .schema import TABLE, Item, TestBed, in_one_step
+
+CARD = """---
+license: other
+task_categories: [visual-question-answering]
+configs:
+- config_name: default
+  data_files: {table}
+---
+# {name}: questions about images with their constraints marked
+
+{n} questions in the form of VQA-Constraints (Basu et al., NeurIPS 2024): the *visual constraint* of a question is the
+phrase that refers to the image, the *text constraint*, where there is one, narrows the answer.
+
+| part | constraints | questions | images | marked | replacement chosen | ten annotators | paraphrases |
+|---|---|---|---|---|---|---|---|
+{counts}
+
+## Use
+
+    papermill notebooks/fig3_trace.ipynb out.ipynb -p testbed {directory}
+
+`items.parquet` has one row a question (columns: `interventions.testbed.Item`), `images/` the pictures it names, and
+`rows.csv`, where there is one, what became of every row of the sources. With Hugging Face `datasets`:
+
+```python
+from datasets import Image, load_dataset
+
+root = "{directory}"
+rows = load_dataset(root, split="train")
+rows = rows.map(lambda row: {{"image": f"{{root}}/{{row['image']}}"}}).cast_column("image", Image())
+```
+
+## How it was made
+
+{steps}
+
+## Terms
+
+Questions, answers and pictures keep the terms of their sources, which this card does not replace. Many pictures on the
+web, and the authors' annotations, may not be passed on: look before you publish a copy.
+
+## Citation
+
+{citations}
+"""
+
+CITATIONS = {
+    "": "The method and the test bed: Basu, Grayson, Morrison, Nushi, Feizi, Massiceti, *Understanding Information "
+        "Storage and Transfer in Multi-modal Large Language Models*, NeurIPS 2024, arXiv 2406.04236.",
+    "known": "`known`: the facts are of Meng, Bau, Andonian, Belinkov, *Locating and Editing Factual Associations in "
+             "GPT*, NeurIPS 2022.",
+    "okvqa": "`okvqa`: Marino, Rastegari, Farhadi, Mottaghi, *OK-VQA: A Visual Question Answering Benchmark Requiring "
+             "External Knowledge*, CVPR 2019; pictures of COCO: Lin et al., *Microsoft COCO*, ECCV 2014.",
+    "movies": "`movies`: the films are of Yuksekgonul et al., *Attention Satisfies: A Constraint-Satisfaction Lens on "
+              "Factual Errors of Language Models*, ICLR 2024.",
+    "encyclopedic": "`encyclopedic`: Mensink et al., *Encyclopedic VQA*, ICCV 2023; pictures of Google Landmarks v2: "
+                    "Weyand et al., CVPR 2020.",
+}
+
+
+def write_card(testbed: TestBed, steps: list[dict]) -> Path:
+    """Write the card of a test bed as it is now; returns its path."""
+    text = CARD.format(
+        table=TABLE, name=testbed.directory.name, directory=testbed.directory.name, n=len(testbed),
+        counts="\n".join(_counts(testbed)), steps="\n".join(map(_step, steps)) or "By hand.",
+        citations="\n".join(f"- {text}" for part, text in CITATIONS.items() if not part or part in testbed.parts))
+    path = testbed.directory / "README.md"
+    in_one_step(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return path
+
+
+def _counts(testbed: TestBed):
+    for part in testbed.parts:
+        for constraints in ("single", "multi"):
+            items = testbed.select(part, constraints).items
+            if items:
+                images = len({item.image for item in items} - {None})
+                numbers = [len(items), images, *(sum(map(bool, map(has, items))) for has in (
+                    lambda item: item.visual_constraint, _is_replaceable, lambda item: item.annotations,
+                    lambda item: item.paraphrases,
+                ))]
+                yield f"| `{part}` | {constraints} | " + " | ".join(map(str, numbers)) + " |"
+
+
+def _is_replaceable(item: Item) -> bool:
+    return bool(item.visual_replacement) and (item.text_constraint is None or bool(item.text_replacement))
+
+
+def _step(step: dict) -> str:
+    """One step as a list entry, its inputs below it."""
+    versions = ", ".join(f"{name} {version}" for name, version in step["versions"].items())
+    lines = [f"- **{step['command']}**, {step['time']} ({versions})"]
+    for title in ("settings", "counts"):
+        told = ", ".join(f"{name} {value}" for name, value in step[title].items())
+        lines += [f"  - {title}: {told}"] if told else []
+    for file in step["inputs"]:
+        lines.append(f"  - read: `{file['name']}`, {file['bytes']:,} bytes, sha256 `{file['sha256']}`")
+    return "\n".join(lines)

@@ -1,0 +1,156 @@
+"""What may be a constraint: a phrase that stands in the question in one piece and is a whole noun phrase.
+
+Rules and word lists, not a parser: they find what annotators get wrong in practice (a mark of punctuation taken along,
+a possessive, a compound cut short) and say it in a sentence. Whether a phrase is the *right* one, people decide.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..tokens import PromptError, find_phrase, normalise
+
+DEMONSTRATIVES = frozenset("this these that those".split())
+PRONOUNS = DEMONSTRATIVES | frozenset("it they them he him she her here there".split())  # phrases by themselves
+_ARTICLES = frozenset("the a an".split())
+_PREPOSITIONS = frozenset(
+    "about above after against along among around as at before behind below beneath beside between by during for from "
+    "in inside into like near of off on onto out outside over past since than through to toward towards under until "
+    "up upon with within without".split()
+)
+_OTHERS = frozenset(  # what no noun phrase ends in, besides
+    "and or but nor if so because while when where which what who whose whom how why is are was were be been being am "
+    "do does did has have had can could will would shall should may might must not no my your his its our their "
+    "named called located situated used made found".split()
+)
+FUNCTION_WORDS = _ARTICLES | DEMONSTRATIVES | _PREPOSITIONS | _OTHERS
+# Words that cannot head a noun phrase: where one ends it and a noun follows, the noun was cut off.
+_MODIFIERS = frozenset(
+    "operating programming national international public political religious historical musical professional famous "
+    "popular large small big little old young new modern ancient wild domestic tropical tall short long white black "
+    "red blue green yellow brown pink purple grey gray first second last american british french german italian "
+    "japanese chinese english indian african european asian electric electronic electrical nuclear "
+    "mechanical medical".split()
+)
+# Compounds whose first noun could stand alone, but did not here.
+_COMPOUNDS = frozenset(
+    tuple(pair.split()) for pair in
+    "football club,football team,football player,football stadium,soccer player,soccer team,baseball player,"
+    "baseball team,basketball player,basketball team,tennis player,tennis tournament,tennis court,hockey team,"
+    "rugby team,sports team,art museum,record label,record company,news agency,news channel,news website,"
+    "television series,television show,television channel,television network,tv series,tv show,tv channel,"
+    "video game,computer game,board game,card game,radio station,radio show,train station,railway station,"
+    "railway line,bus station,bus stop,power station,power plant,fire hydrant,fire truck,fire engine,"
+    "police officer,police car,traffic light,traffic sign,street sign,stop sign,cell phone,mobile phone,"
+    "remote control,ice cream,hot dog,teddy bear,baseball bat,tennis racket,surf board,dining table,"
+    "coffee maker,coffee cup,wine glass,polar bear,sea creature,oil painting,rock band,rock group,"
+    "movie director,film director,film studio,film festival,comic book,school bus,shopping mall,"
+    "steam engine,space station,space shuttle,space agency,aircraft carrier,motor vehicle,water bottle,"
+    "wine region,language family,law firm,software company,software package,file format,car company,"
+    "car brand,clothing brand,food item,food product,food group,fruit tree,palm tree,mountain range,"
+    "river valley,island group,city hall,town hall,county seat,state park,theme park,concert hall,"
+    "opera house".split(",")
+)
+_TRAILING = " \t.,;:!?…\"”»)]}-–—"
+_POSSESSIVE = re.compile(r"(?<=\w)['’`´]s?$|(?<=\w)[‘ʼ]s$", re.IGNORECASE)
+_WORD = re.compile(r"\w[\w'’.-]*(?<![.'’-])|\w")
+_OF_KINDS = frozenset(
+    "kind kinds type types sort sorts piece pieces species breed breeds style styles brand brands variety form forms "
+    "model make group bunch pair set".split()
+)
+_POINTS = re.compile(
+    r"\b(?:this|these|those)\b(?! (?:year|century|day|days|week|month|world|time)s?\b)"
+    r"|(?:^|\b(?:is|are|was|were|of|in|on|at|by|to|from|with|for|about|does|do|did|like) )that\b"
+    r"|\b(?:shown|seen|depicted|pictured|photographed)\b"
+    r"|\bthe (?:picture|photo|photograph|image|background|foreground)\b",
+    re.IGNORECASE,
+)
+
+
+def trim(phrase: str) -> tuple[str, list[str]]:
+    """The phrase without what annotators take along by mistake, and what that was: "punctuation", "possessive"."""
+    trimmed, removed = normalise(phrase), []
+    while True:
+        shorter = trimmed.rstrip(_TRAILING).lstrip(" \t\"“«([{")
+        if shorter != trimmed:
+            removed.append("punctuation")
+        without = _POSSESSIVE.sub("", shorter)
+        if without != shorter:
+            removed.append("possessive")
+        if without == trimmed:
+            return trimmed, list(dict.fromkeys(removed))
+        trimmed = without
+
+
+def phrase_problem(question: str, phrase: str) -> str:
+    """Why a phrase cannot be a constraint of this question, as the end of a sentence; empty if it can."""
+    wrong = contiguity_problem(question, phrase)
+    if wrong:
+        return wrong
+    removed = trim(phrase)[1]
+    if removed:
+        return f"it ends in a {removed[0]}" if removed == ["possessive"] else "punctuation is no part of it"
+    return noun_phrase_problem(question, phrase)
+
+
+def contiguity_problem(question: str, phrase: str) -> str:
+    """Why a phrase does not stand in the question in one piece; empty if it does (case is forgiven)."""
+    try:
+        find_phrase(normalise(question), phrase, "the phrase", last=False)
+    except PromptError:
+        return "its words do not stand in the question one after the other" if normalise(phrase) else "it is empty"
+    return ""
+
+
+def noun_phrase_problem(question: str, phrase: str) -> str:
+    """Why a phrase of the question is no whole noun phrase; empty if nothing speaks against it."""
+    words = words_of(phrase)
+    if not words:
+        return "it has no word"
+    if words[-1] in FUNCTION_WORDS and not (len(words) == 1 and words[0] in PRONOUNS):
+        return f"it ends in {words[-1]!r}, so a noun is missing"
+    if words[0] in _PREPOSITIONS or words[0] in _OTHERS - {"my", "your", "his", "its", "our", "their", "no"}:
+        return f"it begins with {words[0]!r}, which is no part of a noun phrase"
+    begin, _ = find_phrase(normalise(question), phrase, "the phrase", last=False)
+    before = words_of(normalise(question)[:begin])
+    if before and before[-1] in DEMONSTRATIVES and words[0] not in FUNCTION_WORDS:
+        return f"it leaves out the word {before[-1]!r} before it"
+    missing = cut_short(question, phrase)
+    return f"it is cut short: {missing!r} belongs to it" if missing else ""
+
+
+def cut_short(question: str, phrase: str) -> str:
+    """The word after the phrase that belongs to it ("system" after "this operating"), or nothing."""
+    _, end = find_phrase(normalise(question), phrase, "the phrase", last=False)
+    after = re.match(r"[ -](\w+)", normalise(question)[end:])
+    words = words_of(phrase)
+    if not after or not words:
+        return ""
+    last, following = words[-1], after[1].lower()
+    singular = following.removesuffix("s")
+    if (last, following) in _COMPOUNDS or (last, singular) in _COMPOUNDS:
+        return after[1]
+    return after[1] if last in _MODIFIERS and following not in FUNCTION_WORDS else ""
+
+
+def needs_image(text: str) -> bool:
+    """Does the text still point at a picture ("this animal", "shown here"), so that without one it asks nothing?"""
+    return bool(_POINTS.search(text))
+
+
+def head_noun(phrase: str) -> str:
+    """The noun that says what kind of thing a phrase is about, in lower case; empty for a bare "this".
+
+    "this old building" is about a building, "this type of food" about food, "the man in the hat" about a man.
+    """
+    words = words_of(phrase)
+    while len(words) > 2 and "of" in words and words[words.index("of") - 1] in _OF_KINDS:
+        words = words[words.index("of") + 1 :]
+    cut = next((i for i, word in enumerate(words) if i and word in _PREPOSITIONS), len(words))
+    words = [word for word in words[:cut] if word not in PRONOUNS | _ARTICLES]
+    return re.sub(r"['’]s?$", "", words[-1]) if words else ""
+
+
+def words_of(text: str) -> list[str]:
+    """Its words in lower case, without the punctuation around them."""
+    return [word.lower() for word in _WORD.findall(normalise(text))]

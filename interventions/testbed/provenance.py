@@ -1,0 +1,67 @@
+"""How a test bed came about: every step with its inputs' sha256, kept in `provenance.json` and told by the card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from .card import write_card
+from .errors import TestBedError, first_line
+from .schema import Item, TestBed, in_one_step, load_testbed, save_testbed
+
+PROVENANCE = "provenance.json"
+
+
+def rewrite(
+    testbed: TestBed, items: Iterable[Item], command: str, *, settings: dict | None = None,
+    inputs: Iterable[str | Path] = (), counts: dict | None = None,
+) -> TestBed:
+    """Put `items` in the place of a test bed's own, note the step, and make its card anew; returns it as loaded again.
+
+    command: what was run ("annotate"); settings and counts: plain values that the card shows; inputs: files that were
+    read, whose size and sha256 are kept.
+    """
+    save_testbed(items, testbed.directory)
+    add_step(testbed.directory, command, settings=settings, inputs=inputs, counts=counts)
+    return load_testbed(testbed.directory)
+
+
+def add_step(
+    directory: Path, command: str, *, settings: dict | None = None, inputs: Iterable[str | Path] = (),
+    counts: dict | None = None,
+) -> None:
+    """Append a step to the test bed's history, and make its card anew from all of them."""
+    from .. import __version__  # here: the package's `__init__` imports the test bed
+
+    steps = history(directory)
+    steps.append({
+        "command": command, "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"interventions": __version__, "python": platform.python_version()},
+        "settings": settings or {}, "inputs": [described(path) for path in inputs], "counts": counts or {},
+    })
+    text = json.dumps({"steps": steps}, indent=1, ensure_ascii=False)
+    in_one_step(directory / PROVENANCE, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    write_card(load_testbed(directory), steps)
+
+
+def history(directory: str | Path) -> list[dict]:
+    """The steps so far, oldest first; none for a test bed that was made by hand."""
+    path = Path(directory) / PROVENANCE
+    if not path.exists():
+        return []
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8"))["steps"])
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise TestBedError(f"{path} is not readable ({first_line(error)}): mend it or move it away.") from error
+
+
+def described(path: str | Path) -> dict:
+    """A file by name, size and sha256. (Not by its folder, which is nobody else's business.)"""
+    path = Path(path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}

@@ -1,0 +1,200 @@
+"""The authors' released annotations of VQA-Constraints, as a test bed: `import_released`.
+
+Their three CSVs name question, visual constraint and image, and have known defects; answers, which they lack, are
+joined from the sources. What was done with every row is in the test bed's `rows.csv`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+
+import pandas as pd
+
+from ..progress import Progress
+from .draft import Draft, LeftOut, Row
+from .errors import TestBedError
+from .images import ImageFolder
+from .phrases import noun_phrase_problem
+from .repairs import repair_constraint
+from .schema import TestBed
+from .source_files import KNOWN_FACTS, by_frequency, read_csv, read_films, read_known, read_okvqa
+
+FILES = {"known": "multimodal_known.csv", "okvqa": "okvqa.csv", "movies": "multimodal_movies.csv"}
+_COLUMNS = {"known": ("subject",), "okvqa": (), "movies": ("director",)}
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What the sources add to a row."""
+
+    answers: tuple[str, ...]
+    entity: str = ""
+    relation: str = ""
+    template: str = ""  # of the fact behind the question
+    annotations: tuple[str, ...] = ()
+
+
+def import_released(
+    directory: str | Path, out: str | Path, *, images: Iterable[str | Path], known: str | Path = KNOWN_FACTS,
+    films: str | Path | None = None, okvqa_questions: str | Path | None = None,
+    okvqa_annotations: str | Path | None = None, choice: str = "first",
+) -> tuple[TestBed, pd.DataFrame, list[ImageFolder]]:
+    """Make a test bed in `out` (a new folder) of the released CSVs in `directory`, those of them that are there.
+
+    images: folders in which the CSVs' `image_url` are looked for, in this order.
+    known: ROME's `known_1000.json` (one lies in this package); films: `movies.pkl`; okvqa_*: OK-VQA's two JSON files
+    of val2014. Rows of a part whose answers come from a file that is not given are left out with that reason.
+    choice: which of several pictures: "first" (lowest number) or "largest" (most pixels) of those that can be read.
+    Returns the test bed, what became of every row (columns of `draft.Row`), and the image folders, which know what no
+    row named. Raises `TestBedError` for a file that is not in the released format; nothing is written then.
+    """
+    directory, folders = Path(directory).expanduser(), [ImageFolder(root) for root in images]
+    found = {part: directory / name for part, name in FILES.items() if (directory / name).is_file()}
+    if not found:
+        raise TestBedError(f"directory: {str(directory)!r} holds none of {', '.join(FILES.values())}.")
+    if (okvqa_questions is None) != (okvqa_annotations is None):
+        raise TestBedError("okvqa_questions and okvqa_annotations belong together: give both files, or none.")
+    joins = {
+        "known": lambda: _join_known(known),
+        "movies": lambda: _not_given("films, movies.pkl") if films is None else _join_films(films),
+        "okvqa": lambda: _not_given("okvqa_questions and okvqa_annotations") if okvqa_questions is None
+        else _join_okvqa(okvqa_questions, okvqa_annotations),
+    }
+    given = [path for path in (known if "known" in found else None, films, okvqa_questions, okvqa_annotations) if path]
+    with Draft(out, choice) as draft:
+        for part, path in found.items():
+            rows = read_csv(path, ("question", "main_entity", "image_url", *_COLUMNS[part]))
+            _import_part(draft, part, path.name, rows, joins[part](), folders)
+        settings = {"choice": choice, "parts": ", ".join(found)}
+        testbed, frame = draft.publish(
+            "import-released", settings=settings, inputs=map(Path, [*found.values(), *given]))
+    return testbed, frame, folders
+
+
+def _import_part(draft: Draft, part: str, source: str, rows: list[dict], join: Callable, folders: list) -> None:
+    seen: dict[tuple, int] = {}
+    progress = Progress(len(rows), part)
+    for number, released in enumerate(rows, start=1):
+        row = draft.row(source, number, part, released["question"])
+        first = seen.setdefault((released["question"], released["image_url"]), number)
+        try:
+            if first != number:
+                raise LeftOut(f"the same as an earlier row: {first}")
+            _import_row(draft, row, released, join, folders)
+        except LeftOut as error:
+            draft.leave_out(row, str(error))
+        progress.step(f"{len(draft.items)} used")
+
+
+def _import_row(draft: Draft, row: Row, released: dict, join: Callable, folders: list[ImageFolder]) -> None:
+    if not row.question:
+        raise LeftOut("no question")
+    joined = join(released, row)
+    constraint, repairs = repair_constraint(row.question, released["main_entity"], joined.template)
+    row.repairs += repairs
+    doubt = noun_phrase_problem(row.question, constraint)
+    if doubt:
+        row.notes.append(f"doubtful constraint: {doubt}")
+    image = _image(draft, row, released["image_url"], joined.entity, folders)
+    draft.keep(
+        row, image=image, visual_constraint=constraint, answers=joined.answers, entity=joined.entity,
+        relation=joined.relation, annotations=joined.annotations,
+    )
+
+
+def _image(draft: Draft, row: Row, name: str, entity: str, folders: list[ImageFolder]) -> Path:
+    try:
+        for folder in folders:
+            candidates, spelt_otherwise = folder.find(name)
+            if candidates:
+                if spelt_otherwise:
+                    row.repairs.append("image name spelt another way")
+                return draft.take_image(row, candidates, entity or candidates[0].stem)
+    except TestBedError as error:
+        raise LeftOut(f"unsafe image name: {error}") from error
+    raise LeftOut(f"no image: {name}")
+
+
+def _not_given(name: str) -> Callable:
+    def join(released: dict, row: Row) -> Joined:
+        raise LeftOut(f"no source of answers, {name} was not given")
+
+    return join
+
+
+def _join_known(path: str | Path) -> Callable:
+    """Facts by subject; of two about the same, that whose template fits the question, then the first unused one."""
+    facts: dict[str, list[dict]] = {}
+    for fact in read_known(path):
+        facts.setdefault(fact["subject"].casefold(), []).append(fact)
+    used: set[int] = set()
+
+    def join(released: dict, row: Row) -> Joined:
+        own = facts.get(released["subject"].casefold())
+        if not own:
+            raise LeftOut(f"no fact about the subject: {released['subject']!r}")
+        fact = min(own, key=lambda fact: (not _fits(fact["template"], row.question), id(fact) in used))
+        used.add(id(fact))
+        if len(own) > 1:
+            row.notes.append(f"{len(own)} facts about the subject, that with the answer {fact['attribute']!r} taken")
+        return Joined((fact["attribute"],), fact["subject"], fact["relation_id"], fact["template"])
+
+    return join
+
+
+def _fits(template: str, question: str) -> bool:
+    """Whether all the words around a template's subject stand in the question."""
+    return all(piece.strip(" ,").casefold() in question.casefold() for piece in template.split("{}"))
+
+
+def _join_films(path: str | Path) -> Callable:
+    films: dict[str, list[str]] = {}
+    for film in read_films(path):  # the most popular first
+        for director in film.directors:
+            films.setdefault(director.casefold(), []).append(film.name)
+
+    def join(released: dict, row: Row) -> Joined:
+        answers = films.get(released["director"].casefold())
+        if not answers:
+            raise LeftOut(f"no film of the director: {released['director']!r}")
+        return Joined(tuple(dict.fromkeys(answers)), released["director"], "director")
+
+    return join
+
+
+def _join_okvqa(questions: str | Path, annotations: str | Path) -> Callable:
+    asked, answers = read_okvqa(questions, annotations)
+    by_text = {(entry["image_id"], _plain(entry["question"])): entry["question_id"] for entry in asked}
+    by_image: dict[int, list[dict]] = {}
+    for entry in asked:
+        by_image.setdefault(entry["image_id"], []).append(entry)
+
+    def join(released: dict, row: Row) -> Joined:
+        number = re.search(r"(\d+)\.\w+$", released["image_url"])
+        image = int(number[1]) if number else None
+        found = by_text.get((image, _plain(row.question)))
+        if found is None:
+            alike = [entry for entry in by_image.get(image, ()) if _alike(entry["question"], row.question)]
+            if len(alike) == 1:
+                found = alike[0]["question_id"]
+                row.repairs.append("answers of the image's question that is worded alike")
+        if found is None:
+            raise LeftOut("not among OK-VQA's questions")
+        if not by_frequency(answers.get(found, ())):
+            raise LeftOut("no answers in OK-VQA's annotations")
+        return Joined(by_frequency(answers[found]), annotations=answers[found])
+
+    return join
+
+
+def _alike(question: str, other: str) -> bool:
+    """Whether most words are the same, in order: a word mistyped or left out."""
+    return SequenceMatcher(None, _plain(question).split(), _plain(other).split()).ratio() > 0.7
+
+
+def _plain(question: str) -> str:
+    return " ".join(re.findall(r"\w+", question.casefold()))
