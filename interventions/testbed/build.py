@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,7 @@ from ..lots import lot
 from ..progress import Progress
 from .draft import Draft, LeftOut, Row
 from .images import ENDINGS, ImageFolder
-from .phrases import DEMONSTRATIVES, phrase_problem, words_of
+from .phrases import DEMONSTRATIVES, phrase_problem, trim, words_of
 from .schema import TestBed
 from .source_files import (
     KNOWN_FACTS,
@@ -174,14 +175,13 @@ def build_encyclopedic(csv: str | Path, out: str | Path, *, images: Iterable[str
 def changed_phrase(question: str, original: str) -> str:
     """The demonstrative phrase that stands in `question` where `original` has a name; empty if there is none."""
     words, others = question.split(), original.split()
-    same = next((i for i, (a, b) in enumerate(zip(words, others, strict=False)) if a != b), len(words))
-    left = min(len(words), len(others)) - same
-    same_after = next((i for i in range(left) if words[-1 - i] != others[-1 - i]), max(left, 0))
-    phrase = " ".join(words[same : len(words) - same_after]).rstrip("?.,!'’s" if same_after == 0 else "?.,!")
-    phrase = re.sub(r"['’]s?$", "", phrase)
-    if not words_of(phrase) or words_of(phrase)[0] not in DEMONSTRATIVES or phrase_problem(question, phrase):
+    changes = [op for op in SequenceMatcher(None, words, others, autojunk=False).get_opcodes() if op[0] != "equal"]
+    if len(changes) != 1:
         return ""
-    return phrase
+    _, begin, end, *_ = changes[0]
+    phrase = trim(" ".join(words[begin:end]))[0]
+    points = phrase and words_of(phrase)[0] in DEMONSTRATIVES
+    return phrase if points and not phrase_problem(question, phrase) else ""
 
 
 def find(folders: Iterable[ImageFolder], names: Iterable[str]) -> list[Path]:
@@ -209,7 +209,7 @@ def _paraphrases(relation: dict) -> tuple[str, ...]:
     """Other wordings of a relation's question: its commonest templates that are sentences, about the same phrase."""
     noun = relation["visual_constraint"]
     noun = noun[0].lower() + noun[1:]
-    templates = [template for template, _ in relation["templates"] if "{}," not in template]
+    templates = [template for template, _ in relation["templates"] if "{}," not in template and template[-1] != ","]
     texts = [template.replace("{}", noun) for template in templates]
     texts = [text[0].upper() + text[1:] for text in texts]
     return tuple(text for text in texts if text != relation["question"])[:_PARAPHRASES]

@@ -1,0 +1,188 @@
+"""The released annotations as a test bed: every row of made-up sources ends as it must, and nothing else is written."""
+
+import csv
+import json
+import unicodedata
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from benchmarks.synthetic_sources import DEFECTS, IMPOSSIBLE, write_released
+from interventions.__main__ import main
+from interventions.testbed import TestBedError, load_image, load_testbed
+from interventions.testbed.draft import ROWS
+from interventions.testbed.provenance import described, history
+from interventions.testbed.released import import_released
+
+SIZES = {"known": 60, "okvqa": 60, "movies": 60}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sources")
+    return root, write_released(root, SIZES, size=(24, 16))
+
+
+def paths(root):
+    return {"images": [root / "images"], "films": root / "movies.pkl", "okvqa_questions": root / "questions.json",
+            "okvqa_annotations": root / "annotations.json"}
+
+
+@pytest.fixture(scope="module")
+def imported(sources, tmp_path_factory):
+    root, _ = sources
+    return import_released(root / "data_constraints", tmp_path_factory.mktemp("beds") / "bed", **paths(root))
+
+
+def test_every_row_ends_as_it_must(sources, imported):
+    _, expected = sources
+    bed, rows, _ = imported
+    assert len(rows) == len(expected) == sum(SIZES.values())
+    both = rows.merge(expected, on=["part", "number"], suffixes=("", "_expected"), validate="one_to_one")
+    assert set(both["defect"]) == {"", *DEFECTS}  # each was there
+    for row in both.itertuples():
+        assert row.status == row.status_expected, row
+        assert row.words == "" or any(word in row.repairs + row.reason for word in row.words.split("|")), row
+    counts = rows["status"].value_counts()
+    assert counts["kept"] + counts["repaired"] == len(bed)
+    assert set(rows.loc[rows["status"] != "left out", "id"]) == {item.id for item in bed}
+    assert IMPOSSIBLE.keys() == SIZES.keys()
+
+
+def test_what_the_sources_add(imported):
+    by_id = {item.id: item for item in imported[0]}
+    known, movie, okvqa = by_id["known-00001"], by_id["movies-00001"], by_id["okvqa-00001"]
+    assert (known.entity, known.answers, known.relation) == ("Vinson Massif", ("Antarctica",), "P30")
+    assert known.visual_constraint == "This place"
+    assert movie.entity == "Zoë Director 0"
+    assert len(movie.answers) > 100
+    assert len(set(movie.answers)) == len(movie.answers)
+    assert okvqa.annotations == ("coffee",) + ("tea",) * 9
+    assert okvqa.answers == ("tea", "coffee")  # the commonest first
+    assert {item.visual_replacement for item in imported[0]} == {""}
+
+
+def test_a_joint_credit_counts_for_each_director(imported, sources):
+    films = {item.entity: item.answers for item in imported[0] if item.part == "movies"}
+    assert "Film 9" in films["Zoë Director 9"]  # "Zoë Director 9, Zoë Director 10"
+    assert "Film 9" in films["Zoë Director 10"]
+
+
+def test_pictures_are_taken_along_by_content(imported):
+    bed, rows, _ = imported
+    for item in bed:
+        assert item.image.is_relative_to(bed.directory / "images" / item.part)
+        assert load_image(item.image).size == (24, 16)
+        sha = rows.set_index("id").loc[item.id, "image_sha256"]
+        assert described(item.image)["sha256"] == sha
+        assert sha[:12] in item.image.name
+    assert rows.set_index("id").loc["known-00001", "image"] == "A photo of Vinson Massif/Image_1.jpg"
+    assert "of 3 images, the first" in rows.set_index("id").loc["known-00001", "notes"]
+
+
+def test_the_choice_among_several_pictures(sources, tmp_path):
+    root, _ = sources
+    folder = tmp_path / "images" / "A photo of Vinson Massif"
+    folder.mkdir(parents=True)
+    for number, width in ((10, 50), (2, 40), (3, 90)):
+        Image.new("RGB", (width, 30)).save(folder / f"Image_{number}.jpg")
+    for choice, name in (("first", "Image_2.jpg"), ("largest", "Image_3.jpg")):
+        arguments = paths(root) | {"images": [tmp_path / "images", root / "images"], "choice": choice}
+        _, rows, _ = import_released(root / "data_constraints", tmp_path / choice, **arguments)
+        assert rows.set_index("id").loc["known-00001", "image"].endswith(name)
+
+
+def test_inputs_and_rows_are_recorded(imported, sources):
+    root, _ = sources
+    bed, rows, folders = imported
+    (step,) = history(bed.directory)
+    assert step["command"] == "import-released"
+    assert sum(step["counts"].values()) == len(rows)
+    recorded = {file["name"]: file["sha256"] for file in step["inputs"]}
+    for path in (root / "movies.pkl", root / "questions.json", root / "data_constraints" / "okvqa.csv"):
+        assert recorded[path.name] == described(path)["sha256"]
+    assert len(recorded) == 7
+    card = (bed.directory / "README.md").read_text()
+    assert recorded["movies.pkl"] in card
+    n_movies = sum(item.part == "movies" for item in bed)
+    assert f"| `movies` | single | {n_movies} | " in card
+    assert pd.read_csv(bed.directory / ROWS, keep_default_na=False).to_dict() == rows.to_dict()
+    assert "A photo of nobody that a row names" in folders[0].unnamed()
+
+
+def test_parts_without_a_source_of_answers_are_left_out_and_say_so(sources, tmp_path, capsys):
+    root, _ = sources
+    out = tmp_path / "bed"
+    command = ["testbed", "import-released", str(root / "data_constraints"), str(out)]
+    assert main([*command, "--images", str(root / "images")]) == 0
+    bed = load_testbed(out)
+    assert bed.parts == ("known",)
+    printed = capsys.readouterr().out
+    assert "okvqa.csv: 0 kept + 0 repaired + 60 left out = 60 rows" in printed
+    assert "left out, no source of answers, films, movies.pkl was not given: " in printed
+    assert f"{out}: {len(bed)} questions" in printed
+
+
+def test_another_unicode_form_in_either_place(tmp_path):
+    for number, (in_csv, in_folder) in enumerate((("NFC", "NFD"), ("NFD", "NFC"))):
+        root = tmp_path / str(number)
+        folder = root / "images" / unicodedata.normalize(in_folder, "A photo of Hervé")
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / "Image_1.png")
+        row = {"question": "This person was born in?", "subject": "Hervé", "main_entity": "This person",
+               "image_url": "./A photo of Hervé"}
+        write_csv(root / "multimodal_known.csv", [{k: unicodedata.normalize(in_csv, v) for k, v in row.items()}])
+        fact = {"subject": unicodedata.normalize(in_folder, "Hervé"), "attribute": "Paris", "relation_id": "P19",
+                "template": "{} was born in", "prompt": "Hervé was born in"}
+        (root / "known.json").write_text(json.dumps([fact]))
+        bed, rows, _ = import_released(root, root / "bed", images=[root / "images"], known=root / "known.json")
+        assert [item.answers for item in bed] == [("Paris",)]
+        assert bed.items[0].entity == "Hervé"
+        assert bool(rows.loc[0, "repairs"]) == (in_folder == "NFD")
+
+
+def test_of_two_facts_about_one_subject_the_one_that_fits(tmp_path):
+    (tmp_path / "images" / "A photo of Vivaldi").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "A photo of Vivaldi" / "a.png")
+    facts = [
+        {"subject": "Vivaldi", "attribute": answer, "template": template, "prompt": "", "relation_id": "P1"}
+        for answer, template in (("opera", "{} plays"), ("Vienna", "{} died in"), ("violin", "{} plays"))
+    ]
+    (tmp_path / "known.json").write_text(json.dumps(facts))
+    asked = ["This person died in?", "What this person plays is?", "What this person plays is"]
+    same = {"subject": "Vivaldi", "main_entity": "this person", "image_url": "A photo of Vivaldi"}
+    write_csv(tmp_path / "multimodal_known.csv", [{"question": question, **same} for question in asked])
+    arguments = {"images": [tmp_path / "images"], "known": tmp_path / "known.json"}
+    bed, _, _ = import_released(tmp_path, tmp_path / "bed", **arguments)
+    assert [item.answers[0] for item in bed] == ["Vienna", "opera", "violin"]
+
+
+def write_csv(path, rows):
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["", *rows[0]])
+        writer.writeheader()
+        writer.writerows({"": n, **row} for n, row in enumerate(rows))
+
+
+def test_a_folder_that_is_there_already_is_kept(sources, tmp_path):
+    root, _ = sources
+    (tmp_path / "bed").mkdir()
+    (tmp_path / "bed" / "mine.txt").write_text("mine")
+    with pytest.raises(TestBedError, match=r"out: .* is there already: name a new folder"):
+        import_released(root / "data_constraints", tmp_path / "bed", **paths(root))
+    assert [path.name for path in tmp_path.rglob("*")] == ["bed", "mine.txt"]
+    (tmp_path / "bed" / "mine.txt").unlink()
+    import_released(root / "data_constraints", tmp_path / "bed", **paths(root))  # an empty one is as good as none
+
+
+def test_nothing_is_left_of_a_run_that_is_interrupted(sources, tmp_path, monkeypatch):
+    root, _ = sources
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("interventions.testbed.draft.add_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        import_released(root / "data_constraints", tmp_path / "bed", **paths(root))
+    assert list(tmp_path.iterdir()) == []
