@@ -116,14 +116,6 @@ class Released:
         image.paste((n % 256, n // 256 % 256, 40), (0, 0, self.size[0] // 2, self.size[1] // 2))
         image.save(path, quality=80)
 
-    def csv(self, name: str, columns: tuple[str, ...], rows: list[dict]) -> None:
-        path = self.root / "data_constraints" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["", *columns])
-            writer.writerows([n, *(row[column] for column in columns)] for n, row in enumerate(rows))
-
 
 def write_released(
     root: Path, sizes: dict[str, int] = SIZES, *, size: tuple[int, int] = (640, 480), every: int = EVERY
@@ -134,16 +126,16 @@ def write_released(
     """
     made = Released(root, size, every)
     (made.images / "A photo of nobody that a row names").mkdir(parents=True)
-    made.csv("multimodal_known.csv", ("question", "subject", "main_entity", "image_url"),
-             made.rows("known", _known(sizes["known"])))
+    annotated = root / "data_constraints"
+    write_csv(annotated / "multimodal_known.csv", made.rows("known", _known(sizes["known"])))
     directors = [f"Zoë Director {n}" for n in range(sizes["movies"])]
-    made.csv("multimodal_movies.csv", ("question", "director", "main_entity", "image_url"), made.rows("movies", [
+    write_csv(annotated / "multimodal_movies.csv", made.rows("movies", [
         {"question": "Name a movie directed by this director?", "director": name, "main_entity": "this director",
          "image_url": f"./A photo of {name}"} for name in directors
     ]))
     write_films(root / "movies.pkl", directors)
     clean = _okvqa(sizes["okvqa"])
-    made.csv("okvqa.csv", ("question", "main_entity", "image_url"), made.rows("okvqa", clean))
+    write_csv(annotated / "okvqa.csv", made.rows("okvqa", clean))
     asked = [row["question"] for row in clean]
     for number, expected in zip(range(len(clean)), made.expected[-len(clean):], strict=True):
         # OK-VQA has the questions as they were asked, whatever the annotators' files made of the constraint.
@@ -155,6 +147,16 @@ def write_released(
             asked[number] = asked[number].replace("his ", "his remarkable ")
     write_okvqa(root, asked)
     return pd.DataFrame(made.expected, columns=["part", "number", "defect", "status", "words"])
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """A CSV as the authors': the first column has no name and counts the rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = [name for name in rows[0] if not name.startswith("_")]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["", *columns])
+        writer.writerows([n, *(row[column] for column in columns)] for n, row in enumerate(rows))
 
 
 def write_films(path: Path, directors: list[str], films: int = 12197) -> None:

@@ -1,14 +1,14 @@
 """The released annotations as a test bed: every row of made-up sources ends as it must, and nothing else is written."""
 
-import csv
 import json
+import pickle
 import unicodedata
 
 import pandas as pd
 import pytest
 from PIL import Image
 
-from benchmarks.synthetic_sources import DEFECTS, IMPOSSIBLE, write_released
+from benchmarks.synthetic_sources import DEFECTS, IMPOSSIBLE, write_csv, write_released
 from interventions.__main__ import main
 from interventions.testbed import TestBedError, load_image, load_testbed
 from interventions.testbed.draft import ROWS
@@ -67,6 +67,23 @@ def test_a_joint_credit_counts_for_each_director(imported, sources):
     films = {item.entity: item.answers for item in imported[0] if item.part == "movies"}
     assert "Film 9" in films["Zoë Director 9"]  # "Zoë Director 9, Zoë Director 10"
     assert "Film 9" in films["Zoë Director 10"]
+
+
+def test_a_credit_of_two_is_what_they_made_together(tmp_path):
+    rows = [("A", "Alone"), ("A, B", "Together"), ("C and A", "Another"), ("B & A", "Again")]
+    made = [{"movie_name": name, "director_name": credit, "popularity": 0.0} for credit, name in rows]
+    (tmp_path / "movies.pkl").write_bytes(pickle.dumps(made))
+    asked = ("A and B", "a", "B, C")
+    for name in asked:
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("L", (4, 4)).save(tmp_path / "images" / name / "1.png")
+    same = {"question": "Name a movie directed by this director", "main_entity": "this director"}
+    released = [same | {"director": name, "image_url": name} for name in asked]
+    write_csv(tmp_path / "multimodal_movies.csv", released)
+    arguments = {"images": [tmp_path / "images"], "films": tmp_path / "movies.pkl"}
+    bed, rows, _ = import_released(tmp_path, tmp_path / "bed", **arguments)
+    assert [item.answers for item in bed] == [("Again", "Together"), ("Again", "Alone", "Another", "Together")]
+    assert rows.loc[2, "reason"] == "no film of the director: 'B, C'"
 
 
 def test_pictures_are_taken_along_by_content(imported):
@@ -156,13 +173,6 @@ def test_of_two_facts_about_one_subject_the_one_that_fits(tmp_path):
     arguments = {"images": [tmp_path / "images"], "known": tmp_path / "known.json"}
     bed, _, _ = import_released(tmp_path, tmp_path / "bed", **arguments)
     assert [item.answers[0] for item in bed] == ["Vienna", "opera", "violin"]
-
-
-def write_csv(path, rows):
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["", *rows[0]])
-        writer.writeheader()
-        writer.writerows({"": n, **row} for n, row in enumerate(rows))
 
 
 def test_a_folder_that_is_there_already_is_kept(sources, tmp_path):

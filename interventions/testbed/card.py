@@ -34,7 +34,7 @@ from datasets import Image, load_dataset
 
 root = "{directory}"
 rows = load_dataset(root, split="train")
-rows = rows.map(lambda row: {{"image": f"{{root}}/{{row['image']}}"}}).cast_column("image", Image())
+rows = rows.map(lambda row: {{"image": row["image"] and f"{{root}}/{{row['image']}}"}}).cast_column("image", Image())
 ```
 
 ## How it was made

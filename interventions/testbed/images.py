@@ -75,23 +75,22 @@ class ImageFolder:
         if not self.root.is_dir():
             raise TestBedError(f"images: {str(root)!r} is no folder: name the one that holds the pictures.")
         self._listed: dict[Path, dict[str, list[str]]] = {}
-        self.named: set[Path] = set()  # what was asked for, to tell afterwards what was not
+        self._named: set[str] = set()  # entries of the root that were asked for, to tell afterwards which were not
 
     def find(self, name: str) -> tuple[list[Path], bool]:
         """The pictures that a source calls `name` (none: there are none), and whether it is spelt another way here."""
-        place, other = self.root, False
-        for part in safe_parts(name):
-            spelt = self._spelling(place, part)
+        spellings, parts = [], safe_parts(name)
+        for part in parts:
+            spelt = self._spelling(self.root.joinpath(*spellings), part)
             if spelt is None:
                 return [], False
-            other |= spelt != part
-            place = place / spelt
-        self.named.add(place)
-        return self._pictures(place), other
+            spellings.append(spelt)
+        self._named.add(spellings[0])
+        return self._pictures(self.root.joinpath(*spellings)), tuple(spellings) != parts
 
     def unnamed(self) -> list[str]:
         """Folders directly under the root that nobody asked for."""
-        return sorted(path.name for path in self.root.iterdir() if path.is_dir() and path not in self.named)
+        return sorted(path.name for path in self.root.iterdir() if path.is_dir() and path.name not in self._named)
 
     def _pictures(self, place: Path) -> list[Path]:
         if place.is_file():

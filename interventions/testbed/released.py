@@ -21,7 +21,7 @@ from .images import ImageFolder
 from .phrases import noun_phrase_problem
 from .repairs import repair_constraint
 from .schema import TestBed
-from .source_files import KNOWN_FACTS, by_frequency, read_csv, read_films, read_known, read_okvqa
+from .source_files import KNOWN_FACTS, Film, by_frequency, read_csv, read_films, read_known, read_okvqa, split_credits
 
 FILES = {"known": "multimodal_known.csv", "okvqa": "okvqa.csv", "movies": "multimodal_movies.csv"}
 _COLUMNS = {"known": ("subject",), "okvqa": (), "movies": ("director",)}
@@ -152,13 +152,15 @@ def _fits(template: str, question: str) -> bool:
 
 
 def _join_films(path: str | Path) -> Callable:
-    films: dict[str, list[str]] = {}
+    films: dict[str, list[Film]] = {}
     for film in read_films(path):  # the most popular first
         for director in film.directors:
-            films.setdefault(director.casefold(), []).append(film.name)
+            films.setdefault(director.casefold(), []).append(film)
 
     def join(released: dict, row: Row) -> Joined:
-        answers = films.get(released["director"].casefold())
+        names = split_credits(released["director"].casefold())  # of a joint credit, what they made together
+        made = films.get(names[0], []) if names else []
+        answers = [film.name for film in made if set(names) <= {name.casefold() for name in film.directors}]
         if not answers:
             raise LeftOut(f"no film of the director: {released['director']!r}")
         return Joined(tuple(dict.fromkeys(answers)), released["director"], "director")
