@@ -79,3 +79,17 @@ def test_examples_as_a_table():
     )
     assert len(lines) == 3
     assert isinstance(frame, pd.DataFrame)
+
+
+def test_items_on_their_way(bed, model):
+    """Not marked is a reason; without a replacement the constraint itself can still be looked for."""
+    unmarked = item(7, visual_constraint="", visual_replacement="")
+    open_ = item(8, visual_replacement="")
+    half = item(9, "movies", "multi", text_replacement=None)
+    bed = TestBed("bed", bed.directory, (unmarked, open_, half))
+    found = find_constraints(model, bed).set_index("id")["reason"]
+    assert found.loc[unmarked.id].startswith("constraint not marked")
+    assert found.loc[[open_.id, half.id]].tolist() == ["", ""]
+    shown = example_frame([unmarked]).iloc[0]
+    assert shown["pieces"] == [(unmarked.question, "")]
+    assert f"| {unmarked.question} |" in markdown_table(example_frame([unmarked]))

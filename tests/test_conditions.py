@@ -338,3 +338,31 @@ def test_a_replacement_that_is_no_text_is_refused(model, single):
     with pytest.raises(Unusable, match=r"^replacement refused: "):
         both(model, item)
     both(model, item, AUTHORS)  # which does not use it
+
+
+def test_items_on_their_way_are_left_out_with_what_they_need(model, text_model, single, multi):
+    unmarked = replace(single, visual_constraint="", visual_replacement="")
+    for asked in (model, text_model):
+        with pytest.raises(Unusable, match=r"constraint not marked: run .* testbed annotate"):
+            clean_prompt(asked, unmarked, PAPER)
+    for item, conditions in (
+        (replace(single, visual_replacement=""), PAPER), (replace(multi, text_replacement=None), PAPER),
+        (replace(multi, visual_replacement=""), replace(PAPER, corrupted="both")),
+    ):
+        prompt = clean_prompt(model, item, conditions)
+        with pytest.raises(Unusable, match=r"no replacement phrase: run .* testbed corruptions"):
+            corrupted_prompt(model, item, prompt, conditions)
+    # Neither is needed where nothing is replaced by a phrase, or by the other phrase.
+    for item, conditions in (
+        (replace(single, visual_replacement=""), AUTHORS),
+        (replace(single, visual_replacement=""), Conditions("paper", corruption="noise")),
+        (replace(multi, visual_replacement=""), PAPER),
+    ):
+        corrupted = both(model, item, conditions)[1]
+        assert len(corrupted.input_ids) > 0
+
+
+def test_a_named_item_has_its_entity_at_the_constraint_in_any_case(single):
+    asked = replace(single, visual_constraint=single.visual_constraint.upper(), paraphrases=())
+    assert named(asked).question == named(single).question
+    assert "Peru" in named(asked).question
