@@ -26,8 +26,11 @@ parameter = $(if $(findstring =,$(1)),-p $(call parameter_name,$(1)) '$(call par
 	$(error P="$(P)": write every parameter as name=value))
 PARAMETERS := $(foreach p,$(P),$(call parameter,$(p)))
 
+# The model that all reports are made on: a file of params/models. Figures 10 and 11 are of a second architecture.
+PROFILE := mini
+profile := $(if $(filter-out mini,$(PROFILE)), -f params/models/$(PROFILE).yaml)
 # Folder of the executed notebooks.
-OUT := reports/mini
+OUT := reports/$(PROFILE)
 # What `make test` runs, for example: make test T="tests/test_prompt.py -x"
 T :=
 
@@ -57,6 +60,14 @@ FIGURES := table1 fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 fig9 fig10 fig11 fig12
 # What its report is called: fig9_questions.
 report = $(1)_$(lastword $(subst _, ,$($(1))))
 
+# What `make reports` has finished in OUT. Not the notebooks themselves: papermill writes those of a failed run, too.
+DONE := $(addprefix $(OUT)/.done/,$(if $(profile),$(filter-out fig10 fig11,$(FIGURES)),$(FIGURES)))
+SOURCES := $(wildcard interventions/*.py interventions/*/*.py notebooks/*.ipynb params/*/*.yaml)
+# As many notebooks at a time as there are cores, and 2 GB for each; other models than the small ones one at a time.
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+FREE := $(shell awk '/MemAvailable/ {print int($$2 / 2097152)}' /proc/meminfo 2>/dev/null || echo $(CORES))
+JOBS = $(if $(filter mini%,$(PROFILE)),$(shell echo $$(( $(FREE) < 1 ? 1 : $(FREE) < $(CORES) ? $(FREE) : $(CORES) ))),1)
+
 .PHONY: help setup $(FIGURES) reports test ndif ndif-stop test-remote lint bench bench-remote clean
 
 help:  ## list the targets
@@ -74,15 +85,21 @@ $(READY): requirements.lock pyproject.toml
 
 fig3: $(READY)  ## Figure 3; likewise table1, fig1 to fig18, and precision
 	mkdir -p $(OUT)
-	papermill notebooks/fig3_trace.ipynb $(OUT)/fig3_trace.ipynb -p window 3 $(PARAMETERS)
+	papermill notebooks/fig3_trace.ipynb $(OUT)/fig3_trace.ipynb$(profile) -p window 3 $(PARAMETERS)
 	python -m interventions record $(OUT)/fig3_trace.ipynb > $(OUT)/fig3_trace.record.json
 
 $(filter-out fig3,$(FIGURES)): $(READY)
 	mkdir -p $(OUT)
-	papermill notebooks/$($@).ipynb $(OUT)/$(call report,$@).ipynb -f params/figures/$@.yaml \
+	papermill notebooks/$($@).ipynb $(OUT)/$(call report,$@).ipynb -f params/figures/$@.yaml$(profile) \
 		-r record_path $(OUT)/$(call report,$@).record.json $(PARAMETERS)
 
-reports: $(FIGURES)  ## all of them on the embedded models, into reports/mini
+reports: $(READY)  ## all of them, on PROFILE=mini, as pages in reports/mini; started again, it goes on
+	OMP_NUM_THREADS=$$(( $(CORES) / $(JOBS) )) $(MAKE) --no-print-directory -j $(JOBS) --output-sync=target $(DONE)
+	python -m interventions pages $(OUT)
+
+$(OUT)/.done/%: $(SOURCES)
+	$(MAKE) --no-print-directory $*
+	mkdir -p $(@D) && touch $@
 
 # One thread a worker: the tests' models are too small to share one. No GPU: they compare with plain CPU forwards.
 test: $(READY)  ## the test suite (T="..." passes arguments to pytest)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from interventions.testbed.source_files import read_known, read_relations
+from interventions.testbed.sources.files import read_known, read_relations
 
 SIZES = {"known": 1204, "okvqa": 5046, "movies": 3214}  # rows of the released files
 EVERY = 4

@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from interventions.testbed import load_testbed
-from interventions.testbed.released import import_released
+from interventions.testbed.sources.released import import_released
 
 from . import measure
 from .synthetic_sources import SIZES, write_released

@@ -35,14 +35,18 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--method", default="", help="packed, rows, plain or authors (default: each of them)")
     command = commands.add_parser("preflight", help="is the NDIF server of the environment ready for a model?")
     command.add_argument("--model", required=True, help="an alias, a directory that the server sees, or a Hub id")
+    command = commands.add_parser("pages", help="executed notebooks as HTML pages, and an index of them")
+    command.add_argument("directory", help="their folder, such as reports/mini")
     add_commands(commands.add_parser("testbed", help="import, build, annotate, verify and complete test beds"))
     options = parser.parse_args(arguments)
-    answers = {"record": _record, "convert": _convert, "cost": _cost, "preflight": _preflight}
+    answers = {"record": _record, "convert": _convert, "cost": _cost, "preflight": _preflight, "pages": _pages}
     try:
         printed = (options.run if options.command == "testbed" else answers[options.command])(options)
     except (RecordError, ModelError, TestBedError) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # who can be interrupted has said what is kept
+        return 130
     print(printed)
     return 0
 
@@ -71,6 +75,12 @@ def _preflight(options: argparse.Namespace) -> str:
     from .loading import load_model  # heavy
 
     return "\n".join(load_model(options.model, remote=True).server.answers)
+
+
+def _pages(options: argparse.Namespace) -> str:
+    from .report_page import build_pages  # heavy
+
+    return str(build_pages(options.directory))
 
 
 if __name__ == "__main__":

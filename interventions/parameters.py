@@ -45,25 +45,8 @@ class ParameterError(ValueError):
         return [str(self)]
 
 
-@dataclass(frozen=True)
-class Parameters:
-    """What every notebook takes; the defaults are those of its `parameters` cell."""
-
-    model: str = "mini"
-    testbed: str = "embedded"
-    limit: int = 40
-    seed: int = 0
-    revision: str = ""
-    dtype: str = ""
-    device_map: str = ""
-    prompt: str = ""
-    remote: bool = False
-    concurrency: int = 1
-    protocol: str = "paper"
-    results_dir: str = ""
-    record_path: str = ""
-
-    figure: typing.ClassVar[str]  # the notebook's name, which its files start with
+class NotebookParameters:
+    """A dataclass of a notebook's parameters, read from its namespace and checked."""
 
     @classmethod
     def from_notebook(cls, namespace: dict) -> typing.Self:
@@ -88,6 +71,30 @@ class Parameters:
         parameters = cls(**given)
         parameters.check()
         return parameters
+
+    def check(self) -> None:
+        """Checks that need neither a model nor a test bed."""
+
+
+@dataclass(frozen=True)
+class Parameters(NotebookParameters):
+    """What every notebook with a record takes; the defaults are those of its `parameters` cell."""
+
+    model: str = "mini"
+    testbed: str = "embedded"
+    limit: int = 40
+    seed: int = 0
+    revision: str = ""
+    dtype: str = ""
+    device_map: str = ""
+    prompt: str = ""
+    remote: bool = False
+    concurrency: int = 1
+    protocol: str = "paper"
+    results_dir: str = ""
+    record_path: str = ""
+
+    figure: typing.ClassVar[str]  # the notebook's name, which its files start with
 
     def check(self) -> None:
         """Checks that need neither the model nor the test bed."""

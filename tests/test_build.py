@@ -10,8 +10,8 @@ from PIL import Image
 from benchmarks.synthetic_sources import write_okvqa
 from interventions.__main__ import main
 from interventions.testbed import load_testbed
-from interventions.testbed.build import build_encyclopedic, build_movies, build_okvqa, changed_phrase
-from interventions.testbed.source_files import read_films, split_credits
+from interventions.testbed.sources.build import build_encyclopedic, build_movies, build_okvqa, changed_phrase
+from interventions.testbed.sources.files import read_films, split_credits
 
 
 def picture(path):

@@ -11,9 +11,9 @@ from PIL import Image
 from benchmarks.synthetic_sources import DEFECTS, IMPOSSIBLE, write_csv, write_released
 from interventions.__main__ import main
 from interventions.testbed import TestBedError, load_image, load_testbed
-from interventions.testbed.draft import ROWS
 from interventions.testbed.provenance import described, history
-from interventions.testbed.released import import_released
+from interventions.testbed.sources.draft import ROWS
+from interventions.testbed.sources.released import import_released
 
 SIZES = {"known": 60, "okvqa": 60, "movies": 60}
 
@@ -192,7 +192,7 @@ def test_nothing_is_left_of_a_run_that_is_interrupted(sources, tmp_path, monkeyp
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("interventions.testbed.draft.add_step", interrupted)
+    monkeypatch.setattr("interventions.testbed.sources.draft.add_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         import_released(root / "data_constraints", tmp_path / "bed", **paths(root))
     assert list(tmp_path.iterdir()) == []

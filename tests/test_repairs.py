@@ -2,8 +2,8 @@
 
 import pytest
 
-from interventions.testbed.draft import LeftOut
-from interventions.testbed.repairs import repair_constraint
+from interventions.testbed.sources.draft import LeftOut
+from interventions.testbed.sources.repairs import repair_constraint
 
 SYSTEM = "This operating system was created by?"
 

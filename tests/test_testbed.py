@@ -163,7 +163,10 @@ def test_a_write_that_fails_leaves_the_table_as_it_was(bed, tmp_path, monkeypatc
         ({"answers": ("Lima", "")}, "no answer may be empty"),
         ({"text_replacement": "capital"}, "text_replacement replaces text_constraint, which is missing"),
         ({"visual_constraint": ""}, "visual_replacement replaces visual_constraint, which is missing"),
-        ({"visual_constraint": "", "visual_replacement": "", "text_constraint": "capital"}, "needs a visual_constraint"),
+        (
+            {"visual_constraint": "", "visual_replacement": "", "text_constraint": "capital"},
+            "needs a visual_constraint",
+        ),
         ({"text_constraint": ""}, "must be None where there is none"),
         ({"text_constraint": "capital", "text_replacement": ""}, "must be None where there is none"),
         ({"id": ""}, "id and part"),

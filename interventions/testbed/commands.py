@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from .source_files import KNOWN_FACTS, KNOWN_RELATIONS
+from .errors import TestBedError
+from .provenance import must_be_writable
+from .schema import load_testbed
+from .sources.files import KNOWN_FACTS, KNOWN_RELATIONS
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +20,8 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     )
     for add in (_okvqa, _movies, _known, _encyclopedic):
         add(builds)
+    for add in (_annotate, _verify, _corruptions):
+        add(commands)
 
 
 def _released(commands) -> None:
@@ -32,7 +37,7 @@ def _released(commands) -> None:
 
 
 def _run_released(options) -> str:
-    from .released import import_released
+    from .sources.released import import_released
 
     return _made(import_released(
         options.directory, options.out, images=options.images, known=options.known, films=options.films,
@@ -49,7 +54,7 @@ def _okvqa(builds) -> None:
 
 
 def _run_okvqa(options) -> str:
-    from .build import build_okvqa
+    from .sources.build import build_okvqa
 
     return _made(build_okvqa(options.questions, options.annotations, options.out, images=options.images))
 
@@ -66,7 +71,7 @@ def _movies(builds) -> None:
 
 
 def _run_movies(options) -> str:
-    from .build import build_movies
+    from .sources.build import build_movies
 
     return _made(build_movies(
         options.films, options.out, images=options.images, years=options.years, multi=options.multi,
@@ -84,7 +89,7 @@ def _known(builds) -> None:
 
 
 def _run_known(options) -> str:
-    from .build import build_known
+    from .sources.build import build_known
 
     return _made(build_known(
         options.out, images=options.images, known=options.known, relations=options.relations, choice=options.choice,
@@ -99,9 +104,110 @@ def _encyclopedic(builds) -> None:
 
 
 def _run_encyclopedic(options) -> str:
-    from .build import build_encyclopedic
+    from .sources.build import build_encyclopedic
 
     return _made(build_encyclopedic(options.csv, options.out, images=options.images))
+
+
+def _annotate(commands) -> None:
+    told = "a language model marks constraints and proposes replacements"
+    command = _command(commands, "annotate", told, _run_annotate)
+    _testbed(command)
+    command.add_argument("--model", required=True, help="as the endpoint calls it (OPENAI_BASE_URL, OPENAI_API_KEY)")
+    command.add_argument(
+        "--which", default="unmarked", help="items: unmarked (default), incomplete (no replacement, too), or all anew"
+    )
+    command.add_argument("--limit", type=int, default=0, help="questions (0: all)")
+    command.add_argument("--examples", help="JSON or JSONL of annotated questions that the model sees (24 of ours)")
+    command.add_argument(
+        "--tokenizer", help="the model to be studied: replacements of as many tokens as the constraint are preferred"
+    )
+    command.add_argument("--concurrency", type=int, default=4, help="requests in flight (4)")
+    command.add_argument("--retries", type=int, default=2, help="more tries for a reply that breaks a rule (2)")
+    command.add_argument("--timeout", type=float, default=60.0, help="seconds (60)")
+    command.add_argument("--price-in", type=float, help="dollars per million tokens sent, to be told the cost")
+    command.add_argument("--price-out", type=float, help="dollars per million tokens received")
+
+
+def _run_annotate(options) -> str:
+    from .annotation.run import annotate
+
+    return str(annotate(
+        load_testbed(options.testbed), options.model, which=options.which, limit=options.limit,
+        tokenizer=options.tokenizer, concurrency=options.concurrency, retries=options.retries,
+        timeout=options.timeout, price_in=options.price_in, price_out=options.price_out,
+        **({"examples": options.examples} if options.examples else {}),
+    ))
+
+
+def _verify(commands) -> None:
+    told = "what people decided in notebooks/verify.ipynb, and how they agree"
+    command = _command(commands, "verify", told, _run_verify)
+    _testbed(command)
+    command.add_argument("--apply", action="store_true", help="write what they decided into the test bed")
+    command.add_argument("--prefer", default="", help="with --apply: whose decision counts where people disagree")
+    command.add_argument(
+        "--only-verified", action="store_true", help="with --apply: set aside what nobody accepted or corrected"
+    )
+    command.add_argument("--log", help="another log than decisions.jsonl in the test bed's folder")
+
+
+def _run_verify(options) -> str:
+    from .verification.agreement import agreement, disputed, progress
+    from .verification.decisions import LOG, DecisionLog
+    from .verification.outcomes import apply_decisions, summary, with_set_aside
+
+    testbed = load_testbed(options.testbed)
+    log = DecisionLog(options.log or testbed.directory / LOG)
+    if options.apply:
+        return summary(apply_decisions(testbed, log, prefer=options.prefer, only_verified=options.only_verified))
+    if not log.annotators:
+        raise TestBedError(f"{log.path} holds no decision: make some in notebooks/verify.ipynb first.")
+    everything = with_set_aside(testbed)
+    frames = (progress(everything, log), agreement(everything, log), disputed(everything, log))
+    return "\n\n".join(frame.to_string(index=False) for frame in frames if len(frame))
+
+
+def _corruptions(commands) -> None:
+    told = "a replacement phrase for every constraint that has none"
+    command = _command(commands, "corruptions", told, _run_corruptions)
+    _testbed(command)
+    command.add_argument("--model", default="", help="checks that P(answer) falls (empty: chosen without a check)")
+    command.add_argument("--tries", type=int, default=8, help="phrases tried for a constraint, at most (8)")
+    command.add_argument(
+        "--max-p", type=float, default=0.05, help="P(answer) that is low enough, as a share of the clean run's (0.05)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="which phrases come first")
+    command.add_argument("--parts", default="", help="parts of the test bed, separated by commas (empty: all)")
+    command.add_argument("--limit", type=int, default=0, help="questions of each part that lack one (0: all)")
+    command.add_argument("--overwrite", action="store_true", help="choose anew for all")
+    command.add_argument("--results-dir", default="results", help="one file a question: a run that was killed goes on")
+    command.add_argument("--dtype", help="as for the notebooks")
+    command.add_argument("--device-map", help="as for the notebooks")
+    command.add_argument("--remote", action="store_true", help="run on the NDIF server of the environment")
+
+
+def _run_corruptions(options) -> str:
+    from ..loading import load_model  # heavy
+    from .corruptions import choose_corruptions, write_corruptions
+
+    testbed, model = load_testbed(options.testbed), None
+    must_be_writable(testbed)  # before minutes of work
+    if options.model:
+        model = load_model(
+            options.model, remote=options.remote, dtype=options.dtype, device_map=options.device_map
+        )
+    found = choose_corruptions(
+        testbed, model, overwrite=options.overwrite, tries=options.tries, max_p=options.max_p, seed=options.seed,
+        parts=[part.strip() for part in options.parts.split(",") if part.strip()] or None, limit=options.limit,
+        results_dir=options.results_dir,
+    )
+    write_corruptions(testbed, found)
+    return found.summary().T.to_string(header=False, float_format="{:.4f}".format)
+
+
+def _testbed(command) -> None:
+    command.add_argument("testbed", help="its folder, which is changed")
 
 
 def _command(commands, name: str, help: str, run: Callable | None = None) -> argparse.ArgumentParser:
@@ -125,7 +231,7 @@ def _choice(command) -> None:
 
 def _made(built) -> str:
     """What became of the rows, and where the test bed is."""
-    from .draft import ROWS, summary
+    from .sources.draft import ROWS, summary
 
     testbed, rows, folders = built
     where = f"{testbed.directory}: {len(testbed)} questions; every row is accounted for in {ROWS}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .card import write_card
 from .errors import TestBedError, first_line
-from .schema import Item, TestBed, in_one_step, load_testbed, save_testbed
+from .schema import EMBEDDED, Item, TestBed, in_one_step, load_testbed, save_testbed
 
 PROVENANCE = "provenance.json"
 
@@ -23,11 +23,18 @@ def rewrite(
     """Put `items` in the place of a test bed's own, note the step, and make its card anew; returns it as loaded again.
 
     command: what was run ("annotate"); settings and counts: plain values that the card shows; inputs: files that were
-    read, whose size and sha256 are kept.
+    read, whose size and sha256 are kept. Raises `TestBedError` for the embedded test bed, which is part of the package.
     """
+    must_be_writable(testbed)
     save_testbed(items, testbed.directory)
     add_step(testbed.directory, command, settings=settings, inputs=inputs, counts=counts)
     return load_testbed(testbed.directory)
+
+
+def must_be_writable(testbed: TestBed) -> None:
+    """Raises `TestBedError` for the embedded test bed."""
+    if testbed.directory == EMBEDDED.resolve():
+        raise TestBedError("The embedded test bed is part of the package and stays as it is: copy its folder first.")
 
 
 def add_step(

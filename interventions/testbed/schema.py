@@ -83,6 +83,16 @@ class Item:
         """ "single" (visual constraint only) or "multi" (a text constraint too), as the paper calls them."""
         return "single" if self.text_constraint is None else "multi"
 
+    def with_constraints(self, visual_constraint: str, text_constraint: str | None) -> Item:
+        """The same with other constraints: without paraphrases that lack them, and without a replacement for none."""
+        phrases = [phrase.casefold() for phrase in (visual_constraint, text_constraint) if phrase]
+        return replace(
+            self, visual_constraint=visual_constraint, text_constraint=text_constraint,
+            visual_replacement=self.visual_replacement if visual_constraint else "",
+            text_replacement=self.text_replacement if text_constraint else None,
+            paraphrases=tuple(text for text in self.paraphrases if all(p in text.casefold() for p in phrases)),
+        )
+
     def content(self) -> dict:
         """What of it determines a result, as JSON: the question and its phrases, the picture by its bytes."""
         names = ("question", "visual_constraint", "visual_replacement", "text_constraint", "text_replacement")

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..progress import Progress
+from ...progress import Progress
+from ..errors import TestBedError
+from ..images import ImageFolder
+from ..phrases import noun_phrase_problem
+from ..schema import TestBed
 from .draft import Draft, LeftOut, Row
-from .errors import TestBedError
-from .images import ImageFolder
-from .phrases import noun_phrase_problem
+from .files import KNOWN_FACTS, Film, by_frequency, read_csv, read_films, read_known, read_okvqa, split_credits
 from .repairs import repair_constraint
-from .schema import TestBed
-from .source_files import KNOWN_FACTS, Film, by_frequency, read_csv, read_films, read_known, read_okvqa, split_credits
 
 FILES = {"known": "multimodal_known.csv", "okvqa": "okvqa.csv", "movies": "multimodal_movies.csv"}
 _COLUMNS = {"known": ("subject",), "okvqa": (), "movies": ("director",)}

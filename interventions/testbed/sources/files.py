@@ -15,12 +15,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..tokens import normalise
-from .errors import TestBedError, first_line
-from .schema import N_ANNOTATORS
+from ...tokens import normalise
+from ..errors import TestBedError, first_line
+from ..schema import N_ANNOTATORS
 
-HERE = Path(__file__).parent / "sources"
-KNOWN_FACTS, KNOWN_RELATIONS = HERE / "known_1000.json", HERE / "known_relations.json"
+KNOWN_FACTS = Path(__file__).with_name("known_1000.json")
+KNOWN_RELATIONS = Path(__file__).with_name("known_relations.json")
 _MOST_PICKLED = 512 << 20  # bytes
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from .errors import TestBedError
-from .images import ImageFolder, image_problem
-from .provenance import add_step
-from .schema import Item, TestBed, load_testbed, save_testbed
+from ..errors import TestBedError
+from ..images import ImageFolder, image_problem
+from ..provenance import add_step
+from ..schema import Item, TestBed, load_testbed, save_testbed
 
 ROWS = "rows.csv"
 CHOICES = ("first", "largest")

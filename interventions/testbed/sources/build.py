@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..lots import lot
-from ..progress import Progress
+from ...lots import lot
+from ...progress import Progress
+from ..images import ENDINGS, ImageFolder
+from ..phrases import DEMONSTRATIVES, phrase_problem, trim, words_of
+from ..schema import TestBed
 from .draft import Draft, LeftOut, Row
-from .images import ENDINGS, ImageFolder
-from .phrases import DEMONSTRATIVES, phrase_problem, trim, words_of
-from .schema import TestBed
-from .source_files import (
+from .files import (
     KNOWN_FACTS,
     KNOWN_RELATIONS,
     by_frequency,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 
-from ..tokens import find_phrase, normalise
+from ...tokens import find_phrase, normalise
+from ..phrases import DEMONSTRATIVES, contiguity_problem, cut_short, noun_phrase_problem, trim, words_of
 from .draft import LeftOut
-from .phrases import DEMONSTRATIVES, contiguity_problem, cut_short, noun_phrase_problem, trim, words_of
 
 _MOST_BETWEEN = 3  # words between those of a constraint that may belong to it, too
 _MOST_WORDS = 8

@@ -1,0 +1,92 @@
+"""One question put to an LLM: constraints marked, replacements proposed, and the questions that these make judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from ...tokens import PromptError
+from . import prompt as prompts
+from .llm import QuestionFailed, Reply
+from .prompt import Example, Marks, Question, substituted
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found out about a question.
+
+    marks: constraints, and the replacements that passed; None where none could be had. reason: why that is so, or why
+    there are no replacements. fault: whether the endpoint is to blame. retries: replies that were asked for again.
+    """
+
+    marks: Marks | None
+    reason: str = ""
+    fault: bool = False
+    retries: int = 0
+
+
+def ask_about(
+    question: Question, ask: Callable[[list[dict], dict], Reply], examples: Sequence[Example], retries: int
+) -> Outcome:
+    """Have a question marked and its replacements judged. ask: (messages, schema) -> reply."""
+    again, marks = 0, None
+
+    def converse(messages: list[dict], schema: dict, read: Callable) -> tuple:
+        """The last usable reply, and the complaint about the very last one, if there is any."""
+        nonlocal again
+        usable, broken = None, ""
+        for attempt in range(retries + 1):
+            again += attempt > 0
+            text = ask(messages, schema).text
+            value, broken = read(text)
+            usable = value or usable
+            if not broken:
+                break
+            messages = [*messages, *prompts.complaint(text, broken)]
+        return usable, broken
+
+    try:
+        chat = prompts.marking(question, examples)
+        marks, broken = converse(chat, prompts.MARK_SCHEMA, partial(prompts.read_marks, question))
+        if marks is None:
+            return Outcome(None, f"no usable reply: {broken}", retries=again)
+        if not marks.visual_constraint:
+            return Outcome(None, "no words of the question refer to the image", retries=again)
+        made = _made(question.text, marks)
+        if not made:
+            return Outcome(marks, f"no usable replacement: {broken}", retries=again)
+        chat = prompts.judging(made)
+        verdicts, broken = converse(chat, prompts.JUDGE_SCHEMA, partial(prompts.read_verdicts, len(made)))
+        if verdicts is None:
+            return Outcome(_bare(marks), f"no usable verdict: {broken}", retries=again)
+        return Outcome(_passed(marks, verdicts), retries=again)
+    except QuestionFailed as fault:
+        return Outcome(marks and _bare(marks), f"the endpoint failed: {fault}", fault=True, retries=again)
+    except PromptError as error:  # of marks that are given, in other letters than the question's
+        return Outcome(None, f"constraint not found: {error}", retries=again)
+
+
+def _made(question: str, marks: Marks) -> list[str]:
+    """The questions that the replacements make: those of the visual constraint, then those of the text constraint."""
+    visual, text = marks.visual_constraint, marks.text_constraint
+    return [substituted(question, visual, phrase) for phrase in marks.visual_replacements] + [
+        substituted(question, text, phrase, last=True) for phrase in marks.text_replacements
+    ]
+
+
+def _passed(marks: Marks, verdicts: list[dict[str, bool]]) -> Marks:
+    """The marks with the replacements that passed. verdicts: one for each of `_made`."""
+    n_visual = len(marks.visual_replacements)
+    visual = zip(marks.visual_replacements, verdicts[:n_visual], strict=True)
+    text = zip(marks.text_replacements, verdicts[n_visual:], strict=True)
+    return replace(
+        marks,
+        visual_replacements=tuple(p for p, said in visual if said["makes_sense"] and not said["needs_image"]),
+        # Beside another text constraint, the visual one still needs the image.
+        text_replacements=tuple(p for p, said in text if said["makes_sense"]),
+    )
+
+
+def _bare(marks: Marks) -> Marks:
+    return replace(marks, visual_replacements=(), text_replacements=())

@@ -1,0 +1,106 @@
+"""What an item takes over of what was found out about its question.
+
+Items share questions ("Name a film by this director"), but not what their images show: a phrase that is a good
+replacement for one names the answer, or the very thing in the image, of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from ...checkpoints import resolve
+from ...tokens import normalise
+from ..candidates import compared
+from ..errors import TestBedError, first_line
+from ..schema import Item
+from .prompt import Marks, substituted
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """What became of an item.
+
+    state: "as it was" (it was not to be annotated), "annotated", "failed" (left as it was) or "not asked" (the run
+    ended before, or had a limit).
+    reason: why it failed, or, of an annotated one, why it lacks a replacement; what stands before a colon is the kind.
+    equal_length: whether its replacements have as many tokens as its constraints; None without a tokenizer, and where
+    one is lacking.
+    """
+
+    item: Item
+    state: str
+    reason: str = ""
+    equal_length: bool | None = None
+
+
+def annotated(
+    item: Item, marks: Marks, reason: str, n_tokens: Callable[[str], int] | None, *, anew: bool = False
+) -> Annotated:
+    """The item with these constraints, and for each the first replacement that does not give the item away, one of
+    equal token length before others.
+
+    reason: why there are no replacements, if that is known. n_tokens: see `token_counter`. anew: choose again where the
+    item has a replacement. Paraphrases that lack a constraint are left out.
+    """
+    bare = replace(item, visual_replacement="", text_replacement=None)
+    new, reasons, equal = bare.with_constraints(marks.visual_constraint, marks.text_constraint), [], []
+    for role in ("visual", "text"):
+        constraint, phrases = getattr(marks, f"{role}_constraint"), getattr(marks, f"{role}_replacements")
+        if constraint is None:
+            continue
+        unchanged = getattr(item, f"{role}_constraint") == constraint
+        chosen = unchanged and getattr(item, f"{role}_replacement")
+        if anew or not chosen:
+            fitting = [phrase for phrase in phrases if not gives_away(phrase, item)]
+            if fitting:
+                difference = {phrase: _difference(item, constraint, phrase, role, n_tokens) for phrase in fitting}
+                chosen = min(fitting, key=lambda phrase: difference[phrase] != 0)  # the first of the best
+                equal.append(difference[chosen] == 0)
+            elif not chosen:
+                reasons.append(reason or (
+                    "every replacement that passed names the answer or what the image shows" if phrases
+                    else "no replacement passed the judge"
+                ))
+        new = replace(new, **{f"{role}_replacement": chosen}) if chosen else new
+    known = n_tokens is not None and equal and not reasons
+    return Annotated(new, "annotated", "; ".join(dict.fromkeys(reasons)), all(equal) if known else None)
+
+
+def gives_away(phrase: str, item: Item) -> bool:
+    """Does a phrase contain an answer of the item or what its image shows, or is it a part of them?"""
+    words = compared(phrase)
+    others = [compared(name) for name in (item.entity, *item.answers, *item.annotations)]
+    return any(other and (_within(other, words) or _within(words, other)) for other in others)
+
+
+def token_counter(tokenizer) -> Callable[[str], int] | None:
+    """A function that counts the tokens of a question as it stands in a prompt; None without a tokenizer.
+
+    tokenizer: an alias, directory or Hub id, or a function text -> tokens. Raises TestBedError, ModelError.
+    """
+    if tokenizer is None:
+        return None
+    if isinstance(tokenizer, str | Path):
+        from transformers import AutoTokenizer  # heavy
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(resolve(str(tokenizer))[0])
+        except (OSError, ImportError) as error:
+            raise TestBedError(f"tokenizer {str(tokenizer)!r} cannot be loaded ({first_line(error)}).") from error
+    tokenize = getattr(tokenizer, "tokenize", tokenizer)
+    return cache(lambda text: len(tokenize("\n" + text)))  # prompts have it after the image, on a new line
+
+
+def _difference(item: Item, constraint: str, phrase: str, role: str, n_tokens) -> int | None:
+    """Tokens that the question gets longer by; None without a tokenizer."""
+    if n_tokens is None:
+        return None
+    question = normalise(item.question)
+    return n_tokens(substituted(question, constraint, phrase, last=role == "text")) - n_tokens(question)
+
+
+def _within(words: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    return any(others[i : i + len(words)] == words for i in range(len(others) - len(words) + 1))

@@ -1,0 +1,218 @@
+"""What an LLM is asked about a question, and what of its replies can be used.
+
+Two chats: one marks the constraints and proposes replacement phrases, after examples that people made; the other judges
+the questions in which these phrases stand. A reply that breaks a rule is answered with the rule.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...tokens import find_phrase, normalise
+from ..phrases import contiguity_problem, needs_image, phrase_problem
+
+_MARK = """You annotate questions about images. Reply with one JSON object and nothing else. Its fields:
+- "visual_constraint": the words of the question that refer to an entity in the image, such as "this building". Copy \
+them exactly as they stand in the question, as one whole noun phrase in one piece, with "this" or "the", without \
+punctuation or 's at the end. Give "" if no words of the question refer to the image.
+- "text_constraint": the words outside of the visual constraint that narrow the answer further, such as "2006" or "in \
+India", copied exactly and in one piece. Give null if there are none, as in most questions.
+- "visual_replacements": three phrases to put in the place of the visual constraint, so that the question can be \
+answered without the image and still makes sense. Each names another well-known entity of the same kind ("the Taj \
+Mahal" for "this building"), about as long as the constraint, and refers to no image.
+- "text_replacements": three phrases of the same kind as the text constraint that change the answer ("1994" for \
+"2006"). Give [] if there is no text constraint."""
+
+_JUDGE = """You check questions into which another phrase was put. Reply with one JSON object and nothing else: \
+{"verdicts": [...]} with one entry for each question, in their order. An entry has two fields:
+- "needs_image": true if the question refers to something that only an image could show, so that it cannot be \
+answered from the question alone; false if everything it is about is named.
+- "makes_sense": true if the question is grammatical and sensible for what it is about, whether or not you know the \
+answer; false if it is not, as in "Which language is spoken in this banana?"."""
+
+
+def _object(properties: dict) -> dict:
+    return {
+        "type": "object", "properties": properties, "required": list(properties), "additionalProperties": False,
+    }
+
+
+_PHRASES = {"type": "array", "items": {"type": "string"}}
+MARK_SCHEMA = _object({
+    "visual_constraint": {"type": "string"}, "text_constraint": {"type": ["string", "null"]},
+    "visual_replacements": _PHRASES, "text_replacements": _PHRASES,
+})
+_VERDICT = _object({"needs_image": {"type": "boolean"}, "makes_sense": {"type": "boolean"}})
+JUDGE_SCHEMA = _object({"verdicts": {"type": "array", "items": _VERDICT}})
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The constraints of a question, and phrases that may replace them; no visual constraint: no words are one."""
+
+    visual_constraint: str
+    text_constraint: str | None = None
+    visual_replacements: tuple[str, ...] = ()
+    text_replacements: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked once for all items that share it. given: constraints that are marked already, and stay."""
+
+    part: str
+    text: str
+    given: Marks | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question that people annotated. part: whose questions it is an example of; empty: of every part."""
+
+    part: str
+    question: str
+    marks: Marks
+
+
+class _Broken(Exception):
+    """A rule that a reply breaks, as a sentence without its full stop."""
+
+
+def marking(question: Question, examples: Sequence[Example]) -> list[dict]:
+    """The chat that asks for the constraints of a question and for their replacements."""
+    chat = [_message("system", _MARK)]
+    for example in examples:
+        chat += [_message("user", _asked(example.question)), _message("assistant", _as_json(example.marks))]
+    return [*chat, _message("user", _asked(question.text, question.given))]
+
+
+def read_marks(question: Question, reply: str) -> tuple[Marks | None, str]:
+    """The marks in a reply, and what the model is to be told of it, if anything.
+
+    With marks and a complaint, the constraints are good, and of the replacements the good ones are left.
+    """
+    try:
+        row = _parsed(reply)
+        marks = _constraints(question.text, row) if question.given is None else question.given
+        if not marks.visual_constraint:
+            return marks, ""
+        complaints: list[str] = []
+        visual = _replacements(question.text, marks.visual_constraint, row, "visual_replacements", complaints)
+        text = ()
+        if marks.text_constraint is not None:
+            text = _replacements(question.text, marks.text_constraint, row, "text_replacements", complaints)
+        return Marks(marks.visual_constraint, marks.text_constraint, visual, text), "; ".join(complaints)
+    except _Broken as rule:
+        return None, str(rule)
+
+
+def judging(questions: Sequence[str]) -> list[dict]:
+    """The chat that asks whether questions need an image, and make sense."""
+    return [
+        _message("system", _JUDGE),
+        _message("user", "\n".join(f"{number}. {question}" for number, question in enumerate(questions, 1))),
+    ]
+
+
+def read_verdicts(n_questions: int, reply: str) -> tuple[list[dict[str, bool]] | None, str]:
+    """The verdicts in a reply, one a question, or what the model is to be told of it."""
+    try:
+        verdicts = _parsed(reply).get("verdicts")
+    except _Broken as rule:
+        return None, str(rule)
+    if not isinstance(verdicts, list) or len(verdicts) != n_questions:
+        return None, f'"verdicts" must be a list of {n_questions} entries, one for each question'
+    for verdict in verdicts:
+        if not isinstance(verdict, dict) or {type(verdict.get(n)) for n in ("needs_image", "makes_sense")} != {bool}:
+            return None, 'each entry of "verdicts" must have "needs_image" and "makes_sense", both true or false'
+    return verdicts, ""
+
+
+def complaint(reply: str, broken: str) -> list[dict]:
+    """What goes on a chat after a reply that breaks a rule."""
+    told = f"This reply cannot be used: {broken}. Reply with the whole JSON object again."
+    return [_message("assistant", reply), _message("user", told)]
+
+
+def substituted(question: str, phrase: str, replacement: str, *, last: bool = False) -> str:
+    """The question with a phrase replaced where tracing replaces it. last: a text constraint."""
+    begin, end = find_phrase(question, phrase, "phrase", last=last)
+    return question[:begin] + replacement + question[end:]
+
+
+def _parsed(reply: str) -> dict:
+    begin, end = reply.find("{"), reply.rfind("}") + 1  # models like to wrap it in prose or a code fence
+    try:
+        return json.loads(reply[begin:end])
+    except (ValueError, RecursionError):
+        raise _Broken("it is not one JSON object") from None
+
+
+def _constraints(question: str, row: dict) -> Marks:
+    visual, text = row.get("visual_constraint"), row.get("text_constraint")
+    if not isinstance(visual, str) or not isinstance(text, str | None):
+        raise _Broken('"visual_constraint" must be a text, and "text_constraint" a text or null')
+    if not visual.strip():
+        return Marks("")
+    wrong = phrase_problem(question, visual)
+    if wrong:
+        raise _Broken(f'"visual_constraint" {visual!r} is not usable: {wrong}')
+    visual_span = find_phrase(question, visual, "visual_constraint", last=False)
+    if not (text or "").strip():
+        return Marks(question[slice(*visual_span)])
+    wrong = _text_problem(question, text)
+    if wrong:
+        raise _Broken(f'"text_constraint" {text!r} is not usable: {wrong}')
+    text_span = find_phrase(question, text, "text_constraint", last=True)
+    if visual_span[0] < text_span[1] and text_span[0] < visual_span[1]:
+        raise _Broken(f'"text_constraint" {text!r} overlaps "visual_constraint" {visual!r}: they must stand apart')
+    return Marks(question[slice(*visual_span)], question[slice(*text_span)])
+
+
+def _text_problem(question: str, phrase: str) -> str:
+    """As `phrase_problem`, but a word may stand before the noun phrase ("in India")."""
+    wrong, (_, _, rest) = phrase_problem(question, phrase), normalise(phrase).partition(" ")
+    if wrong and rest and not contiguity_problem(question, phrase) and not phrase_problem(question, rest):
+        return ""
+    return wrong
+
+
+def _replacements(question: str, constraint: str, row: dict, name: str, complaints: list[str]) -> tuple[str, ...]:
+    """The usable phrases of a list; what is wrong with the others, or that there is none, goes to `complaints`."""
+    phrases = row.get(name)
+    if not isinstance(phrases, list) or not all(isinstance(phrase, str) for phrase in phrases):
+        complaints.append(f'"{name}" must be a list of texts')
+        return ()
+    usable = []
+    for phrase in dict.fromkeys(" ".join(normalise(phrase).split()) for phrase in phrases):
+        wrong = ""
+        if not phrase or not phrase.isprintable():
+            wrong = "it is no text"
+        elif phrase.casefold() == constraint.casefold():
+            wrong = "it is the constraint itself"
+        elif needs_image(substituted(question, constraint, phrase) if name == "visual_replacements" else phrase):
+            wrong = "the question would still refer to an image"
+        if wrong:
+            complaints.append(f'{phrase!r} in "{name}" is not usable: {wrong}')
+        else:
+            usable.append(phrase)
+    if not phrases:
+        complaints.append(f'"{name}" must hold three phrases')
+    return tuple(usable)
+
+
+def _asked(question: str, given: Marks | None = None) -> str:
+    if given is None:
+        return f"Question: {question}"
+    text = "null" if given.text_constraint is None else repr(given.text_constraint)
+    return f"Question: {question}\nIts visual_constraint is {given.visual_constraint!r}, its text_constraint {text}."
+
+
+def _as_json(marks: Marks) -> str:
+    return json.dumps({name: getattr(marks, name) for name in MARK_SCHEMA["properties"]}, ensure_ascii=False)
+
+
+def _message(role: str, content: str) -> dict:
+    return {"role": role, "content": content}

@@ -1,0 +1,193 @@
+"""An LLM marks the constraints of a test bed's questions and proposes phrases that may replace them.
+
+The paper had GPT-4 annotate most of VQA-Constraints after 100 examples a set, and people correct it (its appendix B).
+Here any OpenAI-compatible endpoint does the first half; `verify` is for the people. Replies are checked by rules and
+asked for again where they break one; the questions that the replacements make are judged in a second chat.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from ...progress import Progress
+from ...tokens import normalise
+from ..errors import TestBedError
+from ..provenance import must_be_writable, rewrite
+from ..schema import Item, TestBed
+from .chat import Outcome, ask_about
+from .choice import Annotated, annotated, token_counter
+from .examples import STARTER_EXAMPLES, of_part, read_examples
+from .kept_replies import NotKept, Replies
+from .llm import Endpoint, EndpointError
+from .prompt import Marks, Question
+from .report import Report, dollars
+
+REPLIES = "annotations.jsonl"  # beside the table
+FAILED_IN_A_ROW = 10  # questions, after which the endpoint is taken to be down
+WHICH: dict[str, Callable[[Item], bool]] = {
+    "unmarked": lambda item: not item.visual_constraint,
+    "incomplete": lambda item: not item.visual_replacement or bool(item.text_constraint and not item.text_replacement),
+    "all": lambda item: True,
+}
+
+
+def annotate(
+    testbed: TestBed, model: str, *, which: str = "unmarked", limit: int = 0, examples: str | Path = STARTER_EXAMPLES,
+    tokenizer=None, concurrency: int = 4, retries: int = 2, timeout: float = 60.0, price_in: float | None = None,
+    price_out: float | None = None,
+) -> Report:
+    """Mark constraints, choose replacements, and write the test bed anew, once, at the end.
+
+    model: as the endpoint calls it; base URL and key are those of the environment, see `llm`.
+    which: items to annotate: "unmarked"; "incomplete" (those that lack a replacement, too; what they have stays); or
+        "all" (marked anew; an item of which no marks can be had stays as it is).
+    limit: questions, 0 = all. Items that share part and question share one.
+    examples: a file of in-context examples, see `examples.read_examples`.
+    tokenizer: of the model to be studied, see `token_counter`: replacements of as many tokens as their constraint are
+        then preferred.
+    concurrency: requests in flight; retries: how often a reply that breaks a rule is asked for again; timeout: seconds.
+    price_in, price_out: dollars per million tokens, to be told the cost.
+
+    Every reply is kept in `annotations.jsonl` in the test bed's directory, so that no question is ever asked twice.
+    Raises TestBedError when the endpoint takes no requests or fails on ten questions in a row. Then, and when it is
+    interrupted, what is known so far is written first.
+    """
+    _check(testbed, which, limit, concurrency, retries, timeout)
+    prices = _prices(price_in, price_out)
+    shown, n_tokens = read_examples(examples), token_counter(tokenizer)
+    asked = {item.id: _question(item, which) for item in testbed if WHICH[which](item)}
+    questions = list(dict.fromkeys(asked.values()))[: limit or None]
+    replies = Replies(testbed.directory / REPLIES, model)
+
+    def ask(question: Question, endpoint: Endpoint | None = None) -> Outcome:
+        chat = partial(replies.ask, question.part, question.text, endpoint=endpoint)
+        return ask_about(question, chat, of_part(shown, question.part), retries)
+
+    outcomes = _known(ask, questions)
+    open_questions = [question for question in questions if question not in outcomes]
+    from_file, endpoint, ended = len(outcomes), None, None
+    try:
+        if open_questions:
+            endpoint = Endpoint(model, timeout=timeout)
+            found = _as_completed(partial(ask, endpoint=endpoint), open_questions, concurrency)
+            _collect(found, outcomes, len(open_questions), endpoint, prices)
+    except (KeyboardInterrupt, TestBedError) as error:
+        ended = error
+    entries = tuple(_entry(item, asked.get(item.id), outcomes, n_tokens, which) for item in testbed)
+    report = Report(
+        entries, questions=len(questions), from_file=from_file, retries=sum(o.retries for o in outcomes.values()),
+        requests=endpoint.requests if endpoint else 0, repeated=endpoint.repeated if endpoint else 0,
+        tokens=endpoint.tokens if endpoint else (0, 0), tokens_kept=replies.tokens, prices=prices,
+    )
+    if outcomes:
+        settings = {"model": model, "which": which, "retries": retries}
+        settings |= {"tokenizer": Path(tokenizer).name} if isinstance(tokenizer, str | Path) else {}
+        items = [entry.item for entry in entries]
+        rewrite(testbed, items, "annotate", settings=settings, inputs=[examples], counts=report.counts())
+    if ended is None:
+        return report
+    told = f"{len(outcomes)} of {len(questions)} questions are done and kept: start again to go on."
+    if isinstance(ended, KeyboardInterrupt):
+        print(f"Interrupted; {told}", flush=True)
+        raise ended
+    raise type(ended)(f"{str(ended).rstrip('.')}; {told}") from None
+
+
+def _check(testbed: TestBed, which: str, limit: int, concurrency: int, retries: int, timeout: float) -> None:
+    must_be_writable(testbed)
+    if which not in WHICH:
+        raise TestBedError(f"which cannot be {which!r}: use {', '.join(map(repr, WHICH))}.")
+    for name, value, least in (("limit", limit, 0), ("concurrency", concurrency, 1), ("retries", retries, 0)):
+        if type(value) is not int or value < least:
+            raise TestBedError(f"{name} must be a whole number, at least {least}, not {value!r}.")
+    if not timeout > 0:
+        raise TestBedError(f"timeout must be a number of seconds above 0, not {timeout!r}.")
+
+
+def _prices(price_in: float | None, price_out: float | None) -> tuple[float, float] | None:
+    if price_in is None and price_out is None:
+        return None
+    if price_in is None or price_out is None or not (price_in >= 0 and price_out >= 0):
+        raise TestBedError(
+            f"price_in and price_out must both be dollars per million tokens, not {price_in!r} and {price_out!r}."
+        )
+    return price_in, price_out
+
+
+def _question(item: Item, which: str) -> Question:
+    marked = item.visual_constraint and which != "all"
+    given = Marks(item.visual_constraint, item.text_constraint) if marked else None
+    return Question(item.part, normalise(item.question), given)
+
+
+def _known(ask: Callable[[Question], Outcome], questions: Iterable[Question]) -> dict[Question, Outcome]:
+    """The outcomes that need no request."""
+    outcomes = {}
+    for question in questions:
+        with suppress(NotKept):
+            outcomes[question] = ask(question)
+    return outcomes
+
+
+def _as_completed(ask: Callable, questions: Sequence[Question], threads: int) -> Iterator[tuple[Question, Outcome]]:
+    """Outcomes as they come in. The threads are daemons: whoever stops early waits for no answer."""
+    waiting, done = queue.SimpleQueue(), queue.SimpleQueue()
+    for question in questions:
+        waiting.put(question)
+
+    def work() -> None:
+        with suppress(queue.Empty):
+            while True:
+                question = waiting.get_nowait()
+                try:
+                    done.put((question, ask(question)))
+                except Exception as error:
+                    done.put((question, error))
+                    return
+
+    for _ in range(min(threads, len(questions))):
+        threading.Thread(target=work, daemon=True).start()
+    for _ in questions:
+        question, outcome = done.get()
+        if isinstance(outcome, Exception):
+            raise outcome
+        yield question, outcome
+
+
+def _collect(found: Iterable, outcomes: dict, total: int, endpoint: Endpoint, prices) -> None:
+    """Put outcomes where they belong as they come in, and tell about it."""
+    progress, failed, in_a_row = Progress(total, "annotate"), 0, 0
+    try:
+        for question, outcome in found:
+            outcomes[question] = outcome
+            failed += outcome.marks is None
+            in_a_row = in_a_row + 1 if outcome.fault else 0
+            if in_a_row == FAILED_IN_A_ROW:
+                raise EndpointError(f"{in_a_row} questions in a row failed at {endpoint.where} ({outcome.reason})")
+            spent, cost = dollars(endpoint.tokens, prices), ""
+            if spent is not None:
+                cost = f", ${spent:.2f} of about ${spent / (progress.done + 1) * total:.2f}"
+            note = f"{failed} failed, {sum(endpoint.tokens):,} tokens{cost}"
+            progress.step(note)
+        progress.close(note)
+    finally:
+        endpoint.stop()  # then its threads end, too
+
+
+def _entry(item: Item, question: Question | None, outcomes: dict, n_tokens, which: str) -> Annotated:
+    if question is None:
+        return Annotated(item, "as it was")
+    outcome = outcomes.get(question)
+    if outcome is None:
+        return Annotated(item, "not asked")
+    if outcome.marks is None:
+        return Annotated(item, "failed", outcome.reason)
+    try:
+        return annotated(item, outcome.marks, outcome.reason, n_tokens, anew=which == "all")
+    except TestBedError as error:
+        return Annotated(item, "failed", f"marks do not fit: {error}")

@@ -1,0 +1,56 @@
+"""The parameters of notebooks/verify.ipynb; the defaults are those of its `parameters` cell."""
+
+from __future__ import annotations
+
+import getpass
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...parameters import NotebookParameters, ParameterError, at_least, listed, one_of
+from ..errors import TestBedError
+from ..schema import EMBEDDED, TestBed, load_testbed
+from .decisions import LOG, DecisionLog
+from .outcomes import with_set_aside
+from .rounds import ONLY, Verification
+
+
+@dataclass(frozen=True)
+class VerifyParameters(NotebookParameters):
+    """notebooks/verify.ipynb"""
+
+    testbed: str = "embedded"
+    annotator: str = ""
+    parts: str = ""
+    only: str = "all"
+    limit: int = 0
+    seed: int = 0
+    log_path: str = ""
+
+    def check(self) -> None:
+        at_least("limit", self.limit, 0, "0 means all questions")
+        at_least("seed", self.seed, 0, "it decides the order of the questions")
+        one_of("only", self.only, ONLY)
+
+    def load(self) -> tuple[TestBed, DecisionLog]:
+        """The chosen questions in their order, those that earlier decisions set aside among them, and the log."""
+        try:
+            testbed = with_set_aside(load_testbed(self.testbed))
+        except TestBedError as error:
+            raise ParameterError(f"Parameter 'testbed': {error}") from error
+        for part in listed(self.parts):
+            one_of("parts", part, testbed.parts)
+        home = Path("results") if testbed.directory == EMBEDDED else testbed.directory
+        try:
+            log = DecisionLog(self.log_path or home / LOG)
+        except TestBedError as error:
+            raise ParameterError(f"Parameter 'log_path': {error}") from error
+        if log.unreadable:
+            print(f"{log.path}: lines without a decision, passed over: {', '.join(map(str, log.unreadable))}")
+        return testbed.select(listed(self.parts) or None, limit=self.limit, seed=self.seed), log
+
+    def verification(self, questions: TestBed, log: DecisionLog) -> Verification:
+        """The round of `annotator`, or of the user of this account, through the questions."""
+        try:
+            return Verification(questions, log, self.annotator.strip() or getpass.getuser(), only=self.only)
+        except (KeyError, OSError) as error:
+            raise ParameterError("Parameter 'annotator' must be your name: this account has none.") from error

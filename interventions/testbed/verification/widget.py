@@ -1,0 +1,67 @@
+"""The widget of notebooks/verify.ipynb: draws a `Verification` in the browser and takes its keys and its mouse.
+
+An anywidget: its JavaScript and its style are the two files beside this one, sent with it; nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import anywidget
+import traitlets
+
+from ..errors import TestBedError
+from ..images import load_image
+from ..schema import Item
+from .rounds import Verification
+
+LARGEST = 1024  # pixels of a side that are sent
+
+
+class VerifyWidget(anywidget.AnyWidget):
+    """One person's round, drawn. Where there is no browser it does nothing."""
+
+    _esm = Path(__file__).with_name("widget.js")
+    _css = Path(__file__).with_name("widget.css")
+    state = traitlets.Dict().tag(sync=True)  # of the `Verification`, with `answered` and `image_problem`
+    image = traitlets.Bytes().tag(sync=True)  # JPEG; empty where there is none
+
+    def __init__(self, verification: Verification) -> None:
+        super().__init__()
+        self.verification = verification
+        self._drawn, self._problem = None, ""  # the item whose image is there, and what is wrong with that
+        self.on_msg(self._receive)
+        self._draw()
+
+    def __repr__(self) -> str:
+        state = self.verification.state()
+        return f"{state['done']} of {state['total']} items decided by {state['annotator']}; keys need JupyterLab"
+
+    def _receive(self, _, message: dict, __) -> None:
+        number = message.pop("number")
+        self.verification.press(**message)
+        self._draw(number)
+
+    def _draw(self, answered: int = 0) -> None:
+        """answered: the number of the browser's message, so that it knows that it was heard."""
+        item = self.verification.item if self.verification.items else None
+        with self.hold_sync():
+            if item != self._drawn:
+                self.image, self._problem = picture(item)
+                self._drawn = item
+            self.state = self.verification.state() | {"answered": answered, "image_problem": self._problem}
+
+
+def picture(item: Item) -> tuple[bytes, str]:
+    """An item's image as JPEG, at most LARGEST pixels a side; or no bytes, and in a sentence why there are none."""
+    if item.image is None:
+        return b"", "This question has no image."
+    try:
+        image = load_image(item.image)
+    except TestBedError as error:
+        return b"", str(error)
+    image.thumbnail((LARGEST, LARGEST))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=90)
+    return file.getvalue(), ""
