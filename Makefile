@@ -14,6 +14,10 @@ export JUPYTER_PREFER_ENV_PATH := 1
 NDIF_VENV := .venv-ndif
 NDIF_READY := $(NDIF_VENV)/.ready
 
+# mkdocs reads the package without importing it, so its environment is a small one.
+DOCS_VENV := .venv-docs
+DOCS_READY := $(DOCS_VENV)/.ready
+
 # The first of these that runs and is new enough makes the environment.
 PYTHON = $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,\
 	$(shell $(python) -c 'import sys; print("$(python)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)))
@@ -68,7 +72,7 @@ CORES := $(shell getconf _NPROCESSORS_ONLN)
 FREE := $(shell awk '/MemAvailable/ {print int($$2 / 2097152)}' /proc/meminfo 2>/dev/null || echo $(CORES))
 JOBS = $(if $(filter mini%,$(PROFILE)),$(shell echo $$(( $(FREE) < 1 ? 1 : $(FREE) < $(CORES) ? $(FREE) : $(CORES) ))),1)
 
-.PHONY: help setup $(FIGURES) reports test ndif ndif-stop test-remote lint bench bench-remote clean
+.PHONY: help setup $(FIGURES) reports test ndif ndif-stop test-remote explore test-browser docs lint bench bench-remote clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -121,6 +125,22 @@ ndif-stop: $(READY)  ## stop it
 test-remote: $(READY) $(NDIF_READY)  ## the tests of remote runs, on a server of their own (T="..." as for test)
 	OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= pytest tests/ndif $(T)
 
+explore: $(READY)  ## look at single questions by hand, in JupyterLab
+	pip install --quiet -e '.[explore]'
+	jupyter lab notebooks/explore.ipynb
+
+test-browser: $(READY)  ## the tests of what people use by hand, in Chromium (Debian: apt install chromium)
+	pip install --quiet -e '.[explore,browser]'
+	pytest tests/browser $(T)
+
+$(DOCS_READY): docs/requirements.txt
+	"$(PYTHON)" -m venv --clear $(DOCS_VENV)
+	$(DOCS_VENV)/bin/pip install -r $<
+	touch $@
+
+docs: $(DOCS_READY)  ## the pages of docs/ and the API as a site, in build/docs
+	$(DOCS_VENV)/bin/mkdocs build
+
 lint: $(READY)  ## ruff
 	ruff check .
 
@@ -135,5 +155,5 @@ bench-remote: $(READY)  ## time and bytes of a question here and on the server o
 
 clean:  ## remove environments and caches, keep the reports
 	[[ ! -e .ndif/server.json ]] || $(VENV)/bin/python tests/ndif/server.py stop
-	rm -rf $(VENV) $(NDIF_VENV) .ndif .ndif-* build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NDIF_VENV) $(DOCS_VENV) .ndif .ndif-* build *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,7 +13,7 @@ from interventions.families import family_of
 from interventions.published import PUBLISHED, published_config, skeleton
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+MODELS = (ROOT / "docs" / "models.md").read_text()
 # As the checkpoints on the Hub have them; Bunny's tower without its last layer.
 PARAMETERS = {
     "llava-1.5-7b": 7_063_427_072,
@@ -48,7 +48,7 @@ def test_every_published_model_is_checked():
 def test_the_model_s_file_says_how_large_its_weights_are_and_how_it_is_asked(name):
     text = (ROOT / "params" / "models" / f"{name}.yaml").read_text()
     size = f"{2 * PARAMETERS[name] / 1e9:.1f} GB"
-    assert f"Memory: {size} of weights" in text and size in README
+    assert f"Memory: {size} of weights" in text and size in MODELS
     told, family = yaml.safe_load(text), family_of(published_config(name))
     assert told["dtype"] in ("float16", "bfloat16") and told["device_map"] == "auto"
     prompt = family.prompt.replace("<image>", "<image>" if family.is_multimodal else "").replace("\n", r"\n")

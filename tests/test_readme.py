@@ -1,4 +1,4 @@
-"""What the README promises can be typed as it stands."""
+"""What the README and its pages promise can be typed as it stands, and their numbers are those that were measured."""
 
 import json
 import re
@@ -8,12 +8,13 @@ from pathlib import Path
 import papermill.cli
 import pytest
 
-from interventions import load_model
+from interventions import load_model, load_testbed
 from interventions.cost import estimate, read_fit
 from interventions.figure_parameters import Fig3Parameters
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+PAGES = ("figures", "running", "python", "models", "ndif", "testbeds", "choices", "extending")
+README = "\n".join(path.read_text() for path in (ROOT / "README.md", *(ROOT / f"docs/{page}.md" for page in PAGES)))
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess:
@@ -22,12 +23,29 @@ def make(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_python_blocks_run(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # they write files
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def run_blocks(page: str) -> dict:
+    """Run a page's Python, in the directory where this is; the names that it makes."""
     names = {}
-    for block in blocks:  # the later ones go on with what the first one has made
-        exec(block, names)
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+        exec(block, names)  # the later ones go on with what the first one has made
+    return names
+
+
+def test_python_of_the_readme_runs(capsys):
+    result = run_blocks("README.md")["result"]
+    assert result.p_clean > result.p_corrupted
+    assert result.answer_text in capsys.readouterr().out
+
+
+def test_python_of_the_page_on_test_beds_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_blocks("docs/extending.md")
+    assert [item.answers for item in load_testbed("my-testbed")] == [("Lima",)]
+
+
+def test_python_of_its_page_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # it writes files
+    names = run_blocks("docs/python.md")
     result = names["result"]
     assert result.p_clean > result.p_corrupted
     assert names["found"].norms.shape == (8, 1, 64)
@@ -53,7 +71,7 @@ def test_make_fig3_runs_the_papermill_command():
 
 def test_parameters_of_the_commands_are_of_the_right_type():
     commands = re.findall(r"^    papermill notebooks/fig3_trace\.ipynb out\.ipynb (.*)", README, re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) >= 6
     for command in commands:
         given = dict(re.findall(r"-p (\w+) (\S+)", command))
         Fig3Parameters.from_notebook({name: papermill.cli._resolve_type(value) for name, value in given.items()})
@@ -165,7 +183,8 @@ def test_numbers_on_precision_are_those_of_the_report():
 def test_numbers_of_remote_runs_are_those_of_their_benchmark():
     results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
     told = {name.removeprefix("remote/trusted/"): number["value"] for name, number in results.items()}
-    rows = dict(re.findall(r"^\| (trace|contributions|knock-outs|answer|value)\b.*?\| (.+) \|$", README, re.MULTILINE))
+    page = (ROOT / "docs" / "ndif.md").read_text()
+    rows = dict(re.findall(r"^\| (trace|contributions|knock-outs|answer|value)\b.*?\| (.+) \|$", page, re.MULTILINE))
     names = {"trace": "trace", "contributions": "contributions", "knock-outs": "knockout", "answer": "edited_answer",
              "value": "value"}
     assert rows.keys() == names.keys()
