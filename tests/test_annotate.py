@@ -23,10 +23,11 @@ from interventions.progress import Progress
 from interventions.testbed import Item, TestBedError, load_testbed, save_testbed
 from interventions.testbed.annotation import llm
 from interventions.testbed.annotation import run as annotating
-from interventions.testbed.annotation.choice import gives_away, token_counter
+from interventions.testbed.annotation.choice import token_counter
 from interventions.testbed.annotation.examples import STARTER_EXAMPLES, of_part, read_examples
 from interventions.testbed.annotation.prompt import Marks, Question, read_marks, read_verdicts
 from interventions.testbed.annotation.run import annotate
+from interventions.testbed.candidates import gives_away
 from interventions.testbed.provenance import history
 
 KEY = "sk-test-0123456789abcdef"

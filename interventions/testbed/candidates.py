@@ -151,10 +151,8 @@ class Candidates:
 
     def _fits(self, item: Item, role: str, phrase: str) -> bool:
         words, group = compared(phrase), (item.part, item.relation)
-        named = (item.visual_constraint, item.text_constraint or "", item.entity, *item.answers, *item.annotations)
-        for other in map(compared, filter(None, named)):
-            if _within(other, words) or _within(words, other):
-                return False
+        if gives_away(phrase, item) or _overlap(words, (item.visual_constraint, item.text_constraint or "")):
+            return False
         if role == "text" and not item.entity:
             return True  # the same words about another picture tell nothing
         key = (*group, words) if role == "visual" else (*group, compared(item.entity), words)
@@ -223,6 +221,17 @@ def compared(text: str) -> tuple[str, ...]:
     """The words of a phrase as they are compared: as by VQA accuracy, and "zebras" like "a zebra"."""
     words = normalize_vqa_answer(text) or text.strip().lower()  # the letter A is no article
     return tuple(word.removesuffix("s") for word in words.split())
+
+
+def gives_away(phrase: str, item: Item) -> bool:
+    """Does a phrase contain an answer of the item or what its image shows, or is it a part of them?"""
+    return _overlap(compared(phrase), (item.entity, *item.answers, *item.annotations))
+
+
+def _overlap(words: tuple[str, ...], phrases: Iterable[str]) -> bool:
+    """Whether the words stand in one of the phrases, or it in them."""
+    others = (compared(phrase) for phrase in phrases if phrase)
+    return any(_within(other, words) or _within(words, other) for other in others)
 
 
 def _within(words: tuple[str, ...], others: tuple[str, ...]) -> bool:

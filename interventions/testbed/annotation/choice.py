@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ...checkpoints import resolve
 from ...tokens import normalise
-from ..candidates import compared
+from ..candidates import gives_away
 from ..errors import TestBedError, first_line
 from ..schema import Item
 from .prompt import Marks, substituted
@@ -69,13 +69,6 @@ def annotated(
     return Annotated(new, "annotated", "; ".join(dict.fromkeys(reasons)), all(equal) if known else None)
 
 
-def gives_away(phrase: str, item: Item) -> bool:
-    """Does a phrase contain an answer of the item or what its image shows, or is it a part of them?"""
-    words = compared(phrase)
-    others = [compared(name) for name in (item.entity, *item.answers, *item.annotations)]
-    return any(other and (_within(other, words) or _within(words, other)) for other in others)
-
-
 def token_counter(tokenizer) -> Callable[[str], int] | None:
     """A function that counts the tokens of a question as it stands in a prompt; None without a tokenizer.
 
@@ -100,7 +93,3 @@ def _difference(item: Item, constraint: str, phrase: str, role: str, n_tokens) -
         return None
     question = normalise(item.question)
     return n_tokens(substituted(question, constraint, phrase, last=role == "text")) - n_tokens(question)
-
-
-def _within(words: tuple[str, ...], others: tuple[str, ...]) -> bool:
-    return any(others[i : i + len(words)] == words for i in range(len(others) - len(words) + 1))

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import pandas as pd
+from PIL import Image
 
 from ..errors import TestBedError
 from ..images import ImageFolder, image_problem
@@ -178,7 +179,5 @@ def _slug(name: str) -> str:
 
 
 def _pixels(path: Path) -> int:
-    from PIL import Image
-
     with Image.open(path) as image:
         return image.width * image.height
