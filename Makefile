@@ -14,6 +14,10 @@ export JUPYTER_PREFER_ENV_PATH := 1
 NDIF_VENV := .venv-ndif
 NDIF_READY := $(NDIF_VENV)/.ready
 
+# The tools that benchmarks compare with.
+BENCH_VENV := .venv-bench
+BENCH_READY := $(BENCH_VENV)/.ready
+
 # mkdocs reads the package without importing it, so its environment is a small one.
 DOCS_VENV := .venv-docs
 DOCS_READY := $(DOCS_VENV)/.ready
@@ -72,7 +76,7 @@ CORES := $(shell getconf _NPROCESSORS_ONLN)
 FREE := $(shell awk '/MemAvailable/ {print int($$2 / 2097152)}' /proc/meminfo 2>/dev/null || echo $(CORES))
 JOBS = $(if $(filter mini%,$(PROFILE)),$(shell echo $$(( $(FREE) < 1 ? 1 : $(FREE) < $(CORES) ? $(FREE) : $(CORES) ))),1)
 
-.PHONY: help setup $(FIGURES) reports test ndif ndif-stop test-remote explore test-browser docs lint bench bench-remote clean
+.PHONY: help setup $(FIGURES) reports test ndif ndif-stop test-remote explore test-browser docs lint bench bench-others bench-remote clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -149,11 +153,26 @@ bench: $(READY)  ## speed and memory against the baselines (minutes; leave the m
 	CUDA_VISIBLE_DEVICES= python -m benchmarks.standard
 	CUDA_VISIBLE_DEVICES= python -m benchmarks.attention
 	CUDA_VISIBLE_DEVICES= python -m benchmarks.editing
+	python -m benchmarks.testbed
+	python -m benchmarks.report
+
+$(BENCH_READY): benchmarks/requirements-others.txt requirements.lock
+	@[[ -n "$(PYTHON)" ]] || { echo "No Python 3.11 or newer found: name one, as in make bench-others PYTHON=/path/to/python3.11"; exit 1; }
+	"$(PYTHON)" -m venv --clear $(BENCH_VENV)
+	$(BENCH_VENV)/bin/pip install -r $<
+	$(BENCH_VENV)/bin/pip install --no-deps --editable .
+	touch $@
+
+bench-others: $(BENCH_READY)  ## speed, memory and scaling against other tools, in an environment of their own
+	CUDA_VISIBLE_DEVICES= $(BENCH_VENV)/bin/python -m benchmarks.others
+	CUDA_VISIBLE_DEVICES= $(BENCH_VENV)/bin/python -m benchmarks.scaling
+	$(BENCH_VENV)/bin/python -m benchmarks.report
 
 bench-remote: $(READY)  ## time and bytes of a question here and on the server of the environment (make ndif)
 	CUDA_VISIBLE_DEVICES= python -m benchmarks.remote
+	python -m benchmarks.report
 
 clean:  ## remove environments and caches, keep the reports
 	[[ ! -e .ndif/server.json ]] || $(VENV)/bin/python tests/ndif/server.py stop
-	rm -rf $(VENV) $(NDIF_VENV) $(DOCS_VENV) .ndif .ndif-* build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NDIF_VENV) $(DOCS_VENV) $(BENCH_VENV) .ndif .ndif-* build *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

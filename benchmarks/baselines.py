@@ -6,27 +6,31 @@ is left out of the timing, and only the last token's logits are computed, which 
 most of its output head.
 """
 
+import itertools
 from collections.abc import Callable
 
 import torch
+from transformers import Cache
 
 from interventions.causal_trace import KINDS
+from interventions.prompt import CorruptedPrompt, Prompt
 
 from .subjects import Subject
 
 Site = tuple[str, int, int, int]
+MODULES = {"mlp": "mlp", "attention": "self_attn"}  # kind -> its name in a decoder layer
 
 
 def hooks(subject: Subject) -> Callable[[Site], float]:
     """PyTorch hooks on the corrupted prompt's embeddings: the image is encoded once a question."""
+    module, layers = subject.model.module, subject.decoder.layers
     clean_inputs, corrupted_inputs = (
-        {"inputs_embeds": _embeddings(subject, ids)}
-        for ids in (subject.prompt.input_ids, subject.corrupted.input_ids)
+        {"inputs_embeds": hidden} for hidden in embeddings(module, subject.prompt, subject.corrupted)
     )
-    clean = {}  # (layer, kind) -> output [1, T, d]
-    everywhere = [(layer, kind) for layer in range(subject.model.n_layers) for kind in KINDS]
-    reads = {key: lambda output, key=key: clean.update({key: output.clone()}) for key in everywhere}
-    answer = _forward(subject, clean_inputs, reads)[0].argmax()
+    clean, reads = {}, {}  # (layer, kind) -> output [1, T, d]
+    for key in itertools.product(range(len(layers)), KINDS):
+        reads[key] = lambda output, key=key: clean.update({key: output.clone()})
+    answer = forward(module, layers, clean_inputs, reads)[0].argmax()
 
     def restore(site: Site) -> float:
         kind, position, start, stop = site
@@ -37,7 +41,7 @@ def hooks(subject: Subject) -> Callable[[Site], float]:
         writes = {
             (layer, kind): lambda output, layer=layer: write(output, layer) for layer in range(start, stop)
         }
-        return float(_forward(subject, corrupted_inputs, writes)[0, answer])
+        return float(forward(module, layers, corrupted_inputs, writes)[0, answer])
 
     return restore
 
@@ -56,43 +60,44 @@ def authors(subject: Subject) -> Callable[[Site], float]:
         def write(output):
             output[2, position] = output[0, position]
 
-        probabilities = _forward(subject, inputs, {(layer, kind): write for layer in range(start, stop)})
+        writes = {(layer, kind): write for layer in range(start, stop)}
+        probabilities = forward(subject.model.module, subject.decoder.layers, inputs, writes)
         return float(probabilities[2, probabilities[0].argmax()])
 
     return restore
 
 
 @torch.no_grad()
-def _forward(subject: Subject, inputs: dict, on_output: dict) -> torch.Tensor:
-    """Next-token probabilities [B, V]. on_output: {(layer, kind): function of its output [B, T, d]}."""
+def forward(module, layers, inputs: dict, on_output: dict, cache: Cache | None = None) -> torch.Tensor:
+    """Next-token probabilities [B, V].
+
+    inputs: tensors of B rows and the same number of tokens; on_output: {(layer, kind): function of its output
+    [B, T, d]}; cache: keys and values of what stands before.
+    """
     handles = []
     for (layer, kind), function in on_output.items():
-        module = (
-            subject.decoder.layers[layer].mlp if kind == "mlp" else subject.decoder.layers[layer].self_attn
-        )
 
         def hook(module, args, output, function=function):
             function(output[0] if isinstance(output, tuple) else output)
 
-        handles.append(module.register_forward_hook(hook))
+        handles.append(layers[layer].get_submodule(MODULES[kind]).register_forward_hook(hook))
     try:
         # As a list of positions: a number would slice, and bfloat16 on a CPU copies the whole head to read a slice.
         last = torch.tensor([next(iter(inputs.values())).shape[1] - 1])
-        inputs = {name: value.to(subject.model.device) for name, value in inputs.items()}
-        return subject.model.module(**inputs, logits_to_keep=last).logits[:, -1].softmax(-1)
+        inputs = {name: value.to(module.device) for name, value in inputs.items()}
+        return module(**inputs, past_key_values=cache, logits_to_keep=last).logits[:, -1].softmax(-1)
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _embeddings(subject: Subject, input_ids: torch.Tensor) -> torch.Tensor:
-    """What the language model reads, [1, T, d]: token embeddings with the image's features in place."""
-    seen = {}
-    handle = subject.decoder.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True
-    )
-    try:
-        _forward(subject, {"input_ids": input_ids[None], **subject.prompt.image_inputs}, {})
-    finally:
-        handle.remove()
-    return seen["inputs_embeds"]
+@torch.no_grad()
+def embeddings(module, clean: Prompt, corrupted: CorruptedPrompt) -> list[torch.Tensor]:
+    """What the language model reads of both prompts, [1, T, d] each; the image is encoded once."""
+    device, embed = module.device, module.get_input_embeddings()
+    pixels = clean.image_inputs["pixel_values"].to(device)
+    features = torch.cat(module.get_image_features(pixel_values=pixels).pooler_output)
+    hidden = [embed(prompt.input_ids.to(device)) for prompt in (clean, corrupted)]
+    for states in hidden:  # the image stands before what is corrupted
+        states[list(clean.visual)] = features
+    return [states[None] for states in hidden]

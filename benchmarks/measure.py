@@ -1,11 +1,14 @@
 """What every benchmark needs: spread over repeats, arithmetic and its rate, peak memory, the results file."""
 
+import datetime
 import gc
 import itertools
 import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,11 +21,11 @@ from interventions.forward import CPU_PACKED_TOKENS
 RESULTS = Path(__file__).parent / "results.json"
 
 
-def timed(function, *args):
+def timed(function, *args, clock=time.perf_counter):
     """(seconds, what the function returned): outputs are kept so that the timed run itself is checked."""
-    start = time.perf_counter()
+    start = clock()
     result = function(*args)
-    return time.perf_counter() - start, result
+    return clock() - start, result
 
 
 def spread(values) -> dict:
@@ -149,8 +152,46 @@ def machine(device: str = "cpu") -> dict:
     }
 
 
-def save(numbers: dict, path: Path = RESULTS, device: str = "cpu") -> None:
-    """Put {name: {"value", "low", "high", "n"}} into the results file, each with the machine; others stay."""
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    kept.update({name: {**number, "machine": machine(device)} for name, number in numbers.items()})
+def save(numbers: dict, path: Path = RESULTS, device: str = "cpu", **more) -> None:
+    """Put {name: {"value", "low", "high", "n"}} into the results file, others stay.
+
+    Each gets what it was measured on, when, how busy the machine was (processes that ran or waited, over the last
+    minute), and what else is said of all of them, for example versions={package: version}.
+    """
+    made = {
+        "machine": machine(device), "date": datetime.date.today().isoformat(), "commit": commit(),
+        "load": round(os.getloadavg()[0], 1), **more,
+    }
+    kept = load(path)
+    kept.update({name: {**number, **made} for name, number in numbers.items()})
     path.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n")
+
+
+def load(path: Path = RESULTS) -> dict:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def commit() -> str:
+    """Of the working tree, with a mark if it has changes; empty where git says nothing."""
+    command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def run_missing(jobs: dict[str, list[str]], again: bool = False) -> None:
+    """Run `python -m ARGUMENTS` for each {name of a number that it saves: ARGUMENTS}, each in a process of its own.
+
+    Without `again`, what was measured on this machine and commit is not measured anew, so a run that was ended goes
+    on where it was. A job that fails lets the others run, and the command fails at the end.
+    """
+    failed = []
+    for name, arguments in jobs.items():
+        kept = load().get(name, {})
+        if not again and (kept.get("commit"), kept.get("machine")) == (commit(), machine()):
+            print(f"{name}: there already (--again measures it anew)", flush=True)
+            continue
+        # No tool may ask the Hub: all that is measured is here.
+        done = subprocess.run([sys.executable, "-m", *arguments], env=os.environ | {"HF_HUB_OFFLINE": "1"})
+        if done.returncode:
+            failed.append(name)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")

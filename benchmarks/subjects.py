@@ -27,6 +27,7 @@ QUESTION = (
     "long ago as"
 )
 TOKENS = (5, 576, 25)  # before the image, of the image, after it: LLaVA-1.5's prompt
+PATCH = 14  # pixels along its side
 GAIN = 1.6  # standard deviation of what a random layer writes, for inputs of standard deviation 1
 READOUT = 500  # the token that answers
 
@@ -66,13 +67,20 @@ def mini() -> Subject:
 
     (The authors' protocol runs clean and corrupted prompts in one batch, so their lengths must agree.)
     """
-    model = load_model("mini")
+    return mini_questions(1)[0]
+
+
+def mini_questions(n: int) -> list[Subject]:
+    """The first n of them."""
+    model, found = load_model("mini"), []
     for item in load_testbed("embedded").select(part="known", constraints="single"):
         prompt = build_prompt(model, item.question, item.image, visual_constraint=item.visual_constraint)
         corrupted = corrupt(model, prompt, visual_replacement=item.visual_replacement)
         if len(corrupted.input_ids) == len(prompt):
-            return Subject("mini", model, prompt, corrupted)
-    raise ValueError("no question of the test bed has a replacement of equal length")
+            found.append(Subject("mini", model, prompt, corrupted))
+        if len(found) == n:
+            return found
+    raise ValueError(f"only {len(found)} questions of the test bed have a replacement of equal length")
 
 
 def llava_shape() -> Subject:
@@ -81,47 +89,54 @@ def llava_shape() -> Subject:
     5 + 576 + 25 tokens, the first corrupted one the third of the 25, so 23 positions x 8 layers x 2 kinds =
     368 sites. The image encoder is scaled like the language model.
     """
+    subject = shaped("llava_shape")
+    if subject.layout != TOKENS:
+        raise ValueError(
+            f"the prompt has {subject.layout} tokens before, of and after the image, not {TOKENS}"
+        )
+    return subject
+
+
+def shaped(name: str, side: int = 24, n_layers: int = 8, hidden: int = 512) -> Subject:
+    """That question on an image of side x side visual tokens, and a language model of another depth or width."""
     torch.manual_seed(0)
+    pixels = PATCH * side
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
             hidden_size=128,
             intermediate_size=512,
             num_hidden_layers=6,
             num_attention_heads=2,
-            image_size=336,
-            patch_size=14,
+            image_size=pixels,
+            patch_size=PATCH,
             projection_dim=96,
         ),
         text_config=LlamaConfig(
             vocab_size=32_064,
-            hidden_size=512,
-            intermediate_size=1376,
-            num_hidden_layers=8,
-            num_attention_heads=8,
-            max_position_embeddings=1024,
+            hidden_size=hidden,
+            intermediate_size=hidden * 43 // 16,
+            num_hidden_layers=n_layers,
+            num_attention_heads=hidden // 64,
+            max_position_embeddings=max(1024, side**2 + 64),
             pad_token_id=0,
             bos_token_id=1,
             eos_token_id=2,
         ),
         image_token_index=3,
-        image_seq_length=TOKENS[1],
+        image_seq_length=side**2,
         attn_implementation="sdpa",
     )
     processor = LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(size={"height": 336, "width": 336}, do_center_crop=False),
+        image_processor=CLIPImageProcessorPil(size={"height": pixels, "width": pixels}, do_center_crop=False),
         tokenizer=question_tokenizer(),
-        patch_size=14,
+        patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
     )
     module = LlavaForConditionalGeneration(config)
     model = VisionLanguageModel.from_module(module, processor, name="llava-shape")
     prompt = build_prompt(model, QUESTION, Image.radial_gradient("L"), visual_constraint="this country")
-    subject = Subject("llava_shape", model, prompt, corrupt(model, prompt, visual_replacement="Sri Lanka"))
-    if subject.layout != TOKENS:
-        raise ValueError(
-            f"the prompt has {subject.layout} tokens before, of and after the image, not {TOKENS}"
-        )
+    subject = Subject(name, model, prompt, corrupt(model, prompt, visual_replacement="Sri Lanka"))
     _decide(module, prompt, subject.corrupted)
     return subject
 

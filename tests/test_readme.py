@@ -87,6 +87,21 @@ def test_speeds_are_those_of_the_benchmark():
         assert [cell.strip() for cell in row.split("|")[2:-1]] == [*cells, f"{value['floor']:.2f} times its time"]
 
 
+def test_comparisons_with_other_tools_are_those_of_the_benchmark():
+    results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
+    text = " ".join(README.split())
+
+    def ratios(subject: str, *ways: str, digits: int = 0) -> list[str]:
+        return [f"{results[f'others/{subject}/{way}/ratio']['value']:.{digits}f}" for way in ways]
+
+    shape, mini = (ratios(subject, "pyvene", "transformer_lens", "nnsight") for subject in ("llava_shape", "mini"))
+    assert "it is {}, {} and {} times faster than pyvene, TransformerLens and nnsight".format(*shape) in text
+    assert "and {}, {} and {} times on `mini`. Hooks".format(*mini) in text
+    cached = [*ratios("llava_shape", "hooks_cached", digits=1), *ratios("mini", "hooks_cached", digits=1)]
+    few = f"{results['scaling/sites/8/hooks_cached/ratio']['value']:.1f}"
+    assert "come nearest: {} and {} times, and {} times where only 8 sites".format(*cached, few) in text
+
+
 def test_costs_of_attention_are_those_of_the_benchmark():
     results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
     costs = re.search(
