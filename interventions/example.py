@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from .causal_trace import both_runs, window_spans
-from .conditions import CONSTRAINTS, REPEAT_TOKEN, as_asked, clean_prompt, corrupted_prompt
+from .conditions import CONSTRAINTS, REPEAT_TOKEN, Conditions, Unusable, as_asked, clean_prompt, corrupted_prompt
 from .forward import extend, in_session, run
 from .model import VisionLanguageModel
 from .parameters import ParameterError
-from .prompt import Prompt
+from .prompt import CorruptedPrompt, Prompt
 from .restoration import clean_run, corrupted_run, site_writes
 from .study import TraceStudy, trace_study
 from .testbed import Item, load_image
@@ -122,42 +122,62 @@ def worked_example(
     asked = own.questions.iloc[0]
     at_constraint = own.sites[own.sites["role"] == own.role]
     best = at_constraint.loc[at_constraint["p_restored"].idxmax()]
-    kind, position, layer = str(best["kind"]), int(best["position"]), int(best["layer"])
-    start, stop = window_spans(study.window, study.window_rule, model.n_layers)[layer]
     item = as_asked(model, item)
     prompt = clean_prompt(model, item, study.conditions)
-    corrupted = corrupted_prompt(model, item, prompt, study.conditions)
+    return example_at(
+        model, item, prompt, corrupted_prompt(model, item, prompt, study.conditions), own.sites,
+        (str(best["kind"]), int(best["position"]), int(best["layer"])), conditions=study.conditions,
+        window=study.window, answer=asked["answer"], answer_id=int(asked["answer_id"]), top=top, remote=remote,
+    )
+
+
+def example_at(
+    model: VisionLanguageModel, item: Item, prompt: Prompt, corrupted: CorruptedPrompt, sites: pd.DataFrame,
+    site: tuple[str, int, int], *, conditions: Conditions, window: int, answer: str, answer_id: int, top: int = 5,
+    remote: bool | str | None = None,
+) -> WorkedExample:
+    """The three runs of one question, with a site (kind, position, layer) of one's own choice restored.
+
+    item: as this model is asked; prompt, corrupted: its own, under the conditions. sites: the question's, as of
+    `CausalTrace.to_frame` or `TraceStudy.sites`. answer_id: the first token of answer.
+    Raises `Unusable` for a site at which nothing is restored.
+    """
+    kind, position, layer = site
+    start, stop = window_spans(window, conditions.window_rule, model.n_layers)[layer]
+    if position < corrupted.first_corrupted:
+        raise Unusable("nothing to restore: before the first corrupted token both runs are the same")
+    if corrupted.alignment[position] is None:
+        raise Unusable("nothing to restore: the token has no counterpart in the corrupted question")
     request = both_runs(model, prompt, corrupted) | {
         "kinds": (kind,),
         "site": ((kind,), ((position, corrupted.alignment[position]),), start, stop),
-        "answer_ids": [int(asked["answer_id"])],
+        "answer_ids": [answer_id],
         "sequence": False,
         "top": top,
     }
     found = in_session(model.traced, top_answers, request, model.runs_on(remote))
     answers = pd.DataFrame(
-        [(name, rank, token, p, token == request["answer_ids"][0]) for name, rows in found.items()
-         for rank, token, p in rows],
+        [(name, rank, token, p, token == answer_id) for name, rows in found.items() for rank, token, p in rows],
         columns=["run", "rank", "token_id", "p", "is_answer"],
     )
     answers.insert(3, "token", token_texts(model, answers["token_id"].tolist()))
     texts = [("clean", *piece) for piece in marked(item)]
-    phrases = _phrases(item, prompt, study)
+    phrases = _phrases(item, prompt, conditions)
     texts += [("corrupted", text, role if role in phrases else "") for text, role in marked(item, phrases)]
     return WorkedExample(
-        id=item.id, answer=asked["answer"], corruption=study.conditions.corruption,
-        texts=pd.DataFrame(texts, columns=["run", "text", "role"]), answers=answers, sites=own.sites,
+        id=item.id, answer=answer, corruption=conditions.corruption,
+        texts=pd.DataFrame(texts, columns=["run", "text", "role"]), answers=answers, sites=sites,
         site={"kind": kind, "position": position, "token": prompt.tokens[position], "layer": layer,
               "layers": (start, stop - 1)},
     )
 
 
-def _phrases(item: Item, prompt: Prompt, study: TraceStudy) -> dict[str, str]:
+def _phrases(item: Item, prompt: Prompt, conditions: Conditions) -> dict[str, str]:
     """What stands for each corrupted constraint in the corrupted question; noise leaves the words as they are."""
-    roles = CONSTRAINTS["visual" if item.text_constraint is None else study.conditions.corrupted]
-    if study.conditions.corruption == "repeat":
+    roles = CONSTRAINTS["visual" if item.text_constraint is None else conditions.corrupted]
+    if conditions.corruption == "repeat":
         return {role: " ".join([REPEAT_TOKEN] * len(prompt.positions(role))) for role in roles}
-    if study.conditions.is_noise:
+    if conditions.is_noise:
         return {role: text for text, role in marked(item) if role in roles}
     replacements = {"constraint": item.visual_replacement, "text_constraint": item.text_replacement}
     return {role: normalise(replacements[role]) for role in roles}

@@ -14,6 +14,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -37,8 +38,9 @@ class ResultStore:
         self.directory = Path(results_dir).expanduser() / "questions"
         self.directory.mkdir(parents=True, exist_ok=True)
         for path in self.directory.glob(".*.tmp"):  # a run killed while it wrote leaves one
-            if time.time() - path.stat().st_mtime > _LEFTOVER_AGE:
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another run may finish it right now
+                if time.time() - path.stat().st_mtime > _LEFTOVER_AGE:
+                    path.unlink()
 
     def path(self, key: dict) -> Path:
         """Where the table of `key` is, or would be."""

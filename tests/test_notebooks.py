@@ -16,6 +16,7 @@ from notebook_runs import NOTEBOOKS, ROOT, execute, findable, noise_on_stderr, o
 
 import interventions.attention_parameters as attention_parameters
 import interventions.edit_parameters as edit_parameters
+import interventions.explorer.parameters as explorer_parameters
 import interventions.figure_parameters as figure_parameters
 import interventions.precision_parameters as precision_parameters
 import interventions.testbed.verification.parameters as verify_parameters
@@ -24,13 +25,14 @@ from interventions.testbed import load_testbed
 
 FIG3 = NOTEBOOKS / "fig3_trace.ipynb"
 SOURCES = sorted(NOTEBOOKS.glob("*.ipynb"))
-BY_HAND = {"verify"}  # notebooks that people use in JupyterLab
+BY_HAND = {"explore", "verify"}  # notebooks that people use in JupyterLab
 NO_FIGURES = {"precision_modes", *BY_HAND}  # notebooks that are no figure of the paper
 
 
 def parameters_of(notebook: str) -> type:
     """The dataclass of a notebook's parameters: the one whose docstring begins with the notebook's name."""
-    modules = (figure_parameters, attention_parameters, edit_parameters, precision_parameters, verify_parameters)
+    modules = (figure_parameters, attention_parameters, edit_parameters, precision_parameters, verify_parameters,
+               explorer_parameters)
     entries = {id(entry): entry for module in modules for entry in vars(module).values()}.values()
     [found] = [entry for entry in entries
                if isinstance(entry, type) and (entry.__doc__ or "").startswith(f"notebooks/{notebook}.ipynb")]

@@ -151,3 +151,18 @@ def test_a_sweep_killed_at_five_random_points_ends_in_the_same_table(tmp_path):
     pd.testing.assert_frame_equal(
         pd.read_parquet(tmp_path / "killed.parquet"), pd.read_parquet(tmp_path / "whole.parquet")
     )
+
+
+def test_a_file_that_another_run_finishes_meanwhile_is_no_error(tmp_path, monkeypatch):
+    """Several notebooks start in one folder of results: what one sees there, another may just be moving away."""
+    directory = ResultStore(tmp_path).directory
+    (directory / ".half.tmp").write_bytes(b"half")
+    seen = type(directory).glob
+
+    def and_gone(self, pattern):
+        for path in list(seen(self, pattern)):
+            path.unlink()
+            yield path
+
+    monkeypatch.setattr(type(directory), "glob", and_gone)
+    assert list(ResultStore(tmp_path).directory.iterdir()) == []

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -102,20 +103,25 @@ def patches_over_images(examples: pd.DataFrame, images: Mapping, *, cropped: boo
         write_lines(figure.add_subplot(grid[2 * row, column]), told[name])
         plain, over = (figure.add_subplot(cell) for cell in grid[2 * row + 1, column].subgridspec(1, 2))
         show_image(plain, images[name])
-        show_image(over, images[name].convert("L").point(lambda grey: 255 - PALE * (255 - grey)).convert("RGB"))
         norms = examples[examples["id"] == name].sort_values("index")["norm"].to_numpy(float)
-        side, (left, top, size) = _side(len(norms)), _seen(images[name], cropped)
-        box = (left - 0.5, left + size[0] - 0.5, top + size[1] - 0.5, top - 0.5)
-        over.imshow(
-            norms.reshape(side, side), cmap=OVERLAY, vmin=0, vmax=norms.max() or 1, extent=box, interpolation="nearest",
-            aspect="equal",
-        )
-        over.add_patch(Rectangle((box[0], box[3]), *size, fill=False, edgecolor=INK, linewidth=0.5))
-        over.set_xlim(-0.5, images[name].width - 0.5)
-        over.set_ylim(images[name].height - 0.5, -0.5)
+        patches_over(over, images[name], norms, cropped=cropped)
         largest = f"largest ||a||: {norms.max():.3g}"
         over.text(0, -0.04, largest, transform=over.transAxes, va="top", fontsize=7, color=INK)
     return figure
+
+
+def patches_over(axis: Axes, image, norms: np.ndarray, *, cropped: bool) -> None:
+    """The image in pale grey, each patch's contribution over it in red, from 0 (clear) to the largest."""
+    show_image(axis, image.convert("L").point(lambda grey: 255 - PALE * (255 - grey)).convert("RGB"))
+    side, (left, top, size) = _side(len(norms)), _seen(image, cropped)
+    box = (left - 0.5, left + size[0] - 0.5, top + size[1] - 0.5, top - 0.5)
+    axis.imshow(
+        norms.reshape(side, side), cmap=OVERLAY, vmin=0, vmax=norms.max() or 1, extent=box, interpolation="nearest",
+        aspect="equal",
+    )
+    axis.add_patch(Rectangle((box[0], box[3]), *size, fill=False, edgecolor=INK, linewidth=0.5))
+    axis.set_xlim(-0.5, image.width - 0.5)
+    axis.set_ylim(image.height - 0.5, -0.5)
 
 
 def _side(n_visual: int) -> int:

@@ -1,0 +1,206 @@
+"""What is known of one question on one model, and the actions that find it out; no widget.
+
+Every action is a generator of `work.Step`s: run it to its end, `for step in exploration.trace(Settings()): ...`, or
+let `Work` run it in a thread. Its result is taken over at its end only, or not at all.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ..attention import FLOWS, AttentionError, attention_contributions
+from ..causal_trace import CausalTrace, trace
+from ..checkpoints import ModelError
+from ..conditions import Conditions
+from ..edit import Edit, apply_edits, edit_facts
+from ..example import example_at
+from ..knockout import attention_knockout
+from ..loading import load_model
+from ..metrics import answer_accuracy
+from ..model import VisionLanguageModel
+from ..prompt import CorruptedPrompt, Prompt
+from ..testbed import TestBed
+from .draft import Draft, corrupted_roles
+from .findings import READERS, Asked, Blocked, Contributed, Settings, Traced
+from .work import Step, Steps
+
+PATIENCE = 1.0  # seconds that a piece of a trace should take: that long a person waits after Stop
+
+
+class Exploration:
+    """One model, one question as it stands in a form (`draft`), and what was found out about it.
+
+    A trace has the chat format of its protocol, all else the model's own. A trace, contributions and knock-outs are of
+    the model without the edits.
+    loading: the arguments with which `load` loads another model, as of `load_model`. edits are in force in the order in
+    which they were made, each on those before it.
+    """
+
+    def __init__(self, model: VisionLanguageModel, testbed: TestBed, **loading) -> None:
+        self.testbed, self.loading = testbed, loading
+        self._draft = Draft()
+        self._use(model)
+
+    # What stands
+
+    @property
+    def draft(self) -> Draft:
+        return self._draft
+
+    @draft.setter
+    def draft(self, draft: Draft) -> None:
+        """Another question: what was found out about the one before is gone."""
+        if draft != self._draft:
+            self._draft = draft
+            self._forget()
+
+    def problem(self, conditions: Conditions | None = None) -> str:
+        """Why nothing can be run on the question, in a sentence, or "". conditions: those of a trace, whose corruption
+        must be possible, too."""
+        return self._draft.problem(self.model, conditions)
+
+    def is_right(self, answer: str) -> bool | None:
+        """Whether an answer is accepted; None where nobody said what is."""
+        accepted = self._draft.accepted
+        return bool(answer_accuracy(answer, accepted)) if accepted else None
+
+    # Actions
+
+    def load(self, name: str) -> Steps:
+        """Another model. Edits were made for the one before, and go with it."""
+        yield Step(f"Loading {name}")
+        model = load_model(name.strip(), **self.loading)
+        yield Step(f"Loading {name}")  # here, Stop still leaves everything as it was
+        self._use(model)
+
+    def trace(self, settings: Settings) -> Steps:
+        """Trace the question, then work out the best site at the corrupted constraint."""
+        item, conditions = self._draft.item(), settings.conditions
+        prompt = self._draft.prompt(self.model, conditions)
+        corrupted = self._draft.corrupted(self.model, prompt, conditions)
+        result = yield from self._traced(settings, prompt, corrupted)
+        yield Step("Looking at the best site", 1, 1)
+        best = _best(result, prompt.positions(corrupted_roles(item, conditions)[0])[-1])
+        self.traced = self._with_example(Traced(item, prompt, corrupted, settings, result, best), best)
+
+    def restore(self, site: tuple[str, int, int]) -> Steps:
+        """What the model would say with another site (kind, position, layer) of the trace restored."""
+        yield Step("Restoring the site")
+        self.traced = self._with_example(self.traced, site)
+
+    def contribute(self) -> Steps:
+        """Contributions in all layers, of visual tokens and of the constraint."""
+        yield Step("Computing contributions")
+        prompt = self._draft.prompt(self.model, Conditions())
+        if math.isqrt(len(prompt.visual)) ** 2 != len(prompt.visual):  # images in tiles
+            raise AttentionError(
+                f"model {self.model.name!r} has {len(prompt.visual)} visual tokens of this image, which are no square "
+                "that could be drawn over it: use attention_contributions in Python."
+            )
+        n_visual, readers = len(prompt.visual), (prompt.constraint[-1], prompt.last)
+        norms = attention_contributions(
+            self.model, prompt, queries=readers, keys=(*prompt.visual, *prompt.constraint)
+        ).norms
+        visual = {name: norms[:, i, :n_visual] for i, name in enumerate(READERS)}
+        tokens = tuple(prompt.tokens[i] for i in prompt.constraint)
+        self.contributed = Contributed(
+            self._draft.image, self.model.crops_images, visual, norms[:, 1, n_visual:], tokens)
+
+    def block(self, flows: tuple[str, ...], first: int, last: int) -> Steps:
+        """Block flows of `attention.FLOWS` in the layers first to last, and in every other window as wide."""
+        yield Step("Blocking the flow")
+        prompt = self._draft.prompt(self.model, Conditions())
+        chosen = {name: FLOWS[name] for name in flows}
+        found = attention_knockout(self.model, prompt, flows=chosen, window=last - first + 1)
+        self.blocked = Blocked(found, first, last)
+
+    def ask(self, question: str) -> Steps:
+        """Ask both the unedited and the edited model about the image."""
+        yield Step("Asking")
+        self.asked = (*self.asked, self._ask(question, self._draft.image, self.edited))
+
+    def edit(self, target: str, layer: int) -> Steps:
+        """Make the edited model answer the question with `target`, and ask everything again."""
+        yield Step("Finding the value of the edit")
+        item, prompt = self._draft.item(), self._draft.prompt(self.model, Conditions())
+        edit = edit_facts(self.edited, [(prompt, target)], layers=[layer])
+        asked = self.asked
+        if (item.question, item.image) not in {(one.question, one.image) for one in asked}:
+            asked = (*asked, Asked(item.question, item.image, "", ""))
+        yield from self._with_edits((*self.edits, edit), asked)
+
+    def undo(self, place: int) -> Steps:
+        """Take an edit back, and those made on top of it, and ask everything again."""
+        yield from self._with_edits(self.edits[:place], self.asked)
+
+    # How
+
+    def _use(self, model: VisionLanguageModel) -> None:
+        if not model.is_multimodal:
+            raise ModelError(f"model {model.name!r} reads text only: choose one that sees images, such as mini.")
+        self.model = self.edited = model
+        self.edits: tuple[Edit, ...] = ()
+        self.asked: tuple[Asked, ...] = ()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.traced: Traced | None = None
+        self.contributed: Contributed | None = None
+        self.blocked: Blocked | None = None
+
+    def _traced(
+        self, settings: Settings, prompt: Prompt, corrupted: CorruptedPrompt
+    ) -> Generator[Step, None, CausalTrace]:
+        """A trace in pieces, each of more tokens than the one before while they are quick. As in the released scripts,
+        the last visual token stands for all."""
+        positions = tuple(range(max(prompt.visual), len(prompt)))
+        parts, done, size, answer = [], 0, 1, None
+        while done < len(positions):
+            yield Step("Tracing", done, len(positions))
+            began = time.monotonic()
+            part = trace(
+                self.model, prompt, corrupted, answer=answer, window=settings.window, kinds=settings.kinds,
+                window_rule=settings.conditions.window_rule, answer_score=settings.answer_score,
+                positions=positions[done : done + size],
+            )
+            parts.append(part)
+            done, answer = done + size, part.answer_ids
+            size *= 2 if time.monotonic() - began < PATIENCE / 2 else 1
+        return replace(
+            parts[0], positions=positions, tokens=tuple(prompt.tokens[i] for i in positions),
+            roles=tuple(prompt.roles[i] for i in positions),
+            restored=np.concatenate([part.restored for part in parts], axis=1),
+        )
+
+    def _with_example(self, traced: Traced, site: tuple[str, int, int]) -> Traced:
+        result, settings = traced.result, traced.settings
+        example = example_at(
+            self.model, traced.item, traced.prompt, traced.corrupted, result.to_frame(), site,
+            conditions=settings.conditions, window=settings.window, answer=result.answer_text,
+            answer_id=result.answer_ids[0],
+        )
+        return replace(traced, example=example)
+
+    def _with_edits(self, edits: tuple[Edit, ...], asked: tuple[Asked, ...]) -> Steps:
+        edited, again = apply_edits(self.model, edits), []
+        for place, one in enumerate(asked):
+            yield Step("Asking again", place, len(asked))
+            again.append(self._ask(one.question, one.image, edited, one.unedited))
+        self.edits, self.edited, self.asked = edits, edited, tuple(again)
+
+    def _ask(self, question: str, image: Path, edited: VisionLanguageModel, unedited: str = "") -> Asked:
+        unedited = unedited or self.model.generate_answer(image, question)
+        return Asked(question, image, unedited, edited.generate_answer(image, question) if edited.edits else unedited)
+
+
+def _best(result: CausalTrace, position: int) -> tuple[str, int, int]:
+    """The site with the largest P(restored) at a token: kind, position and layer."""
+    at_token = result.restored[:, result.positions.index(position)]
+    kind, layer = np.unravel_index(at_token.argmax(), at_token.shape)
+    return result.kinds[kind], position, int(layer)

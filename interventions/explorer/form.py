@@ -1,0 +1,166 @@
+"""The question: picked from a test bed, written by hand, or about an image of one's own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+
+from ipywidgets import HTML, Button, Dropdown, FileUpload, HBox, Image, Layout, Text, VBox, Widget
+
+from ..example import marked
+from ..plots.style import PARTS
+from ..testbed import Item, TestBed, TestBedError
+from ..testbed.images import image_problem
+from .draft import PROBLEMS, Draft, suggestions
+from .parts import WIDE, button, field, heading
+from .picker import Picker
+from .pictures import thumbnail
+
+CONSTRAINTS = (("any constraints", ""), ("one constraint", "single"), ("two constraints", "multi"))
+
+
+class QuestionForm:
+    """draft: what stands in the form. changed: called whenever that is another. tell: called with a sentence when an
+    image cannot be used."""
+
+    def __init__(self, testbed: TestBed, tell: Callable[[str], None]) -> None:
+        self._picker, self._tell = Picker(testbed), tell
+        self._folder = tempfile.TemporaryDirectory(prefix="explorer-")  # of images of one's own
+        self._image: Path | None = None
+        self._filling = False
+        self.changed: Callable[[], None] = lambda: None
+        self.picked: Item | None = None  # what the picker put in; its paraphrases are worth asking
+        self._fields = {
+            "question": field("Question", lines=2, hint="The capital of this country is"),
+            "visual_constraint": field("Visual constraint", hint="this country"),
+            "visual_replacement": field("replaced by", hint="Sri Lanka"),
+            "text_constraint": field("Text constraint", hint="none"),
+            "text_replacement": field("replaced by", hint="none"),
+            "answers": field("Right answers", hint="optional: one; another"),
+        }
+        self._suggested, self._preview = HBox(layout=Layout(flex_flow="row wrap")), HTML()
+        question, constraint, *others = self._fields.values()
+        self.box = VBox(
+            [*self._picking(), *self._imaging(), question, constraint, self._suggested, *others, self._preview],
+            layout=Layout(flex="0 1 370px", min_width="340px", padding="0 12px 0 0"),
+        )
+        self.box.add_class("explorer-question")
+        for widget in self._fields.values():
+            widget.observe(lambda _: self._edited(), "value")
+        self._take()
+
+    def _picking(self) -> list[Widget]:
+        """The rows that pick a question of the test bed."""
+        half = Layout(width="50%", min_width="0")
+        parts = [("all parts", ""), *((PARTS.get(name, name), name) for name in self._picker.testbed.parts)]
+        self._part, self._constraints = Dropdown(options=parts, layout=half), Dropdown(options=CONSTRAINTS, layout=half)
+        self._search = Text(placeholder="Search in questions, entities, answers", layout=WIDE)
+        for widget in (self._part, self._constraints, self._search):
+            widget.observe(lambda _: self._choose(), "value")
+        self._walk = [button("Previous", lambda: self._go(-1)), button("Next", lambda: self._go(1)),
+                      button("Random", self._draw)]
+        self._place = HTML()
+        return [heading("From the test bed"), HBox([self._part, self._constraints]), self._search,
+                HBox([*self._walk, self._place])]
+
+    def _imaging(self) -> list[Widget]:
+        """The rows of the image."""
+        self._picture = Image(format="png", layout=Layout(height="150px", max_width="100%", object_fit="contain"))
+        self._upload = FileUpload(accept="image/*", description="Use my own image", layout=WIDE)
+        self._upload.observe(lambda _: self._uploaded(), "value")
+        self._clear = button("Clear the fields", lambda: self._fill(dict.fromkeys(self._fields, "")))
+        return [heading("The question"), self._picture, HBox([self._upload, self._clear])]
+
+    @property
+    def draft(self) -> Draft:
+        return Draft(image=self._image, **{name: widget.value for name, widget in self._fields.items()})
+
+    def enable(self, idle: bool) -> None:
+        """While something runs, the question stays what it is."""
+        for widget in (self._part, self._constraints, self._search, *self._walk, self._upload, self._clear,
+                       *self._fields.values(), *self._suggested.children):
+            widget.disabled = not idle
+
+    def _choose(self) -> None:
+        self._picker.choose(self._part.value or None, self._constraints.value or None, self._search.value)
+        self._take()
+
+    def _go(self, step: int) -> None:
+        self._picker.move(step)
+        self._take()
+
+    def _draw(self) -> None:
+        self._picker.draw()
+        self._take()
+
+    def _take(self) -> None:
+        """Put the question that is picked into the form; where none matches, the form stays as it is."""
+        n, item = len(self._picker.items), self._picker.item
+        self._place.value = f"{self._picker.place + 1} of {n}" if n else "none matches"
+        if item is not None:
+            self.picked, self._upload.value = item, ()
+            draft = Draft.of(item)
+            self._show_image(draft.image)
+            self._fill({name: getattr(draft, name) for name in self._fields})
+
+    def _fill(self, values: dict[str, str]) -> None:
+        self._filling = True
+        for name, value in values.items():
+            self._fields[name].value = value
+        self._filling = False
+        self._edited()
+
+    def _edited(self) -> None:
+        if self._filling:
+            return
+        draft = self.draft
+        self._suggested.children = [
+            self._suggestion(phrase) for phrase in suggestions(draft.question)
+            if phrase.casefold() != draft.visual_constraint.strip().casefold()
+        ]
+        self._preview.value = preview(draft)
+        self.changed()
+
+    def _suggestion(self, phrase: str) -> Button:
+        return button(f"Mark “{phrase}”", lambda: self._fill({"visual_constraint": phrase}))
+
+    def _uploaded(self) -> None:
+        if not self._upload.value:
+            return
+        [file] = self._upload.value
+        path = Path(self._folder.name) / f"{len(list(Path(self._folder.name).iterdir()))}{Path(file['name']).suffix}"
+        path.write_bytes(file["content"])
+        problem = image_problem(path)
+        if problem:
+            self._upload.value = ()
+            self._tell(f"The file {file['name']!r} cannot be used: {problem}.")
+            return
+        self.picked = None
+        self._show_image(path)
+        self._fill({"answers": ""})  # they were those of another image
+
+    def _show_image(self, path: Path | None) -> None:
+        self._image = path
+        try:
+            self._picture.value = b"" if path is None else thumbnail(path)
+        except TestBedError:  # which is said when the question is checked
+            self._picture.value = b""
+
+
+def preview(draft: Draft) -> str:
+    """HTML of the clean and the corrupted question, constraints in bold; empty while the question is not complete."""
+    try:
+        item = draft.item()
+        phrases = {"constraint": item.visual_replacement, "text_constraint": item.text_replacement}
+        name = "both replaced" if item.text_constraint else "replaced"
+        versions = (("clean", marked(item)), (name, marked(item, {k: v for k, v in phrases.items() if v})))
+    except PROBLEMS:
+        return ""
+    lines = [
+        f'<p><span class="faint">{name}: </span>'
+        + "".join(f"<b>{escape(text)}</b>" if role else escape(text) for text, role in pieces) + "</p>"
+        for name, pieces in versions
+    ]
+    return "".join(lines)

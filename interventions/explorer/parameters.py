@@ -1,0 +1,45 @@
+"""The parameters of notebooks/explore.ipynb; the defaults are those of its `parameters` cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers.utils.logging import disable_progress_bar
+
+from ..checkpoints import ModelError
+from ..loading import load_model
+from ..model import VisionLanguageModel
+from ..parameters import NotebookParameters, ParameterError
+from ..testbed import TestBed, TestBedError, load_testbed
+
+
+@dataclass(frozen=True)
+class ExploreParameters(NotebookParameters):
+    """notebooks/explore.ipynb"""
+
+    model: str = "mini"
+    testbed: str = "embedded"
+    revision: str = ""
+    dtype: str = ""
+    device_map: str = ""
+    prompt: str = ""
+    remote: bool = False
+
+    @property
+    def loading(self) -> dict:
+        """The arguments of `load_model` that hold for every model."""
+        return {"dtype": self.dtype or None, "device_map": self.device_map or None, "remote": self.remote}
+
+    def load(self) -> tuple[VisionLanguageModel, TestBed]:
+        """The model and the test bed. Raises ParameterError."""
+        disable_progress_bar()  # bars would be drawn wherever another model is loaded from
+        try:
+            testbed = load_testbed(self.testbed)
+            model = load_model(
+                self.model, revision=self.revision or None, prompt=self.prompt or None, **self.loading)
+        except (TestBedError, ModelError) as error:
+            name = "model" if isinstance(error, ModelError) else "testbed"
+            raise ParameterError(f"Parameter {name!r}: {error}") from error
+        if not model.is_multimodal:
+            raise ParameterError(f"Parameter 'model': {self.model!r} reads text only: choose one that sees images.")
+        return model, testbed

@@ -1,0 +1,167 @@
+"""The explorer's pictures as PNG, drawn in whatever thread has the result: one at a time, for pyplot has one state."""
+
+from __future__ import annotations
+
+import io
+import threading
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from ..plots import window_label, worked_example
+from ..plots.attention import COLOURS, FLOW_LOOKS, NAME, arrow
+from ..plots.patches import patches_over
+from ..plots.question import token_label
+from ..plots.style import FAINT, INK, KINDS, STYLE, kinds_of, styled
+from ..testbed import load_image
+from .findings import Blocked, Contributed, Traced
+
+DPI = 150
+LARGEST = 600  # pixels of a side of an image, as it is shown
+_DRAWING = threading.RLock()
+
+
+def small_image(path: Path, side: int = LARGEST) -> Image.Image:
+    """An image at most `side` pixels wide and high. Raises TestBedError if it cannot be read."""
+    image = load_image(path)
+    image.thumbnail((side, side))
+    return image
+
+
+def thumbnail(path: Path, side: int = LARGEST) -> bytes:
+    """The same as PNG."""
+    file = io.BytesIO()
+    small_image(path, side).save(file, "PNG")
+    return file.getvalue()
+
+
+class TracePicture:
+    """The worked example of a trace: png, and which site lies where in it."""
+
+    def __init__(self, traced: Traced) -> None:
+        image, settings = small_image(traced.item.image), traced.settings
+        self._traced, self._kinds = traced, kinds_of(traced.example.sites)
+        with _DRAWING:
+            self._figure = worked_example(
+                traced.example, image, window=settings.window, window_rule=settings.conditions.window_rule,
+                quantity=settings.conditions.reported,
+            )
+            self.png = _png(self._figure)
+
+    def site_at(self, x: float, y: float) -> tuple[str, int, int] | None:
+        """The site (kind, position, layer) at a place, from the upper left (0, 0) to the lower right (1, 1)."""
+        maps = [axis for axis in self._figure.axes if axis.collections and axis.get_label() != "<colorbar>"]
+        for kind, axis in zip(self._kinds, maps, strict=True):
+            box = axis.get_position()
+            if box.x0 <= x < box.x1 and box.y0 < 1 - y <= box.y1:
+                (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
+                layer = round(left + (x - box.x0) / box.width * (right - left))
+                row = round(bottom + (1 - y - box.y0) / box.height * (top - bottom))
+                return kind, self._traced.result.positions[row], layer
+        return None
+
+
+def contributions_png(found: Contributed, reader: str, layer: int) -> bytes:
+    """Contributions of the visual tokens over the image in one layer; their sum, and those to the last token, by layer.
+
+    reader: "constraint" or "last". Every layer has its own scale over the image. Raises ValueError if the visual tokens
+    fill no square.
+    """
+    with _DRAWING:
+        return _png(_contributions(found, reader, layer))
+
+
+def knockout_png(blocked: Blocked) -> bytes:
+    """P(answer) with each flow blocked, by the window's centre; the window that was asked for is shaded."""
+    with _DRAWING:
+        return _png(_knockout(blocked))
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    with plt.rc_context(STYLE):
+        figure.savefig(file, format="png", dpi=DPI)
+    return file.getvalue()
+
+
+@styled
+def _contributions(found: Contributed, reader: str, layer: int) -> Figure:
+    norms, names = found.visual[reader], [token_label(token) for token in found.tokens]
+    n_layers, last = len(norms), found.to_last
+    figure = plt.figure(figsize=(6.8, 3.1 + 0.125 * len(names)))
+    left, right = figure.add_gridspec(1, 2, width_ratios=[1, 1.15])
+    over = figure.add_subplot(left)
+    patches_over(over, small_image(found.image), norms[layer], cropped=found.cropped)
+    over.set_anchor("C")
+    over.set_title(f"visual tokens → {_reader(reader)}, layer {layer}")
+    told = f"largest ||a||: {norms[layer].max():.3g} here, {norms.max():.3g} in any layer"
+    over.text(0.5, -0.03, told, transform=over.transAxes, va="top", ha="center", fontsize=7, color=INK)
+
+    upper, lower = right.subgridspec(2, 1, height_ratios=[2.2, 0.5 + 0.25 * len(names)])
+    bars = figure.add_subplot(upper)
+    bars.bar(range(n_layers), norms.sum(1), color=[KINDS["attention"][1] if i == layer else "#d9b3aa"
+                                                    for i in range(n_layers)], width=0.8)
+    bars.set_title(f"visual tokens → {_reader(reader)}, by layer")
+    bars.set_ylabel("sum of ||a||")
+    grid = figure.add_subplot(lower)
+    picture = grid.pcolormesh(
+        range(n_layers), range(len(names)), last.T, shading="nearest", cmap=COLOURS, vmin=0, vmax=last.max() or 1,
+        edgecolors="white", linewidth=0.4 if n_layers <= 16 else 0,
+    )
+    grid.set_yticks(range(len(names)), names, parse_math=False)
+    grid.set_ylim(len(names) - 0.5, -0.5)
+    grid.tick_params(length=0)
+    grid.spines[:].set_visible(False)
+    grid.add_patch(Rectangle((layer - 0.5, -0.5), 1, len(names), fill=False, edgecolor=INK, linewidth=1))
+    grid.set_title("constraint → last token, by layer")
+    bar = figure.colorbar(picture, ax=grid, pad=0.015, aspect=8)
+    bar.set_label(NAME)
+    bar.locator = MaxNLocator(3)
+    bar.update_ticks()
+    bar.outline.set_visible(False)
+    for axis in (bars, grid):
+        _layers(axis, n_layers)
+    grid.set_xlabel("layer")
+    return figure
+
+
+@styled
+def _knockout(blocked: Blocked) -> Figure:
+    found = blocked.found
+    figure, axis = plt.subplots(figsize=(6.8, 2.7))
+    beyond = max(1.0, len(found.layers) / 9)  # room for "all", as in Figure 5
+    axis.axhline(found.p_clean, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)), label="nothing blocked")
+    centre = blocked.first + found.window // 2
+    axis.axvspan(centre - 0.4, centre + 0.4, color="#ececec", zorder=0)
+    for place, flow in enumerate(found.flows):
+        colour, marker, line = FLOW_LOOKS[flow]
+        values = found.p_blocked[found.flows.index(flow)]
+        axis.plot(found.layers, values, line, color=colour, marker=marker, markersize=3.5, linewidth=1.2,
+                  label=arrow(flow))
+        x = len(found.layers) - 1 + beyond * (0.8 + 0.2 * place)
+        axis.plot([x], found.p_all_blocked[place], color=colour, marker=marker, markersize=4.5)
+    _layers(axis, len(found.layers))
+    ticks = [tick for tick in axis.get_xticks() if 0 <= tick < len(found.layers)]
+    all_layers = len(found.layers) - 1 + beyond
+    axis.set_xticks([*ticks, all_layers], [*(f"{tick:.0f}" for tick in ticks), "all"])
+    axis.set_xlim(-0.5, all_layers + 0.5 * beyond)
+    axis.set_ylim(-0.03, 1.03)
+    axis.set_ylabel("P(answer)")
+    axis.set_xlabel(f"{window_label(found.window)} (shaded: the one asked for; all: every layer at once)")
+    figure.legend(loc="outside upper center", ncols=len(found.flows) + 1, handlelength=3)
+    return figure
+
+
+def _layers(axis: Axes, n_layers: int) -> None:
+    axis.set_xlim(-0.5, n_layers - 0.5)
+    axis.set_xticks(np.arange(0, n_layers, 1 if n_layers <= 12 else 4))
+
+
+def _reader(reader: str) -> str:
+    return "last token" if reader == "last" else "constraint"

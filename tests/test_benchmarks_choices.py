@@ -1,0 +1,31 @@
+"""The page on the method's choices says what was measured, and the measurement is that of a trace."""
+
+import json
+
+import pytest
+import tiny
+from answering import questions
+
+from benchmarks import choices, measure
+from interventions.study import trace_study
+
+
+def test_the_table_of_the_page_is_made_of_the_results():
+    page = choices.PAGE.read_text()
+    made = choices.table(json.loads(measure.RESULTS.read_text()))
+    assert choices.on_page(page, made) == page
+    assert choices.on_page(page, "another") != page
+
+
+def test_a_choice_is_measured_as_a_study_measures_it(tmp_path):
+    model = tiny.build()
+    items = questions(model, tmp_path, n=8)
+    study = trace_study(model, items, window=2, results_dir=tmp_path, min_p_clean=0.1)
+    found = choices.measured(model, items, choices.Choice("window 2", settings={"window": 2}))
+    read = study.sites[study.sites["role"] == "constraint_last"]
+    mean = read[read["kind"] == "mlp"].groupby("layer")["effect"].mean()
+    assert found["choices/window 2/questions"]["value"] == study.questions["used"].sum() > 0
+    assert found["choices/window 2/mlp/effect"]["value"] == pytest.approx(mean.max(), abs=1e-6)
+    assert found["choices/window 2/mlp/layer"]["value"] == mean.idxmax()
+    low, high = (found["choices/window 2/mlp/effect"][name] for name in ("low", "high"))
+    assert low <= mean.max() <= high
