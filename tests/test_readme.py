@@ -155,6 +155,14 @@ def test_numbers_of_figures_6_and_14_are_those_of_their_reports():
         assert f"to {efficacy}" in here and f"accuracy {before} to {after}" in here
 
 
+def test_pictures_and_pages_that_the_readme_names_are_there():
+    text = (ROOT / "README.md").read_text()
+    targets = re.findall(r"\]\(([^)#]+)\)", text)
+    assert len(targets) > 10
+    for target in targets:
+        assert target.startswith("http") or (ROOT / target).exists(), target
+
+
 def test_make_refuses_a_parameter_without_a_value():
     refused = make("fig3", "P=limit")
     assert refused.returncode != 0
