@@ -70,7 +70,7 @@ report = $(1)_$(lastword $(subst _, ,$($(1))))
 
 # What `make reports` has finished in OUT. Not the notebooks themselves: papermill writes those of a failed run, too.
 DONE := $(addprefix $(OUT)/.done/,$(if $(profile),$(filter-out fig10 fig11,$(FIGURES)),$(FIGURES)))
-SOURCES := $(wildcard interventions/*.py interventions/*/*.py notebooks/*.ipynb params/*/*.yaml)
+SOURCES := $(shell find interventions notebooks params -type f -not -name '*.pyc')
 # As many notebooks at a time as there are cores, and 2 GB for each; other models than the small ones one at a time.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 FREE := $(shell awk '/MemAvailable/ {print int($$2 / 2097152)}' /proc/meminfo 2>/dev/null || echo $(CORES))
@@ -93,21 +93,25 @@ $(READY): requirements.lock pyproject.toml
 
 fig3: $(READY)  ## Figure 3; likewise table1, fig1 to fig18, and precision
 	mkdir -p $(OUT)
+	rm -f $(OUT)/.done/$@
 	papermill notebooks/fig3_trace.ipynb $(OUT)/fig3_trace.ipynb$(profile) -p window 3 $(PARAMETERS)
 	python -m interventions record $(OUT)/fig3_trace.ipynb > $(OUT)/fig3_trace.record.json
 
 $(filter-out fig3,$(FIGURES)): $(READY)
 	mkdir -p $(OUT)
+	rm -f $(OUT)/.done/$@
 	papermill notebooks/$($@).ipynb $(OUT)/$(call report,$@).ipynb -f params/figures/$@.yaml$(profile) \
 		-r record_path $(OUT)/$(call report,$@).record.json $(PARAMETERS)
 
 reports: $(READY)  ## all of them, on PROFILE=mini, as pages in reports/mini; started again, it goes on
+	mkdir -p $(OUT)/.done
+	echo '$(P)' | cmp --quiet - $(OUT)/.done/parameters || echo '$(P)' > $(OUT)/.done/parameters
 	OMP_NUM_THREADS=$$(( $(CORES) / $(JOBS) )) $(MAKE) --no-print-directory -j $(JOBS) --output-sync=target $(DONE)
 	python -m interventions pages $(OUT)
 
-$(OUT)/.done/%: $(SOURCES)
+$(OUT)/.done/%: $(SOURCES) $(OUT)/.done/parameters
 	$(MAKE) --no-print-directory $*
-	mkdir -p $(@D) && touch $@
+	touch $@
 
 # One thread a worker: the tests' models are too small to share one. No GPU: they compare with plain CPU forwards.
 test: $(READY)  ## the test suite (T="..." passes arguments to pytest)

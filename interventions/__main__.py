@@ -10,6 +10,8 @@ import json
 import sys
 
 from .checkpoints import ModelError
+from .ndif import NDIFError
+from .parameters import ParameterError
 from .record import RecordError, read_record
 from .testbed import TestBedError
 from .testbed.commands import add_commands
@@ -42,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     answers = {"record": _record, "convert": _convert, "cost": _cost, "preflight": _preflight, "pages": _pages}
     try:
         printed = (options.run if options.command == "testbed" else answers[options.command])(options)
-    except (RecordError, ModelError, TestBedError) as error:
+    except (RecordError, ModelError, TestBedError, ParameterError, NDIFError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # who can be interrupted has said what is kept

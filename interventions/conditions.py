@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 
 from .prompt import CorruptedPrompt, Prompt, PromptError, build_prompt, corrupt, noise
 from .testbed import Item, TestBedError, load_image
-from .tokens import find_phrase
+from .tokens import find_phrase, normalise
 
 CORRUPTIONS = ("replacement", "repeat", "noise", "standard")
 CONSTRAINTS = {"visual": ("constraint",), "text": ("text_constraint",), "both": ("constraint", "text_constraint")}
@@ -97,8 +97,9 @@ def named(item: Item) -> Item:
     if not item.entity:
         raise Unusable("entity not named: a text-only model needs to know what the image shows")
     must_be_marked(item)
-    begin, end = find_phrase(item.question, item.visual_constraint, "visual_constraint", last=False)
-    question = item.question[:begin] + item.entity + item.question[end:]
+    question = normalise(item.question)
+    begin, end = find_phrase(question, item.visual_constraint, "visual_constraint", last=False)
+    question = question[:begin] + item.entity + question[end:]
     return replace(item, question=question, visual_constraint=item.entity, image=None, paraphrases=())
 
 
@@ -116,9 +117,9 @@ def as_asked(model, item: Item) -> Item:
 def clean_prompt(model, item: Item, conditions: Conditions) -> Prompt:
     """The item's prompt, as it is asked. Raises `Unusable`."""
     must_be_marked(item)
-    item = as_asked(model, item)
-    step = "image unreadable"
+    step = "constraint not found"
     try:
+        item, step = as_asked(model, item), "image unreadable"
         image = None if item.image is None else load_image(item.image)
         step = "constraint not found"
         return build_prompt(
@@ -129,9 +130,14 @@ def clean_prompt(model, item: Item, conditions: Conditions) -> Prompt:
         raise Unusable(f"{step}: {error}") from error
 
 
+def corrupted_roles(item: Item, conditions: Conditions) -> tuple[str, ...]:
+    """The constraints that are corrupted: of a question that has only one it is that."""
+    return CONSTRAINTS["visual" if item.text_constraint is None else conditions.corrupted]
+
+
 def corrupted_prompt(model, item: Item, prompt: Prompt, conditions: Conditions) -> CorruptedPrompt:
     """What the conditions make of the item's clean prompt. Raises `Unusable`."""
-    roles = CONSTRAINTS["visual" if item.text_constraint is None else conditions.corrupted]
+    roles = corrupted_roles(item, conditions)
     try:
         if conditions.corruption == "repeat":
             return corrupt(model, prompt, repeat_token=REPEAT_TOKEN, repeat_role=roles)

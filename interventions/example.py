@@ -10,7 +10,15 @@ import torch
 from PIL import Image
 
 from .causal_trace import both_runs, window_spans
-from .conditions import CONSTRAINTS, REPEAT_TOKEN, Conditions, Unusable, as_asked, clean_prompt, corrupted_prompt
+from .conditions import (
+    REPEAT_TOKEN,
+    Conditions,
+    Unusable,
+    as_asked,
+    clean_prompt,
+    corrupted_prompt,
+    corrupted_roles,
+)
 from .forward import extend, in_session, run
 from .model import VisionLanguageModel
 from .parameters import ParameterError
@@ -174,7 +182,7 @@ def example_at(
 
 def _phrases(item: Item, prompt: Prompt, conditions: Conditions) -> dict[str, str]:
     """What stands for each corrupted constraint in the corrupted question; noise leaves the words as they are."""
-    roles = CONSTRAINTS["visual" if item.text_constraint is None else conditions.corrupted]
+    roles = corrupted_roles(item, conditions)
     if conditions.corruption == "repeat":
         return {role: " ".join([REPEAT_TOKEN] * len(prompt.positions(role))) for role in roles}
     if conditions.is_noise:

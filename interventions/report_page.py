@@ -89,6 +89,7 @@ def _page(path: Path, record: dict) -> Report:
     exporter = HTMLExporter(template_name="folded", extra_template_basedirs=[str(_TEMPLATES)])
     exporter.register_preprocessor(ExtractOutputPreprocessor(), enabled=True)
     folder = f"{path.stem}_files"
+    shutil.rmtree(path.parent / folder, ignore_errors=True)  # pictures of an earlier version
     resources = {"output_files_dir": folder, "unique_key": path.stem, "metadata": {"name": path.stem}}
     body, resources = exporter.from_notebook_node(notebook, resources)
     pictures = []
@@ -97,6 +98,9 @@ def _page(path: Path, record: dict) -> Report:
         (path.parent / name).write_bytes(content)
         pictures.append(name)
     path.with_suffix(".html").write_text(body, encoding="utf-8")
+    beside = path.with_suffix(".record.json")
+    if not beside.exists():  # papermill by hand puts it elsewhere
+        beside.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     heading, _, about = notebook.cells[0].source.partition("\n")
     number = re.match(r"fig(\d+)_", path.stem)
     if number:  # figures that share a notebook share its heading, too
@@ -129,4 +133,4 @@ def _cells(path: Path) -> list:
 def _order(name: str) -> list:
     """table1 first, then the figures by number, then the rest."""
     kind = 0 if name.startswith("table") else 1 if name.startswith("fig") else 2
-    return [kind, *(int(piece) if piece.isdigit() else piece for piece in re.split(r"(\d+)", name))]
+    return [kind, *(int(piece) if piece.isdecimal() else piece for piece in re.split(r"(\d+)", name))]

@@ -141,6 +141,30 @@ def test_encyclopedic(tmp_path):
     assert bed.parts == ("encyclopedic",)
 
 
+def test_each_folder_of_images_is_searched(tmp_path):
+    (tmp_path / "empty").mkdir()
+    picture(tmp_path / "gld" / "0" / "1" / "2" / "0123456789abcdef.jpg")
+    with (tmp_path / "val.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(LANDMARK))
+        writer.writeheader()
+        writer.writerow(LANDMARK)
+    folders = [tmp_path / "empty", tmp_path / "gld"]
+    assert len(build_encyclopedic(tmp_path / "val.csv", tmp_path / "bed", images=folders)[0]) == 1
+
+
+def test_a_home_directory_is_read_and_recorded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    film = {"movie_name": "Up", "director_name": "Pete", "popularity": 1}
+    (tmp_path / "movies.pkl").write_bytes(pickle.dumps([film]))
+    picture(tmp_path / "images" / "Pete" / "1.jpg")
+    bed, _, _ = build_movies("~/movies.pkl", "~/bed", images=["~/images"])
+    card = (bed.directory / "README.md").read_text()
+    assert "# bed: questions about images" in card  # the name that it has, not the one that it was made under
+    assert 'root = "bed"' in card
+    assert "-p testbed bed" in card
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
 @pytest.mark.parametrize(("question", "original", "phrase"), [
     ("How tall is this tower?", "How tall is Eiffel Tower?", "this tower"),
     ("This church's architect was?", "Notre-Dame's architect was?", "This church"),

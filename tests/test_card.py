@@ -1,6 +1,7 @@
 """The dataset card: its counts, its history, and that what it tells to type works."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -30,7 +31,9 @@ def test_rewriting_adds_a_step_and_counts_anew(bed, tmp_path):
     source.write_text("abc")
     add_step(bed.directory, "import", inputs=[source], counts={"kept": 3})
     assert "| `known` | single | 3 | 3 | 2 | 1 | 0 | 0 |" in (bed.directory / "README.md").read_text()
-    changed = rewrite(bed, bed.items[:2], "verify", settings={"prefer": "Ann"}, counts={"rejected": 1})
+    changed = rewrite(
+        bed, bed.items[:2], "verify", remove=["known-2"], settings={"prefer": "Ann"}, counts={"rejected": 1}
+    )
     assert [item.id for item in changed] == ["known-0", "known-1"]
     first, second = history(bed.directory)
     assert first["inputs"] == [{
@@ -42,6 +45,27 @@ def test_rewriting_adds_a_step_and_counts_anew(bed, tmp_path):
     assert "**import**" in card
     assert "counts: rejected 1" in card
     assert str(tmp_path) not in card  # nobody else's business
+
+
+def test_what_was_not_selected_stays(bed):
+    changed = [replace(item, visual_replacement="Mongolia") for item in bed.items[1:2]]
+    after = rewrite(replace(bed, items=bed.items[1:2]), changed, "corruptions")
+    assert [item.visual_replacement for item in after] == ["", "Mongolia", "Sri Lanka"]
+
+
+def test_what_others_changed_meanwhile_is_not_overwritten(bed):
+    marked = replace(bed.items[0], visual_constraint="this country")
+    rewrite(bed, [marked], "verify")
+    late = [replace(item, visual_constraint="The capital", visual_replacement="") for item in bed]  # of the old state
+    after = rewrite(bed, late, "annotate", remove=["known-0"])
+    assert [item.visual_constraint for item in after] == ["this country", "The capital", "The capital"]
+    assert history(bed.directory)[-1]["counts"] == {"changed meanwhile": 1}
+
+
+def test_items_come_back(bed):
+    gone = rewrite(bed, [], "verify", remove=["known-1"])
+    assert [item.id for item in gone] == ["known-0", "known-2"]
+    assert [item.id for item in rewrite(gone, [bed.items[1]], "verify")] == ["known-0", "known-2", "known-1"]
 
 
 def test_a_history_that_cannot_be_read_is_not_overwritten(bed):

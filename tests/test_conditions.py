@@ -1,5 +1,6 @@
 """From an item to its clean and corrupted prompt under every condition, and how the two protocols differ."""
 
+import unicodedata
 from dataclasses import asdict, replace
 
 import planted
@@ -366,3 +367,13 @@ def test_a_named_item_has_its_entity_at_the_constraint_in_any_case(single):
     asked = replace(single, visual_constraint=single.visual_constraint.upper(), paraphrases=())
     assert named(asked).question == named(single).question
     assert "Peru" in named(asked).question
+
+
+def test_a_named_item_in_another_unicode_form(single, text_model):
+    question = unicodedata.normalize("NFD", "Where is this café located")
+    asked = replace(single, question=question, visual_constraint=question[9:-8], paraphrases=())
+    assert named(asked).question == "Where is Peru located"
+    lost = replace(asked, visual_constraint="is")
+    object.__setattr__(lost, "visual_constraint", "this hotel")  # as no item can be made
+    with pytest.raises(Unusable, match="constraint not found"):
+        clean_prompt(text_model, lost, PAPER)

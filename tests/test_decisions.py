@@ -237,7 +237,7 @@ def test_every_item_is_accounted_for(bed, log):
         text_replacement="1950", paraphrases=("The builder of this old church in 1900 is",),
     )
     step = history(bed.directory)[-1]
-    assert step["command"] == "apply-decisions"
+    assert step["command"] == "verify"
     assert step["counts"] == counts
     assert [file["name"] for file in step["inputs"]] == ["decisions.jsonl"]
 

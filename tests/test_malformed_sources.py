@@ -164,12 +164,21 @@ PICTURES = {
     "text": (lambda path: path.write_text("hello"), "cannot be decoded (unknown format)"),
     "one pixel": (lambda path: Image.new("RGB", (1, 1)).save(path, "PNG"), "1 x 1 pixels are no picture"),
     "not there": (lambda path: path.unlink(), "it is not there"),
+    "a link that leads nowhere": (lambda path: (path.unlink(), path.symlink_to("gone.jpg")), "it is not there"),
+    "PostScript": (lambda path: path.write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"), "unknown format"),
+    "a damaged texture": (lambda path: path.write_bytes(b"DDS " + b"\x7c\0\0\0" + b"\xff" * 200), "unknown format"),
 }
 
 
 @pytest.mark.parametrize("fault", PICTURES)
-def test_a_broken_picture_costs_its_own_row(fault, root):
+def test_a_broken_picture_costs_its_own_row(fault, root, monkeypatch):
     spoil, told = PICTURES[fault]
+    program = root / "bin" / "gs"  # by which Pillow would open PostScript
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {root / 'ran'}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     picture = root / "images" / "val2014" / "COCO_val2014_000000000002.jpg"
     Image.effect_noise((40, 40), 50).save(picture)
     spoil(picture)
@@ -177,9 +186,10 @@ def test_a_broken_picture_costs_its_own_row(fault, root):
     assert run(root, root.parent / "bed") == 0
     rows = pd.read_csv(root.parent / "bed" / "rows.csv", keep_default_na=False).set_index("id")
     assert rows.loc["okvqa-00002", "status"] == "left out"
-    assert fault == "not there" or told in rows.loc["okvqa-00002", "reason"]
+    assert "not there" in told or told in rows.loc["okvqa-00002", "reason"]
     assert "\n" not in rows.loc["okvqa-00002", "reason"]
     assert (rows["status"] == "left out").sum() == 1
+    assert not (root / "ran").exists()
     assert len(load_testbed(root.parent / "bed")) == 8
 
 
@@ -192,6 +202,13 @@ def test_image_names_that_lead_out_of_the_folder(name, tmp_path):
     (tmp_path / "images").mkdir()
     with pytest.raises(TestBedError, match="leads out of the folder of images"):
         ImageFolder(tmp_path / "images").find(name)
+
+
+def test_pictures_in_the_order_of_their_numbers(tmp_path):
+    for name in ("Image_10.png", "Image_2.png", "1²3.png"):
+        Image.new("L", (4, 4)).save(tmp_path / name)
+    found, _ = ImageFolder(tmp_path.parent).find(tmp_path.name)
+    assert [path.name for path in found] == ["1²3.png", "Image_2.png", "Image_10.png"]
 
 
 def test_names_with_dots_are_names():
@@ -234,6 +251,10 @@ def test_a_row_whose_text_is_odd_is_accounted_for(root):
     (["build", "known", "{o}", "--images", "{s}/data_constraints"], "Not one of 1209 rows can be used"),
     (["import-released", "{s}/data_constraints", "{o}", "--images", "{s}/images", "--okvqa-questions", "x"],
      "belong together"),
+    (["build", "movies", "{s}/movies.pkl", "{o}", "--images", "{s}/images", "--multi", "-1"],
+     "multi must be 0 or more"),
+    (["build", "known", "{o}", "--images", "{s}/images", "--relations", "{s}/relations.json"],
+     "templates must be pairs"),
 ])
 def test_bad_arguments_end_in_one_sentence(arguments, told, tmp_path, capsys):
     root = tmp_path / "sources"
@@ -243,6 +264,8 @@ def test_bad_arguments_end_in_one_sentence(arguments, told, tmp_path, capsys):
     (root / "years.csv").write_text("movie_name,year\nFilm 1,recently\n")
     write_films(root / "movies.pkl", ["A"], films=3)
     write_okvqa(root, ["What?"])
+    relation = {"relation_id": "P1", "question": "Q", "visual_constraint": "Q", "default_noun": "n", "other_nouns": []}
+    (root / "relations.json").write_text(json.dumps([relation | {"templates": ["x"]}]))
     beds = tmp_path / "beds"
     beds.mkdir()
     assert main(["testbed", *(text.format(s=root, o=beds / "bed") for text in arguments)]) == 1

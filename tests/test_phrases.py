@@ -17,6 +17,8 @@ SYSTEM = "This operating system was created by"
         ("What is this animal's tail for?", "this animal"),
         ("What does the man in the hat eat?", "the man in the hat"),
         ("Where is this café?", "this cafe\u0301"),
+        ("Who governs the U.S.?", "the U.S."),
+        ("How old is Washington D.C. today?", "Washington D.C."),
         ("यह जानवर क्या है?", "यह जानवर"),
     ],
 )
@@ -55,6 +57,8 @@ def test_trim_tells_what_it_took():
     assert trim(" This person's. ") == ("This person", ["punctuation", "possessive"])
     assert trim("(this dog)") == ("this dog", ["punctuation"])
     assert trim("this dog") == ("this dog", [])
+    assert trim("the U.S.") == ("the U.S.", [])
+    assert trim("plan B.") == ("plan B.", [])  # nobody can tell
     assert trim("?!") == ("", ["punctuation"])
 
 

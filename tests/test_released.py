@@ -70,10 +70,10 @@ def test_a_joint_credit_counts_for_each_director(imported, sources):
 
 
 def test_a_credit_of_two_is_what_they_made_together(tmp_path):
-    rows = [("A", "Alone"), ("A, B", "Together"), ("C and A", "Another"), ("B & A", "Again")]
+    rows = [("A", "Alone"), ("A, B", "Together"), ("C and A", "Another"), ("B & A", "Again"), ("D, Sr.", "Senior")]
     made = [{"movie_name": name, "director_name": credit, "popularity": 0.0} for credit, name in rows]
     (tmp_path / "movies.pkl").write_bytes(pickle.dumps(made))
-    asked = ("A and B", "a", "B, C")
+    asked = ("A and B", "a", "B, C", "d, Sr.")
     for name in asked:
         (tmp_path / "images" / name).mkdir(parents=True)
         Image.new("L", (4, 4)).save(tmp_path / "images" / name / "1.png")
@@ -82,7 +82,9 @@ def test_a_credit_of_two_is_what_they_made_together(tmp_path):
     write_csv(tmp_path / "multimodal_movies.csv", released)
     arguments = {"images": [tmp_path / "images"], "films": tmp_path / "movies.pkl"}
     bed, rows, _ = import_released(tmp_path, tmp_path / "bed", **arguments)
-    assert [item.answers for item in bed] == [("Again", "Together"), ("Again", "Alone", "Another", "Together")]
+    assert [item.answers for item in bed] == [
+        ("Again", "Together"), ("Again", "Alone", "Another", "Together"), ("Senior",)
+    ]
     assert rows.loc[2, "reason"] == "no film of the director: 'B, C'"
 
 
@@ -173,6 +175,17 @@ def test_of_two_facts_about_one_subject_the_one_that_fits(tmp_path):
     arguments = {"images": [tmp_path / "images"], "known": tmp_path / "known.json"}
     bed, _, _ = import_released(tmp_path, tmp_path / "bed", **arguments)
     assert [item.answers[0] for item in bed] == ["Vienna", "opera", "violin"]
+
+
+def test_a_row_is_no_double_of_one_that_was_left_out(tmp_path):
+    (tmp_path / "images" / "Vinson Massif").mkdir(parents=True)
+    Image.new("L", (4, 4)).save(tmp_path / "images" / "Vinson Massif" / "1.png")
+    same = {"question": "Where is this place?", "subject": "Vinson Massif", "image_url": "Vinson Massif"}
+    phrases = ("the wine", "this place", "this place")
+    write_csv(tmp_path / "multimodal_known.csv", [same | {"main_entity": phrase} for phrase in phrases])
+    _, rows, _ = import_released(tmp_path, tmp_path / "bed", images=[tmp_path / "images"])
+    assert rows["status"].tolist() == ["left out", "kept", "left out"]
+    assert rows.loc[2, "reason"] == "the same as an earlier row: 2"
 
 
 def test_a_folder_that_is_there_already_is_kept(sources, tmp_path):

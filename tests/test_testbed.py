@@ -78,6 +78,19 @@ def test_a_table_without_annotations_is_as_ever(tmp_path):
         assert pq.read_schema(directory / "items.parquet").equals(COLUMNS)
 
 
+@pytest.mark.parametrize("image", ["../secret.png", "/etc/secret.png", "images/../../secret.png"])
+def test_pictures_lie_in_the_directory(tmp_path, image):
+    with pytest.raises(TestBedError, match=r"leads out|must lie in"):
+        save_testbed([item(image=image)], tmp_path)
+    (tmp_path / "images").mkdir()
+    save_testbed([item(image="images/a.png")], tmp_path)
+    table = pq.read_table(tmp_path / "items.parquet")
+    table = table.set_column(table.column_names.index("image"), "image", pa.array([image]))
+    pq.write_table(table, tmp_path / "items.parquet")  # from somebody else
+    with pytest.raises(TestBedError, match=r"Item 'known-0': .* leads out of the folder"):
+        load_testbed(tmp_path)
+
+
 def test_the_directory_can_be_moved(bed, tmp_path):
     moved = tmp_path.parent / (tmp_path.name + "-moved")
     tmp_path.rename(moved)

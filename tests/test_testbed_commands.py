@@ -1,6 +1,7 @@
 """A test bed's way on the command line: released files, annotation, verification, replacements, Table 1, Figure 3."""
 
 import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -11,7 +12,7 @@ from released_format import write_as_released
 from interventions.__main__ import main
 from interventions.record import read_record
 from interventions.testbed import load_testbed
-from interventions.testbed.provenance import history
+from interventions.testbed.provenance import history, rewrite
 from interventions.testbed.verification.decisions import LOG, DecisionLog
 
 environment = pytest.fixture(scope="module", autouse=True)(findable)
@@ -107,10 +108,24 @@ def test_annotate_asks_the_endpoint_of_the_environment(bed, monkeypatch, capsys)
 
 @pytest.mark.parametrize("command", [
     ("corruptions", "embedded"), ("annotate", "embedded", "--model", "parrot", "--which", "all"),
+    ("verify", "embedded", "--apply"),
 ])
 def test_the_embedded_test_bed_is_not_written_to(command, capsys):
     assert run(*command) == 1
     assert "stays as it is: copy its folder first" in capsys.readouterr().err
+
+
+def test_options_of_apply_want_it(bed, capsys):
+    assert run("verify", bed, "--prefer", "anna") == 1
+    assert "add --apply" in capsys.readouterr().err
+
+
+def test_a_model_that_can_be_asked_nothing_ends_in_a_sentence(bed, capsys):
+    items = [replace(item, visual_constraint="", visual_replacement="") for item in load_testbed(bed)]
+    rewrite(load_testbed(bed), items, "unmarked")
+    assert run("corruptions", bed, "--model", "mini", "--results-dir", bed / "results") == 1
+    told = capsys.readouterr().err
+    assert "constraint not marked" in told and told.strip().splitlines()[-1].startswith("Parameter 'model'")
 
 
 def test_an_interrupt_ends_a_command_quietly(bed, monkeypatch, capsys):

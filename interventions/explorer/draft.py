@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 
-from ..conditions import CONSTRAINTS, Conditions, Unusable, clean_prompt, corrupted_prompt
+from ..conditions import Conditions, Unusable, clean_prompt, corrupted_prompt, corrupted_roles
 from ..prompt import CorruptedPrompt, Prompt
 from ..testbed import Item, TestBedError
 from ..testbed.images import image_problem
@@ -98,11 +98,6 @@ def _corrupted(model, item: Item, prompt: Prompt, conditions: Conditions) -> Cor
             if not getattr(item, f"{which}_replacement"):
                 raise Unusable(f"Write what replaces the {which} constraint in the corrupted question.")
     return corrupted_prompt(model, item, prompt, conditions)
-
-
-def corrupted_roles(item: Item, conditions: Conditions) -> tuple[str, ...]:
-    """The constraints that are corrupted: of a question that has only one it is that."""
-    return CONSTRAINTS["visual" if item.text_constraint is None else conditions.corrupted]
 
 
 def suggestions(question: str) -> list[str]:

@@ -154,11 +154,13 @@ def _verify(commands) -> None:
 
 def _run_verify(options) -> str:
     from .verification.agreement import agreement, disputed, progress
-    from .verification.decisions import LOG, DecisionLog
+    from .verification.decisions import DecisionLog, default_log
     from .verification.outcomes import apply_decisions, summary, with_set_aside
 
     testbed = load_testbed(options.testbed)
-    log = DecisionLog(options.log or testbed.directory / LOG)
+    log = DecisionLog(options.log or default_log(testbed))
+    if not options.apply and (options.prefer or options.only_verified):
+        raise TestBedError("prefer and only_verified say how decisions are applied: add --apply.")
     if options.apply:
         return summary(apply_decisions(testbed, log, prefer=options.prefer, only_verified=options.only_verified))
     if not log.annotators:

@@ -52,6 +52,7 @@ _COMPOUNDS = frozenset(
     "opera house".split(",")
 )
 _TRAILING = " \t.,;:!?…\"”»)]}-–—"
+_ABBREVIATED = re.compile(r"(?:^|[\s.])\w\.$")  # "the U.S." ends in a full stop of its own
 _POSSESSIVE = re.compile(r"(?<=\w)['’`´]s?$|(?<=\w)[‘ʼ]s$", re.IGNORECASE)
 _WORD = re.compile(r"\w[\w'’.-]*(?<![.'’-])|\w")
 _OF_KINDS = frozenset(
@@ -71,7 +72,8 @@ def trim(phrase: str) -> tuple[str, list[str]]:
     """The phrase without what annotators take along by mistake, and what that was: "punctuation", "possessive"."""
     trimmed, removed = normalise(phrase), []
     while True:
-        shorter = trimmed.rstrip(_TRAILING).lstrip(" \t\"“«([{")
+        shorter = trimmed if _ABBREVIATED.search(trimmed) else trimmed.rstrip(_TRAILING)
+        shorter = shorter.lstrip(" \t\"“«([{")
         if shorter != trimmed:
             removed.append("punctuation")
         without = _POSSESSIVE.sub("", shorter)

@@ -17,16 +17,28 @@ PROVENANCE = "provenance.json"
 
 
 def rewrite(
-    testbed: TestBed, items: Iterable[Item], command: str, *, settings: dict | None = None,
+    testbed: TestBed, items: Iterable[Item], command: str, *, remove: Iterable[str] = (), settings: dict | None = None,
     inputs: Iterable[str | Path] = (), counts: dict | None = None,
 ) -> TestBed:
-    """Put `items` in the place of a test bed's own, note the step, and make its card anew; returns it as loaded again.
+    """Put items in the place of those of the same id, note the step, and make the card anew; returns all, loaded again.
 
-    command: what was run ("annotate"); settings and counts: plain values that the card shows; inputs: files that were
-    read, whose size and sha256 are kept. Raises `TestBedError` for the embedded test bed, which is part of the package.
+    testbed: as it was loaded, or a selection of it: whatever is not among `items` stays, and so does an item that
+    somebody else has changed since (counted as "changed meanwhile"). Items that the table does not have come last.
+    remove: ids that leave the table. command: what was run ("annotate"); settings and counts: plain values that the
+    card shows; inputs: files that were read, whose size and sha256 are kept.
+    Raises `TestBedError` for the embedded test bed, which is part of the package.
     """
     must_be_writable(testbed)
-    save_testbed(items, testbed.directory)
+    new, before, remove = {item.id: item for item in items}, {item.id: item for item in testbed}, set(remove)
+    merged, counts = [], dict(counts or {})
+    for item in load_testbed(testbed.directory):
+        mine = new.pop(item.id, item)
+        if item != before.get(item.id, item) and (mine != item or item.id in remove):
+            counts["changed meanwhile"] = counts.get("changed meanwhile", 0) + 1
+            merged.append(item)
+        elif item.id not in remove:
+            merged.append(mine)
+    save_testbed([*merged, *new.values()], testbed.directory)
     add_step(testbed.directory, command, settings=settings, inputs=inputs, counts=counts)
     return load_testbed(testbed.directory)
 
@@ -68,7 +80,7 @@ def history(directory: str | Path) -> list[dict]:
 
 def described(path: str | Path) -> dict:
     """A file by name, size and sha256. (Not by its folder, which is nobody else's business.)"""
-    path = Path(path)
+    path = Path(path).expanduser()
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from ..lots import lot
 from .errors import TestBedError, first_line
+from .images import safe_parts
 
 EMBEDDED = Path(__file__).parent / "embedded"
 PAPER_PARTS = ("known", "okvqa", "movies")  # the order in which the paper's figures show them
@@ -230,7 +231,12 @@ def _item(row: dict, directory: Path) -> Item:
     image = row.pop("image")
     for name in ("answers", "paraphrases", "annotations"):
         row[name] = tuple(row.get(name) or ())
-    return Item(**row, image=None if image is None else directory / image)
+    try:
+        return Item(**row, image=None if image is None else directory.joinpath(*safe_parts(image)))
+    except TestBedError as error:
+        if "leads out" in str(error):
+            raise TestBedError(f"Item {row['id']!r}: {error}: name one below images/.") from error
+        raise
 
 
 def _problem(item: Item) -> str:
@@ -275,5 +281,5 @@ def _relative(image: Path | None, directory: Path, item_id: str) -> str | None:
         if not image.is_relative_to(directory):
             raise TestBedError(f"Item {item_id!r}: its image {str(image)!r} must lie in {str(directory)!r}.")
         image = image.relative_to(directory)
-    return image.as_posix()
+    return "/".join(safe_parts(image.as_posix()))
 

@@ -26,7 +26,7 @@ def read_examples(path: str | Path) -> tuple[Example, ...]:
             rows = json.loads(text)
         else:
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TestBedError(f"examples: {path} is not readable as JSON or JSONL ({first_line(error)}).") from error
     if not rows:
         raise TestBedError(f"examples: {path} has no examples.")

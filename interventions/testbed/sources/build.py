@@ -4,7 +4,7 @@ landmark questions of Encyclopedic-VQA, the paper's long-tailed editing set (app
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pandas as pd
 
 from ...lots import lot
 from ...progress import Progress
+from ..errors import TestBedError
 from ..images import ENDINGS, ImageFolder
 from ..phrases import DEMONSTRATIVES, phrase_problem, trim, words_of
 from ..schema import TestBed
@@ -105,6 +106,8 @@ def build_movies(
     directors count for each. years: CSV with movie_name, year and, where films share a name, director_name. Which
     questions with a year are taken is drawn by `seed`, among directors with an image. Any film is a right answer.
     """
+    if multi < 0:
+        raise TestBedError(f"multi must be 0 or more, not {multi}: it is the most questions with a year.")
     folders = [ImageFolder(root) for root in images]
     of_director: dict[str, list] = {}
     for film in read_films(films, years):  # the most popular first
@@ -184,7 +187,7 @@ def changed_phrase(question: str, original: str) -> str:
     return phrase if points and not phrase_problem(question, phrase) else ""
 
 
-def find(folders: Iterable[ImageFolder], names: Iterable[str]) -> list[Path]:
+def find(folders: Iterable[ImageFolder], names: Sequence[str]) -> list[Path]:
     """The pictures that the first folder that has any holds under the first of these names."""
     for folder in folders:
         for name in names:
@@ -200,9 +203,9 @@ def _of_entity(draft: Draft, row: Row, folders: list[ImageFolder], entity: str) 
     return draft.take_image(row, find(folders, names), entity)
 
 
-def _landmark_names(name: str) -> Iterator[str]:
+def _landmark_names(name: str) -> tuple[str, ...]:
     path = f"{name[0]}/{name[1]}/{name[2]}/{name}.jpg"
-    return (f"{split}{path}" for split in ("", "train/", "index/", "test/"))
+    return tuple(f"{split}{path}" for split in ("", "train/", "index/", "test/"))
 
 
 def _paraphrases(relation: dict) -> tuple[str, ...]:

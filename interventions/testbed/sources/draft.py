@@ -62,12 +62,13 @@ class Draft:
 
     def __enter__(self) -> Draft:
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.directory = Path(tempfile.mkdtemp(prefix=f".{self.out.name}.", dir=self.out.parent))
-        self.directory.chmod(0o755)
+        self._beside = Path(tempfile.mkdtemp(prefix=f".{self.out.name}.", dir=self.out.parent))
+        self.directory = self._beside / self.out.name  # its card tells the name
+        self.directory.mkdir()
         return self
 
     def __exit__(self, *_) -> None:
-        shutil.rmtree(self.directory, ignore_errors=True)  # after `publish` there is none
+        shutil.rmtree(self._beside, ignore_errors=True)
 
     def row(self, source: str, number: int, part: str, question: str) -> Row:
         """Begin the next row; every row ends in `keep` or `leave_out`."""
@@ -160,8 +161,8 @@ def summary(frame: pd.DataFrame, folders: Iterable[ImageFolder] = ()) -> str:
     lines = []
     for source, rows in frame.groupby("source", sort=False):
         counts = Counter(rows["status"])
-        told = " + ".join(f"{counts[status]} {status}" for status in ("kept", "repaired", "left out"))
-        lines.append(f"{source}: {told} = {len(rows)} rows")
+        sum_ = " + ".join(f"{counts[status]} {status}" for status in ("kept", "repaired", "left out"))
+        lines.append(f"{source}: {sum_} = {len(rows)} rows")
         repairs = Counter(repair for cell in rows["repairs"] for repair in filter(None, cell.split(" | ")))
         reasons = Counter(reason.partition(":")[0] for reason in rows["reason"] if reason)
         lines += [f"  repaired, {repair}: {n}" for repair, n in repairs.most_common()]

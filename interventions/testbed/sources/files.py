@@ -48,7 +48,7 @@ def read_csv(path: str | Path, columns: Iterable[str]) -> list[dict[str, str]]:
                 rows.append({name: normalise(value) for name, value in row.items()})
     except UnicodeDecodeError as error:
         raise TestBedError(f"{path.name} is not UTF-8 ({first_line(error)}): save it as UTF-8.") from error
-    except csv.Error as error:
+    except (OSError, csv.Error) as error:
         raise TestBedError(f"{path.name} is not a readable CSV ({first_line(error)}): download it again.") from error
     if not rows:
         raise TestBedError(f"{path.name} has no rows: download it again.")
@@ -60,7 +60,7 @@ def read_json(path: str | Path):
     path = _existing(path)
     try:
         return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TestBedError(f"{path.name} is not readable JSON ({first_line(error)}): download it again.") from error
 
 
@@ -76,6 +76,15 @@ def read_relations(path: str | Path = KNOWN_RELATIONS) -> dict[str, dict]:
     names = {"relation_id": str, "question": str, "visual_constraint": str, "default_noun": str, "other_nouns": list,
              "templates": list}
     rows = _records(path, data.get("relations") if isinstance(data, dict) else data, names)
+    for row in rows:
+        pairs = [pair for pair in row["templates"] if isinstance(pair, list) and len(pair) == 2]
+        texts = [text for text, _ in pairs if isinstance(text, str) and text]
+        constraint = row["visual_constraint"]
+        if len(texts) < len(row["templates"]) or not constraint or constraint not in row["question"]:
+            raise TestBedError(
+                f"{Path(path).name}, {row['relation_id']}: templates must be pairs of a text and how often it occurs, "
+                "and visual_constraint a part of the question."
+            )
     return {row["relation_id"]: row for row in rows}
 
 

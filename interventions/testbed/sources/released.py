@@ -80,11 +80,12 @@ def _import_part(draft: Draft, part: str, source: str, rows: list[dict], join: C
     progress = Progress(len(rows), part)
     for number, released in enumerate(rows, start=1):
         row = draft.row(source, number, part, released["question"])
-        first = seen.setdefault((released["question"], released["image_url"]), number)
+        asked = released["question"], released["image_url"]
         try:
-            if first != number:
-                raise LeftOut(f"the same as an earlier row: {first}")
+            if asked in seen:
+                raise LeftOut(f"the same as an earlier row: {seen[asked]}")
             _import_row(draft, row, released, join, folders)
+            seen[asked] = number
         except LeftOut as error:
             draft.leave_out(row, str(error))
         progress.step(f"{len(draft.items)} used")
@@ -158,7 +159,8 @@ def _join_films(path: str | Path) -> Callable:
             films.setdefault(director.casefold(), []).append(film)
 
     def join(released: dict, row: Row) -> Joined:
-        names = split_credits(released["director"].casefold())  # of a joint credit, what they made together
+        # Of a joint credit, what they made together.
+        names = [name.casefold() for name in split_credits(released["director"])]
         made = films.get(names[0], []) if names else []
         answers = [film.name for film in made if set(names) <= {name.casefold() for name in film.directors}]
         if not answers:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ...tokens import PromptError, find_phrase, normalise
 from ..errors import TestBedError, first_line
-from ..schema import Item
+from ..schema import EMBEDDED, Item, TestBed
 
 LOG = "decisions.jsonl"
 ACTIONS = ("accept", "correct", "reject")
@@ -145,6 +145,11 @@ class DecisionLog:
         self._read = self._lines = 0
 
 
+def default_log(testbed: TestBed) -> Path:
+    """Where a test bed's decisions go: into its folder, for the embedded one into `results/`."""
+    return (Path("results") if testbed.directory == EMBEDDED.resolve() else testbed.directory) / LOG
+
+
 def constraint_spans(question: str, visual_constraint: str, text_constraint: str | None) -> dict[str, tuple[int, int]]:
     """Where the experiments find the constraints in `normalise(question)`: by "visual" and "text", what is marked.
 
@@ -195,7 +200,7 @@ def append_lines(path: Path, contents: list[dict]) -> None:
 def _parsed(line: bytes) -> Decision | None:
     try:
         decision = Decision(**json.loads(line))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
     types = {str: "str", bool: "bool", type(None): "None"}
     right = all(types.get(type(getattr(decision, f.name))) in f.type.split(" | ") for f in fields(Decision))

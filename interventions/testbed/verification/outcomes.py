@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 import pandas as pd
 
 from ..errors import TestBedError
-from ..provenance import rewrite
+from ..provenance import must_be_writable, rewrite
 from ..schema import Item, TestBed, load_testbed
 from .decisions import Decision, DecisionLog, append_lines
 
@@ -42,6 +42,7 @@ def apply_decisions(
     (only_verified). What is set aside is kept in `set_aside.jsonl`: it comes back with another decision on it.
     Raises `TestBedError` where nobody has decided anything, or nothing would be left.
     """
+    must_be_writable(testbed)
     testbed = load_testbed(testbed.directory)
     verdicts = _verdicts(with_set_aside(testbed), log, prefer)
     if not log.annotators:
@@ -63,7 +64,10 @@ def apply_decisions(
     counts = {"items": len(verdicts)} | {name: found[name] for name in OUTCOMES}
     counts |= {"kept": len(kept), "set aside": len(aside), "paraphrases left out": lost}
     settings = {"prefer": prefer, "only_verified": only_verified}
-    rewrite(testbed, kept, "apply-decisions", settings=settings, inputs=[log.path], counts=counts)
+    rewrite(
+        testbed, kept, "verify", remove=[item.id for item, _ in aside], settings=settings, inputs=[log.path],
+        counts=counts,
+    )
     return counts
 
 
@@ -87,7 +91,7 @@ def with_set_aside(testbed: TestBed) -> TestBed:
             image = row["image"] and testbed.directory / row["image"]
             lists = {name: tuple(row[name]) for name in ("answers", "paraphrases", "annotations")}
             aside[row["id"]] = Item(**row | lists | {"image": image})
-        except (ValueError, TypeError, KeyError):  # cut off by a crash: then the row is still in the table
+        except (ValueError, TypeError, KeyError, RecursionError):  # cut off by a crash: the row is still in the table
             continue
     return replace(testbed, items=(*testbed, *(item for item in aside.values() if item.id not in rows)))
 

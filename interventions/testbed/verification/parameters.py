@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import getpass
 from dataclasses import dataclass
-from pathlib import Path
 
 from ...parameters import NotebookParameters, ParameterError, at_least, listed, one_of
 from ..errors import TestBedError
-from ..schema import EMBEDDED, TestBed, load_testbed
-from .decisions import LOG, DecisionLog
+from ..schema import TestBed, load_testbed
+from .decisions import DecisionLog, default_log
 from .outcomes import with_set_aside
 from .rounds import ONLY, Verification
 
@@ -39,9 +38,8 @@ class VerifyParameters(NotebookParameters):
             raise ParameterError(f"Parameter 'testbed': {error}") from error
         for part in listed(self.parts):
             one_of("parts", part, testbed.parts)
-        home = Path("results") if testbed.directory == EMBEDDED else testbed.directory
         try:
-            log = DecisionLog(self.log_path or home / LOG)
+            log = DecisionLog(self.log_path or default_log(testbed))
         except TestBedError as error:
             raise ParameterError(f"Parameter 'log_path': {error}") from error
         if log.unreadable:
