@@ -8,6 +8,7 @@ from pathlib import Path
 import papermill.cli
 import pytest
 
+import interventions
 from interventions import load_model, load_testbed
 from interventions.cost import estimate, read_fit
 from interventions.figure_parameters import Fig3Parameters
@@ -161,6 +162,11 @@ def test_pictures_and_pages_that_the_readme_names_are_there():
     assert len(targets) > 10
     for target in targets:
         assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+def test_everything_that_the_package_offers_is_on_the_page():
+    named = {line.rpartition(".")[2] for line in (ROOT / "docs" / "api.md").read_text().splitlines() if ":::" in line}
+    assert set(interventions.__all__) <= named
 
 
 def test_make_refuses_a_parameter_without_a_value():
