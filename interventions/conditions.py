@@ -106,7 +106,7 @@ def named(item: Item) -> Item:
 def must_be_marked(item: Item) -> None:
     """Raises `Unusable` where nobody has marked the visual constraint yet."""
     if not item.visual_constraint:
-        raise Unusable("constraint not marked: run python -m interventions testbed annotate")
+        raise Unusable("constraint not marked (python -m interventions testbed annotate marks it)")
 
 
 def as_asked(model, item: Item) -> Item:
@@ -149,7 +149,7 @@ def corrupted_prompt(model, item: Item, prompt: Prompt, conditions: Conditions) 
             )
         replacements = {"constraint": item.visual_replacement, "text_constraint": item.text_replacement}
         if not all(replacements[role] for role in roles):
-            raise Unusable("no replacement phrase: run python -m interventions testbed corruptions")
+            raise Unusable("no replacement phrase (python -m interventions testbed corruptions chooses one)")
         return corrupt(
             model, prompt,
             visual_replacement=item.visual_replacement if "constraint" in roles else None,

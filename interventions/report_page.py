@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,9 +59,10 @@ def build_pages(directory: str | Path) -> Path:
         reports.append(_page(path, record))
     if not reports:
         raise RecordError(f"{str(directory)!r} holds no finished report: run make reports first.")
+    models = Counter(report.record["environment"]["model"] for report in reports)
     text = _environment().get_template("reports.html.j2").render(
-        name=directory.name, reports=reports, unfinished=unfinished, minutes=sum(r.seconds for r in reports) / 60,
-        environments=_environments(reports),
+        model=models.most_common(1)[0][0], reports=reports, unfinished=unfinished,
+        minutes=sum(report.seconds for report in reports) / 60, environments=_environments(reports),
     )
     shutil.copyfile(_TEMPLATES / "style.css", directory / "style.css")
     index = directory / "index.html"

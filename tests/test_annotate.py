@@ -522,7 +522,7 @@ def test_the_cost_adds_up(serve, tmp_path, capsys):
     assert report.tokens == report.tokens_kept == tokens
     assert report.dollars == pytest.approx((tokens[0] * 2.5 + tokens[1] * 10) / 1e6)
     assert report.counts()["dollars"] == round(report.dollars, 4)
-    assert re.search(r"527 tokens, \$0\.00 of about \$0\.00", capsys.readouterr().out)
+    assert re.search(r"527 tokens, \$0\.00\d of about \$0\.00\d", capsys.readouterr().out)
     testbed = bed(tmp_path, *many(3))
     report = annotate(testbed, "parrot", price_in=2.5, price_out=10)
     assert report.tokens == (160, 50)
@@ -536,7 +536,7 @@ def test_estimates_are_told_while_it_runs(serve, tmp_path, capsys, monkeypatch):
     serve(lambda request, number: good(request))
     annotate(bed(tmp_path, *many(4)), "parrot", concurrency=1, price_in=1e4, price_out=0)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("annotate: 1 of 4 questions, 0 failed, 210 tokens, $1.60 of about $6.40; ")
+    assert lines[0].startswith("annotate: 1 of 4 questions, 0 failed, 210 tokens, $1.600 of about $6.400; ")
     assert re.search(r" a second, \d+ s left$", lines[0])
     assert len(lines) == 4
 

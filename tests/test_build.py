@@ -32,7 +32,7 @@ def test_okvqa(tmp_path, below):
     assert {item.visual_constraint for item in bed} == {""}  # for `annotate`
     assert bed.items[0].annotations == ("coffee",) + ("tea",) * 9
     assert list(rows["status"]) == ["kept", "kept", "left out"]
-    assert rows.loc[2, "reason"] == "no image"
+    assert rows.loc[2, "reason"] == "no image: COCO_val2014_000000000003"
 
 
 def test_known_from_the_facts_in_the_package(tmp_path, capsys):
@@ -70,7 +70,7 @@ def test_movies(films, tmp_path):
     assert {item.visual_constraint for item in bed} == {"this director"}
     assert {item.constraints for item in bed} == {"single"}
     assert len(rows) == 4  # Bob Peterson has no image
-    assert rows.loc[rows["status"] == "left out", "reason"].tolist() == ["no image"]
+    assert rows.loc[rows["status"] == "left out", "reason"].tolist() == ["no image: Bob Peterson"]
 
 
 def test_movies_of_a_year(films, tmp_path):
@@ -134,8 +134,8 @@ def test_encyclopedic(tmp_path):
     ]
     assert bed.items[0].entity == "Eiffel Tower"
     assert rows["reason"].tolist() == [
-        "", "", "no landmark", "not one answer in one step: 2_hop", "not one answer in one step: templated",
-        "no answers", "no image",
+        "", "", "no landmark", "not of one step: 2_hop", "several answers together", "no answers",
+        "no image: Eiffel Tower",
     ]
     assert rows.loc[0, "notes"] == "1 of 2 images were not downloaded"
     assert bed.parts == ("encyclopedic",)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 from notebook_runs import execute, findable
-from openai_server import OpenAIServer, good
+from openai_server import OpenAIServer, completion, good
 from released_format import write_as_released
 
 from interventions.__main__ import main
@@ -52,6 +52,7 @@ def test_the_imported_questions_are_those_released(released):
 def test_corruptions_then_table_1_and_figure_3(bed, tmp_path, capsys):
     assert run("corruptions", bed, "--model", "mini", "--results-dir", tmp_path / "results") == 0
     printed = capsys.readouterr().out
+    assert printed.splitlines()[-1].startswith(f"{bed}: 15 phrases written")
     assert all(item.visual_replacement for item in load_testbed(bed))
     assert [line.split() for line in printed.splitlines() if line.startswith("chosen")] == [["chosen", "5", "5", "5"]]
     assert history(bed)[-1]["counts"] == {"chosen": 15}
@@ -113,6 +114,16 @@ def test_annotate_asks_the_endpoint_of_the_environment(bed, monkeypatch, capsys)
 def test_the_embedded_test_bed_is_not_written_to(command, capsys):
     assert run(*command) == 1
     assert "stays as it is: copy its folder first" in capsys.readouterr().err
+
+
+def test_an_endpoint_that_only_talks_nonsense_ends_in_a_sentence(bed, monkeypatch, capsys):
+    with OpenAIServer(lambda request, number: completion("I am not JSON")) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "nobody-sees-this")
+        assert run("annotate", bed, "--model", "parrot", "--which", "all", "--limit", "1") == 1
+    printed = capsys.readouterr()
+    assert "could be annotated: the reasons are above" in printed.err
+    assert "delete annotations.jsonl" in printed.out
 
 
 def test_options_of_apply_want_it(bed, capsys):

@@ -132,12 +132,16 @@ def _annotate(commands) -> None:
 def _run_annotate(options) -> str:
     from .annotation.run import annotate
 
-    return str(annotate(
+    report = annotate(
         load_testbed(options.testbed), options.model, which=options.which, limit=options.limit,
         tokenizer=options.tokenizer, concurrency=options.concurrency, retries=options.retries,
         timeout=options.timeout, price_in=options.price_in, price_out=options.price_out,
         **({"examples": options.examples} if options.examples else {}),
-    ))
+    )
+    if report.count("failed") and not report.count("annotated"):
+        print(report)
+        raise TestBedError(f"None of {report.count('failed')} questions could be annotated: the reasons are above.")
+    return str(report)
 
 
 def _verify(commands) -> None:
@@ -167,7 +171,10 @@ def _run_verify(options) -> str:
         raise TestBedError(f"{log.path} holds no decision: make some in notebooks/verify.ipynb first.")
     everything = with_set_aside(testbed)
     frames = (progress(everything, log), agreement(everything, log), disputed(everything, log))
-    return "\n\n".join(frame.to_string(index=False) for frame in frames if len(frame))
+    shown = (frame[frame["n"] > 0] if "n" in frame else frame for frame in frames)  # not what nobody marked
+    return "\n\n".join(
+        frame.to_string(index=False, float_format="{:.2f}".format) for frame in shown if len(frame)
+    )
 
 
 def _corruptions(commands) -> None:
@@ -205,7 +212,9 @@ def _run_corruptions(options) -> str:
         results_dir=options.results_dir,
     )
     write_corruptions(testbed, found)
-    return found.summary().T.to_string(header=False, float_format="{:.4f}".format)
+    told = found.summary().T.dropna(how="all").to_string(header=False, float_format="{:.4f}".format)
+    n_new = int(found.choices["status"].isin(("chosen", "unchecked")).sum())
+    return f"{told}\n{testbed.directory}: {n_new} phrases written; what each line means: docs/testbeds.md"
 
 
 def _testbed(command) -> None:

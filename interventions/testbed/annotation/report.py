@@ -73,7 +73,10 @@ class Report:
         for entry in self.items:
             if entry.reason:
                 examples.setdefault((entry.state, _kind(entry)), f"{entry.item.id}: {entry.reason}")
-        return "\n".join([*rows, *(["", "The first item of each reason:"] if examples else []), *examples.values()])
+        lines = [*rows, *(["", "The first item of each reason:"] if examples else []), *examples.values()]
+        if self.count("failed"):
+            lines += ["", "Replies that failed are kept, too: delete annotations.jsonl to have all asked anew."]
+        return "\n".join(lines)
 
 
 def dollars(tokens: tuple[int, int], prices: tuple[float, float] | None) -> float | None:

@@ -171,7 +171,7 @@ def _collect(found: Iterable, outcomes: dict, total: int, endpoint: Endpoint, pr
                 raise EndpointError(f"{in_a_row} questions in a row failed at {endpoint.where} ({outcome.reason})")
             spent, cost = dollars(endpoint.tokens, prices), ""
             if spent is not None:
-                cost = f", ${spent:.2f} of about ${spent / (progress.done + 1) * total:.2f}"
+                cost = f", ${spent:.3f} of about ${spent / (progress.done + 1) * total:.3f}"
             note = f"{failed} failed, {sum(endpoint.tokens):,} tokens{cost}"
             progress.step(note)
         progress.close(note)

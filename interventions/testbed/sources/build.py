@@ -153,8 +153,10 @@ def build_encyclopedic(csv: str | Path, out: str | Path, *, images: Iterable[str
     def one(draft: Draft, row: Row, entry: dict) -> None:
         if entry["dataset_name"] != "landmarks":
             raise LeftOut("no landmark")
-        if entry["question_type"] not in _EVQA_TYPES or "&&" in entry["answer"]:
-            raise LeftOut(f"not one answer in one step: {entry['question_type']}")
+        if entry["question_type"] not in _EVQA_TYPES:
+            raise LeftOut(f"not of one step: {entry['question_type']}")
+        if "&&" in entry["answer"]:
+            raise LeftOut("several answers together")
         answers = tuple(dict.fromkeys(filter(None, map(str.strip, entry["answer"].split("|")))))
         if not answers:
             raise LeftOut("no answers")

@@ -90,7 +90,7 @@ class Draft:
         that cannot be used are passed over, and noted.
         """
         if not candidates:
-            raise LeftOut("no image")
+            raise LeftOut(f"no image: {name}")
         usable: list[Path] = []
         problems: list[str] = []
         for path in candidates:

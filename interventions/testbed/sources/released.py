@@ -60,8 +60,8 @@ def import_released(
         raise TestBedError("okvqa_questions and okvqa_annotations belong together: give both files, or none.")
     joins = {
         "known": lambda: _join_known(known),
-        "movies": lambda: _not_given("films, movies.pkl") if films is None else _join_films(films),
-        "okvqa": lambda: _not_given("okvqa_questions and okvqa_annotations") if okvqa_questions is None
+        "movies": lambda: _not_given("--films") if films is None else _join_films(films),
+        "okvqa": lambda: _not_given("--okvqa-questions and --okvqa-annotations") if okvqa_questions is None
         else _join_okvqa(okvqa_questions, okvqa_annotations),
     }
     given = [path for path in (known if "known" in found else None, films, okvqa_questions, okvqa_annotations) if path]
@@ -94,35 +94,36 @@ def _import_part(draft: Draft, part: str, source: str, rows: list[dict], join: C
 def _import_row(draft: Draft, row: Row, released: dict, join: Callable, folders: list[ImageFolder]) -> None:
     if not row.question:
         raise LeftOut("no question")
+    candidates, spelt_otherwise = _candidates(released["image_url"], folders)
     joined = join(released, row)
     constraint, repairs = repair_constraint(row.question, released["main_entity"], joined.template)
     row.repairs += repairs
     doubt = noun_phrase_problem(row.question, constraint)
     if doubt:
         row.notes.append(f"doubtful constraint: {doubt}")
-    image = _image(draft, row, released["image_url"], joined.entity, folders)
+    if not candidates:
+        raise LeftOut(f"no image: {released['image_url']}")
+    if spelt_otherwise:
+        row.repairs.append("image name spelt another way")
+    image = draft.take_image(row, candidates, joined.entity or candidates[0].stem)
     draft.keep(
         row, image=image, visual_constraint=constraint, answers=joined.answers, entity=joined.entity,
         relation=joined.relation, annotations=joined.annotations,
     )
 
 
-def _image(draft: Draft, row: Row, name: str, entity: str, folders: list[ImageFolder]) -> Path:
+def _candidates(name: str, folders: list[ImageFolder]) -> tuple[list[Path], bool]:
+    """The pictures of the first folder that has any, and whether the name is spelt otherwise there."""
     try:
-        for folder in folders:
-            candidates, spelt_otherwise = folder.find(name)
-            if candidates:
-                if spelt_otherwise:
-                    row.repairs.append("image name spelt another way")
-                return draft.take_image(row, candidates, entity or candidates[0].stem)
+        found = [folder.find(name) for folder in folders]
     except TestBedError as error:
         raise LeftOut(f"unsafe image name: {error}") from error
-    raise LeftOut(f"no image: {name}")
+    return next(filter(lambda pair: pair[0], found), ([], False))
 
 
-def _not_given(name: str) -> Callable:
+def _not_given(options: str) -> Callable:
     def join(released: dict, row: Row) -> Joined:
-        raise LeftOut(f"no source of answers, {name} was not given")
+        raise LeftOut(f"no answers without {options}")
 
     return join
 

@@ -74,9 +74,9 @@ def apply_decisions(
 def summary(counts: Mapping[str, int]) -> str:
     """What `apply_decisions` returned, as it is printed: outcomes add up to the items, and so do kept and set aside."""
     told = " + ".join(f"{counts[name]} {name}" for name in OUTCOMES)
-    lost = counts["paraphrases left out"]
+    lost, where = counts["paraphrases left out"], f" (in {SET_ASIDE})" if counts["set aside"] else ""
     return (
-        f"{told} = {counts['items']} items\n{counts['kept']} kept + {counts['set aside']} set aside (in {SET_ASIDE})"
+        f"{told} = {counts['items']} items\n{counts['kept']} kept + {counts['set aside']} set aside{where}"
         + (f"\n{lost} paraphrases without the corrected constraint left out" if lost else "")
     )
 
