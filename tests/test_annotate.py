@@ -549,7 +549,7 @@ def test_a_run_that_is_killed_goes_on_without_asking_twice(serve, tmp_path, monk
     kept = tmp_path / "annotations.jsonl"
     wait_until(lambda: len(server.requests) == n + 3 and kept.read_bytes().count(b"\n") == n)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.wait(timeout=60)
     stop.set()
     answered = list(map(json.dumps, server.requests[:n]))
     assert not any(i.visual_constraint for i in load_testbed(tmp_path))
@@ -580,7 +580,7 @@ def test_an_interrupt_ends_the_run_at_once_and_keeps_what_is_there(serve, tmp_pa
     wait_until(lambda: len(server.requests) == 5)
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    told = process.communicate()[0]
+    told = process.communicate(timeout=60)[0]
     assert time.monotonic() - began < 10
     stop.set()
     assert "Interrupted; 2 of 12 questions are done and kept: start again to go on." in told
@@ -596,7 +596,10 @@ def asked_or_judged(request):
 
 
 def run_annotate(directory, options):
-    code = (f"from interventions.testbed import load_testbed\n"
+    # Started in the background of a shell, as CI may be, a process ignores interrupts, and so do its children.
+    code = (f"import signal\n"
+            f"signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            f"from interventions.testbed import load_testbed\n"
             f"from interventions.testbed.annotation.run import annotate\n"
             f"annotate(load_testbed({str(directory)!r}), 'parrot', {options})")
     root = Path(__file__).parent.parent
