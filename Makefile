@@ -76,7 +76,7 @@ CORES := $(shell getconf _NPROCESSORS_ONLN)
 FREE := $(shell awk '/MemAvailable/ {print int($$2 / 2097152)}' /proc/meminfo 2>/dev/null || echo $(CORES))
 JOBS = $(if $(filter mini%,$(PROFILE)),$(shell echo $$(( $(FREE) < 1 ? 1 : $(FREE) < $(CORES) ? $(FREE) : $(CORES) ))),1)
 
-.PHONY: help setup $(FIGURES) reports test ndif ndif-stop test-remote explore test-browser docs lint bench bench-others bench-remote clean
+.PHONY: FORCE help setup $(FIGURES) reports test ndif ndif-stop test-remote explore test-browser docs lint bench bench-others bench-remote clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -104,14 +104,16 @@ $(filter-out fig3,$(FIGURES)): $(READY)
 		-r record_path $(OUT)/$(call report,$@).record.json $(PARAMETERS)
 
 reports: $(READY)  ## all of them, on PROFILE=mini, as pages in reports/mini; started again, it goes on
-	mkdir -p $(OUT)/.done
-	echo '$(P)' | cmp --quiet - $(OUT)/.done/parameters || echo '$(P)' > $(OUT)/.done/parameters
 	OMP_NUM_THREADS=$$(( $(CORES) / $(JOBS) )) $(MAKE) --no-print-directory -j $(JOBS) --output-sync=target $(DONE)
 	python -m interventions pages $(OUT)
 
-$(OUT)/.done/%: $(SOURCES) $(OUT)/.done/parameters
+$(OUT)/.done/%: $(SOURCES) $(OUT)/.parameters
 	$(MAKE) --no-print-directory $*
-	touch $@
+	mkdir -p $(@D) && touch $@
+
+$(OUT)/.parameters: FORCE
+	mkdir -p $(@D)
+	echo '$(P)' | cmp -s - $@ || echo '$(P)' > $@
 
 # One thread a worker: the tests' models are too small to share one. No GPU: they compare with plain CPU forwards.
 test: $(READY)  ## the test suite (T="..." passes arguments to pytest)
