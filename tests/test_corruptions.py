@@ -218,7 +218,8 @@ def test_every_constraint_is_accounted_for(model, bed, tmp_path):
     assert summary[["chosen", "unchecked", "kept", "not asked", "none"]].sum(axis=1).equals(summary["constraints"])
     assert summary["constraints"].sum() == 8
     known = summary.set_index(["part", "role"]).loc[("okvqa", "visual")]
-    assert known["why none"] == "1 constraint not marked, 1 unknown kind"
+    unmarked = "constraint not marked (python -m interventions testbed annotate marks it)"
+    assert known["why none"] == f"1 {unmarked}, 1 unknown kind"
     assert [item.visual_replacement for item in found.items][:2] == ["Tuvalu", ""]
     assert found.items[3] == broken.items[3] and found.items[5].visual_replacement == "Tuvalu"
 

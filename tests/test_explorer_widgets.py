@@ -205,7 +205,7 @@ def test_notebook_without_a_browser(tmp_path):
     given = {"model": str(tmp_path / "model"), "testbed": str(tmp_path / "bed")}
     path = execute("explore", tmp_path, given)
     assert len(shown(path, WIDGET)) == 1
-    assert "it needs JupyterLab" in "".join(shown(path, "text/plain"))
+    assert "This explorer needs JupyterLab" in "".join(shown(path, "text/plain"))
     assert noise_on_stderr(path) == []
     assert not [output for output in outputs(path) if output.output_type == "error"]
 

@@ -57,7 +57,7 @@ class Explorer(VBox):
         self._refresh()
 
     def __repr__(self) -> str:
-        return f"Explorer of {self.exploration.model.name!r}: it needs JupyterLab"
+        return f"This explorer needs JupyterLab; its model is {self.exploration.model.name!r}"
 
     def run(self, name: str, steps: Steps, then: Callable[[], None]) -> None:
         """Start an action in a thread of its own, and show its result."""
