@@ -26,7 +26,7 @@ from .prompt import CorruptedPrompt, Prompt
 from .restoration import clean_run, corrupted_run, site_writes
 from .study import TraceStudy, trace_study
 from .testbed import Item, load_image
-from .tokens import find_phrase, normalise, token_texts
+from .tokens import constraint_spans, normalise, token_texts
 
 ASK_AT_MOST = 20  # questions for each one wanted, before a part is given up
 
@@ -106,11 +106,9 @@ def marked(item: Item, phrases: dict[str, str] | None = None) -> list[tuple[str,
     phrases: role -> what stands in its place.
     """
     question = normalise(item.question)
-    spans = []  # empty where nothing is marked yet
-    if item.visual_constraint:
-        spans.append((*find_phrase(question, item.visual_constraint, "visual_constraint", last=False), "constraint"))
-    if item.text_constraint is not None:
-        spans.append((*find_phrase(question, item.text_constraint, "text_constraint", last=True), "text_constraint"))
+    roles = {"visual": "constraint", "text": "text_constraint"}
+    found = constraint_spans(question, item.visual_constraint, item.text_constraint)  # none where nothing is marked yet
+    spans = [(*span, roles[name]) for name, span in found.items()]
     pieces, end = [], 0
     for begin, stop, role in sorted(spans):
         pieces += [(question[end:begin], ""), ((phrases or {}).get(role, question[begin:stop]), role)]

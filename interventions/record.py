@@ -82,14 +82,18 @@ def record(
             "claims": [asdict(claim) for claim in claims],
         }
     )
-    path = Path(path)
+    write_record(content, path := Path(path))
+    text = f"Record of {figure}: {len(numbers)} numbers, {len(content['table'])} rows, also in {path}"
+    display({MIME_TYPE: content, "text/plain": text}, raw=True)
+    return content
+
+
+def write_record(content: Mapping, path: Path) -> None:
+    """Put a record into a file, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
-    text = f"Record of {figure}: {len(numbers)} numbers, {len(content['table'])} rows, also in {path}"
-    display({MIME_TYPE: content, "text/plain": text}, raw=True)
-    return content
 
 
 def read_record(notebook: str | Path) -> dict:

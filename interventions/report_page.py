@@ -19,7 +19,7 @@ from nbconvert.exporters import HTMLExporter
 from nbconvert.filters import markdown2html
 from nbconvert.preprocessors import ExtractOutputPreprocessor
 
-from .record import RecordError, read_record
+from .record import RecordError, read_record, write_record
 
 _TEMPLATES = Path(__file__).parent / "report_templates"
 INJECTED = "injected-parameters"  # papermill's tag of the cell that sets the parameters
@@ -102,7 +102,7 @@ def _page(path: Path, record: dict) -> Report:
     path.with_suffix(".html").write_text(body, encoding="utf-8")
     beside = path.with_suffix(".record.json")
     if not beside.exists():  # papermill by hand puts it elsewhere
-        beside.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_record(record, beside)
     heading, _, about = notebook.cells[0].source.partition("\n")
     number = re.match(r"fig(\d+)_", path.stem)
     if number:  # figures that share a notebook share its heading, too

@@ -36,6 +36,19 @@ def find_phrase(question: str, phrase: str, name: str, *, last: bool) -> tuple[i
     )
 
 
+def constraint_spans(question: str, visual_constraint: str, text_constraint: str | None) -> dict[str, tuple[int, int]]:
+    """Where the experiments find the constraints in `normalise(question)`: by "visual" and "text", what is marked.
+
+    Raises PromptError for one that does not stand in the question.
+    """
+    question, spans = normalise(question), {}
+    if visual_constraint:
+        spans["visual"] = find_phrase(question, visual_constraint, "visual_constraint", last=False)
+    if text_constraint:
+        spans["text"] = find_phrase(question, text_constraint, "text_constraint", last=True)
+    return spans
+
+
 def locate(
     model, template: str, question: str, spans: dict, n_visual: int
 ) -> tuple[list[int], dict[str, tuple[int, ...]]]:

@@ -13,7 +13,7 @@ from sklearn.metrics import cohen_kappa_score
 from interventions.testbed import Item, TestBedError, load_testbed, save_testbed
 from interventions.testbed.provenance import history
 from interventions.testbed.verification.agreement import agreement, disputed, progress
-from interventions.testbed.verification.decisions import DecisionLog, constraint_spans, spans_problem
+from interventions.testbed.verification.decisions import DecisionLog, spans_problem
 from interventions.testbed.verification.outcomes import (
     OUTCOMES,
     apply_decisions,
@@ -21,6 +21,7 @@ from interventions.testbed.verification.outcomes import (
     summary,
     with_set_aside,
 )
+from interventions.tokens import constraint_spans
 
 FORK = multiprocessing.get_context("fork")  # a new interpreter would import the package for seconds
 

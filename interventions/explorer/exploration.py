@@ -17,7 +17,7 @@ import numpy as np
 from ..attention import FLOWS, AttentionError, attention_contributions
 from ..causal_trace import CausalTrace, trace
 from ..checkpoints import ModelError
-from ..conditions import Conditions
+from ..conditions import Conditions, corrupted_roles
 from ..edit import Edit, apply_edits, edit_facts
 from ..example import example_at
 from ..knockout import attention_knockout
@@ -26,7 +26,7 @@ from ..metrics import answer_accuracy
 from ..model import VisionLanguageModel
 from ..prompt import CorruptedPrompt, Prompt
 from ..testbed import TestBed
-from .draft import Draft, corrupted_roles
+from .draft import Draft
 from .findings import READERS, Asked, Blocked, Contributed, Settings, Traced
 from .work import Step, Steps
 

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from ...metrics import bootstrap_counts, bootstrap_interval
-from ...tokens import normalise
+from ...tokens import constraint_spans, normalise
 from ..schema import Item, TestBed
-from .decisions import Decision, DecisionLog, constraint_spans
+from .decisions import Decision, DecisionLog
 from .outcomes import disagree
 
 Pair = tuple[Item, Decision, Decision]

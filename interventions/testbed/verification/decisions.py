@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ...tokens import PromptError, find_phrase, normalise
+from ...tokens import PromptError, constraint_spans
 from ..errors import TestBedError, first_line
 from ..schema import EMBEDDED, Item, TestBed
 
@@ -148,19 +148,6 @@ class DecisionLog:
 def default_log(testbed: TestBed) -> Path:
     """Where a test bed's decisions go: into its folder, for the embedded one into `results/`."""
     return (Path("results") if testbed.directory == EMBEDDED.resolve() else testbed.directory) / LOG
-
-
-def constraint_spans(question: str, visual_constraint: str, text_constraint: str | None) -> dict[str, tuple[int, int]]:
-    """Where the experiments find the constraints in `normalise(question)`: by "visual" and "text", what is marked.
-
-    Raises PromptError for one that does not stand in the question.
-    """
-    question, spans = normalise(question), {}
-    if visual_constraint:
-        spans["visual"] = find_phrase(question, visual_constraint, "visual_constraint", last=False)
-    if text_constraint:
-        spans["text"] = find_phrase(question, text_constraint, "text_constraint", last=True)
-    return spans
 
 
 def spans_problem(item: Item) -> str:

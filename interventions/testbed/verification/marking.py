@@ -7,11 +7,10 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ...tokens import normalise
+from ...tokens import constraint_spans, normalise
 from ..errors import TestBedError
 from ..phrases import contiguity_problem, noun_phrase_problem, trim
 from ..schema import Item
-from .decisions import constraint_spans
 
 Pieces = list[tuple[str, str]]
 
