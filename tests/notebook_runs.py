@@ -19,6 +19,7 @@ from interventions.testbed import Item, save_testbed
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = ROOT / "notebooks"
+BY_HAND = {"explore", "verify"}  # notebooks that people use in JupyterLab, one question at a time
 PARTS = ("known", "okvqa", "movies")
 
 

@@ -12,7 +12,18 @@ import nbformat
 import papermill
 import pytest
 import yaml
-from notebook_runs import NOTEBOOKS, ROOT, execute, findable, noise_on_stderr, outputs, parameters, save_models, shown
+from notebook_runs import (
+    BY_HAND,
+    NOTEBOOKS,
+    ROOT,
+    execute,
+    findable,
+    noise_on_stderr,
+    outputs,
+    parameters,
+    save_models,
+    shown,
+)
 
 import interventions.attention_parameters as attention_parameters
 import interventions.edit_parameters as edit_parameters
@@ -25,7 +36,6 @@ from interventions.testbed import load_testbed
 
 FIG3 = NOTEBOOKS / "fig3_trace.ipynb"
 SOURCES = sorted(NOTEBOOKS.glob("*.ipynb"))
-BY_HAND = {"explore", "verify"}  # notebooks that people use in JupyterLab
 NO_FIGURES = {"precision_modes", *BY_HAND}  # notebooks that are no figure of the paper
 
 

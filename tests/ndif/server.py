@@ -129,6 +129,10 @@ class Server:
             "ndif.services.api.app:app",
         ], NDIF_SERVICE="api")
 
+    def forget_connection(self) -> None:
+        """For an API that was killed: in Redis it still counts as connected, until the next one is half started."""
+        self.run("redis-cli", ["redis-cli", "-p", str(self.near(1)), "del", "ray:connected"])
+
     # What services share
 
     @property

@@ -191,6 +191,7 @@ def test_a_killed_api(model, server):
     def restart():
         for process in services(server, "ndif.services.api") + services(server, "spawn_main"):
             process.kill()
+        server.forget_connection()
         server.start_api()
 
     restarted = later(1.0, restart)
