@@ -16,7 +16,7 @@ import torch
 from torch.autograd.profiler_util import MEMORY_EVENT_NAME
 from torch.profiler import ProfilerActivity, profile
 
-from interventions.forward import CPU_PACKED_TOKENS
+from interventions.packing import CPU_PACKED_TOKENS
 
 RESULTS = Path(__file__).parent / "results.json"
 

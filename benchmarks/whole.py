@@ -15,7 +15,7 @@ import torch
 
 from interventions import restoration
 from interventions.cost import CPU, FIT, Estimate, estimate, read_fit
-from interventions.forward import CPU_PACKED_TOKENS
+from interventions.packing import CPU_PACKED_TOKENS
 
 from . import baselines, fitting, measure
 from .real_size import real_size_subject

@@ -18,7 +18,7 @@ import torch
 
 from interventions.causal_trace import trace
 from interventions.cost import CPU, Device, Estimate, estimate
-from interventions.forward import CPU_PACKED_TOKENS
+from interventions.packing import CPU_PACKED_TOKENS
 from interventions.workload import Question, Work, forward_work
 
 from . import baselines, fitting, measure

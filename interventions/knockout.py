@@ -20,8 +20,9 @@ import torch
 
 from .attention import FLOWS, AttentionError
 from .causal_trace import answer_tokens, clean_run_only, window_spans
-from .forward import cached_tokens_that_fit, extend, in_session, packed_inputs, packing_budget, run
+from .forward import extend, in_session, run
 from .metrics import answer_probability
+from .packing import cached_tokens_that_fit, packed_inputs, packing_budget
 from .prompt import Prompt, PromptError, resolve_positions
 from .restoration import clean_run, corrupted_run, packs
 

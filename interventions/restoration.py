@@ -12,16 +12,9 @@ one pair a site; several restore a whole phrase, or everything.
 import torch
 from transformers import DynamicCache
 
-from .forward import (
-    cached_tokens_that_fit,
-    decode,
-    extend,
-    packed_inputs,
-    packing_budget,
-    prompt_inputs,
-    run,
-)
+from .forward import decode, extend, prompt_inputs, run
 from .metrics import answer_probability
+from .packing import cached_tokens_that_fit, packed_inputs, packing_budget
 
 
 def restore_sites(lm, request: dict) -> dict:

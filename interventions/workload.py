@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 
 from .causal_trace import METHODS, window_spans
 from .families import count_image_tokens, family_of
-from .forward import CPU_PACKED_TOKENS, GPU_PACKED_TOKENS
+from .packing import CPU_PACKED_TOKENS, GPU_PACKED_TOKENS
 from .published import skeleton
 from .restoration import packs
 
@@ -43,7 +43,7 @@ class Architecture:
 
     @property
     def activations(self) -> int:
-        """Numbers that one token's way through a layer makes, by the estimate of `forward.packing_budget`."""
+        """Numbers that one token's way through a layer makes, by the estimate of `packing.packing_budget`."""
         return 8 * self.width + 3 * self.ffn
 
     @property
@@ -204,7 +204,7 @@ def kept_bytes(arch: Architecture, question: Question, way: str, size: int = 2) 
 
 
 def packed_tokens(arch: Architecture, keys: int, free: float, cuda: bool, size: int = 2) -> int:
-    """What `forward.packing_budget` chooses where so many bytes are free."""
+    """What `packing.packing_budget` chooses where so many bytes are free."""
     best = GPU_PACKED_TOKENS if cuda else CPU_PACKED_TOKENS
     scores = (4 + 2 * size) * arch.heads * (keys + best)
     token = size * arch.activations + scores + size * arch.layers * arch.kv_width

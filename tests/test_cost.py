@@ -11,7 +11,7 @@ from transformers import GPT2Config
 from benchmarks import baselines, fitting, measure, whole, width
 from benchmarks.subjects import Subject
 from interventions import __main__ as command
-from interventions import cost, forward
+from interventions import cost, packing
 from interventions.causal_trace import trace
 from interventions.cost import CPU, CostError, Device, estimate
 from interventions.prompt import build_prompt, corrupt
@@ -120,14 +120,14 @@ def test_budgets_are_those_of_the_package(monkeypatch):
         arch, question = architecture(traced.model.config), question_of(traced)
         end, chosen = len(traced.prompt), []
         for free in (10_000, 1_000_000, 3_000_000, 10**9):
-            monkeypatch.setattr(forward, "free_bytes", lambda device, free=free: free)
-            budget = forward.packing_budget(traced.model.traced, end, torch.zeros(1, dtype=dtype))
+            monkeypatch.setattr(packing, "free_bytes", lambda device, free=free: free)
+            budget = packing.packing_budget(traced.model.traced, end, torch.zeros(1, dtype=dtype))
             assert packed_tokens(arch, end, free, False, size) == budget
-            fitting = forward.cached_tokens_that_fit(traced.model.traced, torch.zeros(1, dtype=dtype))
+            fitting = packing.cached_tokens_that_fit(traced.model.traced, torch.zeros(1, dtype=dtype))
             rows = max(1, min(budget // question.positions, fitting // end))
             assert batch_rows(arch, question, budget, free, size) == rows
             chosen.append(budget)
-        assert chosen[0] < chosen[1] < chosen[-1] == forward.CPU_PACKED_TOKENS
+        assert chosen[0] < chosen[1] < chosen[-1] == packing.CPU_PACKED_TOKENS
 
 
 def test_seconds_and_memory_follow_from_the_counts():

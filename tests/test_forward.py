@@ -7,7 +7,7 @@ import tiny
 import torch
 from transformers import DynamicCache
 
-from interventions import forward, restoration
+from interventions import forward, packing, restoration
 from interventions.attention import read_contributions
 from interventions.prompt import build_prompt
 
@@ -59,7 +59,7 @@ def test_packed_segments_equal_the_whole_forward(recorded, skip, trim):
     model, prompt, record, cache = recorded
     n, first = len(prompt), 2
     begins = [n - 1, 4, n - 5, 4]
-    inputs, offsets = forward.packed_inputs(record["hidden"][skip][:, first:], first, begins, [n] * 4)
+    inputs, offsets = packing.packed_inputs(record["hidden"][skip][:, first:], first, begins, [n] * 4)
     assert inputs["attention_mask"].is_floating_point() and offsets == [0, 1, 1 + n - 4, 1 + n - 4 + 5]
     keep = torch.tensor([offset + n - 1 - begin for offset, begin in zip(offsets, begins, strict=True)])
     shared = forward.extend(cache, max(begins))
@@ -120,25 +120,25 @@ def test_packs_are_even_complete_and_within_the_budget():
 def test_free_memory_is_known_on_every_system(monkeypatch, tmp_path):
     """On a GPU torch's own reserve counts as free, else every trace shrinks the next; macOS does not tell."""
     every = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 0 < forward.free_bytes(torch.device("cpu")) <= every
+    assert 0 < packing.free_bytes(torch.device("cpu")) <= every
     (tmp_path / "meminfo").write_text("MemTotal: 900 kB\nMemFree: 100 kB\nMemAvailable: 700 kB\n")
-    monkeypatch.setattr(forward, "MEMINFO", str(tmp_path / "meminfo"))
-    assert forward.free_bytes(torch.device("cpu")) == 700 * 1024  # more than what nothing uses at all
-    monkeypatch.setattr(forward, "MEMINFO", str(tmp_path / "none"))
-    assert 0 < forward.free_bytes(torch.device("cpu")) <= every // 2
+    monkeypatch.setattr(packing, "MEMINFO", str(tmp_path / "meminfo"))
+    assert packing.free_bytes(torch.device("cpu")) == 700 * 1024  # more than what nothing uses at all
+    monkeypatch.setattr(packing, "MEMINFO", str(tmp_path / "none"))
+    assert 0 < packing.free_bytes(torch.device("cpu")) <= every // 2
     for name, value in {"mem_get_info": (10, 100), "memory_reserved": 70, "memory_allocated": 20}.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
-    assert forward.free_bytes(torch.device("cuda")) == 60
+    assert packing.free_bytes(torch.device("cuda")) == 60
 
 
 def test_the_budget_is_small_where_memory_is(recorded, monkeypatch):
     model, _, record, _ = recorded
     asked = model.traced, 600, record["hidden"][0]
-    assert forward.packing_budget(*asked) == forward.CPU_PACKED_TOKENS
-    monkeypatch.setattr(forward, "free_bytes", lambda device: 4 * 50_000)
-    assert 1 <= forward.packing_budget(*asked) < 10
-    monkeypatch.setattr(forward, "free_bytes", lambda device: 0)
-    assert forward.packing_budget(*asked) == 1
+    assert packing.packing_budget(*asked) == packing.CPU_PACKED_TOKENS
+    monkeypatch.setattr(packing, "free_bytes", lambda device: 4 * 50_000)
+    assert 1 <= packing.packing_budget(*asked) < 10
+    monkeypatch.setattr(packing, "free_bytes", lambda device: 0)
+    assert packing.packing_budget(*asked) == 1
 
 
 def test_noise_is_the_same_again_and_has_the_size_that_was_asked_for():
