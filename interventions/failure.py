@@ -1,4 +1,4 @@
-"""Will the answer be right? Predictors that are known before or with it (paper, section 4.4, Figures 16 and 17).
+"""Will the answer be right? Predictors that are known before or with it (paper, section 4.4, Figure 17).
 
   contribution   how much the constraint's last token contributes to the last token, averaged over two neighbouring
                  middle layers (16 and 17 in LLaVA-7B): known before the answer is;
@@ -26,7 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from .lots import lot
-from .metrics import auroc, bootstrap_counts, bootstrap_interval, paired_auroc_difference
+from .metrics import auroc, paired_auroc_difference
 
 if TYPE_CHECKING:
     from .attention_study import AttentionStudy
@@ -36,7 +36,6 @@ FLOW, ROLE = "constraint -> last", "constraint_last"
 HALVES = ("first", "second")
 FOLDS = 5
 FEW = 5  # right or wrong answers, below which an interval says nothing
-PERMUTATIONS = 10_000
 
 
 class FailureError(ValueError):
@@ -71,6 +70,16 @@ def constraint_contributions(study: AttentionStudy) -> pd.DataFrame:
     return table.reindex(answered).dropna()
 
 
+def answered_by_part(study: AttentionStudy) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """(questions answered, their contributions [questions, layers]) of each part, in the order of the study."""
+    table = constraint_contributions(study)
+    questions = study.questions[study.questions["id"].astype(str).isin(table.index)]
+    questions = questions.astype({"id": str, "part": str, "relation": str, "correct": bool, "confidence": float})
+    for part in dict.fromkeys(questions["part"]):
+        chosen = questions[questions["part"] == part].reset_index(drop=True)
+        yield chosen, table.loc[chosen["id"]]
+
+
 def choose_layers(contributions: pd.DataFrame, correct: np.ndarray) -> tuple[int, int]:
     """The two neighbouring layers whose mean contribution has the highest AUROC for a right answer, the first if tied.
 
@@ -103,7 +112,7 @@ def failure_scores(study: AttentionStudy, layers: tuple[int, int] | None = None,
     if layers is not None and not (len(layers) == 2 and 0 <= layers[0] <= layers[1] < study.n_layers):
         raise FailureError(f"layers must be (first, last) among the model's 0 to {study.n_layers - 1}, not {layers}.")
     frames = []
-    for questions, table in _by_part(study):
+    for questions, table in answered_by_part(study):
         half = halves(questions, seed)
         frame = questions[["id", "part", "correct", "confidence"]].assign(
             half=half, linear=_out_of_fold(table, questions["correct"], seed), kind=_accuracy_of_kind(questions, half),
@@ -225,90 +234,3 @@ def _scored(scores: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
         scored = scores[scores["part"] == part].astype({"correct": bool})
         for predictor in PREDICTORS:
             yield part, predictor, scored.dropna(subset=[predictor])
-
-
-def outcome_by_layer(study: AttentionStudy) -> pd.DataFrame:
-    """Mean contributions of right and of wrong answers (Figure 16), with bootstrap intervals over questions.
-
-    Columns part, layer, outcome ("right" | "wrong"), norm, low, high (NaN for a single question), n.
-    """
-    frames = []
-    for questions, table in _by_part(study):
-        right = questions["correct"].to_numpy()
-        for outcome, values in (("right", table[right]), ("wrong", table[~right])):
-            if len(values):
-                norm, low, high = bootstrap_interval(values.to_numpy())
-                frames.append(pd.DataFrame({
-                    "part": questions["part"].iloc[0], "layer": table.columns.to_numpy(int), "outcome": outcome,
-                    "norm": norm, "low": low, "high": high, "n": len(values),
-                }))
-    columns = ["part", "layer", "outcome", "norm", "low", "high", "n"]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
-
-
-def outcome_tests(study: AttentionStudy, seed: int = 0) -> pd.DataFrame:
-    """Is the contribution larger when the answer is right, layer by layer?
-
-    Columns part, layer, difference (of the means, right - wrong), low, high, p, p_corrected, p_within, n_right,
-    n_wrong; a part whose answers are all right or all wrong has no row. p: one-sided permutation test of the labels.
-    p_corrected: the same against the largest of all layers (single-step max-t), so it may be read at the best layer.
-    p_within: the same, labels permuted among questions of one relation only, since kinds of question differ in both.
-    low, high: bootstrap of right and wrong ones apart, NaN where there are fewer than FEW of either.
-    """
-    frames = []
-    for questions, table in _by_part(study):
-        values, right = table.to_numpy(), questions["correct"].to_numpy()
-        if right.all() or not right.any():
-            continue
-        low, high = _interval_of_difference(values[right], values[~right], seed)
-        p, p_corrected = _permutation_tests(values, right, np.zeros(len(right)), seed)
-        _, p_within = _permutation_tests(values, right, pd.factorize(questions["relation"])[0], seed)
-        frames.append(pd.DataFrame({
-            "part": questions["part"].iloc[0], "layer": table.columns.to_numpy(int),
-            "difference": values[right].mean(0) - values[~right].mean(0), "low": low, "high": high, "p": p,
-            "p_corrected": p_corrected, "p_within": p_within, "n_right": right.sum(), "n_wrong": (~right).sum(),
-        }))
-    columns = ["part", "layer", "difference", "low", "high", "p", "p_corrected", "p_within", "n_right", "n_wrong"]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
-
-
-def _interval_of_difference(right: np.ndarray, wrong: np.ndarray, seed: int) -> np.ndarray:
-    if min(len(right), len(wrong)) < FEW:
-        return np.full((2, right.shape[1]), np.nan)
-    means = [bootstrap_counts(len(values), seed=(seed, which)) @ values / len(values)  # drawn apart: two seeds
-             for which, values in enumerate((right, wrong))]
-    return np.quantile(means[0] - means[1], [0.025, 0.975], axis=0)
-
-
-def _permutation_tests(
-    values: np.ndarray, right: np.ndarray, groups: np.ndarray, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(p, p_corrected) [layers] of values [questions, layers]; labels are permuted within groups [questions]."""
-    centred = values - pd.DataFrame(values).groupby(groups).transform("mean").to_numpy()
-    spread = centred.std(0)
-    # In units of the spread over all questions, which no permutation changes: ranks as t does. A layer in which all
-    # questions are alike up to rounding says nothing.
-    scaled = np.where(spread > 1e-6 * np.abs(values).max(0), centred, 0) / np.maximum(spread, 1e-300)
-    generator = np.random.default_rng(seed)
-
-    def permuted(_) -> np.ndarray:
-        labels = np.tile(right, (PERMUTATIONS // 20, 1))
-        for group in np.unique(groups):
-            labels[:, groups == group] = generator.permuted(labels[:, groups == group], axis=1)
-        return labels @ scaled
-
-    # All values of a layer add up to 0: the mean of the right ones ranks permutations as the difference of means does.
-    means = np.concatenate([right[None] @ scaled, *map(permuted, range(20))])
-    means /= right.sum()  # [1 + PERMUTATIONS, layers], the first as observed
-    p = (means >= means[0] - 1e-9).mean(0)
-    return p, (means.max(1)[:, None] >= means[0] - 1e-9).mean(0)
-
-
-def _by_part(study: AttentionStudy) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
-    """(questions answered, their contributions [questions, layers]) of each part, in the order of the study."""
-    table = constraint_contributions(study)
-    questions = study.questions[study.questions["id"].astype(str).isin(table.index)]
-    questions = questions.astype({"id": str, "part": str, "relation": str, "correct": bool, "confidence": float})
-    for part in dict.fromkeys(questions["part"]):
-        chosen = questions[questions["part"] == part].reset_index(drop=True)
-        yield chosen, table.loc[chosen["id"]]

@@ -27,7 +27,8 @@ from interventions.claims.failure import (
     fig17_claims,
     fig17_numbers,
 )
-from interventions.failure import confidence_minus, failure_scores, failure_table, outcome_by_layer, outcome_tests
+from interventions.failure import confidence_minus, failure_scores, failure_table
+from interventions.outcomes import outcome_by_layer, outcome_tests
 from interventions.record import Number
 
 FLOW, DIRECT, ON = "visual -> constraint", "visual -> last", "constraint -> last"

@@ -47,7 +47,7 @@ def fig15_table(contributions: pd.DataFrame, questions: pd.DataFrame) -> pd.Data
 def fig16_numbers(outcome: pd.DataFrame, tests: pd.DataFrame) -> dict[str, Number]:
     """Figure 16 in numbers, by part: largest contribution by outcome and largest difference, their layers, and its p.
 
-    outcome, tests: those of `failure.outcome_by_layer` and `failure.outcome_tests`.
+    outcome, tests: those of `outcomes.outcome_by_layer` and `outcomes.outcome_tests`.
     """
     numbers = {}
     for (part, name), cells in outcome.groupby(["part", "outcome"], sort=False):

@@ -29,8 +29,8 @@ def contributions_by_outcome(
 ) -> Figure:
     """The paper's Figure 16: contribution constraint -> last token by layer, right and wrong answers, a column a part.
 
-    frame: that of `failure.outcome_by_layer`: part, layer, outcome, norm, low, high, n. tests: that of
-    `failure.outcome_tests`; layers whose p_corrected is below 0.05 are marked on top. layers: (first, last) to shade,
+    frame: that of `outcomes.outcome_by_layer`: part, layer, outcome, norm, low, high, n. tests: that of
+    `outcomes.outcome_tests`; layers whose p_corrected is below 0.05 are marked on top. layers: (first, last) to shade,
     or one such pair a part.
     """
     if frame.empty:
