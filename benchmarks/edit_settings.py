@@ -2,7 +2,7 @@
 
 Searched on errors that Figure 6 does not correct: those behind the 80 of its report, in the same shuffled order. Writes
 `benchmarks/edit_settings.csv`, from which the defaults of `fine_tuning.FineTuning`, `CONSTRAINED_DEFAULT` and
-`multedit.LAMBDA` are taken, or confirmed.
+`closed_form.LAMBDA` are taken, or confirmed.
 """
 
 import argparse

@@ -15,8 +15,9 @@ from dataclasses import replace
 import torch
 
 from interventions.causal_trace import answer_tokens
+from interventions.closed_form import LAMBDA, closed_form_update
 from interventions.forward import prompt_inputs
-from interventions.multedit import LAMBDA, PROTOCOLS, Optimizer, closed_form_update, optimize_value
+from interventions.optimized_value import PROTOCOLS, Optimizer, optimize_value
 
 from . import measure
 from .subjects import QUESTION, load_subject

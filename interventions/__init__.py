@@ -18,13 +18,16 @@ warnings.filterwarnings("ignore", message="IProgress not found")
 from .attention import AttentionContributions, AttentionError, attention_contributions
 from .causal_trace import CausalTrace, TraceError, trace
 from .checkpoints import ModelError
-from .edit import Edit, apply_edits, edit_facts, load_edit
+from .closed_form import closed_form_update
+from .edit import Edit, apply_edits, load_edit
+from .edit_errors import EditError
 from .edit_export import export_peft, merged
 from .knockout import AttentionKnockout, attention_knockout
 from .loading import load_model
 from .model import VisionLanguageModel
-from .multedit import EditError, closed_form_update, optimize_value
+from .multedit import edit_facts
 from .ndif import JobFailed, NDIFError, RequestRefused, ServerUnreachable
+from .optimized_value import optimize_value
 from .prompt import CorruptedPrompt, Prompt, PromptError, build_prompt, corrupt, noise
 from .testbed import Item, TestBed, TestBedError, load_testbed
 

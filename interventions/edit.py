@@ -12,7 +12,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -21,18 +21,8 @@ import torch
 from nnsight.intervention.iterator import Iterations
 from safetensors import SafetensorError, safe_open
 
+from .edit_errors import EditError
 from .model import VisionLanguageModel
-from .multedit import (
-    LAMBDA,
-    PROTOCOLS,
-    EditError,
-    Optimizer,
-    check_lambda,
-    low_rank_update,
-    optimize_value,
-    read_values,
-)
-from .prompt import Prompt
 
 FORMAT = "interventions.edit/1"
 # nnsight's open loop over generated tokens ends with the generation, and says so every time.
@@ -134,58 +124,6 @@ class Edit:
         finally:
             temporary.unlink(missing_ok=True)
         return path
-
-
-def edit_facts(
-    model: VisionLanguageModel, facts: Iterable[tuple[Prompt, str]], *, layers: Iterable[int] = (2,),
-    lam: float = LAMBDA, optimizer: Optimizer = PROTOCOLS["paper"], items: Iterable[str] = (),
-    remote: bool | str | None = None,
-) -> Edit:
-    """MultEdit: one edit that makes the model answer each prompt with its target (paper, section 5).
-
-    facts: (prompt, target text); several in one layer are solved for together (rank n). Values are optimised in the
-    last of `layers`. Several layers share what is missing there evenly, first to last, each with the keys that the
-    model has after the edits before. items: ids of the facts' items, for the record. Raises EditError.
-    """
-    try:
-        facts, layers, items = [(prompt, target) for prompt, target in facts], sorted(set(layers)), list(items)
-    except (TypeError, ValueError) as error:
-        raise EditError("facts must be a list of (prompt, target) pairs, and layers a list such as [2].") from error
-    if not facts or not layers:
-        raise EditError("facts and layers must not be empty: give (prompt, target) pairs and the layers to edit.")
-    if not all(type(layer) is int for layer in layers):
-        raise EditError(f"layers must be whole numbers such as 2, not {layers}.")
-    if not all(isinstance(target, str) and target.strip() for _, target in facts):
-        raise EditError("facts must have targets of at least one word each: give (prompt, target) pairs.")
-    if layers[0] < 0:
-        raise EditError(f"layers must be among the model's 0 to {model.n_layers - 1}, not {layers[0]}.")
-    check_lambda(lam)
-    if items and len(items) != len(facts):
-        raise EditError(f"items must be one id for each of the {len(facts)} facts, not {len(items)}.")
-    found = [
-        optimize_value(model, prompt, target, layer=layers[-1], optimizer=optimizer, remote=remote)
-        for prompt, target in facts
-    ]
-    told = tuple(
-        Fact(prompt.question, target, item, one.p_start, one.p_target)
-        for (prompt, target), item, one in zip(facts, items or [""] * len(facts), found, strict=True)
-    )
-    behind = tuple(one.identity for one in model.edits)
-    keys = torch.stack([one.key for one in found])
-    missing = torch.stack([one.value - one.start for one in found])  # which the old weights lack
-    edit, goals = Edit({}, model.name, model.revision, str(model.dtype), {}, lam, told, behind), None
-    for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
-        if len(layers) > 1:
-            so_far = apply_edits(model, [edit] if edit.factors else [])
-            here = [read_values(so_far, prompt, layer, layers[-1], remote) for prompt, _ in facts]
-            keys, outputs = (torch.stack([one[name] for one in here]) for name in ("key", "output"))
-            if goals is None:  # of the unedited model, with the optimised change
-                goals = outputs + missing
-            missing = (goals - outputs) / left
-        weight = w_proj(model, layer).weight
-        weights = edit.weights | {layer: "" if weight.is_meta else digest(weight)}
-        edit = replace(edit, factors=edit.factors | {layer: low_rank_update(keys, missing, lam)}, weights=weights)
-    return edit
 
 
 def load_edit(path: str | Path, model: VisionLanguageModel) -> Edit:

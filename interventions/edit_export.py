@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 
 from .edit import Edit, stacked, w_proj, with_edits
+from .edit_errors import EditError
 from .model import VisionLanguageModel
-from .multedit import EditError
 
 
 def merged(model: VisionLanguageModel, edits: Iterable[Edit] = ()) -> VisionLanguageModel:

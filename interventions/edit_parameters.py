@@ -5,12 +5,13 @@ from __future__ import annotations
 import typing
 from dataclasses import dataclass, replace
 
+from .closed_form import LAMBDA
 from .edit_evaluation import Reference
 from .edit_study import TASKS, Chosen, Editing, references, wrong_items
 from .fine_tuning import CONSTRAINED_DEFAULT, FineTuning
 from .lots import lot
 from .model import VisionLanguageModel
-from .multedit import LAMBDA, PROTOCOLS, SANDBOXED
+from .optimized_value import PROTOCOLS, SANDBOXED
 from .parameters import ParameterError, at_least, listed, one_of
 from .selection import SampleParameters
 from .testbed import TestBed, load_testbed

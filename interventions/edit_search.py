@@ -11,9 +11,9 @@ from itertools import product
 
 import pandas as pd
 
+from .edit_errors import EditError
 from .edit_study import OURS, Chosen, Editing, edit_study
 from .fine_tuning import FineTuning
-from .multedit import EditError
 
 # method -> what is tried: fields of `Editing`. Of fine-tuning, from rates at which it is too slow to such at which
 # unrelated answers break: with Adam, the first step alone changes every weight by the learning rate.

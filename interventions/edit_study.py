@@ -20,14 +20,17 @@ from pathlib import Path
 import pandas as pd
 
 from .asking import ask, reasons
+from .closed_form import LAMBDA
 from .conditions import Unusable
-from .edit import apply_edits, edit_facts
+from .edit import apply_edits
+from .edit_errors import DivergedError, EditError, NoGradientError
 from .edit_evaluation import Reference, evaluate, questions_about, reference, unrelated
 from .fine_tuning import CONSTRAINED_DEFAULT, FineTuning, fine_tuned
 from .lots import lot
 from .metrics import answer_accuracy
 from .model import VisionLanguageModel
-from .multedit import LAMBDA, DivergedError, EditError, NoGradientError, Optimizer
+from .multedit import edit_facts
+from .optimized_value import Optimizer
 from .parameters import ParameterError
 from .progress import Progress
 from .results import ResultStore

@@ -18,9 +18,9 @@ import torch
 
 from .causal_trace import answer_tokens
 from .edit import digest
+from .edit_errors import DivergedError, EditError
 from .forward import prompt_inputs
 from .model import VisionLanguageModel
-from .multedit import DivergedError, EditError
 from .prompt import Prompt
 
 
@@ -81,7 +81,7 @@ def fine_tuned(
     results are stored under no name. Half-precision weights are trained as float32 copies and rounded after every step,
     which may exceed epsilon by the rounding. Takes the memory of the layers four times more in float32 (the old
     weights, gradients, two moments of Adam), nine times more in half precision (the same and the copies in float32).
-    Raises EditError for a model that is remote or has edits applied, and `multedit.DivergedError`.
+    Raises EditError for a model that is remote or has edits applied, and `DivergedError`.
     """
     check_local(model)
     if model.edits:  # only nnsight's view has them

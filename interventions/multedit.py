@@ -1,260 +1,72 @@
-"""MultEdit (paper, section 5): correct or insert a fact by one change of one layer's W_proj.
+"""MultEdit (paper, section 5): correct or insert facts by a low-rank change of W_proj in one layer or a few.
 
 Two steps. First the *value*: the output that W_proj would have to give at the constraint's last token for the model to
-say O*, found by gradient descent on it alone. Then the *closed form*: the weights nearest to the old ones that map the
-token's *key* (the input of W_proj there) to this value, Eq. 7,
-
-    W* = argmin ||W k - z*||^2 + lambda ||W - W'||^2 = (lambda W' + z* k^T)(lambda I + k k^T)^-1
-
-which differs from W' by a matrix of rank one: no inverse of size m x m is ever needed. `edit.py` applies it.
+say O* (`optimized_value.py`). Then the *closed form*: the weights nearest to the old ones that map the token's *key*
+(the input of W_proj there) to this value (`closed_form.py`).
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
-from transformers import DynamicCache
 
-from .causal_trace import answer_tokens, clean_run_only
-from .forward import extend, in_sandbox, in_session, prompt_inputs, run
+from .closed_form import LAMBDA, check_lambda, low_rank_update
+from .edit import Edit, Fact, apply_edits, digest, w_proj
+from .edit_errors import EditError
+from .model import VisionLanguageModel
+from .optimized_value import PROTOCOLS, Optimizer, optimize_value, read_values
 from .prompt import Prompt
 
-LAMBDA = 0.01  # the paper's, after a grid search
-SANDBOXED = (
-    "{where} runs this key's code in a sandbox, which has no gradients to find a value with: use a key that it trusts "
-    "or a server of your own, or make the edit where the model is (remote=False) and apply it there."
-)
-ROWS = 32  # of a weight that are read as float64 at a time: they stay in the processor's cache
 
+def edit_facts(
+    model: VisionLanguageModel, facts: Iterable[tuple[Prompt, str]], *, layers: Iterable[int] = (2,),
+    lam: float = LAMBDA, optimizer: Optimizer = PROTOCOLS["paper"], items: Iterable[str] = (),
+    remote: bool | str | None = None,
+) -> Edit:
+    """MultEdit: one edit that makes the model answer each prompt with its target (paper, section 5).
 
-class EditError(ValueError):
-    """An edit that cannot be made, loaded or applied; the message names the parameter and the fix."""
-
-
-class NoGradientError(EditError):
-    """Nothing that the model says depends on what is to be edited."""
-
-
-class DivergedError(EditError):
-    """Optimisation left the finite numbers."""
-
-
-@dataclass(frozen=True)
-class OptimizedValue:
-    """z* of one fact: key k [m] and value z* [d] of W_proj in `layer` at `position`, float32.
-
-    start: the value as it was; losses: -log P(O*) before each step and at the end; p_start, p_target: P(O*) at both.
+    facts: (prompt, target text); several in one layer are solved for together (rank n). Values are optimised in the
+    last of `layers`. Several layers share what is missing there evenly, first to last, each with the keys that the
+    model has after the edits before. items: ids of the facts' items, for the record. Raises EditError.
     """
-
-    layer: int
-    position: int
-    target: str
-    target_ids: tuple[int, ...]
-    key: torch.Tensor = field(repr=False)
-    value: torch.Tensor = field(repr=False)
-    start: torch.Tensor = field(repr=False)
-    losses: tuple[float, ...] = field(repr=False)
-    p_start: float
-    p_target: float
-
-    @property
-    def steps(self) -> int:
-        return len(self.losses) - 1
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """How a value is found. `PROTOCOLS["authors"]` has what the released script does beyond the paper.
-
-    steps: at most; stop: P(O*) at which it ends; weight_decay: of ||z - z0|| / ||z0||^2 in the loss; clamp: the largest
-    ||z - z0|| / ||z0|| (0: any); first_token: only the target's first token counts, else all of them together.
-    """
-
-    learning_rate: float = 0.1
-    steps: int = 100
-    stop: float = 0.99
-    weight_decay: float = 0.0
-    clamp: float = 0.0
-    first_token: bool = False
-
-    def __post_init__(self) -> None:
-        if not (self.learning_rate > 0 and self.steps >= 1 and 0 < self.stop <= 1):
-            raise EditError(
-                f"learning_rate must be above 0, steps at least 1 and stop above 0 and at most 1, not "
-                f"{self.learning_rate}, {self.steps} and {self.stop}."
-            )
-        if not (self.weight_decay >= 0 and self.clamp >= 0):
-            raise EditError(
-                f"weight_decay and clamp must be 0 (none) or above, not {self.weight_decay} and {self.clamp}."
-            )
-
-
-PROTOCOLS = {
-    "paper": Optimizer(),
-    "authors": Optimizer(steps=10, stop=1.0, weight_decay=0.001, clamp=0.0001, first_token=True),
-}
-
-
-def optimize_value(
-    model, prompt: Prompt, target: str, *, layer: int, position: int | None = None,
-    optimizer: Optimizer = PROTOCOLS["paper"], remote: bool | str | None = None,
-) -> OptimizedValue:
-    """The value at W_proj's output that makes the model say `target` (Adam on -log P(O*)), in one request.
-
-    position: None = the visual constraint's last token. remote: None = as the model was loaded.
-    The forward starts at the edited token and layer (on an edited model, at the first layer that is edited): what is
-    before comes from the clean run. Raises EditError: NoGradientError when no gradient arrives (in the last layer of a
-    model nothing behind reads the token), DivergedError for a learning rate that is too high. So is a server refused
-    that runs this code in a sandbox.
-    """
-    if not 0 <= layer < model.n_layers:
-        raise EditError(f"layer must be one of the model's 0 to {model.n_layers - 1}, not {layer}.")
-    if model.quantization and model.device.type == "cpu":  # autograd would go around what the kernels compute
-        raise NoGradientError(
-            f"model {model.name!r} has {model.quantization} weights, of which a CPU gives no gradients: load it with "
-            "dtype='bfloat16'."
-        )
-    position = prompt.constraint[-1] if position is None else position
-    if not 0 <= position < len(prompt):
-        raise EditError(f"position must be one of the prompt's 0 to {len(prompt) - 1}, not {position}.")
-    target_ids = answer_tokens(model, prompt, target)
-    target_ids = target_ids[:1] if optimizer.first_token else target_ids
-    request = clean_run_only(model, prompt, position) | {
-        "layer": layer, "target_ids": target_ids, "learning_rate": optimizer.learning_rate, "steps": optimizer.steps,
-        "stop": optimizer.stop, "weight_decay": optimizer.weight_decay, "clamp": optimizer.clamp,
-    }
-    found = in_session(model.traced, optimize, request, model.runs_on(remote))
-    if found["sandboxed"]:
-        raise EditError(SANDBOXED.format(where=model.server.host if model.server else "The server"))
-    if not all(map(math.isfinite, found["losses"])):
-        raise DivergedError(
-            f"learning_rate {optimizer.learning_rate} diverges after {len(found['losses']) - 1} steps: use a lower one."
-        )
-    if found["value"] is None:
-        raise NoGradientError(
-            f"layer {layer} gives no gradient to the value at position {position}: choose a layer whose output a later "
-            "token reads."
-        )
-    return OptimizedValue(
-        layer=layer, position=position, target=target, target_ids=tuple(target_ids), key=found["key"],
-        value=found["value"], start=found["start"], losses=tuple(found["losses"]), p_start=found["p"][0],
-        p_target=found["p"][-1],
-    )
-
-
-def optimize(lm, request: dict) -> dict:
-    """{"sandboxed", "key", "value" (None: no gradient), "start": CPU tensors, "losses", "p"}; runs where the weights
-    are, and not in a sandbox: what it reads there has no history to differentiate."""
-    if in_sandbox(lm):
-        return {"sandboxed": True}
-    first, layer, target = request["first"], request["layer"], torch.tensor(request["target_ids"])
-    skip = min(layer, *getattr(lm, "edited_layers", (layer,)))  # edits in force before it have to be run
-    ids = torch.cat([request["clean_ids"], target[None, :-1]], dim=1)
-    keep = torch.arange(request["clean_ids"].shape[1] - 1, ids.shape[1])
-    with torch.no_grad():
-        clean = run(
-            lm, prompt_inputs(ids, request["image_inputs"]), keep=keep, cache=DynamicCache(),
-            reads=("hidden", "keys", "mlp", "cache"), start=first,
-        )
-    start = clean["mlp"][layer][0, 0].float()
-    value = start.clone().requires_grad_()
-    adam = torch.optim.Adam([value], lr=request["learning_rate"])
-    inputs = {"inputs_embeds": clean["hidden"][skip], "position_ids": torch.arange(first, ids.shape[1])[None]}
-    at_token = torch.tensor([0])
-    losses, probabilities = [], []
-    for step in range(request["steps"] + 1):
-        writes = {(layer, "mlp"): (at_token, at_token, value[None])}
-        last = step == request["steps"]
-        with torch.set_grad_enabled(not last):
-            logits = run(
-                lm, inputs, keep=keep - first, cache=extend(clean["cache"], first), skip=skip, writes=writes
-            )["logits"]
-            log_p = logits[0].float().log_softmax(-1)
-            loss = -log_p[torch.arange(len(target)), target.to(log_p.device)].sum()
-        losses.append(loss.item())
-        probabilities.append(float((-loss.detach()).exp()))
-        if last or probabilities[-1] >= request["stop"] or not loss.isfinite():
-            break
-        if not loss.requires_grad:  # where gradients are off for good
-            return {"sandboxed": False, "value": None, "losses": losses}
-        if request["weight_decay"]:
-            change = (value - start).norm() if step else 0.0  # the norm has no gradient at 0
-            loss = loss + request["weight_decay"] * change / start.norm() ** 2
-        adam.zero_grad()
-        loss.backward(inputs=[value])  # a server's weights may ask for gradients, and would keep them
-        if value.grad is None or (not step and not value.grad.any()):
-            return {"sandboxed": False, "value": None, "losses": losses}
-        adam.step()
-        if request["clamp"]:
-            with torch.no_grad():
-                change, most = value - start, request["clamp"] * start.norm()
-                value.copy_(start + change * min(1.0, float(most / change.norm())))
-    return {
-        "sandboxed": False, "key": clean["keys"][layer][0, 0].float().cpu(), "value": value.detach().cpu(),
-        "start": start.cpu(), "losses": losses, "p": probabilities,
-    }
-
-
-def read_values(model, prompt: Prompt, layer: int, until: int, remote: bool | str | None = None) -> dict:
-    """At the constraint's last token: W_proj's input "key" [m] and output "value" [d] in `layer`, and the "output" [d]
-    of layer `until`; float32 CPU tensors, one request."""
-    request = clean_run_only(model, prompt, prompt.constraint[-1]) | {"layer": layer, "until": until}
-    return in_session(model.traced, read_at_token, request, model.runs_on(remote))
-
-
-def read_at_token(lm, request: dict) -> dict:
-    """What `read_values` returns; runs where the weights are."""
-    with torch.no_grad():
-        found = run(
-            lm, prompt_inputs(request["clean_ids"], request["image_inputs"]), keep=[request["clean_ids"].shape[1] - 1],
-            reads=("keys", "mlp"), start=request["first"], stop=request["until"] + 1,
-        )
-    tensors = {
-        "key": found["keys"][request["layer"]][0, 0], "value": found["mlp"][request["layer"]][0, 0],
-        "output": found["output"][0, request["first"]],
-    }
-    return {name: tensor.float().cpu() for name, tensor in tensors.items()}
-
-
-def closed_form_update(
-    weight: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, lam: float = LAMBDA
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factors A [d, r], B [r, m] of W* - W' (Eq. 7) for n facts: weight W' [d, m], keys [n, m], values [n, d].
-
-    W* minimises sum_i ||W k_i - z_i||^2 + lambda ||W - W'||^2. By Woodbury's identity, with K = keys^T [m, n],
-    W* - W' = (Z - W' K)(lambda I + K^T K)^-1 K^T: an n x n system instead of an m x m inverse. Computed in float64 and
-    returned in the weight's type, with orthonormal rows of B, r = min(n, m) of them: those of similar keys themselves
-    would need large terms in A that cancel. Values are those of W k alone: take a bias off first. Raises EditError.
-    """
-    if keys.ndim != 2 or values.ndim != 2 or len(keys) != len(values) or len(keys) == 0:
-        raise EditError(
-            f"keys [n, m] and values [n, d] must be as many, at least one each, not {tuple(keys.shape)} and "
-            f"{tuple(values.shape)}."
-        )
-    if weight.shape != (values.shape[1], keys.shape[1]):
-        raise EditError(
-            f"weight must be [{values.shape[1]}, {keys.shape[1]}] for these values and keys, not {tuple(weight.shape)}."
-        )
-    k, z = keys.to(weight.device, torch.float64), values.to(weight.device, torch.float64)
-    old = torch.cat([k @ rows.to(torch.float64).T for rows in weight.split(ROWS)], dim=1)  # not all of W in float64
-    a, b = low_rank_update(k, z - old, lam)
-    return a.to(weight.dtype), b.to(weight.dtype)
-
-
-def low_rank_update(
-    keys: torch.Tensor, missing: torch.Tensor, lam: float = LAMBDA
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same factors from what the old weights lack, missing [n, d] = values - W' k, without the weights."""
+    try:
+        facts, layers, items = [(prompt, target) for prompt, target in facts], sorted(set(layers)), list(items)
+    except (TypeError, ValueError) as error:
+        raise EditError("facts must be a list of (prompt, target) pairs, and layers a list such as [2].") from error
+    if not facts or not layers:
+        raise EditError("facts and layers must not be empty: give (prompt, target) pairs and the layers to edit.")
+    if not all(type(layer) is int for layer in layers):
+        raise EditError(f"layers must be whole numbers such as 2, not {layers}.")
+    if not all(isinstance(target, str) and target.strip() for _, target in facts):
+        raise EditError("facts must have targets of at least one word each: give (prompt, target) pairs.")
+    if layers[0] < 0:
+        raise EditError(f"layers must be among the model's 0 to {model.n_layers - 1}, not {layers[0]}.")
     check_lambda(lam)
-    k, lacks = keys.to(torch.float64), missing.to(torch.float64)
-    gram = k @ k.T + lam * torch.eye(len(k), dtype=torch.float64, device=k.device)
-    basis, coordinates = torch.linalg.qr(k.T)  # K = basis [m, r] coordinates [r, n]
-    a, b = torch.linalg.solve(gram, lacks).T @ coordinates.T, basis.T
-    return a.to(missing.dtype), b.to(missing.dtype)
-
-
-def check_lambda(lam: float) -> None:
-    if not lam > 0:
-        raise EditError(f"lam must be above 0, not {lam}: it weighs the old weights.")
+    if items and len(items) != len(facts):
+        raise EditError(f"items must be one id for each of the {len(facts)} facts, not {len(items)}.")
+    found = [
+        optimize_value(model, prompt, target, layer=layers[-1], optimizer=optimizer, remote=remote)
+        for prompt, target in facts
+    ]
+    told = tuple(
+        Fact(prompt.question, target, item, one.p_start, one.p_target)
+        for (prompt, target), item, one in zip(facts, items or [""] * len(facts), found, strict=True)
+    )
+    behind = tuple(one.identity for one in model.edits)
+    keys = torch.stack([one.key for one in found])
+    missing = torch.stack([one.value - one.start for one in found])  # which the old weights lack
+    edit, goals = Edit({}, model.name, model.revision, str(model.dtype), {}, lam, told, behind), None
+    for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
+        if len(layers) > 1:
+            so_far = apply_edits(model, [edit] if edit.factors else [])
+            here = [read_values(so_far, prompt, layer, layers[-1], remote) for prompt, _ in facts]
+            keys, outputs = (torch.stack([one[name] for one in here]) for name in ("key", "output"))
+            if goals is None:  # of the unedited model, with the optimised change
+                goals = outputs + missing
+            missing = (goals - outputs) / left
+        weight = w_proj(model, layer).weight
+        weights = edit.weights | {layer: "" if weight.is_meta else digest(weight)}
+        edit = replace(edit, factors=edit.factors | {layer: low_rank_update(keys, missing, lam)}, weights=weights)
+    return edit

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from .edit import apply_edits, edit_facts
+from .edit import apply_edits
 from .edit_evaluation import Reference, evaluate, questions_about, unrelated
 from .edit_study import NO_EDIT, Chosen, Editing
 from .metrics import bootstrap_interval
 from .model import VisionLanguageModel
+from .multedit import edit_facts
 from .ndif import JobFailed
 from .testbed import Item
 

@@ -13,22 +13,14 @@ from safetensors import safe_open
 from test_attention import with_biases
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, LlamaForCausalLM
 
-import interventions.edit as module
 from interventions import attention_contributions, attention_knockout, load_model, load_testbed, trace
-from interventions.edit import (
-    FORMAT,
-    Edit,
-    Fact,
-    apply_edits,
-    digest,
-    edit_facts,
-    load_edit,
-    w_proj,
-)
+from interventions.edit import FORMAT, Edit, Fact, apply_edits, digest, load_edit, w_proj
+from interventions.edit_errors import EditError
 from interventions.edit_export import export_peft, merged
 from interventions.forward import greedy_answer
 from interventions.model import VisionLanguageModel
-from interventions.multedit import EditError, Optimizer, optimize_value
+from interventions.multedit import edit_facts
+from interventions.optimized_value import Optimizer, optimize_value
 from interventions.prompt import build_prompt, corrupt
 
 QUESTION = "Name a country that borders this country and starts with B"
@@ -420,7 +412,7 @@ def test_an_edit_is_made_without_the_weights(monkeypatch):
     here = edit_facts(model, facts, layers=[1], optimizer=FAR)
     assert_same_change(edit_facts(model, facts, layers=[1], optimizer=FAR, remote="local"), here)
     found = optimize_value(model, *facts[0], layer=1, optimizer=FAR)
-    monkeypatch.setattr(module, "optimize_value", lambda *given, **options: found)
+    monkeypatch.setattr("interventions.multedit.optimize_value", lambda *given, **options: found)
     model.module.to("meta")
     edit = edit_facts(model, facts, layers=[1])
     assert_same_change(edit, here)

@@ -11,9 +11,10 @@ from answering import questions, speaking
 
 import interventions.edit_evaluation as module
 from interventions.conditions import Conditions, Unusable, clean_prompt
-from interventions.edit import apply_edits, edit_facts
+from interventions.edit import apply_edits
 from interventions.edit_evaluation import ask_edited, evaluate, questions_about, reference, sent_once, unrelated
-from interventions.multedit import Optimizer
+from interventions.multedit import edit_facts
+from interventions.optimized_value import Optimizer
 from interventions.remote import Job
 
 

@@ -8,11 +8,13 @@ import tiny
 from answering import questions, renamed, speaking
 
 import interventions.edit_search as module
+from interventions.closed_form import LAMBDA
+from interventions.edit_errors import EditError
 from interventions.edit_evaluation import reference
 from interventions.edit_search import GRIDS, search
 from interventions.edit_study import CONSTRAINED_DEFAULT, METHODS, Editing, EditStudy, edit_study, wrong_items
 from interventions.fine_tuning import FineTuning
-from interventions.multedit import LAMBDA, EditError, Optimizer
+from interventions.optimized_value import Optimizer
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from answering import questions, renamed, speaking
 
 import interventions.edit_study as module
 import interventions.sequential_edits as kept
-from interventions.edit import edit_facts
+from interventions.edit_errors import EditError, NoGradientError
 from interventions.edit_evaluation import reference
 from interventions.edit_study import (
     METHODS,
@@ -23,7 +23,8 @@ from interventions.edit_study import (
     wrong_items,
 )
 from interventions.fine_tuning import FineTuning, weights_digest
-from interventions.multedit import EditError, NoGradientError, Optimizer
+from interventions.multedit import edit_facts
+from interventions.optimized_value import Optimizer
 from interventions.parameters import ParameterError
 
 QUICK = Editing(

@@ -10,8 +10,8 @@ from answering import renamed
 
 from interventions.causal_trace import answer_tokens
 from interventions.edit import Edit
+from interventions.edit_errors import EditError
 from interventions.fine_tuning import DivergedError, FineTuning, fine_tuned, weights_digest
-from interventions.multedit import EditError
 from interventions.prompt import build_prompt
 
 QUESTION = "Name a country that borders this country and starts with B"

@@ -17,8 +17,8 @@ from interventions import (
 )
 from interventions.causal_trace import trace
 from interventions.conditions import Conditions, clean_prompt, corrupted_prompt
+from interventions.edit_errors import EditError
 from interventions.fine_tuning import fine_tuned
-from interventions.multedit import EditError
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,13 @@ from ..attention import FLOWS, AttentionError, attention_contributions
 from ..causal_trace import CausalTrace, trace
 from ..checkpoints import ModelError
 from ..conditions import Conditions, corrupted_roles
-from ..edit import Edit, apply_edits, edit_facts
+from ..edit import Edit, apply_edits
 from ..example import example_at
 from ..knockout import attention_knockout
 from ..loading import load_model
 from ..metrics import answer_accuracy
 from ..model import VisionLanguageModel
+from ..multedit import edit_facts
 from ..prompt import CorruptedPrompt, Prompt
 from ..testbed import TestBed
 from .draft import Draft
