@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from .closed_form import LAMBDA
 from .edit_evaluation import Reference
-from .edit_study import TASKS, Chosen, Editing, references, wrong_items
+from .edit_items import TASKS, Chosen, references, wrong_items
+from .edit_study import Editing
 from .fine_tuning import CONSTRAINED_DEFAULT, FineTuning
 from .lots import lot
 from .model import VisionLanguageModel

@@ -12,7 +12,8 @@ from itertools import product
 import pandas as pd
 
 from .edit_errors import EditError
-from .edit_study import OURS, Chosen, Editing, edit_study
+from .edit_items import Chosen
+from .edit_study import OURS, Editing, edit_study
 from .fine_tuning import FineTuning
 
 # method -> what is tried: fields of `Editing`. Of fine-tuning, from rates at which it is too slow to such at which

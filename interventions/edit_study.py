@@ -1,8 +1,6 @@
 """The experiment of Figures 6, 14 and 18: correct errors and insert facts, by several methods, one table an item.
 
-Every edit starts from the unedited model. Two tasks, as in the paper's section 5: *correct* questions that the model
-answers wrongly although it should know (of the embedded test bed: facts it was trained on), and *insert* facts that it
-never met (its split "never"; elsewhere a test bed of long-tailed facts).
+Every edit starts from the unedited model. What is edited, and what is asked besides, is chosen in `edit_items.py`.
 """
 
 from __future__ import annotations
@@ -14,37 +12,28 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import pandas as pd
 
 from .asking import ask, reasons
 from .closed_form import LAMBDA
-from .conditions import Unusable
 from .edit import apply_edits
 from .edit_errors import DivergedError, EditError, NoGradientError
-from .edit_evaluation import Reference, evaluate, questions_about, reference, unrelated
+from .edit_evaluation import Reference, evaluate, questions_about, unrelated
+from .edit_items import Chosen
 from .fine_tuning import CONSTRAINED_DEFAULT, FineTuning, fine_tuned
 from .lots import lot
-from .metrics import answer_accuracy
 from .model import VisionLanguageModel
 from .multedit import edit_facts
 from .optimized_value import Optimizer
-from .parameters import ParameterError
-from .progress import Progress
-from .results import ResultStore
 from .testbed import Item
-from .turns import in_order
 
 OURS = "MultEdit"
 BASELINES = ("fine-tuning", "constrained fine-tuning")
 METHODS = ("no edit", OURS, "random layer", *BASELINES)
-TASKS = ("correct", "insert")
 KNOWN_ANSWER = "insert, answer said elsewhere"  # see `known_answers_apart`
-Chosen = dict[str, list[tuple[Item, str]]]  # task -> what `wrong_items` found
 NO_EDIT = {NoGradientError: "no gradient", DivergedError: "diverged"}  # errors that a method's average includes
-POOL = 200  # unrelated questions that every edit's sample is drawn from
 
 
 @dataclass(frozen=True)
@@ -102,59 +91,6 @@ class EditStudy:
                 "median seconds": found["seconds"].median(),
             })
         return pd.DataFrame(rows)
-
-
-def wrong_items(
-    model: VisionLanguageModel, testbed: Iterable[Item], task: str, limit: int, *, results_dir: str | Path = "results",
-    protocol: str = "paper",
-) -> list[tuple[Item, str]]:
-    """The first `limit` items (0: all) of a task that the model answers wrongly, each with what it says.
-
-    task: "correct" = facts that it was trained on, or that no one knows it was not; "insert" = those it never met.
-    Asked in the order of the test bed, until there are enough. Raises ParameterError if there are none.
-    """
-    store, found, asked = ResultStore(results_dir), [], 0
-    fitting = [item for item in testbed if (item.split == "never") == (task == "insert")]
-    progress, model_key = Progress(len(fitting), f"looking for errors ({task})"), model.key()
-
-    def said_to(item: Item) -> str | None:
-        key = model_key | {"table": "answers", "item": item.content(), "protocol": protocol}
-        try:
-            return store.get_or_compute(key, partial(_answer, model, item, protocol)).loc[0, "answer"]
-        except Unusable:
-            return None
-
-    for item, said in zip(fitting, in_order(said_to, fitting, model.concurrency), strict=False):
-        asked += 1
-        if said is None:
-            continue
-        if answer_accuracy(said, item.answers, item.annotations) < 0.5:
-            found.append((item, said))
-        progress.step(f"{len(found)} answered wrongly")
-        if limit and len(found) == limit:
-            break
-    progress.close(f"{len(found)} answered wrongly")
-    if not found:
-        raise ParameterError(
-            f"Parameter 'testbed': {model.name!r} answers none of {asked} questions wrongly, so there is nothing to "
-            f"{task}: choose another test bed or other parts."
-        )
-    return found
-
-
-def references(
-    model: VisionLanguageModel, testbed: Iterable[Item], seed: int = 0, protocol: str = "paper"
-) -> list[Reference]:
-    """At most POOL unrelated questions with the unedited model's answers, drawn by a hash of seed and id."""
-    drawn = sorted(testbed, key=lambda item: lot("unrelated", seed, item.id))
-
-    def referred(item: Item) -> Reference | None:
-        try:
-            return reference(model, item, protocol)
-        except Unusable:
-            return None
-
-    return list(islice(filter(None, in_order(referred, drawn, model.concurrency)), POOL))
 
 
 def edit_study(
@@ -233,11 +169,6 @@ def _content(testbed: list[Item]) -> str:
     """A digest of all that other pictures and questions that follow can be taken from."""
     told = [[item.id, item.entity, item.relation, str(item.split), item.content()] for item in testbed]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
-
-
-def _answer(model: VisionLanguageModel, item: Item, protocol: str) -> pd.DataFrame:
-    found = reference(model, item, protocol)
-    return pd.DataFrame([{"answer": model.decode(found.answer_ids)}])
 
 
 def _edit_item(

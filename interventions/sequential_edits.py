@@ -9,7 +9,8 @@ import pandas as pd
 
 from .edit import apply_edits
 from .edit_evaluation import Reference, evaluate, questions_about, unrelated
-from .edit_study import NO_EDIT, Chosen, Editing
+from .edit_items import Chosen
+from .edit_study import NO_EDIT, Editing
 from .metrics import bootstrap_interval
 from .model import VisionLanguageModel
 from .multedit import edit_facts

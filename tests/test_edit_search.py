@@ -11,8 +11,9 @@ import interventions.edit_search as module
 from interventions.closed_form import LAMBDA
 from interventions.edit_errors import EditError
 from interventions.edit_evaluation import reference
+from interventions.edit_items import wrong_items
 from interventions.edit_search import GRIDS, search
-from interventions.edit_study import CONSTRAINED_DEFAULT, METHODS, Editing, EditStudy, edit_study, wrong_items
+from interventions.edit_study import CONSTRAINED_DEFAULT, METHODS, Editing, EditStudy, edit_study
 from interventions.fine_tuning import FineTuning
 from interventions.optimized_value import Optimizer
 

@@ -10,18 +10,11 @@ from answering import questions, renamed, speaking
 
 import interventions.edit_study as module
 import interventions.sequential_edits as kept
+from interventions import edit_items
 from interventions.edit_errors import EditError, NoGradientError
 from interventions.edit_evaluation import reference
-from interventions.edit_study import (
-    METHODS,
-    Editing,
-    edit_every_layer,
-    edit_study,
-    known_answers_apart,
-    random_layer,
-    references,
-    wrong_items,
-)
+from interventions.edit_items import references, wrong_items
+from interventions.edit_study import METHODS, Editing, edit_every_layer, edit_study, known_answers_apart, random_layer
 from interventions.fine_tuning import FineTuning, weights_digest
 from interventions.multedit import edit_facts
 from interventions.optimized_value import Optimizer
@@ -84,8 +77,8 @@ def test_errors_are_what_is_answered_wrongly_by_task(chosen, bed):
 
 
 def test_the_search_for_errors_stops_when_there_are_enough_and_remembers_answers(model, bed, tmp_path, monkeypatch):
-    asked, plain = [], module.reference
-    monkeypatch.setattr(module, "reference", lambda *given: asked.append(1) or plain(*given))
+    asked, plain = [], edit_items.reference
+    monkeypatch.setattr(edit_items, "reference", lambda *given: asked.append(1) or plain(*given))
     assert len(wrong_items(model, bed, "correct", 1, results_dir=tmp_path)) == 1
     assert len(asked) == 2  # the first is right
     assert len(wrong_items(model, bed, "correct", 0, results_dir=tmp_path)) == 2
@@ -252,7 +245,7 @@ def test_the_control_layer_is_another_one(bed):
 
 
 def test_unrelated_questions_do_not_depend_on_the_order(model, bed, monkeypatch):
-    monkeypatch.setattr(module, "POOL", 3)
+    monkeypatch.setattr(edit_items, "POOL", 3)
     first, again = references(model, bed), references(model, bed[::-1])
     assert [one.item.id for one in first] == [one.item.id for one in again] and len(first) == 3
     assert [one.item.id for one in references(model, bed, seed=1)] != [one.item.id for one in first]

@@ -6,7 +6,7 @@ import pytest
 from notebook_runs import BY_HAND, NOTEBOOKS, execute, findable, noise_on_stderr
 
 from interventions import load_testbed, ndif
-from interventions.edit_study import TASKS, wrong_items
+from interventions.edit_items import TASKS, wrong_items
 from interventions.record import read_record
 from interventions.testbed import save_testbed
 
