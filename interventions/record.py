@@ -123,10 +123,11 @@ def show_text(*paragraphs: str) -> None:
 
 
 def show_table(frame: pd.DataFrame) -> None:
-    """Display a table whole: no column cut short, no row number; of an empty one, that it is."""
+    """Display a table whole: no column cut short, no row number, "-" where a value is missing; or that it is empty."""
     if frame.empty:
         show_text("These questions give no row for this table.")
         return
+    frame = frame.astype(object).where(frame.notna(), "-")
     with pd.option_context("display.max_colwidth", None):
         html = frame.to_html(index=False, border=0, justify="left", float_format="{:.3f}".format)
         text = frame.to_string(index=False, float_format="{:.3f}".format)

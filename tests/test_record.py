@@ -82,6 +82,14 @@ def test_an_empty_table_is_a_sentence(displayed):
     assert "known" in displayed[-1]["text/html"]
 
 
+def test_what_is_missing_is_a_dash_in_every_kind_of_column(displayed):
+    missing = {"ratio": [0.5, np.nan], "paper": pd.array([1200, None], dtype="Int64"), "answer": ["Rome", None]}
+    module.show_table(pd.DataFrame(missing))
+    assert displayed[0]["text/html"].count("<td>-</td>") == 3
+    shown = displayed[0]["text/plain"]
+    assert "0.500" in shown and "1200" in shown and not any(text in shown for text in ("NaN", "NA", "None"))
+
+
 def test_a_number_that_is_rounded_to_zero_has_no_sign():
     assert str(Number(-0.004, -0.001, -0.0)) == "0.00 [0.00, 0.00]"
     assert str(Number(np.float32(-0.006), np.float64(-1), np.int64(0))) == "-0.01 [-1.00, 0.00]"
