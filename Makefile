@@ -26,6 +26,13 @@ DOCS_READY := $(DOCS_VENV)/.ready
 PYTHON = $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,\
 	$(shell $(python) -c 'import sys; print("$(python)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)))
 
+# $(call environment,FOLDER,TARGET): an empty environment with the packages of the rule's first prerequisite.
+define environment
+	@[[ -n "$(PYTHON)" ]] || { echo "No Python 3.11 or newer found: name one, as in make $(2) PYTHON=/path/to/python3.11"; exit 1; }
+	"$(PYTHON)" -m venv --clear $(1)
+	$(1)/bin/pip install -r $<
+endef
+
 # Parameters of a notebook: make fig3 P="limit=5 remote=True"
 P :=
 parameter_name = $(firstword $(subst =, ,$(1)))
@@ -34,7 +41,8 @@ parameter = $(if $(findstring =,$(1)),-p $(call parameter_name,$(1)) '$(call par
 	$(error P="$(P)": write every parameter as name=value))
 PARAMETERS := $(foreach p,$(P),$(call parameter,$(p)))
 
-# The model that all reports are made on: a file of params/models. Figures 10 and 11 are of a second architecture.
+# The model that all reports are made on: a file of params/models. Figures 10 and 11 are of a second architecture, and
+# Figure 1 of a model that is not embedded needs a second checkpoint, P=text_model=FOLDER.
 PROFILE := mini
 profile := $(if $(filter-out mini,$(PROFILE)), -f params/models/$(PROFILE).yaml)
 # Folder of the executed notebooks.
@@ -69,14 +77,17 @@ FIGURES := table1 fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 fig9 fig10 fig11 fig12
 report = $(1)_$(lastword $(subst _, ,$($(1))))
 
 # What `make reports` has finished in OUT. Not the notebooks themselves: papermill writes those of a failed run, too.
-DONE := $(addprefix $(OUT)/.done/,$(if $(profile),$(filter-out fig10 fig11,$(FIGURES)),$(FIGURES)))
-SOURCES := $(shell find interventions notebooks params -type f -not -name '*.pyc')
+ELSEWHERE := $(if $(profile),fig10 fig11) $(if $(filter-out mini%,$(PROFILE)),fig1)
+DONE := $(addprefix $(OUT)/.done/,$(filter-out $(ELSEWHERE),$(FIGURES)))
+# Notebooks that people use by hand are no part of a report.
+SOURCES := $(shell find interventions notebooks params -type f -not -name '*.pyc' \
+	-not -path '*/.ipynb_checkpoints/*' -not -name explore.ipynb -not -name verify.ipynb)
 # As many notebooks at a time as there are cores, and 2 GB for each; other models than the small ones one at a time.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 FREE := $(shell awk '/MemAvailable/ {print int($$2 / 2097152)}' /proc/meminfo 2>/dev/null || echo $(CORES))
 JOBS = $(if $(filter mini%,$(PROFILE)),$(shell echo $$(( $(FREE) < 1 ? 1 : $(FREE) < $(CORES) ? $(FREE) : $(CORES) ))),1)
 
-.PHONY: FORCE help setup $(FIGURES) reports test ndif ndif-stop test-remote explore test-browser docs lint bench bench-others bench-remote clean
+.PHONY: FORCE help setup $(FIGURES) reports pages test ndif ndif-stop test-remote explore test-browser docs lint bench bench-others bench-remote clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -84,9 +95,7 @@ help:  ## list the targets
 setup: $(READY)  ## make .venv: locked packages, this package (editable), a Jupyter kernel
 
 $(READY): requirements.lock pyproject.toml
-	@[[ -n "$(PYTHON)" ]] || { echo "No Python 3.11 or newer found: name one, as in make setup PYTHON=/path/to/python3.11"; exit 1; }
-	"$(PYTHON)" -m venv --clear $(VENV)
-	pip install -r requirements.lock
+	$(call environment,$(VENV),setup)
 	pip install --no-deps --editable .
 	python -m ipykernel install --prefix $(VENV) --name python3
 	touch $@
@@ -103,8 +112,15 @@ $(filter-out fig3,$(FIGURES)): $(READY)
 	papermill notebooks/$($@).ipynb $(OUT)/$(call report,$@).ipynb -f params/figures/$@.yaml$(profile) \
 		-r record_path $(OUT)/$(call report,$@).record.json $(PARAMETERS)
 
+# A report that cannot be made (Figure 5 of a model that sees no image) does not keep the others from being made.
 reports: $(READY)  ## all of them, on PROFILE=mini, as pages in reports/mini; started again, it goes on
-	OMP_NUM_THREADS=$$(( $(CORES) / $(JOBS) )) $(MAKE) --no-print-directory -j $(JOBS) --output-sync=target $(DONE)
+	status=0; \
+	OMP_NUM_THREADS=$$(( $(CORES) / $(JOBS) )) \
+		$(MAKE) -k --no-print-directory -j $(JOBS) --output-sync=target $(DONE) || status=$$?; \
+	$(MAKE) --no-print-directory pages; \
+	exit $$status
+
+pages: $(READY)
 	python -m interventions pages $(OUT)
 
 $(OUT)/.done/%: $(SOURCES) $(OUT)/.parameters
@@ -120,9 +136,7 @@ test: $(READY)  ## the test suite (T="..." passes arguments to pytest)
 	OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= pytest -n 2 $(T)
 
 $(NDIF_READY): tests/ndif/requirements.lock
-	@[[ -n "$(PYTHON)" ]] || { echo "No Python 3.11 or newer found: name one, as in make ndif PYTHON=/path/to/python3.11"; exit 1; }
-	"$(PYTHON)" -m venv --clear $(NDIF_VENV)
-	$(NDIF_VENV)/bin/pip install -r $<
+	$(call environment,$(NDIF_VENV),ndif)
 	$(NDIF_VENV)/bin/pip install --no-deps --ignore-requires-python ndif==0.1.2
 	touch $@
 
@@ -137,15 +151,15 @@ test-remote: $(READY) $(NDIF_READY)  ## the tests of remote runs, on a server of
 
 explore: $(READY)  ## look at single questions by hand, in JupyterLab
 	pip install --quiet -e '.[explore]'
-	jupyter lab notebooks/explore.ipynb
+	papermill --prepare-only notebooks/explore.ipynb explore.ipynb $(PARAMETERS)
+	jupyter lab explore.ipynb
 
 test-browser: $(READY)  ## the tests of what people use by hand, in Chromium (Debian: apt install chromium)
 	pip install --quiet -e '.[explore,browser]'
 	pytest tests/browser $(T)
 
 $(DOCS_READY): docs/requirements.txt
-	"$(PYTHON)" -m venv --clear $(DOCS_VENV)
-	$(DOCS_VENV)/bin/pip install -r $<
+	$(call environment,$(DOCS_VENV),docs)
 	touch $@
 
 docs: $(DOCS_READY)  ## the pages of docs/ and the API as a site, in build/docs
@@ -163,9 +177,7 @@ bench: $(READY)  ## speed and memory against the baselines (minutes; leave the m
 	python -m benchmarks.report
 
 $(BENCH_READY): benchmarks/requirements-others.txt requirements.lock
-	@[[ -n "$(PYTHON)" ]] || { echo "No Python 3.11 or newer found: name one, as in make bench-others PYTHON=/path/to/python3.11"; exit 1; }
-	"$(PYTHON)" -m venv --clear $(BENCH_VENV)
-	$(BENCH_VENV)/bin/pip install -r $<
+	$(call environment,$(BENCH_VENV),bench-others)
 	$(BENCH_VENV)/bin/pip install --no-deps --editable .
 	touch $@
 

@@ -1,18 +1,15 @@
-"""How others trace: one whole forward a site. Each function returns restore(site) -> P_restored.
+"""What others do at a site: forwards with PyTorch hooks, and the authors' protocol.
 
 A site is (kind, position, start, stop): in layers start <= l < stop the clean output of the kind's module is
-put back at the position. Clean and corrupted prompt have equal lengths here. What is needed once a question
-is left out of the timing, and only the last token's logits are computed, which spares the authors' protocol
-most of its output head.
+put back at the position. Clean and corrupted prompt have equal lengths here. Only the last token's logits are
+computed, which spares the authors' protocol most of its output head.
 """
 
-import itertools
 from collections.abc import Callable
 
 import torch
 from transformers import Cache
 
-from interventions.causal_trace import KINDS
 from interventions.prompt import CorruptedPrompt, Prompt
 
 from .subjects import Subject
@@ -21,33 +18,11 @@ Site = tuple[str, int, int, int]
 MODULES = {"mlp": "mlp", "attention": "self_attn"}  # kind -> its name in a decoder layer
 
 
-def hooks(subject: Subject) -> Callable[[Site], float]:
-    """PyTorch hooks on the corrupted prompt's embeddings: the image is encoded once a question."""
-    module, layers = subject.model.module, subject.decoder.layers
-    clean_inputs, corrupted_inputs = (
-        {"inputs_embeds": hidden} for hidden in embeddings(module, subject.prompt, subject.corrupted)
-    )
-    clean, reads = {}, {}  # (layer, kind) -> output [1, T, d]
-    for key in itertools.product(range(len(layers)), KINDS):
-        reads[key] = lambda output, key=key: clean.update({key: output.clone()})
-    answer = forward(module, layers, clean_inputs, reads)[0].argmax()
-
-    def restore(site: Site) -> float:
-        kind, position, start, stop = site
-
-        def write(output, layer):
-            output[0, position] = clean[layer, kind][0, position]
-
-        writes = {
-            (layer, kind): lambda output, layer=layer: write(output, layer) for layer in range(start, stop)
-        }
-        return float(forward(module, layers, corrupted_inputs, writes)[0, answer])
-
-    return restore
-
-
 def authors(subject: Subject) -> Callable[[Site], float]:
-    """The released scripts' protocol: clean, corrupted, restored row in every forward, with image encoder."""
+    """The released scripts' protocol: clean, corrupted, restored row in every forward, with image encoder.
+
+    Returns restore(site) -> P_restored.
+    """
     corrupted = subject.corrupted.input_ids
     inputs = {
         "input_ids": torch.stack([subject.prompt.input_ids, corrupted, corrupted]),

@@ -99,7 +99,7 @@ def on_page(page: str, made: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--limit", type=int, default=40, help="questions of each part")
+    parser.add_argument("--limit", type=int, default=20, help="questions of each part")
     options = parser.parse_args()
     model = load_model("mini")
     items = load_testbed().select(constraints="single", limit=options.limit).items

@@ -18,13 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from interventions.causal_trace import KINDS, CausalTrace, trace, window_spans
+from interventions.causal_trace import KINDS, CausalTrace, window_spans
 
 from . import measure
-from .subjects import Subject
+from .subjects import WINDOW, Subject
 from .ways import Batch, Task, Way
 
-WINDOW = 3
 ROWS = 8  # of a batch, beside single sites and all positions at once
 TOLERANCE = 3e-4  # of P_restored: float32 with 2,946 tokens differs by 1e-4 (`trace` by 1e-5) from float64
 LEAST_EFFECT = 0.05  # somewhere among the compared outputs: agreement of outputs that nothing changes says nothing
@@ -54,11 +53,7 @@ class Asked:
         return len(self.kinds) * len(self.positions) * len(self.spans)
 
     def trace(self) -> CausalTrace:
-        """The answer is the clean run's top token, as in the other ways."""
-        return trace(
-            self.subject.model, self.subject.prompt, self.subject.corrupted, window=WINDOW,
-            positions=self.positions, kinds=self.kinds, max_answer_tokens=1,
-        )
+        return self.subject.trace(self.positions, self.kinds)
 
     def batches(self, traced: CausalTrace, rows: int, seed: int = 0) -> Iterator[Batch]:
         """Without end: first one with the largest effect, then any."""
@@ -108,7 +103,7 @@ def compare(questions: list[Asked], way: Way, directory: Path, repeats: int, tim
     least so many of a question are timed in a repeat.
     """
     asked, task = questions[0], Task.save(questions[0].subject, directory)
-    tasks = [task, *(Task(other.subject, directory, task.encoder) for other in questions[1:])]
+    tasks = [task, *(Task(other.subject, task.encoder) for other in questions[1:])]
     loaded = way.load(directory)
     traced, restore = asked.trace(), way.ask(loaded, task)  # warms up
     rows = cheapest_rows(asked, traced, restore, way.batched)

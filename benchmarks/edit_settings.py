@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from interventions.edit_parameters import Fig6Parameters
-from interventions.edit_search import GRIDS, search
+
+from .edit_search import GRIDS, search
 
 REPORTED = 80  # questions of Figure 6's report, params/figures/fig6.yaml
 OUT = Path(__file__).parent / "edit_settings.csv"

@@ -17,7 +17,7 @@ import torch
 from interventions.causal_trace import answer_tokens
 from interventions.closed_form import LAMBDA, closed_form_update
 from interventions.forward import prompt_inputs
-from interventions.optimized_value import PROTOCOLS, Optimizer, optimize_value
+from interventions.optimized_value import OPTIMIZERS, Optimizer, optimize_value
 
 from . import measure
 from .subjects import QUESTION, load_subject
@@ -108,7 +108,7 @@ def value(subject, repeats: int, steps: int = 10) -> dict:
     """Prints and returns what a step of `optimize_value` saves; whole forwards and ours alternate."""
     model, prompt = subject.model, subject.prompt
     asked = model, prompt, answer_tokens(model, prompt, TARGET)[:1], LAYER, prompt.constraint[-1]
-    few, many = (replace(PROTOCOLS["paper"], steps=n, stop=1.0, first_token=True) for n in (1, 1 + steps))
+    few, many = (replace(OPTIMIZERS["paper"], steps=n, stop=1.0, first_token=True) for n in (1, 1 + steps))
     ways = {
         "ours": lambda optimizer: optimize_value(model, prompt, TARGET, layer=LAYER, optimizer=optimizer).losses,
         "hooks": lambda optimizer: value_by_hooks(*asked, optimizer, all_logits=True)[0],

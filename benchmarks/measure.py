@@ -17,8 +17,10 @@ from torch.autograd.profiler_util import MEMORY_EVENT_NAME
 from torch.profiler import ProfilerActivity, profile
 
 from interventions.packing import CPU_PACKED_TOKENS
+from interventions.record import commit
 
 RESULTS = Path(__file__).parent / "results.json"
+CPUINFO = Path("/proc/cpuinfo")  # Linux has it
 
 
 def timed(function, *args, clock=time.perf_counter):
@@ -133,13 +135,9 @@ def square_tensors(function, n: int) -> int:
 
 def machine(device: str = "cpu") -> dict:
     """What the numbers were measured on; device: "cpu", or what a GPU calls itself."""
+    told = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
     cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
+        (line.split(":")[1].strip() for line in told if line.startswith("model name")), platform.processor()
     )
     return {
         "cpu": cpu,
@@ -169,12 +167,6 @@ def save(numbers: dict, path: Path = RESULTS, device: str = "cpu", **more) -> No
 
 def load(path: Path = RESULTS) -> dict:
     return json.loads(path.read_text()) if path.exists() else {}
-
-
-def commit() -> str:
-    """Of the working tree, with a mark if it has changes; empty where git says nothing."""
-    command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty", "--exclude=*"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def run_missing(jobs: dict[str, list[str]], again: bool = False) -> None:

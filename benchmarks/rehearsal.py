@@ -67,7 +67,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("meta", help="paths, shapes and parameters of every published model")
     command = commands.add_parser("width", help="measure few layers of full width, and fit the cost model")
-    command.add_argument("--layers", type=int, nargs="+", default=[2, 3, 4])
+    command.add_argument("--layers", type=int, nargs="+", default=[2, 4])
     command.add_argument("--tokens", type=int, nargs="+", default=list(BY_TOKENS), choices=list(BY_TOKENS))
     command.add_argument("--repeats", type=int, default=3)
     # A name of its own: nnsight gives every object a method `save`, which argparse would take for a value.

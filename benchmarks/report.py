@@ -24,7 +24,6 @@ FAMILIES = {  # of the other benchmarks -> (command, what was measured)
     "edit": ("editing", "The closed form and the optimised value of an edit, against the usual ways"),
     "testbed": ("testbed", "Importing the released files at full size; `ratio_decoding`: over decoding the pictures"),
     "corruptions": ("corruptions", "No speed: effects with replacement phrases made by hand and chosen automatically"),
-    "choices": ("choices", "No speed: what each choice of the method changes on `mini`, as in `docs/choices.md`"),
     "remote": ("remote", "What a question costs on a local NDIF server, over what it costs without one"),
     "gpu": ("gpu", "A question of LLaVA-1.5-7B's size on a GPU"),
     "rehearsal": ("rehearsal whole", "A question of LLaVA-1.5-7B's size on a CPU, random weights"),
@@ -99,13 +98,16 @@ def scaling(results: dict) -> Iterator[str]:
 
 def everything_else(results: dict, machines: list[dict]) -> Iterator[str]:
     for family, (command, what) in FAMILIES.items():
+        head, cell = ["number", "median (low - high)", "repeats", "machine"], times
+        if family == "corruptions":  # of many questions, measured once
+            head, cell = ["number", "value", "questions", "machine"], lambda entry: number(entry["value"])
         rows = [
-            [f"`{name.partition('/')[2]}`", times(entry), str(entry["n"]), letter(machines, entry)]
+            [f"`{name.partition('/')[2]}`", cell(entry), str(entry["n"]), letter(machines, entry)]
             for name, entry in results.items() if name.startswith(f"{family}/")
         ]
         if rows:
             yield f"### `{family}`, by `python -m benchmarks.{command}`\n\n{what}."
-            yield table(["number", "median (low - high)", "repeats", "machine"], rows)
+            yield table(head, rows)
 
 
 def numbers_under(results: dict, prefix: str) -> dict:
@@ -129,12 +131,12 @@ def made_on(results: dict, machines: list[dict]) -> str:
     for machine in machines:
         here = {name: entry for name, entry in results.items() if entry["machine"] == machine}
         families = sorted({name.partition("/")[0] for name in here})
-        dated = sorted({(entry["date"], entry["commit"]) for entry in here.values() if "date" in entry})
+        dates = sorted({entry["date"] for entry in here.values() if "date" in entry})
         loads = [entry["load"] for entry in here.values() if "load" in entry]
         rows.append([
             chr(ord("A") + len(rows)), machine["cpu"], f"{machine['cores']}, {machine['threads']}", machine["device"],
             f"{machine['memory_gb']} GB", f"Python {machine['python']}, torch {machine['torch']}", ", ".join(families),
-            "; ".join(f"{date} at {commit}" for date, commit in dated) or "before dates were kept",
+            " to ".join(dict.fromkeys([*dates[:1], *dates[-1:]])) or "before dates were kept",
             f"{min(loads)} to {max(loads)}" if loads else "not kept",
         ])
     return table(

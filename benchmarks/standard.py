@@ -14,9 +14,9 @@ from interventions.causal_trace import KINDS, trace
 from interventions.prompt import noise
 
 from . import measure
-from .subjects import load_subject
+from .subjects import WINDOW, load_subject
 
-WINDOW, SAMPLES = 3, 2
+SAMPLES = 2
 TIMED_POSITIONS = 2  # of the plain way; times do not depend on which
 
 

@@ -16,6 +16,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from interventions.causal_trace import KINDS, CausalTrace, trace
 from interventions.loading import load_model
 from interventions.model import VisionLanguageModel
 from interventions.prompt import CorruptedPrompt, Prompt, build_prompt, corrupt
@@ -30,6 +31,7 @@ TOKENS = (5, 576, 25)  # before the image, of the image, after it: LLaVA-1.5's p
 PATCH = 14  # pixels along its side
 GAIN = 1.6  # standard deviation of what a random layer writes, for inputs of standard deviation 1
 READOUT = 500  # the token that answers
+WINDOW = 3  # layers that are restored together, in every benchmark
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,13 @@ class Subject:
     def decoder(self) -> torch.nn.Module:
         """The language model without its head, as PyTorch sees it."""
         return self.model.module.get_submodule(self.model.family.language_model)
+
+    def trace(self, positions, kinds=KINDS, method: str = "packed") -> CausalTrace:
+        """The trace that is measured; the answer is the clean run's top token, as in the other ways."""
+        return trace(
+            self.model, self.prompt, self.corrupted, window=WINDOW, positions=positions, kinds=kinds, method=method,
+            max_answer_tokens=1,
+        )
 
 
 def load_subject(name: str) -> Subject:

@@ -19,28 +19,14 @@ import random
 
 import numpy as np
 
-from interventions.causal_trace import KINDS, trace, window_spans
+from interventions.causal_trace import KINDS, window_spans
 
-from . import baselines, measure
-from .subjects import load_subject
+from . import measure
+from .subjects import WINDOW, load_subject
+from .ways import WAYS, Task
 
-WINDOW = 3
 SUBJECTS = ("llava_shape", "mini")
 TIMED_SITES = 16  # at least, of a slow way
-
-
-def trace_subject(subject, positions, kinds=KINDS, method="packed"):
-    """The trace that is measured; the answer is the clean run's top token, as in the baselines."""
-    return trace(
-        subject.model,
-        subject.prompt,
-        subject.corrupted,
-        window=WINDOW,
-        positions=positions,
-        kinds=kinds,
-        method=method,
-        max_answer_tokens=1,
-    )
 
 
 def measure_speed(subject, repeats: int) -> tuple[dict, dict]:
@@ -49,29 +35,31 @@ def measure_speed(subject, repeats: int) -> tuple[dict, dict]:
     sites = [(kind, position, *span) for kind in KINDS for position in subject.positions for span in spans]
     n_positions = -(-TIMED_SITES // (len(KINDS) * len(spans)))
     work = measure.necessary_flops(subject, sites)
-    ways = {"hooks": baselines.hooks(subject), "authors": baselines.authors(subject)}
-    trace_subject(subject, subject.positions)  # warm-up
+    module = subject.model.module
+    ways = {way: WAYS[way].ask(module, Task(subject, encoder=module)) for way in ("hooks", "authors")}
+    subject.trace(subject.positions)  # warm-up
     seconds = {way: [] for way in ("packed", "floor", "naive", *ways)}
     differences = []
     for repeat in range(repeats):
         draw = random.Random(repeat)
-        elapsed, packed = measure.timed(trace_subject, subject, subject.positions)
+        elapsed, packed = measure.timed(subject.trace, subject.positions)
         seconds["packed"].append(elapsed / len(sites))
         seconds["floor"].append(work / measure.matmul_rate(subject) / len(sites))
         restored = dict(zip(sites, packed.restored.ravel(), strict=True))
 
         positions = draw.sample(subject.positions, n_positions)
-        elapsed, plain = measure.timed(trace_subject, subject, positions, KINDS, "plain")
+        elapsed, plain = measure.timed(subject.trace, positions, KINDS, "plain")
         # The clean and the corrupted run are two more whole forwards in it.
         seconds["naive"].append(elapsed / (plain.restored.size + 2))
         rows = [subject.positions.index(position) for position in plain.positions]
         differences.append(np.abs(plain.restored - packed.restored[:, rows]).max())
 
         chosen = draw.sample(sites, TIMED_SITES)
+        batches = [(kind, (position,), *span) for kind, position, *span in chosen]  # a forward each
         for way, restore in ways.items():
-            elapsed, found = measure.timed(list, map(restore, chosen))
+            elapsed, found = measure.timed(list, map(restore, batches))
             seconds[way].append(elapsed / len(chosen))
-            differences.append(max(abs(p - restored[site]) for p, site in zip(found, chosen, strict=True)))
+            differences.append(max(abs(p - restored[site]) for (p,), site in zip(found, chosen, strict=True)))
     facts = {
         "n_sites": len(sites),
         "p_clean": packed.p_clean,
@@ -87,7 +75,7 @@ def measure_memory(subject) -> dict:
     positions = subject.positions[-(len(subject.positions) // 2 * 2) :]
     sizes = {"1x": (positions[::2], ("mlp",)), "4x": (positions, KINDS)}
     return {
-        size: measure.peak_bytes(lambda chosen=chosen: trace_subject(subject, *chosen))
+        size: measure.peak_bytes(lambda chosen=chosen: subject.trace(*chosen))
         for size, chosen in sizes.items()
     }
 

@@ -37,21 +37,20 @@ def load_checkpoint(directory: Path) -> PreTrainedModel:
 
 @dataclass(frozen=True)
 class Task:
-    """A question as the user of another tool has it: a checkpoint in a directory, and the prompts.
+    """A question as the user of another tool has it.
 
     encoder: a copy of the model that no tool changes, for the embeddings.
     """
 
     subject: Subject
-    directory: Path
     encoder: PreTrainedModel = field(repr=False)
 
     @classmethod
     def save(cls, subject: Subject, directory: Path) -> Task:
-        """Writes the checkpoint, too."""
+        """Writes the checkpoint that `load` is given, too."""
         subject.model.module.save_pretrained(directory)
         subject.model.processor.save_pretrained(directory)
-        return cls(subject, directory, load_checkpoint(directory))
+        return cls(subject, load_checkpoint(directory))
 
     def embeddings(self) -> list[torch.Tensor]:
         """What the language model reads of the clean and of the corrupted prompt, [1, T, d] each."""

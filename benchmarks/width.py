@@ -24,9 +24,8 @@ from interventions.workload import Question, Work, forward_work
 from . import baselines, fitting, measure
 from .fitting import Measurement
 from .real_size import real_size_subject
-from .subjects import Subject
+from .subjects import WINDOW, Subject
 
-WINDOW = 3
 BY_TOKENS = {576: "llava-1.5-7b", 729: "bunny-phi-2"}  # visual tokens -> whose width
 FORWARDS = (1, 25, 100, 300, 600)  # tokens
 BUDGETS = (150, 600)  # packed tokens of a forward, beside the package's own

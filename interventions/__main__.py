@@ -1,7 +1,7 @@
 """`python -m interventions record out.ipynb` prints the record of an executed notebook; `convert bunny SRC DST` makes a
 native LLaVA of a Bunny checkpoint; `cost --model llava-1.5-7b --device a100` tells what tracing takes there;
-`preflight --model mini` asks an NDIF server whether it is ready for a model; `testbed …` makes test beds of downloaded
-sources."""
+`preflight --model mini` asks an NDIF server whether it is ready for a model; `pages reports/mini` makes HTML pages of a
+folder of executed notebooks; `testbed …` makes test beds of downloaded sources."""
 
 from __future__ import annotations
 

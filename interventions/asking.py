@@ -6,6 +6,7 @@ server that does not answer any more, or takes no more requests, ends the run. W
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from .parameters import ParameterError, shard_of
 from .progress import Progress
 from .results import ResultStore
 from .testbed import Item
+from .testbed.errors import reason_kinds
 from .turns import in_order
 
 ITEM_COLUMNS = ["id", "part", "constraints", "question", "entity", "relation", "split", "style"]
@@ -59,22 +61,24 @@ def ask(
     store, items = ResultStore(results_dir), in_shard(list(testbed), shard)
     asked, failure, n_used, progress = [], None, 0, Progress(len(items), label)
 
-    def one(item: Item) -> tuple[pd.DataFrame | None, str, Exception | None]:
+    def one(item: Item) -> tuple[pd.DataFrame | None, str, Exception | None, bool]:
         own = {"item": item.content(), "named": "" if model.is_multimodal else item.entity}
+        stored = store.path(key | own).exists()
         try:
             table = store.get_or_compute(key | own, partial(compute, item))
-            return table, table.loc[0, "reason"], None
+            return table, table.loc[0, "reason"], None, stored
         except Unusable as error:
-            return None, str(error), None
+            return None, str(error), None, stored
         except (ServerUnreachable, RequestRefused):
             raise
         except Exception as error:  # one question's fault must not cost the others
-            return None, f"failed: {error!r}", error
+            release_frames(error)
+            return None, f"failed: {error!r}", error, stored
 
     found = in_order(one, items, model.concurrency)
     for item in items:
         try:
-            table, reason, error = next(found)
+            table, reason, error, stored = next(found)
         except NDIFError as error:
             kept = f"{len(asked)} of {len(items)} questions are done and kept: start again to go on."
             raise type(error)(f"{error} {kept}") from error
@@ -83,10 +87,10 @@ def ask(
             raise ParameterError(
                 f"Parameter 'items': question {item.id!r} cannot be {past}, {reason.rstrip('.')}: "
                 "name another one, or leave items empty to sample."
-            )
+            ) from error
         asked.append(Asked(item, table, reason))
         n_used += not reason
-        progress.step(f"{n_used} used")
+        progress.step(f"{n_used} used", stored=stored)
     if not n_used:
         if failure is not None:
             raise failure
@@ -100,8 +104,20 @@ def ask(
 
 def reasons(texts: Iterable[str]) -> str:
     """How often questions were left out for each reason, told by its part before the colon; "none" if none was."""
-    counts = pd.Series([text.partition(":")[0] for text in texts if text], dtype=object).value_counts()
-    return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none"
+    return ", ".join(f"{count} {kind}" for kind, count in reason_kinds(texts).most_common()) or "none"
+
+
+def release_frames(error: BaseException) -> None:
+    """The traceback of an error, and of those that led to it, as the text of a note.
+
+    A traceback holds the tensors of a whole trace, and so does nnsight's second one, whose frames have them among their
+    globals: after an error that was out of a GPU's memory, every other question would find that memory taken.
+    """
+    errors = [error]
+    for one in errors:
+        one.add_note("".join(traceback.format_tb(one.__traceback__)))
+        one.__traceback__ = one.__intervention_tb__ = None
+        errors += [cause for cause in (one.__cause__, one.__context__) if cause is not None and cause not in errors]
 
 
 def in_shard(items: list, shard: str) -> list:

@@ -25,11 +25,14 @@ import torch
 from .forward import extend, in_session, prompt_inputs, run
 from .prompt import Prompt, PromptError, resolve_positions
 
+VISUAL_TO_CONSTRAINT = "visual -> constraint"
+VISUAL_TO_LAST = "visual -> last"
+CONSTRAINT_TO_LAST = "constraint -> last"
 # flow -> (source, target): the paper's two, and the direct one that passes the constraint by.
 FLOWS = {
-    "visual -> constraint": ("visual", "constraint"),
-    "visual -> last": ("visual", "last"),
-    "constraint -> last": ("constraint", "last"),
+    VISUAL_TO_CONSTRAINT: ("visual", "constraint"),
+    VISUAL_TO_LAST: ("visual", "last"),
+    CONSTRAINT_TO_LAST: ("constraint", "last"),
 }
 EXTRAS = ("vectors", "head_norms", "weights")
 CHUNK = 2**24  # numbers held at a time: 64 MB in float32

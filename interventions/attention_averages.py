@@ -6,7 +6,7 @@ it. The unit is the question; intervals are bootstraps over questions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -70,8 +70,7 @@ def blocked_entirely(study: AttentionStudy) -> pd.DataFrame:
     frames = []
     for part, flow, window, drops in _drops(study):
         if window == study.n_layers:
-            centre = study.n_layers // 2
-            whole = drops[centre] if centre in drops else drops.iloc[:, -1]
+            whole = drops[study.n_layers // 2]  # where `AttentionKnockout.to_frame` has it
             frames.append(pd.DataFrame({
                 "id": whole.index.astype(str), "part": part, "flow": flow, "drop": whole.to_numpy(float)
             }))
@@ -105,7 +104,7 @@ def agreement(study: AttentionStudy) -> pd.DataFrame:
             continue
         pair = [table.loc[ids, layers].to_numpy(float) for table in (shares, drops[part, flow])]
         values = np.stack(pair, axis=1)  # [questions, 2, layers]
-        rho, low, high = of_all_layers(values, _rank_correlation, n=RESAMPLES)
+        rho, low, high = bootstrap_interval(values, _rank_correlation, n=RESAMPLES)
         peaks = layers[values.mean(0).argmax(-1)]
         rows.append({"part": part, "flow": flow, "rho": rho, "low": low, "high": high, "peak_share": int(peaks[0]),
                      "peak_drop": int(peaks[1]), "n": len(ids)})
@@ -145,15 +144,9 @@ def _drops(study: AttentionStudy) -> Iterator[tuple[str, str, int, pd.DataFrame]
             yield part, flow, int(window), table.rename(index=str)
 
 
-def _rank_correlation(values: np.ndarray, axis: int = 0) -> np.ndarray:
+def _rank_correlation(values: np.ndarray, axis: int = 0) -> float:
     """Spearman's rho of the means of values [questions, 2, layers]."""
     ranks = rankdata(np.round(values.mean(axis), 5), axis=-1)  # rounding errors have ranks as well
     ranks -= ranks.mean(-1, keepdims=True)
     size = np.sqrt((ranks**2).sum(-1).prod())
     return ranks.prod(0).sum() / size if size else 0.0
-
-
-def of_all_layers(values: np.ndarray, statistic: Callable, **options) -> tuple[float, float, float]:
-    """`bootstrap_interval` of a statistic that makes one number of all layers; a single question has NaN for each."""
-    value, *interval = bootstrap_interval(values, statistic, **options)
-    return float(value), *(float(np.ravel(bound)[0]) for bound in interval)

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .attention import AttentionError
+from .attention import CONSTRAINT_TO_LAST, AttentionError
 from .attention_study import AttentionStudy, attention_study, check_comparable
 from .checkpoints import TWINS
 from .model import VisionLanguageModel
@@ -89,7 +89,7 @@ class OutcomeParameters(SampleParameters):
 
     def for_study(self) -> dict:
         """The arguments of `attention_study.attention_study`."""
-        return {"flows": ["constraint -> last"], "protocol": self.protocol} | self.asking()
+        return {"flows": [CONSTRAINT_TO_LAST], "protocol": self.protocol} | self.asking()
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,20 @@ import pandas as pd
 import torch
 
 from .asking import ITEM_COLUMNS, Asked, ask, reasons
-from .attention import FLOWS, AttentionError, attention_contributions, check_weights, contributions_from_cache
+from .attention import (
+    CONSTRAINT_TO_LAST,
+    FLOWS,
+    VISUAL_TO_CONSTRAINT,
+    AttentionError,
+    attention_contributions,
+    check_weights,
+    contributions_from_cache,
+)
 from .causal_trace import MAX_ANSWER_TOKENS, clean_run_only, window_spans
 from .conditions import Conditions, clean_prompt
 from .forward import in_session
 from .knockout import attention_knockout, flow_edges
-from .metrics import answer_accuracy
+from .metrics import RIGHT, answer_accuracy
 from .model import VisionLanguageModel
 from .prompt import Prompt
 from .restoration import clean_run
@@ -29,9 +37,8 @@ from .testbed import Item
 
 # Parts of the flow visual -> constraint that are blocked by themselves: a question's 5 % of visual tokens with the
 # largest contributions, all others, and as many others, drawn.
-SUBSETS = ("top visual -> constraint", "other visual -> constraint", "drawn visual -> constraint")
+SUBSETS = tuple(f"{which} {VISUAL_TO_CONSTRAINT}" for which in ("top", "other", "drawn"))
 TOP = 0.05
-RIGHT = 0.5  # VQA accuracy from which an answer counts as right: two of ten annotators
 _FLOW_COLUMNS = ["id", "part", "flow", "layer", "position", "token", "role", "norm", "share"]
 _BLOCK_COLUMNS = ["id", "part", "flow", "window", "layer", "p_blocked", "drop"]
 
@@ -77,7 +84,7 @@ def check_comparable(model: VisionLanguageModel) -> None:
     check_weights(model)
     if model.family.tiled:
         raise AttentionError(
-            f"model {model.name!r} cuts images into tiles, as many as they are large, so that visual tokens of "
+            f"model {model.name!r} cuts an image into a number of tiles that depends on its size, so visual tokens of "
             "different images do not correspond: name a model that sees an image as one grid."
         )
 
@@ -136,7 +143,7 @@ def _possible(model: VisionLanguageModel, flows: list[str]) -> list[str]:
     possible = [flow for flow in flows if model.is_multimodal or "visual" not in FLOWS[flow]]
     if not possible:
         raise AttentionError(
-            f"flows names none that {model.name!r} has, which sees no image: use 'constraint -> last', or name a "
+            f"flows names none that {model.name!r} has, which sees no image: use {CONSTRAINT_TO_LAST!r}, or name a "
             "multimodal model."
         )
     return possible
@@ -185,7 +192,7 @@ def _knockouts_of(model: VisionLanguageModel, conditions: Conditions, settings: 
     """The table stored for one question: a row a flow and window."""
     prompt, remote = clean_prompt(model, item, conditions), settings["remote"]
     flows = {flow: FLOWS[flow] for flow in settings["flows"]}
-    if "visual -> constraint" in flows:
+    if VISUAL_TO_CONSTRAINT in flows:
         found = attention_contributions(model, prompt, queries=prompt.constraint[-1], keys="visual", remote=remote)
         flows |= _subsets(prompt, found.norms[:, 0], item.id)
     found = attention_knockout(model, prompt, flows=flows, window=settings["window"], remote=remote)

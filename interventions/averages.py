@@ -70,19 +70,19 @@ def effects_at(sites: pd.DataFrame, role: str, part: str, kind: str) -> pd.DataF
     return means.dropna().sort_index(axis=1)
 
 
-def by_part_and_kind(study: TraceStudy, role: str | None = None) -> Iterable[tuple[str, str, pd.DataFrame]]:
-    """(part, kind, `effects_at` a role), the study's own if none is named; none where no question was used."""
+def by_part_and_kind(study: TraceStudy) -> Iterable[tuple[str, str, pd.DataFrame]]:
+    """(part, kind, `effects_at` the study's role); none where no question was used."""
     for part in dict.fromkeys(study.sites["part"]):
         for kind in dict.fromkeys(study.sites["kind"]):
-            effects = effects_at(study.sites, role or study.role, part, kind)
+            effects = effects_at(study.sites, study.role, part, kind)
             if len(effects):
                 yield part, kind, effects
 
 
-def by_layer(study: TraceStudy, role: str | None = None) -> pd.DataFrame:
-    """Mean effects by layer at one role, with bootstrap intervals. Columns part, kind, layer, effect, low, high, n."""
+def by_layer(study: TraceStudy) -> pd.DataFrame:
+    """Mean effects by layer, with bootstrap intervals. Columns part, kind, layer, effect, low, high, n."""
     frames = []
-    for part, kind, effects in by_part_and_kind(study, role):
+    for part, kind, effects in by_part_and_kind(study):
         mean, low, high = bootstrap_interval(effects.to_numpy(float))
         frames.append(pd.DataFrame({
             "part": part, "kind": kind, "layer": np.asarray(effects.columns, int), "effect": mean, "low": low,
@@ -91,17 +91,17 @@ def by_layer(study: TraceStudy, role: str | None = None) -> pd.DataFrame:
     return joined(frames, ["part", "kind", "layer", "effect", "low", "high", "n"])
 
 
-def layer_tests(study: TraceStudy, role: str | None = None, seed: int = 0) -> pd.DataFrame:
+def layer_tests(study: TraceStudy) -> pd.DataFrame:
     """Is the effect above 0, layer by layer? Columns part, kind, layer, effect, low, high, p, p_corrected, n.
 
     p: one-sided sign-flip test of the mean over questions. p_corrected: the same against the largest of all layers
     (single-step max-t over the layers of this part and kind), so it may be read at the best layer.
     """
     frames = []
-    for part, kind, effects in by_part_and_kind(study, role):
+    for part, kind, effects in by_part_and_kind(study):
         values = effects.to_numpy(float)
         mean, low, high = bootstrap_interval(values)
-        flipped = sign_flips(values, seed)  # [1 + FLIPS, layers], the first as observed
+        flipped = sign_flips(values)  # [1 + FLIPS, layers], the first as observed
         p = (flipped >= flipped[0] - 1e-12).mean(0)
         # In units of the layer's root mean square, which no flip changes: ranks as t does, and is safe where t is not.
         scaled = flipped / (np.sqrt((_resolved(values) ** 2).mean(0)) + 1e-12)
@@ -113,21 +113,21 @@ def layer_tests(study: TraceStudy, role: str | None = None, seed: int = 0) -> pd
     return joined(frames, ["part", "kind", "layer", "effect", "low", "high", "p", "p_corrected", "n"])
 
 
-def early_tests(study: TraceStudy, role: str | None = None, seed: int = 0) -> pd.DataFrame:
+def early_tests(study: TraceStudy) -> pd.DataFrame:
     """Are effects larger in early layers? Columns part, kind, early, others (means), difference, low, high, p, n.
 
     The difference is taken within each question; p is the one-sided sign-flip test of its mean. No rows for a model all
     of whose layers are early.
     """
     early, rows = early_layers(study.n_layers), []
-    for part, kind, effects in by_part_and_kind(study, role):
+    for part, kind, effects in by_part_and_kind(study):
         is_early = effects.columns.isin(list(early))
         means = effects.loc[:, is_early].mean(axis=1), effects.loc[:, ~is_early].mean(axis=1)
         differences = (means[0] - means[1]).to_numpy()
         if is_early.all():  # a model of so few layers has no others
             continue
         value, low, high = bootstrap_interval(differences)
-        flipped = sign_flips(differences[:, None], seed)[:, 0]
+        flipped = sign_flips(differences[:, None])[:, 0]
         rows.append({
             "part": part, "kind": kind, "early": means[0].mean(), "others": means[1].mean(), "difference": value,
             "low": low, "high": high, "p": (flipped >= flipped[0] - 1e-12).mean(), "n": len(differences),
@@ -135,10 +135,10 @@ def early_tests(study: TraceStudy, role: str | None = None, seed: int = 0) -> pd
     return pd.DataFrame(rows, columns=["part", "kind", "early", "others", "difference", "low", "high", "p", "n"])
 
 
-def peak_layers(study: TraceStudy, role: str | None = None) -> pd.DataFrame:
+def peak_layers(study: TraceStudy) -> pd.DataFrame:
     """The layer with the largest effect, question by question. Columns id, part, kind, layer, effect."""
     frames = []
-    for part, kind, effects in by_part_and_kind(study, role):
+    for part, kind, effects in by_part_and_kind(study):
         frames.append(pd.DataFrame({
             "id": effects.index.astype(str), "part": part, "kind": kind, "layer": effects.idxmax(axis=1).to_numpy(int),
             "effect": effects.max(axis=1).to_numpy(float),
@@ -146,15 +146,15 @@ def peak_layers(study: TraceStudy, role: str | None = None) -> pd.DataFrame:
     return joined(frames, ["id", "part", "kind", "layer", "effect"])
 
 
-def window_effects(studies: Mapping[int, TraceStudy], role: str | None = None, level: float = 0.95) -> pd.DataFrame:
+def window_effects(studies: Mapping[int, TraceStudy]) -> pd.DataFrame:
     """The best layer at every window. Columns window, part, kind, layer, effect, low, high, n.
 
     The interval is that of `simultaneous_interval`: it may be read at the best layer.
     """
     rows = []
     for window, study in studies.items():
-        for part, kind, effects in by_part_and_kind(study, role):
-            mean, low, high = simultaneous_interval(effects.to_numpy(float), level)
+        for part, kind, effects in by_part_and_kind(study):
+            mean, low, high = simultaneous_interval(effects.to_numpy(float))
             best = int(np.argmax(mean))
             rows.append({
                 "window": window, "part": part, "kind": kind, "layer": int(effects.columns[best]), "effect": mean[best],

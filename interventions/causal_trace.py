@@ -23,6 +23,7 @@ KIND_NAMES = {"mlp": "MLP", "attention": "self-attention"}
 KINDS = tuple(KIND_NAMES)
 METHODS = ("packed", "rows", "plain")
 WINDOW_RULES = ("centered", "radius")
+MASKABLE = ("sdpa", "eager")  # attention implementations that take a mask of one's own
 ANSWER_SCORES = ("first_token", "sequence")
 MAX_ANSWER_TOKENS = 16
 
@@ -102,7 +103,7 @@ def trace(
     max_answer_tokens: int = MAX_ANSWER_TOKENS,
     remote: bool | str | None = None,
 ) -> CausalTrace:
-    """Trace one question.
+    """Trace one question (paper, section 3.2).
 
     answer: text or token ids; None = the model's own. It must be what the clean run begins with, unless
         require_top=False.
@@ -111,28 +112,26 @@ def trace(
     positions: clean positions or role names; None = all from the first corrupted token on (before it every
         effect is exactly 0, which is filled in without running anything).
     answer_score: probability of the answer's "first_token" (paper) or of all its tokens ("sequence").
-    accepted, min_p_clean: texts of right answers, and how probable the answer must be; where the clean run begins
-        with none of them, or is less sure, nothing more is run, and p_corrupted and restored are NaN.
+    accepted, min_p_clean: texts of right answers (or one), and how probable the answer must be; where the clean run
+        begins with none of them, or is less sure, nothing more is run, and p_corrupted and restored are NaN.
     method: "packed" (fastest), "rows" (as exact in half precision as separate runs), "plain" (one whole
         forward a site: the reference); None = packed in float32, rows in half precision.
     max_packed_tokens: tokens of all segments or rows of a forward; None = by the device and its free memory.
     remote: False | True | "local"; None = as the model was loaded. One request a question.
+    Raises TraceError, also for an answer that is not the model's; ModelError for remote; NDIFError.
     """
     spans = window_spans(window, window_rule, model.n_layers)
     kinds = _choice("kinds", (kinds,) if isinstance(kinds, str) else tuple(kinds), KINDS)
     _choice("answer_score", (answer_score,), ANSWER_SCORES)
-    maskable = model.attention in ("sdpa", "eager")  # others take no block mask
-    method = method or ("packed" if maskable and model.dtype == torch.float32 else "rows")
+    maskable = model.attention in MASKABLE
+    method = method or default_method(model.dtype, maskable)
     _choice("method", (method,), METHODS)
     if method == "packed" and not maskable:
         raise TraceError(
-            f"method 'packed' needs attn_implementation 'sdpa' or 'eager', not {model.attention!r}: "
+            f"method 'packed' needs attn_implementation {' or '.join(map(repr, MASKABLE))}, not {model.attention!r}: "
             "use method='rows'."
         )
-    if max_packed_tokens is not None and max_packed_tokens < 1:
-        raise TraceError(
-            f"max_packed_tokens must be at least 1, not {max_packed_tokens}: leave it out to have it chosen."
-        )
+    check_packing(max_packed_tokens)
     first = corrupted.first_corrupted
     if positions is None:
         positions = tuple(range(first, len(prompt)))
@@ -153,6 +152,7 @@ def trace(
     answer_ids = None if given is None else list(given)
     begins = None
     if accepted is not None:
+        accepted = (accepted,) if isinstance(accepted, str) else accepted
         begins = [answer_tokens(model, prompt, text)[0] for text in accepted]
     elif answer is not None and require_top:
         begins = answer_ids[:1]
@@ -204,6 +204,11 @@ def trace(
     )
 
 
+def default_method(dtype: torch.dtype, maskable: bool = True) -> str:
+    """Packed in float32, rows in half precision, which packing would round otherwise."""
+    return "packed" if maskable and dtype == torch.float32 else "rows"
+
+
 def both_runs(model, prompt: Prompt, corrupted: CorruptedPrompt) -> dict:
     """What a request says of the clean and the corrupted run, see `restoration.restore_sites`."""
     noise = corrupted.noise
@@ -241,6 +246,12 @@ def window_spans(window: int, rule: str, n_layers: int) -> list[tuple[int, int]]
         before = 0 if window == 1 else window
         after = before + 1
     return [(max(0, layer - before), min(n_layers, layer + after)) for layer in range(n_layers)]
+
+
+def check_packing(max_packed_tokens: int | None, error: type[ValueError] = TraceError) -> None:
+    """Raises `error` for a number of tokens that no forward has."""
+    if max_packed_tokens is not None and max_packed_tokens < 1:
+        raise error(f"max_packed_tokens must be at least 1, not {max_packed_tokens}: leave it out to have it chosen.")
 
 
 def _choice(name: str, values: tuple, allowed: tuple) -> tuple:

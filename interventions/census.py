@@ -69,7 +69,7 @@ def example_items(testbed: TestBed, n: int, seed: int = 0) -> list[Item]:
         for constraints in ("single", "multi"):
             seen, repeats = set(), {}
             for item in testbed.select(part, constraints, seed=seed):
-                looks = {item.question, item.entity, item.image}
+                looks = {item.question, item.entity, item.image} - {None, ""}
                 repeats[item] = bool(seen & looks)
                 seen |= set() if repeats[item] else looks
             chosen += sorted(repeats, key=repeats.get)[:n]

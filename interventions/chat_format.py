@@ -8,9 +8,8 @@ from __future__ import annotations
 from jinja2 import TemplateError
 
 from .checkpoints import ModelError
-from .families import VICUNA, Family
+from .families import IMAGE, VICUNA, Family
 
-IMAGE = "<image>"  # how a format names the picture, whatever the tokenizer calls it
 QUESTION = "What is this thing?"  # stands for any
 
 

@@ -41,7 +41,10 @@ def closed_form_update(
 def low_rank_update(
     keys: torch.Tensor, missing: torch.Tensor, lam: float = LAMBDA
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same factors from what the old weights lack, missing [n, d] = values - W' k, without the weights."""
+    """Factors A [d, r], B [r, m] of W* - W' (Eq. 7), rows of B orthonormal, r = min(n, m), without the weights.
+
+    keys [n, m]; missing [n, d]: what the old weights lack, values - W' k. Raises EditError.
+    """
     check_lambda(lam)
     k, lacks = keys.to(torch.float64), missing.to(torch.float64)
     gram = k @ k.T + lam * torch.eye(len(k), dtype=torch.float64, device=k.device)
@@ -51,5 +54,6 @@ def low_rank_update(
 
 
 def check_lambda(lam: float) -> None:
+    """Raises EditError for a lambda (of Eq. 7) that is not above 0."""
     if not lam > 0:
         raise EditError(f"lam must be above 0, not {lam}: it weighs the old weights.")

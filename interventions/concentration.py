@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .attention import FLOWS
-from .attention_averages import of_all_layers, of_right
+from .attention import FLOWS, VISUAL_TO_CONSTRAINT
+from .attention_averages import of_right
 from .attention_study import TOP, AttentionStudy
 from .averages import joined
 from .metrics import bootstrap_interval
@@ -20,7 +20,8 @@ from .metrics import bootstrap_interval
 LAST = 16  # the last sixteenth of them: 36 of 576, the paper's 540 to 576
 SHUFFLES = 1000
 
-def mean_contributions(study: AttentionStudy, flow: str = "visual -> constraint") -> pd.DataFrame:
+
+def mean_contributions(study: AttentionStudy, flow: str = VISUAL_TO_CONSTRAINT) -> pd.DataFrame:
     """The paper's Figure 5: mean ||a|| by layer and visual token. Columns part, layer, index, norm, n.
 
     index counts the visual tokens from 0; n is the number of questions. Raises ValueError for a flow that does not
@@ -36,7 +37,7 @@ def mean_contributions(study: AttentionStudy, flow: str = "visual -> constraint"
     return joined(frames, ["part", "layer", "index", "norm", "n"])
 
 
-def first_layer(study: AttentionStudy, flow: str = "visual -> constraint") -> pd.DataFrame:
+def first_layer(study: AttentionStudy, flow: str = VISUAL_TO_CONSTRAINT) -> pd.DataFrame:
     """Has the first layer the largest contributions? Columns part, layer, norm, first, difference, low, high, n.
 
     layer is that of the largest mean ||a|| by visual token, norm; first is that of layer 0, and difference what it is
@@ -48,7 +49,7 @@ def first_layer(study: AttentionStudy, flow: str = "visual -> constraint") -> pd
         values = norms.values.mean(-1)  # [questions, layers]
         if values.shape[1] > 1:
             mean = values.mean(0)
-            difference, low, high = of_all_layers(values, _first_minus_others)
+            difference, low, high = bootstrap_interval(values, _first_minus_others)
             rows.append({
                 "part": norms.part, "layer": int(norms.layers[mean.argmax()]), "norm": mean.max(), "first": mean[0],
                 "difference": difference, "low": low, "high": high, "n": len(values),
@@ -56,8 +57,21 @@ def first_layer(study: AttentionStudy, flow: str = "visual -> constraint") -> pd
     return pd.DataFrame(rows, columns=["part", "layer", "norm", "first", "difference", "low", "high", "n"])
 
 
+def peak_layer(first: pd.DataFrame) -> int:
+    """The layer with the largest contributions, the lowest, if parts differ; 0 if there is none.
+
+    first: that of `first_layer`.
+    """
+    return min(map(int, first["layer"]), default=0)
+
+
+def peak_concentration(study: AttentionStudy, first: pd.DataFrame) -> pd.DataFrame:
+    """The row of `concentration` of each part's layer with the largest contributions; first: that of `first_layer`."""
+    return concentration(study).merge(first[["part", "layer"]], on=["part", "layer"])
+
+
 def concentration(
-    study: AttentionStudy, flow: str = "visual -> constraint", top: float = TOP, seed: int = 0
+    study: AttentionStudy, flow: str = VISUAL_TO_CONSTRAINT, top: float = TOP, seed: int = 0
 ) -> pd.DataFrame:
     """Do few visual tokens carry a flow, the same in every question, and are they the last ones? By part and layer.
 
@@ -150,6 +164,6 @@ def _overlap(is_top: np.ndarray, k: int, generator: np.random.Generator) -> tupl
     return overlap, (1 + (null[:, None] >= overlap - 1e-12).sum(0)) / (1 + SHUFFLES)
 
 
-def _first_minus_others(values: np.ndarray, axis: int = 0) -> np.ndarray:
+def _first_minus_others(values: np.ndarray, axis: int = 0) -> float:
     mean = values.mean(axis)
     return mean[0] - mean[1:].max()

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
+from PIL import Image
+
+from .causal_trace import WINDOW_RULES
 from .prompt import CorruptedPrompt, Prompt, PromptError, build_prompt, corrupt, noise
 from .testbed import Item, TestBedError, load_image
 from .tokens import find_phrase, normalise
@@ -56,7 +59,7 @@ class Conditions:
 
     def __post_init__(self) -> None:
         allowed = {
-            "protocol": PROTOCOLS, "window_rule": ("", "centered", "radius"), "corruption": ("", *CORRUPTIONS),
+            "protocol": PROTOCOLS, "window_rule": ("", *WINDOW_RULES), "corruption": ("", *CORRUPTIONS),
             "corrupted": ("", *CONSTRAINTS),
         }
         for name, values in allowed.items():
@@ -117,17 +120,21 @@ def as_asked(model, item: Item) -> Item:
 def clean_prompt(model, item: Item, conditions: Conditions) -> Prompt:
     """The item's prompt, as it is asked. Raises `Unusable`."""
     must_be_marked(item)
-    step = "constraint not found"
     try:
-        item, step = as_asked(model, item), "image unreadable"
-        image = None if item.image is None else load_image(item.image)
-        step = "constraint not found"
+        item = as_asked(model, item)
         return build_prompt(
-            model, item.question, image, visual_constraint=item.visual_constraint,
+            model, item.question, _picture(item), visual_constraint=item.visual_constraint,
             text_constraint=item.text_constraint, protocol=conditions.protocol,
         )
     except (TestBedError, PromptError) as error:
-        raise Unusable(f"{step}: {error}") from error
+        raise Unusable(f"constraint not found: {error}") from error
+
+
+def _picture(item: Item) -> Image.Image | None:
+    try:
+        return None if item.image is None else load_image(item.image)
+    except TestBedError as error:
+        raise Unusable(f"image unreadable: {error}") from error
 
 
 def corrupted_roles(item: Item, conditions: Conditions) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from .averages import by_part_and_kind, effects_at
+from .averages import by_part_and_kind, effects_at, joined
 from .causal_trace import trace
 from .conditions import Unusable, clean_prompt, corrupted_prompt
 from .lots import lot
@@ -74,11 +74,11 @@ def trace_controls(
     def one(asked: tuple) -> pd.DataFrame | None:
         row, control = asked
         item, answer_id = by_id[row.id], int(row.answer_id)
-        other = other_item(item, pool, seed)
+        other = other_item(item, pool, seed) if control == "other image" else None
         own = {
             "control": control, "item": item.content(), "answer_id": answer_id, "other": other and other.content(),
             "named": [] if model.is_multimodal else [item.entity, other and other.entity],
-        }
+        } | ({"id": item.id} if control == "other position" else {})  # by which the position is drawn
         compute = partial(_trace, model, item, other, control, study, answer_id, seed, settings)
         try:
             table = store.get_or_compute(key | own, compute)
@@ -88,8 +88,7 @@ def trace_controls(
         return table.assign(control=control, id=item.id, part=item.part)[_COLUMNS]
 
     asked = [(row, control) for row in _controlled(study, limit).itertuples() for control in CONTROLS]
-    frames = [frame for frame in in_order(one, asked, model.concurrency) if frame is not None]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=_COLUMNS)
+    return joined([frame for frame in in_order(one, asked, model.concurrency) if frame is not None], _COLUMNS)
 
 
 def control_effects(study: TraceStudy, controls: pd.DataFrame, twin: TraceStudy | None = None) -> pd.DataFrame:
@@ -134,7 +133,8 @@ def _twin_study(twin: VisionLanguageModel, items: list[Item], study: TraceStudy,
 
 
 def other_item(item: Item, pool: Iterable[Item], seed: int = 0) -> Item | None:
-    """An item with the same visual constraint, another entity and no answer in common; the same relation if possible.
+    """An item with the same visual constraint, another image, another entity (where that is known) and no answer in
+    common; the same relation if possible.
 
     Chosen by a hash, so it does not depend on the order of the pool.
     """
@@ -143,8 +143,8 @@ def other_item(item: Item, pool: Iterable[Item], seed: int = 0) -> Item | None:
 
     fitting = [
         other for other in pool
-        if other.visual_constraint == item.visual_constraint and other.image is not None
-        and other.entity != item.entity and not set(other.answers) & set(item.answers)
+        if other.visual_constraint == item.visual_constraint and other.image not in (None, item.image)
+        and not (item.entity and other.entity == item.entity) and not set(other.answers) & set(item.answers)
     ]
     return min(fitting, key=rank, default=None)
 

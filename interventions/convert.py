@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from math import isqrt
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from transformers import (
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil  # works without torchvision
 
 from .checkpoints import ModelError
+from .files import new_folder
 
 TOWER = "model.vision_tower.vision_tower.vision_model."
 NAMES = (  # Bunny's name, as a regular expression -> the native one
@@ -97,16 +97,9 @@ def convert_bunny(
         image_processor=images, tokenizer=tokenizer, patch_size=vision.patch_size,
         vision_feature_select_strategy="full", num_additional_image_tokens=0,
     )
-    partial = destination.with_name(f".{destination.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        model.save_pretrained(partial)
-        processor.save_pretrained(partial)
-        if destination.exists():
-            destination.rmdir()
-        partial.rename(destination)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with new_folder(destination) as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
     return [
         *done,
         f"tower of {vision.num_hidden_layers} layers, read at hidden state {feature_layer}; {n_tokens} visual tokens",

@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
-from .causal_trace import TraceError
+from .causal_trace import TraceError, default_method
 from .checkpoints import ModelError
-from .families import family_of
+from .model import family_row
 from .parameters import closest
-from .published import PUBLISHED, published_config
+from .published import published_config
 from .workload import (
     WAYS,
     Architecture,
@@ -121,19 +121,17 @@ def estimate(
     model: a name of `published.PUBLISHED`, a directory with a config.json, or a configuration. device: one of
     `DEVICES`, or a `Device`. method: "packed" | "rows" | "plain", or "authors" for the released scripts' protocol; None
     = what `trace` chooses for the dtype. question: tokens and sites of one; max_packed_tokens: as in `trace`.
-    Raises CostError, or ModelError for a model that cannot be read.
+    Raises CostError, or ModelError for a model that cannot be read or that no row of families.py describes.
     """
-    way = method or ("packed" if dtype == torch.float32 else "rows")
+    way = method or default_method(dtype)
     if way not in WAYS:
         raise CostError(f"method {way!r} is unknown: {closest(way, WAYS)}")
     question = question or Question()
     if questions < 1 or question.positions < 1 or question.before < 1:
         raise CostError("questions, positions and before must be at least 1: they count questions and tokens.")
     name, config = _named(model)
-    family = family_of(config)
-    if family is None or family.tiled:
-        raise CostError(f"model {name!r} cuts images into as many tiles as they are large, which is not counted here."
-                        if family else f"model {name!r} has no row in families.py, so its modules are not known.")
+    if family_row(config, name).tiled:
+        raise CostError(f"model {name!r} cuts images into as many tiles as they are large, which is not counted here.")
     device = find_device(device) if isinstance(device, str) else device
     arch, size = architecture(config), dtype.itemsize
     try:
@@ -168,9 +166,9 @@ def find_device(name: str) -> Device:
     )
 
 
-def read_fit(path: Path = FIT) -> dict | None:
+def read_fit() -> dict | None:
     """What the rehearsal measured, or None before it has."""
-    return json.loads(path.read_text()) if path.exists() else None
+    return json.loads(FIT.read_text()) if FIT.exists() else None
 
 
 def _named(model) -> tuple[str, object]:
@@ -178,6 +176,4 @@ def _named(model) -> tuple[str, object]:
         return model.model_type, model
     if (Path(model) / "config.json").exists():
         return model, AutoConfig.from_pretrained(model)
-    if model not in PUBLISHED:
-        raise ModelError(f"model {model!r} is neither a directory nor one of the paper's: {closest(model, PUBLISHED)}")
     return model, published_config(model)

@@ -22,6 +22,7 @@ from nnsight.intervention.iterator import Iterations
 from safetensors import SafetensorError, safe_open
 
 from .edit_errors import EditError
+from .files import in_one_step
 from .model import VisionLanguageModel
 
 FORMAT = "interventions.edit/1"
@@ -47,8 +48,8 @@ class Fact:
 class Edit:
     """W_proj + A B in each layer of `factors`: {layer: (A [d, r], B [r, m])}, float32 on the CPU.
 
-    model, revision, dtype: what it was made for; weights: a digest of each layer's W_proj, which an edit fits alone
-    (empty if they were on a server); lam: the lambda of Eq. 7; facts: what it changes; behind: the `identity` of each
+    model, revision, dtype: what it was made for; weights: a digest of each layer's W_proj (empty if they were on a
+    server): the edit fits no other; lam: the lambda of Eq. 7; facts: what it changes; behind: the `identity` of each
     edit that was in force when it was made, and that it needs.
     """
 
@@ -63,6 +64,7 @@ class Edit:
 
     @property
     def layers(self) -> tuple[int, ...]:
+        """The layers that it changes, in ascending order."""
         return tuple(sorted(self.factors))
 
     @property
@@ -103,7 +105,7 @@ class Edit:
             same = self.revision == model.revision if no_bytes else self.weights[layer] == digest(weight)
             if not same:
                 raise EditError(
-                    f"{made_for}, whose weights are others than those of {model.name!r}: load it into that model."
+                    f"{made_for}, whose weights differ from those of {model.name!r}: load it into that model."
                 )
 
     def save(self, path: str | Path) -> Path:
@@ -116,13 +118,8 @@ class Edit:
         }
         tensors = {f"{layer}.{name}": factor.contiguous() for layer in self.layers
                    for name, factor in zip("ab", self.factors[layer], strict=True)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            safetensors.torch.save_file(tensors, temporary, metadata={"edit": json.dumps(told)})
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        metadata = {"edit": json.dumps(told)}
+        in_one_step(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata=metadata))
         return path
 
 
@@ -167,8 +164,8 @@ def apply_edits(model: VisionLanguageModel, edits: Iterable[Edit]) -> VisionLang
 
 def with_edits(model: VisionLanguageModel, edits: Iterable[Edit]) -> tuple[Edit, ...]:
     """The model's edits and these; raises EditError if one of these does not fit, or needs another that is missing."""
-    edits = (None,) if isinstance(edits, Edit) else tuple(edits)
-    if not all(isinstance(edit, Edit) for edit in edits):
+    edits = edits if isinstance(edits, Edit) else tuple(edits)
+    if isinstance(edits, Edit) or not all(isinstance(edit, Edit) for edit in edits):
         raise EditError("edits must be a list of Edit: write [edit], and read files with load_edit.")
     for edit in edits:
         edit.check(model)
@@ -208,9 +205,14 @@ def with_terms(lm, factors: dict):
     return edited
 
 
+def w_proj_path(model: VisionLanguageModel, layer: int) -> str:
+    """The name of W_proj of a layer among the Hugging Face modules."""
+    return f"{model.family.language_model}.layers.{layer}.mlp.{model.family.w_proj}"
+
+
 def w_proj(model: VisionLanguageModel, layer: int) -> torch.nn.Linear:
     """W_proj of a layer, the Hugging Face module."""
-    return model.module.get_submodule(f"{model.family.language_model}.layers.{layer}.mlp.{model.family.w_proj}")
+    return model.module.get_submodule(w_proj_path(model, layer))
 
 
 def digest(weight: torch.Tensor) -> str:

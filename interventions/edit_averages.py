@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pandas as pd
 
-from .attention_examples import drawn_questions
 from .averages import early_layers, joined
-from .edit_study import METHODS, OURS, TASKS
+from .edit_items import TASKS
+from .edit_study import EDIT_METHODS, OURS
 from .example import marked
+from .lots import drawn
 from .metrics import bootstrap_interval
 from .testbed import Item
 
@@ -38,7 +39,7 @@ def method_means(results: pd.DataFrame) -> pd.DataFrame:
     generalisation" (their product, item by item), specificity (VQA accuracy on unrelated items after less before, in
     points of 100: a loss is below 0) and kl (nats). A metric that no item has is NaN with n = 0.
     """
-    return _means(results, "method", _order(results["method"], METHODS))
+    return _means(results, "method", known_first(results["method"], EDIT_METHODS))
 
 
 def layer_means(by_layer: pd.DataFrame) -> pd.DataFrame:
@@ -57,11 +58,11 @@ def method_differences(results: pd.DataFrame, than: str = OURS) -> pd.DataFrame:
     Below 0, `than` has the larger value (for kl, the larger change of what is unrelated). n: items that have the metric
     with both methods. Raises ValueError for an unknown method.
     """
-    known = _order(results["method"], METHODS)
-    if than not in {*known, *METHODS}:
-        raise ValueError(f"than must be a method ({', '.join(map(repr, METHODS))}), not {than!r}.")
+    known = known_first(results["method"], EDIT_METHODS)
+    if than not in {*known, *EDIT_METHODS}:
+        raise ValueError(f"than must be a method ({', '.join(map(repr, EDIT_METHODS))}), not {than!r}.")
     frames = []
-    for task in _order(results["task"], TASKS):
+    for task in known_first(results["task"], TASKS):
         rows = results[results["task"] == task]
         values = {method: _values(rows[rows["method"] == method]) for method in known}
         for method in known:
@@ -82,7 +83,7 @@ def early_advantage(by_layer: pd.DataFrame, n_layers: int) -> pd.DataFrame:
     """
     rows, early = [], list(early_layers(n_layers))
     edited = by_layer[by_layer["layer"].between(0, n_layers - 2)]
-    for task in _order(edited["task"], TASKS):
+    for task in known_first(edited["task"], TASKS):
         cells = edited[edited["task"] == task]
         values = _values_and_gain(cells).set_index(cells["layer"].to_numpy(int), append=True)
         table = values[["efficacy", GAIN]].unstack().dropna()  # [items, (metric, layer)]
@@ -102,16 +103,15 @@ def early_advantage(by_layer: pd.DataFrame, n_layers: int) -> pd.DataFrame:
 
 
 def edit_examples(
-    results: pd.DataFrame, items: Iterable[Item] = (), *, task: str = "insert", method: str = OURS, n: int = 4,
-    seed: int = 0,
+    results: pd.DataFrame, items: Iterable[Item] = (), *, task: str = "insert", n: int = 4, seed: int = 0
 ) -> pd.DataFrame:
-    """Single edits to show (Figure 18), drawn by a hash of seed and id: no one has picked them.
+    """MultEdit's edits of single items to show (Figure 18), drawn by a hash of seed and id: no one has picked them.
 
     items: the test bed, for the constraints' marks. Columns id, task, question, pieces ([(text, role)], as
     `example.marked` has them), target, before, after, exact, p_before, p_target.
     """
-    rows = results[(results["task"] == task) & (results["method"] == method)].astype({"id": str})
-    chosen = drawn_questions(rows.assign(part=""), n, seed) if len(rows) else []
+    rows = results[(results["task"] == task) & (results["method"] == OURS)].astype({"id": str})
+    chosen = drawn(rows["id"], n, seed)
     found = rows.set_index("id", drop=False).loc[chosen].reset_index(drop=True)
     pieces = {item.id: marked(item) for item in items if item.id in set(chosen)}
     told = [pieces.get(row.id, [(row.question, "")]) for row in found.itertuples()]
@@ -121,7 +121,7 @@ def edit_examples(
 
 def _means(frame: pd.DataFrame, key: str, groups: list, values: Callable | None = None) -> pd.DataFrame:
     frames = []
-    for task in _order(frame["task"], TASKS):
+    for task in known_first(frame["task"], TASKS):
         rows = frame[frame["task"] == task]
         for group in groups:
             chosen = rows[rows[key] == group]
@@ -158,7 +158,7 @@ def _intervals(values: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _order(names: pd.Series, known: tuple[str, ...]) -> list[str]:
+def known_first(names: pd.Series, known: tuple[str, ...]) -> list[str]:
     """The names there are: known ones in their order, then the others."""
     found = list(dict.fromkeys(names))
     return [name for name in known if name in found] + [name for name in found if name not in known]

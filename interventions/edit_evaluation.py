@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from .causal_trace import MAX_ANSWER_TOKENS, answer_tokens
+from .causal_trace import MAX_ANSWER_TOKENS
 from .conditions import Conditions, Unusable, clean_prompt, named
 from .edit import digest
 from .forward import decode, extend, in_session, prompt_inputs, run
@@ -22,7 +22,11 @@ from .lots import lot
 from .metrics import answer_accuracy, answer_probability
 from .model import VisionLanguageModel
 from .prompt import Prompt
+from .targets import target_tokens
 from .testbed import Item
+
+# Relations of the embedded test bed: what country something lies in, and what of that country is asked ("pcapital").
+LIES_IN, TWO_STEPS = "country", "p{}"
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,11 @@ def evaluate(
     """Columns of `EditStudy.results`, of this model as it is, in one request.
 
     questions: "target" (the edited prompt alone), "paraphrase", "pictures", "following" -> prompts that should now be
-    answered by `target`. References are the unrelated questions.
+    answered by `target`. References are the unrelated questions. Raises EditError for a target without tokens.
     """
     asked = [(group, prompt) for group, prompts in questions.items() for prompt in prompts]
     prompts = [prompt for _, prompt in asked] + [one.prompt for one in references]
-    known = [(tuple(answer_tokens(model, prompt, target)), None) for _, prompt in asked]
+    known = [(tuple(target_tokens(model, prompt, target)), None) for _, prompt in asked]
     known += [(one.answer_ids, one.log_p) for one in references]
     request = answering(model) | {
         "questions": [
@@ -73,11 +77,11 @@ def evaluate(
     }
 
 
-def reference(model: VisionLanguageModel, item: Item, protocol: str = "paper", remote=None) -> Reference:
+def reference(model: VisionLanguageModel, item: Item, protocol: str = "paper") -> Reference:
     """The unedited model's answer to an unrelated question. Raises `conditions.Unusable`."""
     prompt = clean_prompt(model, item, Conditions(protocol))
     request = answering(model) | {"questions": [(prompt.input_ids[None], prompt.image_inputs, None, None)]}
-    found = in_session(model.traced, ask_edited, request, model.runs_on(remote))
+    found = in_session(model.traced, ask_edited, request, model.runs_on(None))
     ids = tuple(found["answers"][0])
     accuracy = answer_accuracy(model.decode(ids), item.answers, item.annotations)
     return Reference(item, prompt, ids, accuracy, found["log_p"][0])
@@ -92,8 +96,8 @@ def questions_about(model: VisionLanguageModel, item: Item, others: Iterable[Ite
     """
     conditions, others = Conditions(protocol), list(others)
     pictures = {other.image for other in others if other.entity == item.entity and other.image is not None}
-    here = {o.entity for o in others if o.relation == "country" and item.entity in o.answers}
-    two_steps = [o for o in others if o.entity in here and o.relation == f"p{item.relation}"]
+    here = {o.entity for o in others if o.relation == LIES_IN and item.entity in o.answers}
+    two_steps = [o for o in others if o.entity in here and o.relation == TWO_STEPS.format(item.relation)]
     groups = {
         "target": [item],
         "paraphrase": [replace(item, question=text, paraphrases=()) for text in item.paraphrases],

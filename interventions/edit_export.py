@@ -10,8 +10,9 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from .edit import Edit, stacked, w_proj, with_edits
+from .edit import Edit, stacked, w_proj, w_proj_path, with_edits
 from .edit_errors import EditError
+from .files import in_one_step
 from .model import VisionLanguageModel
 
 
@@ -51,18 +52,22 @@ def export_peft(model: VisionLanguageModel, edits: Iterable[Edit], directory: st
         raise EditError("edits must not be empty: give the edits that the adapter is to have.")
     factors = stacked(edits)
     rank = max(a.shape[1] for a, _ in factors.values())
-    paths = {layer: f"{model.family.language_model}.layers.{layer}.mlp.{model.family.w_proj}" for layer in factors}
+    paths = {layer: w_proj_path(model, layer) for layer in factors}
     tensors = {}
     for layer, (a, b) in factors.items():
         name, missing = f"base_model.model.{paths[layer]}", rank - a.shape[1]
         tensors[f"{name}.lora_A.weight"] = torch.nn.functional.pad(b, (0, 0, 0, missing)).contiguous()
         tensors[f"{name}.lora_B.weight"] = torch.nn.functional.pad(a, (0, missing)).contiguous()
-    directory.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    in_one_step(
+        directory / "adapter_model.safetensors",
+        lambda path: safetensors.torch.save_file(tensors, path, metadata={"format": "pt"}),
+    )
     config = {
         "peft_type": "LORA", "task_type": None, "base_model_name_or_path": model.name, "r": rank, "lora_alpha": rank,
         "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False, "inference_mode": True,
         "target_modules": list(paths.values()),
     }
-    (directory / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    text = json.dumps(config, indent=1) + "\n"
+    # Last, for a folder without it is no adapter.
+    in_one_step(directory / "adapter_config.json", lambda path: path.write_text(text))
     return directory

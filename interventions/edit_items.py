@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from .asking import reasons
 from .conditions import Unusable
 from .edit_evaluation import Reference, reference
 from .lots import lot
-from .metrics import answer_accuracy
+from .metrics import RIGHT, answer_accuracy
 from .model import VisionLanguageModel
+from .ndif import JobFailed
 from .parameters import ParameterError
 from .progress import Progress
 from .results import ResultStore
@@ -37,47 +39,68 @@ def wrong_items(
     """The first `limit` items (0: all) of a task that the model answers wrongly, each with what it says.
 
     task: "correct" = facts that it was trained on, or that no one knows it was not; "insert" = those it never met.
-    Asked in the order of the test bed, until there are enough. Raises ParameterError if there are none.
+    Asked in the order of the test bed, until there are enough; a question that cannot be asked, or whose request
+    fails, is left out. Raises ParameterError if there are none, and `ndif.JobFailed` if that is why.
     """
-    store, found, asked = ResultStore(results_dir), [], 0
+    store, found, left_out, failure = ResultStore(results_dir), [], [], None
     fitting = [item for item in testbed if (item.split == "never") == (task == "insert")]
+    if not fitting:
+        other, what = ("correct", "of the split 'never'") if task == "insert" else ("insert", "but those never met")
+        raise ParameterError(
+            f"Parameter 'tasks': the test bed has no questions {what}, so there is nothing to {task}: write -p tasks "
+            f"{other}, or choose another test bed or other parts."
+        )
     progress, model_key = Progress(len(fitting), f"looking for errors ({task})"), model.key()
 
-    def said_to(item: Item) -> str | None:
+    def said_to(item: Item) -> tuple[str, str]:
+        """(what the model says, why it could not be asked)"""
+        nonlocal failure
         key = model_key | {"table": "answers", "item": item.content(), "protocol": protocol}
         try:
-            return store.get_or_compute(key, partial(_answer, model, item, protocol)).loc[0, "answer"]
-        except Unusable:
-            return None
+            return store.get_or_compute(key, partial(_answer, model, item, protocol)).loc[0, "answer"], ""
+        except Unusable as error:
+            return "", str(error)
+        except JobFailed as error:  # one question's fault must not cost the others
+            failure = failure or error
+            return "", f"failed: {error!r}"
 
-    for item, said in zip(fitting, in_order(said_to, fitting, model.concurrency), strict=False):
-        asked += 1
-        if said is None:
-            continue
-        if answer_accuracy(said, item.answers, item.annotations) < 0.5:
+    for item, (said, reason) in zip(fitting, in_order(said_to, fitting, model.concurrency), strict=False):
+        if reason:
+            left_out.append(reason)
+        elif answer_accuracy(said, item.answers, item.annotations) < RIGHT:
             found.append((item, said))
         progress.step(f"{len(found)} answered wrongly")
         if limit and len(found) == limit:
             break
-    progress.close(f"{len(found)} answered wrongly")
-    if not found:
+    progress.close(f"{len(found)} answered wrongly" + (f", left out: {reasons(left_out)}" if left_out else ""))
+    if found:
+        return found
+    if len(left_out) < len(fitting):
         raise ParameterError(
-            f"Parameter 'testbed': {model.name!r} answers none of {asked} questions wrongly, so there is nothing to "
-            f"{task}: choose another test bed or other parts."
+            f"Parameter 'testbed': {model.name!r} answers none of {len(fitting) - len(left_out)} questions wrongly, so "
+            f"there is nothing to {task}: choose another test bed or other parts."
         )
-    return found
+    if failure is not None:
+        raise failure
+    raise ParameterError(
+        f"Parameter 'testbed': {model.name!r} can be asked none of {len(fitting)} questions ({reasons(left_out)}): "
+        "choose another test bed or other parts."
+    )
 
 
 def references(
     model: VisionLanguageModel, testbed: Iterable[Item], seed: int = 0, protocol: str = "paper"
 ) -> list[Reference]:
-    """At most POOL unrelated questions with the unedited model's answers, drawn by a hash of seed and id."""
+    """At most POOL unrelated questions with the unedited model's answers, drawn by a hash of seed and id.
+
+    Those that cannot be asked, or whose request fails, are left out.
+    """
     drawn = sorted(testbed, key=lambda item: lot("unrelated", seed, item.id))
 
     def referred(item: Item) -> Reference | None:
         try:
             return reference(model, item, protocol)
-        except Unusable:
+        except (Unusable, JobFailed):
             return None
 
     return list(islice(filter(None, in_order(referred, drawn, model.concurrency)), POOL))

@@ -12,7 +12,7 @@ from .edit_study import Editing
 from .fine_tuning import CONSTRAINED_DEFAULT, FineTuning
 from .lots import lot
 from .model import VisionLanguageModel
-from .optimized_value import PROTOCOLS, SANDBOXED
+from .optimized_value import OPTIMIZERS, SANDBOXED
 from .parameters import ParameterError, at_least, listed, one_of
 from .selection import SampleParameters
 from .testbed import TestBed, load_testbed
@@ -65,7 +65,7 @@ class EditParameters(SampleParameters):
     @property
     def settings(self) -> Editing:
         return Editing(
-            layers=(self.layer,), lam=self.lam, optimizer=PROTOCOLS[self.protocol], n_unrelated=self.unrelated,
+            layers=(self.layer,), lam=self.lam, optimizer=OPTIMIZERS[self.protocol], n_unrelated=self.unrelated,
             seed=self.seed, protocol=self.protocol,
         )
 

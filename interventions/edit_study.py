@@ -31,7 +31,7 @@ from .testbed import Item
 
 OURS = "MultEdit"
 BASELINES = ("fine-tuning", "constrained fine-tuning")
-METHODS = ("no edit", OURS, "random layer", *BASELINES)
+EDIT_METHODS = ("no edit", OURS, "random layer", *BASELINES)
 KNOWN_ANSWER = "insert, answer said elsewhere"  # see `known_answers_apart`
 NO_EDIT = {NoGradientError: "no gradient", DivergedError: "diverged"}  # errors that a method's average includes
 
@@ -76,8 +76,6 @@ class EditStudy:
     results: pd.DataFrame
     left_out: pd.DataFrame  # task, method, id, reason
     n_layers: int
-    layer: int
-    model: str
 
     def summary(self) -> pd.DataFrame:
         """By task and method: questions asked after an edit, of how many the answer is said elsewhere (`sayable`), in
@@ -95,26 +93,31 @@ class EditStudy:
 
 def edit_study(
     model: VisionLanguageModel, chosen: Chosen, testbed: Iterable[Item],
-    pool: list[Reference], settings: Editing | None = None, *, methods: Iterable[str] = METHODS,
+    pool: list[Reference], settings: Editing | None = None, *, methods: Iterable[str] = EDIT_METHODS,
     results_dir: str | Path = "results", shard: str = "",
 ) -> EditStudy:
     """Edit every chosen item by every method, and evaluate each on the same questions; one stored table an item and
     method.
 
     chosen: task -> what `wrong_items` found. testbed: where other pictures and questions that follow come from. pool:
-    that of `references`. Baselines change weights and put them back; a server's are never touched, so there they are
-    left out, which is told.
+    that of `references`. Baselines change weights and put them back; a server's are never touched and quantised ones
+    cannot be trained, so there they are left out, which is told. Raises EditError where that leaves none.
     """
     settings, testbed, methods = settings or Editing(), list(testbed), tuple(methods)
     for method in methods:
-        if method not in METHODS:
-            raise EditError(f"methods names {method!r}: use {', '.join(map(repr, METHODS))}.")
-    unable = [method for method in methods if method in BASELINES and model.remote is True]
+        if method not in EDIT_METHODS:
+            raise EditError(f"methods names {method!r}: use {', '.join(map(repr, EDIT_METHODS))}.")
+    fixed = model.remote is True or model.quantization
+    possible = [method for method in EDIT_METHODS if not (fixed and method in BASELINES)]
+    unable = [method for method in methods if method not in possible]
     if unable:
-        print(f"Left out: {' and '.join(unable)}, which change weights, and those on a server stay as they are.")
-        methods = tuple(method for method in methods if method not in unable)
+        why = f"{model.quantization} ones cannot be trained"
+        if model.remote is True:
+            why = "those on a server stay as they are"
+        print(f"Left out: {' and '.join(unable)}, which change weights, and {why}.")
+        methods = tuple(method for method in methods if method in possible)
     if not methods:
-        raise EditError(f"methods has none that a server runs: name one of {', '.join(map(repr, METHODS[:3]))}.")
+        raise EditError(f"methods has none that {model.name!r} allows: name one of {', '.join(map(repr, possible))}.")
     said = {item.id: (task, answer) for task, items in chosen.items() for item, answer in items}
     sayable = {answer for item in testbed if item.split != "never" for answer in item.answers}
     surroundings = {"pool": [one.item.content() for one in pool], "testbed": _content(testbed)}
@@ -140,7 +143,7 @@ def edit_study(
     results["p_before"] = results["id"].map(unedited)
     kept = results[results["method"].isin(methods)].reset_index(drop=True)
     missing = pd.DataFrame(left_out, columns=["task", "method", "id", "reason"])
-    return EditStudy(kept, missing, model.n_layers, settings.layers[-1], model.name)
+    return EditStudy(kept, missing, model.n_layers)
 
 
 def edit_every_layer(
@@ -160,7 +163,7 @@ def edit_every_layer(
 
 
 def random_layer(item: Item, n_layers: int, layers: Iterable[int], seed: int = 0) -> int:
-    """The control's layer: any but those edited and the last, in which nothing behind reads the token; by a hash."""
+    """The control's layer: any but those edited and the last, whose output no later token reads; by a hash."""
     others = [layer for layer in range(n_layers - 1) if layer not in set(layers)] or list(layers)
     return others[int.from_bytes(lot("layer", seed, item.id)) % len(others)]
 

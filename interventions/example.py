@@ -23,7 +23,7 @@ from .forward import extend, in_session, run
 from .model import VisionLanguageModel
 from .parameters import ParameterError
 from .prompt import CorruptedPrompt, Prompt
-from .restoration import clean_run, corrupted_run, site_writes
+from .restoration import clean_run, corrupted_run, n_samples, site_writes
 from .study import TraceStudy, trace_study
 from .testbed import Item, load_image
 from .tokens import constraint_spans, normalise, token_texts
@@ -200,7 +200,7 @@ def top_answers(lm, request: dict) -> dict:
         clean = clean_run(lm, request)
         first, site, answer = request["first"], request["site"], clean["scored"][0]
         writes = site_writes([(site, 0, -first)], clean, first)
-        samples = 1 if request["noise"] is None else request["noise"][2]
+        samples = n_samples(request)
         runs = {"clean": clean["logits"][0, -1].float().softmax(-1), "corrupted": 0, "restored": 0}
         for sample in range(samples):
             corrupted = corrupted_run(lm, request, clean, sample)

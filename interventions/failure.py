@@ -15,7 +15,6 @@ to, too. All of it works on the frames of an `AttentionStudy`; right and wrong a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -25,14 +24,14 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from .attention import CONSTRAINT_TO_LAST
+from .attention_study import AttentionStudy
+from .averages import joined
 from .lots import lot
 from .metrics import auroc, paired_auroc_difference
 
-if TYPE_CHECKING:
-    from .attention_study import AttentionStudy
-
 PREDICTORS = ("contribution", "confidence", "linear", "kind")
-FLOW, ROLE = "constraint -> last", "constraint_last"
+ROLE = "constraint_last"
 HALVES = ("first", "second")
 FOLDS = 5
 FEW = 5  # right or wrong answers, below which an interval says nothing
@@ -61,9 +60,9 @@ def constraint_contributions(study: AttentionStudy) -> pd.DataFrame:
     Raises FailureError where the study did not ask for it.
     """
     found = study.contributions
-    if len(found) and FLOW not in set(found["flow"]):
-        raise FailureError(f"study lacks the flow {FLOW!r}: name it in `flows` of attention_study.")
-    found = found[(found["flow"] == FLOW) & (found["role"] == ROLE)]
+    if len(found) and CONSTRAINT_TO_LAST not in set(found["flow"]):
+        raise FailureError(f"study lacks the flow {CONSTRAINT_TO_LAST!r}: name it in `flows` of attention_study.")
+    found = found[(found["flow"] == CONSTRAINT_TO_LAST) & (found["role"] == ROLE)]
     table = pd.DataFrame({"id": found["id"].astype(str), "layer": found["layer"].astype(int),
                           "norm": found["norm"].astype(float)}).pivot(index="id", columns="layer", values="norm")
     answered = study.questions.loc[study.questions["answered"].astype(bool), "id"].astype(str)
@@ -124,8 +123,17 @@ def failure_scores(study: AttentionStudy, layers: tuple[int, int] | None = None,
         else:
             scored = _cross_fitted(table, questions["correct"].to_numpy(), half)
         frames.append(frame.assign(**scored))
-    found = pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
-    return found.astype(dict.fromkeys(("first_layer", "last_layer"), "Int64"))
+    return joined(frames, columns).astype(dict.fromkeys(("first_layer", "last_layer"), "Int64"))
+
+
+def chosen_layers(scores: pd.DataFrame) -> pd.DataFrame:
+    """The layers that each half's contribution is read from. Columns part, half, first_layer, last_layer.
+
+    scores: of `failure_scores`, whose order the parts keep. Missing where none could be chosen.
+    """
+    found = scores.drop_duplicates(["part", "half"]).set_index(["part", "half"])[["first_layer", "last_layer"]]
+    places = [(part, half) for part in dict.fromkeys(scores["part"]) for half in HALVES]
+    return found.loc[[place for place in places if place in found.index]].reset_index()
 
 
 def layers_used(scores: pd.DataFrame) -> tuple[int, int] | None:
@@ -225,7 +233,7 @@ def roc_points(scores: pd.DataFrame) -> pd.DataFrame:
         if cells["correct"].nunique() == 2:
             false, true, _ = roc_curve(cells["correct"], cells[predictor])
             frames.append(pd.DataFrame(dict(zip(columns, (part, predictor, false, true), strict=True))))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+    return joined(frames, columns)
 
 
 def _scored(scores: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:

@@ -14,7 +14,9 @@ family it deals with. nnsight's `rename` gives every family the same paths insid
 
 from dataclasses import dataclass
 
-# Chat formats. `{question}` is where the question goes; `<image>` stands for all visual tokens, and is left out of a
+IMAGE = "<image>"  # how a chat format names the picture, whatever the tokenizer calls it
+
+# Chat formats. `{question}` is where the question goes; IMAGE stands for all visual tokens, and is left out of a
 # question without a picture, so that positions of the two can be compared (Fig. 1).
 VICUNA = "USER: <image>\n{question} ASSISTANT:"
 BUNNY = (

@@ -6,8 +6,10 @@ import typing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from transformers import AutoConfig
+
 from .causal_trace import KINDS
-from .checkpoints import ALIASES, TWINS
+from .checkpoints import ALIASES, CHECKPOINTS, TWINS
 from .model import VisionLanguageModel
 from .parameters import ParameterError, Parameters, at_least, listed, one_of
 from .testbed import TestBed, load_testbed
@@ -41,7 +43,7 @@ class Fig1Parameters(TraceParameters):
 
     def load_text_model(self) -> VisionLanguageModel:
         """The text-only model that `model` is compared with."""
-        if self.text_model in ALIASES and self.model not in ALIASES and not Path(self.model).exists():
+        if self.text_model in ALIASES and self.model not in ALIASES and not self._same_vocabulary():
             raise ParameterError(
                 f"Parameter 'text_model': {self.text_model!r} is no counterpart of {self.model!r}: name its text-only "
                 "model, as params/models/ does."
@@ -54,6 +56,14 @@ class Fig1Parameters(TraceParameters):
             )
         self.check_windows(model)
         return model
+
+    def _same_vocabulary(self) -> bool:
+        """Whether `model` is a directory whose text vocabulary is as large as that of `text_model`, an alias."""
+        if not Path(self.model).exists():
+            return False
+        own, other = (AutoConfig.from_pretrained(path).get_text_config().vocab_size
+                      for path in (self.model, CHECKPOINTS / self.text_model))
+        return own == other
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ weights in place, so it lasts for a `with` block only, behind which every weight
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,18 +15,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from .causal_trace import answer_tokens
-from .edit import digest
 from .edit_errors import DivergedError, EditError
 from .forward import prompt_inputs
 from .model import VisionLanguageModel
 from .prompt import Prompt
+from .targets import target_tokens
 
 
 @dataclass(frozen=True)
 class FineTuning:
-    """How a fact is trained. The default is the best that `edit_search.search` found for `mini`, `CONSTRAINED_DEFAULT`
-    the best whose bound is felt (those of a wider one are no different from training without a bound).
+    """How a fact is trained. The default is the best that `benchmarks/edit_settings.py` found for `mini`,
+    `CONSTRAINED_DEFAULT` the best whose bound is felt (a wider one is no different from training without a bound).
 
     learning_rate: Adam's; steps: at most; stop: P(O*) at which it ends; epsilon: the most that any single weight may
     change (L-infinity, by projection after every step), 0 = any change.
@@ -87,7 +85,7 @@ def fine_tuned(
     if model.edits:  # only nnsight's view has them
         raise EditError(f"model {model.name!r} has edits in force that training cannot see: use merged(model).")
     started = time.perf_counter()
-    target_ids = answer_tokens(model, prompt, target)
+    target_ids = target_tokens(model, prompt, target)
     weights = list(decoder_layers(model).parameters())
     before, revision = [weight.detach().clone() for weight in weights], model.revision
     model.revision = "in-memory"  # see `VisionLanguageModel.key`
@@ -162,16 +160,6 @@ def layer_inputs(model: VisionLanguageModel, prompt: Prompt, target_ids: list[in
     finally:
         handle.remove()
     return seen[0]
-
-
-def weights_digest(model: VisionLanguageModel) -> str:
-    """A sha256 over all parameters and buffers by name, type and bytes: equal before and after, nothing has changed."""
-    check_local(model)
-    everything = hashlib.sha256()
-    for tensors in (model.module.named_parameters(), model.module.named_buffers()):
-        for name, tensor in tensors:
-            everything.update(f"{name} {tuple(tensor.shape)} {digest(tensor)}\n".encode())
-    return everything.hexdigest()
 
 
 def decoder_layers(model: VisionLanguageModel) -> torch.nn.ModuleList:

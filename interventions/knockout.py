@@ -19,10 +19,10 @@ import pandas as pd
 import torch
 
 from .attention import FLOWS, AttentionError
-from .causal_trace import answer_tokens, clean_run_only, window_spans
+from .causal_trace import MASKABLE, answer_tokens, check_packing, clean_run_only, default_method, window_spans
 from .forward import extend, in_session, run
 from .metrics import answer_probability
-from .packing import cached_tokens_that_fit, packed_inputs, packing_budget
+from .packing import budget, packed_inputs, rows_that_fit
 from .prompt import Prompt, PromptError, resolve_positions
 from .restoration import clean_run, corrupted_run, packs
 
@@ -87,15 +87,17 @@ def attention_knockout(
         as separate runs); None = packed in float32, rows in half precision.
     max_packed_tokens: tokens of a forward; None = by the device and its free memory.
     remote: False | True | "local"; None = as the model was loaded.
-    Raises AttentionError, TraceError for the window, and PromptError for positions the prompt does not have.
+    Raises AttentionError, TraceError for the window and for an answer without tokens of its own, and PromptError for
+    positions that the prompt does not have.
     """
     spans = window_spans(window, window_rule, model.n_layers)
-    if model.attention not in ("sdpa", "eager"):
+    check_packing(max_packed_tokens, AttentionError)
+    if model.attention not in MASKABLE:
         raise AttentionError(
-            f"attn_implementation {model.attention!r} takes no mask of single edges: load the model with 'sdpa' or "
-            "'eager'."
+            f"attn_implementation {model.attention!r} takes no mask of single edges: load the model with "
+            f"{' or '.join(map(repr, MASKABLE))}."
         )
-    method = method or ("packed" if model.dtype == torch.float32 else "rows")
+    method = method or default_method(model.dtype)
     if method not in METHODS:
         raise AttentionError(f"method is unknown: {method!r}; use {', '.join(map(repr, METHODS))}.")
     edges = flow_edges(prompt, flows)
@@ -182,10 +184,10 @@ def blocked_sites(lm, request: dict, clean: dict) -> torch.Tensor:
 def block_packed(lm, request: dict, clean: dict, base: dict) -> torch.Tensor:
     """Many sites in one sequence: a segment each, from its first target token to the end."""
     sites, end = request["sites"], base["end"]
-    budget = request["max_packed_tokens"] or packing_budget(lm, end, base["hidden"][0])
     begins = [min(site[0], default=end - 1) for site in sites]
+    costs, most = [end - begin for begin in begins], budget(lm, request, end, base["hidden"][0])
     found = torch.zeros(len(sites))
-    for pack in packs(sites, [end - begin for begin in begins], budget):
+    for pack in packs(sites, costs, most):
         layer, segments = sites[pack[0]][2], [begins[s] for s in pack]
         inputs, offsets = packed_inputs(base["hidden"][layer], request["first"], segments, [end] * len(pack))
         placed = [
@@ -203,8 +205,7 @@ def block_packed(lm, request: dict, clean: dict, base: dict) -> torch.Tensor:
 def block_rows(lm, request: dict, clean: dict, base: dict) -> torch.Tensor:
     """A batch row each, from the first target token of all flows on, behind a shared prefix."""
     sites, first, end = request["sites"], request["first"], base["end"]
-    budget = request["max_packed_tokens"] or packing_budget(lm, end, base["hidden"][0])
-    n_rows = max(1, min(budget // (end - first), cached_tokens_that_fit(lm, base["hidden"][0]) // end))
+    n_rows = rows_that_fit(lm, request, end, base["hidden"][0])
     found = torch.zeros(len(sites))
     for pack in packs(sites, [1] * len(sites), n_rows):
         layer, where = sites[pack[0]][2], torch.arange(first, end)

@@ -10,8 +10,9 @@ from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 
 from . import load_checks
 from .checkpoints import ALIASES, ModelError, chosen_dtype, read_module, resolve
-from .model import VisionLanguageModel, family_row, preprocessors, where_it_is
+from .model import VisionLanguageModel, check_remote, family_row, preprocessors, where_it_is
 from .preflight import Server, preflight
+from .testbed.errors import first_line
 
 
 def load_model(
@@ -23,6 +24,7 @@ def load_model(
     remote: True leaves the weights where they are, on the NDIF server of the environment (NDIF_HOST, NDIF_API_KEY),
         loads only the skeleton and the processor, and checks that the server is ready (`preflight.preflight`). The
         server decides on device_map, dtype and attn_implementation; the latter two are refused where it has others.
+        False and "local" load the weights here, "local" for interventions that travel all the same, as a test.
     revision: branch, tag or commit of a Hub id.
     dtype: a torch dtype or its name; "nf4" or "int8" hold the weights in fewer bits (bitsandbytes), which changes the
         model's numbers; None = float32 for small models, the checkpoint's own for large ones.
@@ -32,6 +34,7 @@ def load_model(
     Raises ModelError in one sentence.
     """
     load_checks.check_versions()
+    check_remote(remote)
     path, digest = resolve(str(name))
     revision = None if revision == "main" else revision  # the same, and servers know models by no revision
     if remote is True and dtype in QUANTIZATIONS:
@@ -52,7 +55,7 @@ def load_model(
         raise
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(
-            f"model {str(name)!r} cannot be loaded ({_reason(error)}): "
+            f"model {str(name)!r} cannot be loaded ({first_line(error)}): "
             f"give an alias ({', '.join(ALIASES)}), a directory with a config.json, or a Hub id."
         ) from error
     options = {"dtype": chosen_dtype(path, dtype), "attn_implementation": attn_implementation}
@@ -77,7 +80,7 @@ def load_model(
         ) from error
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(
-            f"model {str(name)!r} has weights that cannot be loaded ({_reason(error)}): "
+            f"model {str(name)!r} has weights that cannot be loaded ({first_line(error)}): "
             "check its files, dtype, device_map and attn_implementation."
         ) from error
     server = _as_on_server(traced, str(name), dtype, attn_implementation) if remote is True else None
@@ -108,8 +111,3 @@ def _as_on_server(traced, name: str, dtype, attn_implementation: str | None) -> 
     traced._module.to(server.dtype)
     traced._module.config.get_text_config()._attn_implementation = server.attention
     return server
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error, to stand in brackets."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .testbed.schema import N_ANNOTATORS
 
+RIGHT = 0.5  # `answer_accuracy` from which an answer counts as right: two of ten annotators
+
 
 def answer_probability(logits: Tensor, answer_ids: Tensor | Iterable[int]) -> Tensor:
     """P(answer): the product of the probabilities of its tokens.
@@ -127,11 +129,12 @@ def bootstrap_interval(
     values = np.asarray(values if isinstance(values, np.ndarray) else list(values), dtype=np.float64)
     if np.isnan(values).any():
         raise ValueError("values must not contain NaN: drop the questions that lack the site first.")
-    missing = np.full(values.shape[1:], np.nan)[()]
     if len(values) == 0:
+        missing = np.full(values.shape[1:], np.nan)[()]
         return missing, missing, missing
     value = statistic(values, axis=0)
     if len(values) == 1:
+        missing = np.full(np.shape(value), np.nan)[()]  # a statistic may make one number of a whole row
         return value, missing, missing
     q = len(values)
     if statistic is np.mean:  # a matrix product: seconds instead of minutes for many sites

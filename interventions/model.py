@@ -16,6 +16,7 @@ from . import families, forward, load_checks
 from .chat_format import chat_format
 from .checkpoints import ModelError
 from .preflight import Server
+from .prompt import in_format
 from .testbed import load_image, on_white
 
 
@@ -142,7 +143,7 @@ class VisionLanguageModel:
         device = self.server.device if self.server else self.device.type
         if self.dtype.itemsize < 4 and device != "cpu":  # other devices round otherwise
             key["device"] = device
-        if self.prompt not in (self.family.prompt, self.family.prompt.replace("<image>", "")):
+        if self.prompt not in (self.family.prompt, self.family.prompt.replace(families.IMAGE, "")):
             key["prompt"] = self.prompt
         return key | ({"edits": [edit.identity for edit in self.edits]} if self.edits else {})
 
@@ -156,14 +157,21 @@ class VisionLanguageModel:
         formats = {"paper": self.prompt, "authors": families.AUTHORS}
         if protocol not in formats:
             raise ModelError(f"protocol {protocol!r} is unknown: use one of {', '.join(formats)}.")
-        return formats[protocol].replace("<image>", self.image_token if image and self.is_multimodal else "")
+        return formats[protocol].replace(families.IMAGE, self.image_token if image and self.is_multimodal else "")
 
     def runs_on(self, remote: bool | str | None) -> bool | str:
-        """Where an intervention runs: as asked, or as the model was loaded. Raises ModelError for a server whose
-        precision and sandbox nobody has looked at."""
+        """Where an intervention runs: as asked (True, False or "local"), or as the model was loaded (None).
+
+        Raises ModelError for anything else, for a server whose precision and sandbox nobody has looked at, and for a
+        model without its weights, which nnsight would load here then.
+        """
         remote = self.remote if remote is None else remote
+        check_remote(remote)
         if remote is True and self.remote is not True:
             raise ModelError(f"remote=True needs a model that is on a server: load_model({self.name!r}, remote=True).")
+        if remote is not True and self.remote is True:
+            raise ModelError(f"remote={remote!r} needs the weights of model {self.name!r}, which are on a server: load "
+                             "it without remote to run it here.")
         return remote
 
     # What it does outside any intervention
@@ -182,7 +190,7 @@ class VisionLanguageModel:
         """A PIL image or a file -> what the model takes of it, and how many visual tokens it becomes.
 
         "pixel_values" [1, 3, height, width], or [1, tiles, 3, height, width] and "image_sizes" [1, 2] where the model
-        cuts images into tiles. An unreadable file is a TestBedError.
+        cuts images into tiles. Raises TestBedError for a file that cannot be read. For multimodal models only.
         """
         image = on_white(image) if isinstance(image, Image.Image) else load_image(image)
         inputs = dict(self.processor(images=image, text=self.image_token, return_tensors="pt"))
@@ -190,16 +198,20 @@ class VisionLanguageModel:
         return {name: inputs[name] for name in self.processor.image_processor.model_input_names}, n_visual
 
     def generate_answer(self, image, question: str, max_new_tokens: int = 16) -> str:
-        """The model's greedy answer. image: PIL image, path, or None for a question without a picture."""
-        text = self.prompt_template(image=image is not None).format(question=question)
+        """The model's greedy answer, without the end token and outer space, asked as `build_prompt` asks.
+
+        image: PIL image, path, or None for a question without a picture; max_new_tokens: tokens after which it is cut.
+        Raises PromptError for a question that cannot be asked, TestBedError for an unreadable image, and NDIFError.
+        """
+        template, question = in_format(self, question, image is not None)
         image_inputs, n_visual = ({}, 0) if image is None else self.read_image(image)
         request = {
-            "input_ids": torch.tensor([self.tokenize(text, n_visual)[0]]),
+            "input_ids": torch.tensor([self.tokenize(template.format(question=question), n_visual)[0]]),
             "image_inputs": image_inputs,
             "eos_token_ids": self.eos_token_ids,
             "max_answer_tokens": max_new_tokens,
         }
-        answer = forward.in_session(self.traced, forward.greedy_answer, request, self.remote)
+        answer = forward.in_session(self.traced, forward.greedy_answer, request, self.runs_on(None))
         return self.decode(answer)
 
     def decode(self, answer_ids) -> str:
@@ -220,6 +232,15 @@ def family_row(config, name) -> families.Family:
             f"use one of {', '.join(row.name for row in families.FAMILIES)}, or add a row."
         )
     return family
+
+
+def check_remote(remote) -> None:
+    """Raises ModelError unless it is True, False or "local": nnsight would take another text for a server's address,
+    to which it sends requests in its own way."""
+    if not isinstance(remote, bool) and remote != "local":
+        raise ModelError(
+            f"remote must be True (on the server that NDIF_HOST names), False or 'local', not {remote!r}."
+        )
 
 
 def where_it_is(module: torch.nn.Module) -> dict:

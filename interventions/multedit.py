@@ -16,13 +16,13 @@ from .closed_form import LAMBDA, check_lambda, low_rank_update
 from .edit import Edit, Fact, apply_edits, digest, w_proj
 from .edit_errors import EditError
 from .model import VisionLanguageModel
-from .optimized_value import PROTOCOLS, Optimizer, optimize_value, read_values
+from .optimized_value import OPTIMIZERS, Optimizer, optimize_value, read_values
 from .prompt import Prompt
 
 
 def edit_facts(
     model: VisionLanguageModel, facts: Iterable[tuple[Prompt, str]], *, layers: Iterable[int] = (2,),
-    lam: float = LAMBDA, optimizer: Optimizer = PROTOCOLS["paper"], items: Iterable[str] = (),
+    lam: float = LAMBDA, optimizer: Optimizer = OPTIMIZERS["paper"], items: Iterable[str] = (),
     remote: bool | str | None = None,
 ) -> Edit:
     """MultEdit: one edit that makes the model answer each prompt with its target (paper, section 5).
@@ -41,8 +41,8 @@ def edit_facts(
         raise EditError(f"layers must be whole numbers such as 2, not {layers}.")
     if not all(isinstance(target, str) and target.strip() for _, target in facts):
         raise EditError("facts must have targets of at least one word each: give (prompt, target) pairs.")
-    if layers[0] < 0:
-        raise EditError(f"layers must be among the model's 0 to {model.n_layers - 1}, not {layers[0]}.")
+    if not 0 <= layers[0] <= layers[-1] < model.n_layers:
+        raise EditError(f"layers must be among the model's 0 to {model.n_layers - 1}, not {layers}.")
     check_lambda(lam)
     if items and len(items) != len(facts):
         raise EditError(f"items must be one id for each of the {len(facts)} facts, not {len(items)}.")

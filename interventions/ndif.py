@@ -51,6 +51,14 @@ class RequestRefused(NDIFError):
     """The server will not take requests of this key, for this model or from this version."""
 
 
+class KeyRefused(RequestRefused):
+    """The server does not take this key."""
+
+
+class NotServed(RequestRefused):
+    """The server does not run this model."""
+
+
 class JobFailed(NDIFError):
     """This one request failed there, and would again."""
 
@@ -129,8 +137,11 @@ def get(path: str, *, patient: bool = False) -> httpx.Response:
 
 
 def waiting_out(once: Callable[[], httpx.Response], longest: float) -> httpx.Response:
-    """The answer to a request that is sent again, less and less often, while there is none, for at most so long."""
-    began, attempt = time.monotonic(), 0
+    """The answer to a request that is sent again, less and less often, while there is none, for at most so long.
+
+    Raises what `once` raises, and JobFailed where the server failed on it without a reason _TRIES_500 times.
+    """
+    began, attempt, internal = time.monotonic(), 0, 0
     while True:
         try:
             return once()
@@ -138,10 +149,11 @@ def waiting_out(once: Callable[[], httpx.Response], longest: float) -> httpx.Res
             attempt += 1
             if time.monotonic() - began > longest:
                 raise
-            if isinstance(error, InternalError) and attempt == _TRIES_500:
+            internal += isinstance(error, InternalError)
+            if internal == _TRIES_500:
                 raise JobFailed(str(error)) from error
             TRAFFIC.repeated += 1
-            tell(began, f"the server {shown(host())} does not answer; trying again for up to {longest:.0f} s")
+            tell(began, f"{error} Trying again for up to {longest:.0f} s.")
             pause(attempt)
 
 
@@ -159,7 +171,11 @@ def pause(attempt: int) -> None:
 
 
 def send(method: str, path: str, **content) -> httpx.Response:
-    """One HTTP request. Raises ServerUnreachable where a later one may fare better, RequestRefused where not."""
+    """One HTTP request; content: as for `httpx.Client.request`.
+
+    Raises ServerUnreachable (InternalError for a 500) where a later one may fare better; RequestRefused (KeyRefused)
+    where none of this key would, JobFailed where only this one does not, NothingThere for what GET does not find.
+    """
     address, headers, login, ours = path, None, None, path.startswith("/")
     if ours:
         address, login = _without_login(host() + path)
@@ -191,7 +207,7 @@ def send(method: str, path: str, **content) -> httpx.Response:
         kind = InternalError if response.status_code == 500 else ServerUnreachable
         raise kind(f"{where} is not ready ({response.status_code}: {said}): try again later.")
     if response.status_code in (400, 401, 403) and "key" in said.lower():
-        raise RequestRefused(f"{where} does not accept the key in NDIF_API_KEY ({said}).")
+        raise KeyRefused(f"{where} does not accept the key in NDIF_API_KEY ({said}).")
     if response.status_code in (400, 401, 403):  # of a client that is too old, for one
         raise RequestRefused(f"{where} refuses requests ({response.status_code}: {said}).")
     raise JobFailed(f"{where} refuses this request ({response.status_code}: {said}).")

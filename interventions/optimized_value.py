@@ -11,14 +11,19 @@ from dataclasses import dataclass, field
 import torch
 from transformers import DynamicCache
 
-from .causal_trace import answer_tokens, clean_run_only
+from .causal_trace import clean_run_only
 from .edit_errors import DivergedError, EditError, NoGradientError
 from .forward import extend, in_sandbox, in_session, prompt_inputs, run
 from .prompt import Prompt
+from .targets import target_tokens
 
 SANDBOXED = (
     "{where} runs this key's code in a sandbox, which has no gradients to find a value with: use a key that it trusts "
     "or a server of your own, or make the edit where the model is (remote=False) and apply it there."
+)
+NO_GRADIENTS_HERE = "they are switched off, as in torch.inference_mode: make the edit outside of it."
+NO_GRADIENTS_THERE = (
+    "its server switches them off or drops them: make the edit where the model is (remote=False) and apply it there."
 )
 
 
@@ -47,7 +52,7 @@ class OptimizedValue:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """How a value is found. `PROTOCOLS["authors"]` has what the released script does beyond the paper.
+    """How a value is found. `OPTIMIZERS["authors"]` has what the released script does beyond the paper.
 
     steps: at most; stop: P(O*) at which it ends; weight_decay: of ||z - z0|| / ||z0||^2 in the loss; clamp: the largest
     ||z - z0|| / ||z0|| (0: any); first_token: only the target's first token counts, else all of them together.
@@ -72,7 +77,7 @@ class Optimizer:
             )
 
 
-PROTOCOLS = {
+OPTIMIZERS = {  # by protocol
     "paper": Optimizer(),
     "authors": Optimizer(steps=10, stop=1.0, weight_decay=0.001, clamp=0.0001, first_token=True),
 }
@@ -80,35 +85,40 @@ PROTOCOLS = {
 
 def optimize_value(
     model, prompt: Prompt, target: str, *, layer: int, position: int | None = None,
-    optimizer: Optimizer = PROTOCOLS["paper"], remote: bool | str | None = None,
+    optimizer: Optimizer = OPTIMIZERS["paper"], remote: bool | str | None = None,
 ) -> OptimizedValue:
     """The value at W_proj's output that makes the model say `target` (Adam on -log P(O*)), in one request.
 
     position: None = the visual constraint's last token. remote: None = as the model was loaded.
     The forward starts at the edited token and layer (on an edited model, at the first layer that is edited): what is
-    before comes from the clean run. Raises EditError: NoGradientError when no gradient arrives (in the last layer of a
-    model nothing behind reads the token), DivergedError for a learning rate that is too high. So is a server refused
-    that runs this code in a sandbox.
+    before comes from the clean run. Raises NoGradientError when the gradient is 0 (in the last layer of a model, whose
+    output no later token reads), DivergedError for a learning rate that is too high, and plain EditError where there
+    are no gradients at all: for quantised weights on a CPU, where they are switched off, and for a server that drops
+    them. EditError too for a server that runs this code in a sandbox.
     """
     if not 0 <= layer < model.n_layers:
         raise EditError(f"layer must be one of the model's 0 to {model.n_layers - 1}, not {layer}.")
     if model.quantization and model.device.type == "cpu":  # autograd would go around what the kernels compute
-        raise NoGradientError(
+        raise EditError(
             f"model {model.name!r} has {model.quantization} weights, of which a CPU gives no gradients: load it with "
             "dtype='bfloat16'."
         )
     position = prompt.constraint[-1] if position is None else position
     if not 0 <= position < len(prompt):
         raise EditError(f"position must be one of the prompt's 0 to {len(prompt) - 1}, not {position}.")
-    target_ids = answer_tokens(model, prompt, target)
+    target_ids = target_tokens(model, prompt, target)
     target_ids = target_ids[:1] if optimizer.first_token else target_ids
     request = clean_run_only(model, prompt, position) | {
         "layer": layer, "target_ids": target_ids, "learning_rate": optimizer.learning_rate, "steps": optimizer.steps,
         "stop": optimizer.stop, "weight_decay": optimizer.weight_decay, "clamp": optimizer.clamp,
     }
-    found = in_session(model.traced, optimize, request, model.runs_on(remote))
+    remote = model.runs_on(remote)
+    found = in_session(model.traced, optimize, request, remote)
     if found["sandboxed"]:
         raise EditError(SANDBOXED.format(where=model.server.host if model.server else "The server"))
+    if not found["gradients"]:
+        why = NO_GRADIENTS_THERE if remote is True else NO_GRADIENTS_HERE
+        raise EditError(f"model {model.name!r} gives no gradients here: {why}")
     if not all(map(math.isfinite, found["losses"])):
         raise DivergedError(
             f"learning_rate {optimizer.learning_rate} diverges after {len(found['losses']) - 1} steps: use a lower one."
@@ -126,8 +136,9 @@ def optimize_value(
 
 
 def optimize(lm, request: dict) -> dict:
-    """{"sandboxed", "key", "value" (None: no gradient), "start": CPU tensors, "losses", "p"}; runs where the weights
-    are, and not in a sandbox: what it reads there has no history to differentiate."""
+    """{"sandboxed", "gradients" (whether there are any), "key", "value" (None: its gradient is 0), "start" (CPU
+    tensors), "losses", "p"}; runs where the weights are, and not in a sandbox: what it reads there has no history to
+    differentiate."""
     if in_sandbox(lm):
         return {"sandboxed": True}
     first, layer, target = request["first"], request["layer"], torch.tensor(request["target_ids"])
@@ -159,28 +170,30 @@ def optimize(lm, request: dict) -> dict:
         if last or probabilities[-1] >= request["stop"] or not loss.isfinite():
             break
         if not loss.requires_grad:  # where gradients are off for good
-            return {"sandboxed": False, "value": None, "losses": losses}
+            return {"sandboxed": False, "gradients": False}
         if request["weight_decay"]:
             change = (value - start).norm() if step else 0.0  # the norm has no gradient at 0
             loss = loss + request["weight_decay"] * change / start.norm() ** 2
         adam.zero_grad()
         loss.backward(inputs=[value])  # a server's weights may ask for gradients, and would keep them
-        if value.grad is None or (not step and not value.grad.any()):
-            return {"sandboxed": False, "value": None, "losses": losses}
+        if value.grad is None:  # some servers drop it without a word
+            return {"sandboxed": False, "gradients": False}
+        if not step and not value.grad.any():
+            return {"sandboxed": False, "gradients": True, "value": None, "losses": losses}
         adam.step()
         if request["clamp"]:
             with torch.no_grad():
                 change, most = value - start, request["clamp"] * start.norm()
                 value.copy_(start + change * min(1.0, float(most / change.norm())))
     return {
-        "sandboxed": False, "key": clean["keys"][layer][0, 0].float().cpu(), "value": value.detach().cpu(),
-        "start": start.cpu(), "losses": losses, "p": probabilities,
+        "sandboxed": False, "gradients": True, "key": clean["keys"][layer][0, 0].float().cpu(),
+        "value": value.detach().cpu(), "start": start.cpu(), "losses": losses, "p": probabilities,
     }
 
 
 def read_values(model, prompt: Prompt, layer: int, until: int, remote: bool | str | None = None) -> dict:
-    """At the constraint's last token: W_proj's input "key" [m] and output "value" [d] in `layer`, and the "output" [d]
-    of layer `until`; float32 CPU tensors, one request."""
+    """At the constraint's last token: W_proj's input "key" [m] in `layer`, and the "output" [d] of layer `until`;
+    float32 CPU tensors, one request."""
     request = clean_run_only(model, prompt, prompt.constraint[-1]) | {"layer": layer, "until": until}
     return in_session(model.traced, read_at_token, request, model.runs_on(remote))
 
@@ -190,10 +203,7 @@ def read_at_token(lm, request: dict) -> dict:
     with torch.no_grad():
         found = run(
             lm, prompt_inputs(request["clean_ids"], request["image_inputs"]), keep=[request["clean_ids"].shape[1] - 1],
-            reads=("keys", "mlp"), start=request["first"], stop=request["until"] + 1,
+            reads=("keys",), start=request["first"], stop=request["until"] + 1,
         )
-    tensors = {
-        "key": found["keys"][request["layer"]][0, 0], "value": found["mlp"][request["layer"]][0, 0],
-        "output": found["output"][0, request["first"]],
-    }
+    tensors = {"key": found["keys"][request["layer"]][0, 0], "output": found["output"][0, request["first"]]}
     return {name: tensor.float().cpu() for name, tensor in tensors.items()}

@@ -6,18 +6,16 @@ that were answered right and of those that were answered wrong: means with inter
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 
+from .attention_study import AttentionStudy
+from .averages import joined
 from .failure import FEW, answered_by_part
 from .metrics import bootstrap_counts, bootstrap_interval
 
-if TYPE_CHECKING:
-    from .attention_study import AttentionStudy
-
 PERMUTATIONS = 10_000
+BATCHES = 20  # that they are drawn in: all labels at once would take much memory
 
 
 def outcome_by_layer(study: AttentionStudy) -> pd.DataFrame:
@@ -35,8 +33,7 @@ def outcome_by_layer(study: AttentionStudy) -> pd.DataFrame:
                     "part": questions["part"].iloc[0], "layer": table.columns.to_numpy(int), "outcome": outcome,
                     "norm": norm, "low": low, "high": high, "n": len(values),
                 }))
-    columns = ["part", "layer", "outcome", "norm", "low", "high", "n"]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+    return joined(frames, ["part", "layer", "outcome", "norm", "low", "high", "n"])
 
 
 def outcome_tests(study: AttentionStudy, seed: int = 0) -> pd.DataFrame:
@@ -61,8 +58,9 @@ def outcome_tests(study: AttentionStudy, seed: int = 0) -> pd.DataFrame:
             "difference": values[right].mean(0) - values[~right].mean(0), "low": low, "high": high, "p": p,
             "p_corrected": p_corrected, "p_within": p_within, "n_right": right.sum(), "n_wrong": (~right).sum(),
         }))
-    columns = ["part", "layer", "difference", "low", "high", "p", "p_corrected", "p_within", "n_right", "n_wrong"]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+    return joined(frames, [
+        "part", "layer", "difference", "low", "high", "p", "p_corrected", "p_within", "n_right", "n_wrong",
+    ])
 
 
 def _interval_of_difference(right: np.ndarray, wrong: np.ndarray, seed: int) -> np.ndarray:
@@ -85,13 +83,13 @@ def _permutation_tests(
     generator = np.random.default_rng(seed)
 
     def permuted(_) -> np.ndarray:
-        labels = np.tile(right, (PERMUTATIONS // 20, 1))
+        labels = np.tile(right, (PERMUTATIONS // BATCHES, 1))
         for group in np.unique(groups):
             labels[:, groups == group] = generator.permuted(labels[:, groups == group], axis=1)
         return labels @ scaled
 
     # All values of a layer add up to 0: the mean of the right ones ranks permutations as the difference of means does.
-    means = np.concatenate([right[None] @ scaled, *map(permuted, range(20))])
+    means = np.concatenate([right[None] @ scaled, *map(permuted, range(BATCHES))])
     means /= right.sum()  # [1 + PERMUTATIONS, layers], the first as observed
     p = (means >= means[0] - 1e-9).mean(0)
     return p, (means.max(1)[:, None] >= means[0] - 1e-9).mean(0)

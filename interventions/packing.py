@@ -40,23 +40,50 @@ def packed_inputs(hidden, first: int, begins, ends):
     return inputs, offsets.tolist()
 
 
-def packing_budget(lm, n_keys: int, like: torch.Tensor) -> int:
-    """Packed tokens a forward: a device-dependent best, less where a quarter of the free memory holds fewer.
+def budget(lm, request: dict, end: int, like: torch.Tensor) -> int:
+    """Packed tokens a forward: the request's max_packed_tokens, or what suits the device and its free memory.
 
-    A token costs activations, keys and values in all layers, and (eager) a row of scores in every head; like: hidden
-    states, which are of the type and on the device of those.
+    end: length of the whole sequence; like: hidden states, whose type and device are those of all that is packed.
     """
+    return request["max_packed_tokens"] or packing_budget(lm, end, like)
+
+
+def rows_that_fit(lm, request: dict, end: int, like: torch.Tensor) -> int:
+    """Batch rows a forward, each from the request's `first` to `end`; like: as for `budget`."""
+    tokens, cached = budget(lm, request, end, like), cache_bytes(lm, like.dtype.itemsize)
+    return batch_rows(tokens, end - request["first"], end, cached, free_bytes(like.device))
+
+
+def packing_budget(lm, n_keys: int, like: torch.Tensor) -> int:
+    """`packed_tokens` of a model on the device that `like` is on, in its type."""
     config = lm._module.config.get_text_config()
-    best = GPU_PACKED_TOKENS if like.is_cuda else CPU_PACKED_TOKENS
-    size = like.dtype.itemsize
-    activations = size * (8 * config.hidden_size + 3 * config.intermediate_size)
-    scores = (4 + 2 * size) * config.num_attention_heads * (n_keys + best)
-    return max(1, min(best, free_bytes(like.device) // 4 // (activations + scores + cache_bytes(lm, size))))
+    best, size = GPU_PACKED_TOKENS if like.is_cuda else CPU_PACKED_TOKENS, like.dtype.itemsize
+    numbers = activations(config.hidden_size, config.intermediate_size)
+    cached, free = cache_bytes(lm, size), free_bytes(like.device)
+    return packed_tokens(best, n_keys, size, numbers, config.num_attention_heads, cached, free)
 
 
-def cached_tokens_that_fit(lm, like: torch.Tensor) -> int:
-    """Tokens whose keys and values fill a quarter of the free memory; like: as for `packing_budget`."""
-    return free_bytes(like.device) // 4 // cache_bytes(lm, like.dtype.itemsize)
+def packed_tokens(best: int, n_keys: int, size: int, numbers: int, heads: int, cached: int, free: float) -> int:
+    """Packed tokens a forward: `best`, or what a quarter of `free` bytes holds, if that is less.
+
+    A token costs activations (so many `numbers` of `size` bytes), `cached` bytes of keys and values in all layers, and
+    (eager) a row of scores in every head, for `n_keys` and the packed tokens themselves.
+    """
+    scores = (4 + 2 * size) * heads * (n_keys + best)
+    return max(1, min(best, int(free) // 4 // (size * numbers + scores + cached)))
+
+
+def batch_rows(tokens: int, length: int, end: int, cached: int, free: float) -> int:
+    """Rows of `length` tokens a forward: at most so many `tokens`, and keys and values in a quarter of `free` bytes.
+
+    end: tokens whose keys and values a row holds, `cached` bytes each.
+    """
+    return max(1, min(tokens // length, int(free) // 4 // cached // end))
+
+
+def activations(width: int, ffn: int) -> int:
+    """Numbers that one token's way through a layer makes, by an estimate; width, ffn: of hidden states and the MLP."""
+    return 8 * width + 3 * ffn
 
 
 def cache_bytes(lm, size: int) -> int:

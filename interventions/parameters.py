@@ -18,20 +18,11 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from .checkpoints import ModelError
+from .conditions import PROTOCOLS
 from .loading import load_model
 from .model import VisionLanguageModel
 from .testbed import TestBed, TestBedError, load_testbed
 
-_PLAIN = (
-    bool,
-    int,
-    float,
-    str,
-    list,
-    tuple,
-    dict,
-    type(None),
-)  # what a parameter can be; the rest is not ours
 _NOTEBOOK_NAMES = {"In", "Out"}  # IPython's own plain data
 _TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
 _DEFAULT_RESULTS = Path("results")  # in the directory the notebook runs in
@@ -100,7 +91,7 @@ class Parameters(NotebookParameters):
         """Checks that need neither the model nor the test bed."""
         at_least("limit", self.limit, 0, "0 means all questions")
         at_least("seed", self.seed, 0, "it starts the sampling of questions")
-        one_of("protocol", self.protocol, ("paper", "authors"))
+        one_of("protocol", self.protocol, PROTOCOLS)
         at_least("concurrency", self.concurrency, 1, "it counts the questions that wait for a server at a time")
         if self.concurrency > 1 and not self.remote:
             raise ParameterError(
@@ -111,7 +102,7 @@ class Parameters(NotebookParameters):
     def load(self) -> tuple[VisionLanguageModel, TestBed]:
         """The model and the selected questions, with the checks that need them."""
         disable_progress_bar()  # bars break papermill's log and fill the report
-        testbed = _named("testbed", TestBedError, load_testbed, self.testbed)
+        testbed = named("testbed", TestBedError, load_testbed, self.testbed)
         testbed = self.select(testbed)  # cheap, so a wrong part is reported before minutes of loading weights
         model = self.load_model("model")
         self.check_model(model)
@@ -132,7 +123,7 @@ class Parameters(NotebookParameters):
         own = {"revision": self.revision or None} if parameter == "model" else {}
         if parameter in ("model", "text_model"):
             own["prompt"] = self.prompt or None
-        return _named(
+        return named(
             parameter, ModelError, load_model, name or getattr(self, parameter), remote=self.remote,
             concurrency=self.concurrency, dtype=self.dtype or None, device_map=self.device_map or None, **own,
         )
@@ -174,8 +165,8 @@ def _is_plain(value) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def _named(parameter: str, error_type: type[Exception], function, *arguments, **options):
-    """Call a loader and name the parameter that its error is about."""
+def named(parameter: str, error_type: type[Exception], function, *arguments, **options):
+    """Call a loader; an `error_type` becomes a ParameterError that names the parameter it is about."""
     try:
         return function(*arguments, **options)
     except error_type as error:
@@ -183,13 +174,14 @@ def _named(parameter: str, error_type: type[Exception], function, *arguments, **
 
 
 def by_id(testbed: TestBed, ids: list[str]) -> TestBed:
-    by_id = {item.id: item for item in testbed}
+    """The items with these ids, in their order. Raises ParameterError for an id that the test bed does not have."""
+    items = {item.id: item for item in testbed}
     for name in ids:
-        if name not in by_id:
+        if name not in items:
             raise ParameterError(
-                f"Parameter 'items': test bed {testbed.name!r} has no item {name!r}: {closest(name, by_id)}"
+                f"Parameter 'items': test bed {testbed.name!r} has no item {name!r}: {closest(name, items)}"
             )
-    return TestBed(testbed.name, testbed.directory, tuple(by_id[name] for name in ids))
+    return TestBed(testbed.name, testbed.directory, tuple(items[name] for name in ids))
 
 
 def listed(text: str) -> list[str]:

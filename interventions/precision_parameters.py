@@ -1,4 +1,5 @@
-"""The parameters of the notebook about half precision; the defaults are those of its `parameters` cell."""
+"""The parameters of the notebook about half precision and weights in 4 or 8 bits; the defaults are those of its
+`parameters` cell."""
 
 from __future__ import annotations
 

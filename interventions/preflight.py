@@ -100,7 +100,7 @@ def _told(path: str) -> dict:
 
 
 def _versions() -> dict[str, str]:
-    """Of Python and of all packages there, by import name."""
+    """Of Python and of COMPARED there, by name; "?" where the server does not say."""
     told = _told("/env")
     packages = told.get("packages", {})
     return {"python": str(told.get("python_version", "?")).split()[0]} | {
@@ -137,9 +137,9 @@ def _state(deployments: list[dict]) -> str:
 def _remedy(error: ndif.NDIFError, name: str) -> str:
     """The error as a sentence about the parameter that can change it."""
     said = str(error).rstrip(".")
-    if isinstance(error, ndif.RequestRefused) and "does not accept the key" in said:
+    if isinstance(error, ndif.KeyRefused):
         return f"{said}: export the key of your account on that server."
-    if isinstance(error, ndif.RequestRefused) and "does not run this model" in said:
+    if isinstance(error, ndif.NotServed):
         return f"{said}. Name a model that it serves ({_served()}), or ask its operator to deploy {name!r}."
     return f"{said}."
 

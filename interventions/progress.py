@@ -10,20 +10,23 @@ class Progress:
     """Lines, not bars: they read the same on a terminal, in papermill's log and in the saved notebook."""
 
     def __init__(self, total: int, label: str = "", every: float = 30.0) -> None:
-        self.total, self.every, self.done = total, every, 0
+        self.total, self.every, self.done, self.stored = total, every, 0, 0
         self.label = f"{label}: " if label else ""
         self.started = self.reported = time.monotonic()
         self.before = replace(TRAFFIC)
 
-    def step(self, note: str) -> None:
-        """One question is done; says so if the last line is older than `every` seconds."""
+    def step(self, note: str, stored: bool = False) -> None:
+        """One question is done; says so if the last line is older than `every` seconds.
+
+        stored: whether it was only read back from an earlier run, which says nothing of how long the others take.
+        """
         self.done += 1
+        self.stored += stored
         now = time.monotonic()
         if now - self.reported > self.every and self.done < self.total:
-            rate = self.done / (now - self.started)
-            left = (self.total - self.done) / rate
-            pace = f"{_per_time(rate)}, {_duration(left)} left"
-            print(f"{self.label}{self.done} of {self.total} questions, {note}; {pace}", flush=True)
+            rate = (self.done - self.stored) / (now - self.started)
+            pace = f"; {_per_time(rate)}, {_duration((self.total - self.done) / rate)} left" if rate else ""
+            print(f"{self.label}{self.done} of {self.total} questions, {note}{pace}", flush=True)
             self.reported = now
 
     def close(self, note: str) -> None:

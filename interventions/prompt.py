@@ -10,7 +10,7 @@ from numbers import Integral
 
 import torch
 
-from .tokens import PromptError, align, find_phrase, locate, normalise, token_range, token_texts
+from .tokens import PromptError, align, find_phrase, locate, normalise, overlap, token_range, token_texts
 
 ROLES = ("visual", "constraint", "text_constraint", "last", "other")
 
@@ -73,6 +73,7 @@ class Noise:
 class CorruptedPrompt:
     """The corrupted prompt of T' tokens and how it corresponds to the clean one.
 
+    text: the chat text; with a repeated token or noise the clean one's, for only tokens or embeddings differ.
     alignment: for each of the T clean positions the corrupted position that stands for it, or None.
     first_corrupted: everything before it is the same in both, so restoring there has no effect.
     """
@@ -95,29 +96,18 @@ def build_prompt(
     protocol: str = "paper",
 ) -> Prompt:
     """Put a question (and a picture: PIL image, path or None) into the model's chat format and find its
-    parts.
+    parts (paper, section 3.1).
 
     The constraints must stand in the question word for word (case is forgiven). Of several occurrences the
     visual constraint is the first and the text constraint the last, whole words before parts of words.
     protocol: "paper" (the model's own chat format) or "authors" (that of the released scripts).
+    Raises PromptError, TestBedError for an image that cannot be read, and ModelError for an unknown protocol.
     """
-    if image is not None and not model.is_multimodal:
-        raise PromptError(f"image was given but model {model.name!r} reads text only: leave image out.")
-    template = model.prompt_template(image=image is not None, protocol=protocol)
-    question = normalise(question)
-    if not question:
-        raise PromptError("question is empty: give the question's text.")
-    if model.image_token and model.image_token in question:
-        raise PromptError(
-            f"question contains {model.image_token!r}, the placeholder of the image: leave it out."
-        )
-    if "{question}?" in template:
-        question = question.rstrip("?").rstrip()
+    template, question = in_format(model, question, image is not None, protocol)
     spans = {"constraint": find_phrase(question, visual_constraint, "visual_constraint", last=False)}
     if text_constraint is not None:
         spans["text_constraint"] = find_phrase(question, text_constraint, "text_constraint", last=True)
-        (a, b), (c, d) = spans["constraint"], spans["text_constraint"]
-        if a < d and c < b:
+        if overlap(spans["constraint"], spans["text_constraint"]):
             raise PromptError(
                 f"text_constraint {text_constraint!r} overlaps visual_constraint {visual_constraint!r}: "
                 "give phrases that stand apart in the question."
@@ -145,6 +135,23 @@ def build_prompt(
     )
 
 
+def in_format(model, question: str, has_image: bool, protocol: str = "paper") -> tuple[str, str]:
+    """The chat format, and the question as it stands in it. Raises PromptError for what cannot be asked."""
+    if has_image and not model.is_multimodal:
+        raise PromptError(f"image was given but model {model.name!r} reads text only: leave image out.")
+    template = model.prompt_template(image=has_image, protocol=protocol)
+    question = normalise(question)
+    if not question:
+        raise PromptError("question is empty: give the question's text.")
+    _without_image_token(model, "question", question)
+    return template, question.rstrip("?").rstrip() if "{question}?" in template else question
+
+
+def _without_image_token(model, name: str, text: str) -> None:
+    if model.image_token and model.image_token in text:
+        raise PromptError(f"{name} contains {model.image_token!r}, the placeholder of the image: leave it out.")
+
+
 def corrupt(
     model,
     prompt: Prompt,
@@ -154,13 +161,14 @@ def corrupt(
     repeat_token: str | int | None = None,
     repeat_role: str | tuple[str, ...] = "constraint",
 ) -> CorruptedPrompt:
-    """Replace the visual constraint, the text constraint, or both.
+    """Replace the visual constraint, the text constraint, or both (paper, section 3.2).
 
     visual_replacement, text_replacement: fluent phrases put in place of the constraints; the new text is
     tokenised as a whole. Alignment is identical before a constraint and by distance from the right end after
     it; inside, the last token stands for the last, and clean tokens left over stand for nothing.
     repeat_token: the authors' way instead: every token of the constraint `repeat_role` (or of several) becomes this
     one token (an id, or a word whose first token is taken), so lengths agree.
+    Raises PromptError.
     """
     if repeat_token is not None:
         if visual_replacement is not None or text_replacement is not None:
@@ -174,9 +182,10 @@ def corrupt(
         raise PromptError(
             "visual_replacement, text_replacement or repeat_token must be given, and not be empty."
         )
-    for role in replacements:
+    for role, phrase in replacements.items():
         if role not in prompt.spans:
             raise PromptError(f"text_replacement was given but the prompt has no {role}: build it with one.")
+        _without_image_token(model, {"constraint": "visual_replacement"}.get(role, "text_replacement"), phrase)
     template = model.prompt_template(image=bool(prompt.image_inputs), protocol=prompt.protocol)
     question, spans = _replace(prompt.question, prompt.spans, replacements)
     ids, members = locate(model, template, question, spans, len(prompt.visual))
@@ -199,9 +208,9 @@ def noise(
     """Gaussian noise on the input embeddings at positions (indices, or names of roles), visual tokens
     included.
 
-    Standard causal tracing noises ("visual", "constraint"). The noise's standard deviation is `scale` times
-    that of the prompt's own embeddings at these positions, visual and text tokens each by their own; effects
-    are means over `samples` draws.
+    Standard causal tracing (ROME, section 2.1) noises ("visual", "constraint"). The noise's standard deviation is
+    `scale` times that of the prompt's own embeddings at these positions, visual and text tokens each by their own;
+    effects are means over `samples` draws. Raises PromptError.
     """
     chosen = resolve_positions(prompt, positions, PromptError)
     if not chosen:
@@ -253,10 +262,12 @@ def _repeat(model, prompt: Prompt, token: str | int, roles: tuple[str, ...]) -> 
     for role in roles:
         if role not in prompt.spans:
             raise PromptError(
-                f"repeat_role {role!r} has no token in this prompt: use 'constraint' or 'text_constraint'."
+                f"repeat_role {role!r} has no token in this prompt: use {' or '.join(map(repr, prompt.spans))}."
             )
     positions = resolve_positions(prompt, roles)
     if isinstance(token, str):
+        if not token.strip():
+            raise PromptError("repeat_token is empty: give a word, or the id of a token.")
         # As it would stand after other words, and in any tokenizer without a token for the space alone.
         pieces = model.tokenizer(
             f"{token.strip()} {token.strip()}", add_special_tokens=False, return_offsets_mapping=True

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from .checkpoints import ModelError
-from .families import family_of
+from .model import family_row
 from .parameters import closest
 
 SDPA = "sdpa"  # what `from_pretrained` chooses for these classes
@@ -32,10 +32,11 @@ def published_config(name: str) -> LlavaConfig | LlamaConfig | PhiConfig:
 
 
 def skeleton(config) -> torch.nn.Module:
-    """The model of a configuration on the meta device: every module and shape, and not one number."""
-    family = family_of(config)
-    if family is None:
-        raise ModelError(f"a {config.model_type!r} has no row in families.py, so its modules are not known.")
+    """The model of a configuration on the meta device: every module and shape, and not one number.
+
+    Raises ModelError for an architecture that families.py has no row for.
+    """
+    family = family_row(config, config.model_type)
     auto = AutoModelForImageTextToText if family.is_multimodal else AutoModelForCausalLM
     with torch.device("meta"):
         return auto.from_config(config)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -21,6 +20,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
+from .files import in_one_step
 from .ndif import TRAFFIC
 
 MIME_TYPE = "application/vnd.interventions.record+json"
@@ -90,10 +90,8 @@ def record(
 
 def write_record(content: Mapping, path: Path) -> None:
     """Put a record into a file, in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    in_one_step(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def read_record(notebook: str | Path) -> dict:

@@ -25,7 +25,7 @@ from .ndif import (
     TRAFFIC,
     JobFailed,
     NothingThere,
-    RequestRefused,
+    NotServed,
     ServerUnreachable,
     get,
     host,
@@ -154,7 +154,7 @@ class Job(Backend):
             if any(fault in description for fault in faults):
                 raise error(f"the server said {last!r}")
         if "Could not deploy" in description:
-            raise RequestRefused(f"The server does not run this model: {last}")
+            raise NotServed(f"The server does not run this model: {last}")
         if "execution timeout" in description:
             raise JobFailed(
                 f"The server says: {last.rstrip('.')}: ask for fewer positions, kinds or layers at a time, or ask its "

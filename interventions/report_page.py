@@ -19,14 +19,16 @@ from nbconvert.exporters import HTMLExporter
 from nbconvert.filters import markdown2html
 from nbconvert.preprocessors import ExtractOutputPreprocessor
 
+from .files import natural_order
 from .record import RecordError, read_record, write_record
 
 _TEMPLATES = Path(__file__).parent / "report_templates"
 INJECTED = "injected-parameters"  # papermill's tag of the cell that sets the parameters
+_PLACES = ("record_path", "results_dir")  # parameters that say where files go: nothing for who reads the index
 
 
 @dataclass(frozen=True)
-class Report:
+class ReportPage:
     """One executed notebook, as the index shows it. Paths are relative to the index."""
 
     name: str  # fig3_trace
@@ -34,12 +36,8 @@ class Report:
     about: str  # HTML: what the paper says, from the notebook's first cell
     pictures: tuple[str, ...]
     record: dict
+    given: dict  # the parameters that were set for this run, by name
     seconds: float
-
-    @property
-    def changed(self) -> dict:
-        """Parameters that were set for this run."""
-        return {name: value for name, value in self.record["parameters"].items() if value not in ("", None)}
 
 
 def build_pages(directory: str | Path) -> Path:
@@ -73,19 +71,24 @@ def build_pages(directory: str | Path) -> Path:
 def outdated(executed: str | Path, notebook: str | Path) -> str:
     """Why an executed notebook is not what the notebook would make, as a sentence; empty if it is.
 
-    Compared are the cells, but for the one that papermill puts in, and the record beside it.
+    Compared are the cells, but for the one that papermill puts in, and the record beside it. A notebook that stopped at
+    an error has none to compare, which is said as well.
     """
     executed, notebook = Path(executed), Path(notebook)
     cells = [cell for cell in _cells(executed) if INJECTED not in cell.metadata.get("tags", ())]
     if [(cell.cell_type, cell.source) for cell in cells] != [(c.cell_type, c.source) for c in _cells(notebook)]:
         return f"{executed.name} was made by another version of {notebook.name}: run it again."
     beside = executed.with_suffix(".record.json")
-    if not beside.exists() or json.loads(beside.read_text(encoding="utf-8")) != read_record(executed):
+    try:
+        record = read_record(executed)
+    except RecordError as error:
+        return str(error)
+    if not beside.exists() or json.loads(beside.read_text(encoding="utf-8")) != record:
         return f"{beside.name} is not the record in {executed.name}: run it again."
     return ""
 
 
-def _page(path: Path, record: dict) -> Report:
+def _page(path: Path, record: dict) -> ReportPage:
     """Write a notebook's page and pictures; what the index needs of it."""
     notebook = nbformat.read(path, as_version=4)
     exporter = HTMLExporter(template_name="folded", extra_template_basedirs=[str(_TEMPLATES)])
@@ -107,13 +110,15 @@ def _page(path: Path, record: dict) -> Report:
     number = re.match(r"fig(\d+)_", path.stem)
     if number:  # figures that share a notebook share its heading, too
         heading = re.sub(r"Figures? [^:]+:", f"Figure {number[1]}:", heading)
-    return Report(
-        path.stem, heading.lstrip("# "), markdown2html(about.strip()), tuple(pictures), record,
-        float(notebook.metadata.get("papermill", {}).get("duration") or 0),
+    made = notebook.metadata.get("papermill", {})
+    given = {name: value for name, value in made.get("parameters", {}).items() if name not in _PLACES}
+    return ReportPage(
+        path.stem, heading.lstrip("# "), markdown2html(about.strip()), tuple(pictures), record, given,
+        float(made.get("duration") or 0),
     )
 
 
-def _environments(reports: list[Report]) -> list[tuple[str, list[str]]]:
+def _environments(reports: list[ReportPage]) -> list[tuple[str, list[str]]]:
     """What was the same for several reports, told once: (versions, model, commit, ...) -> their names."""
     found: dict[str, list[str]] = {}
     for report in reports:
@@ -135,4 +140,4 @@ def _cells(path: Path) -> list:
 def _order(name: str) -> list:
     """table1 first, then the figures by number, then the rest."""
     kind = 0 if name.startswith("table") else 1 if name.startswith("fig") else 2
-    return [kind, *(int(piece) if piece.isdecimal() else piece for piece in re.split(r"(\d+)", name))]
+    return [kind, *natural_order(name)]

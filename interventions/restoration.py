@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 from .forward import decode, extend, prompt_inputs, run
 from .metrics import answer_probability
-from .packing import cached_tokens_that_fit, packed_inputs, packing_budget
+from .packing import budget, packed_inputs, rows_that_fit
 
 
 def restore_sites(lm, request: dict) -> dict:
@@ -40,13 +40,18 @@ def restore_sites(lm, request: dict) -> dict:
         if (begins is not None and clean["top_id"] not in begins) or clean["p_clean"] < request["min_p_clean"]:
             return result
         restore = {"packed": restore_packed, "rows": restore_rows, "plain": restore_plain}[request["method"]]
-        samples = 1 if request["noise"] is None else request["noise"][2]
+        samples = n_samples(request)
         corrupted, restored = 0.0, torch.zeros(len(request["sites"]))
         for sample in range(samples):
             p_corrupted, p_restored = restore(lm, request, clean, corrupted_run(lm, request, clean, sample))
             corrupted += p_corrupted / samples
             restored += p_restored / samples
         return result | {"p_corrupted": corrupted, "restored": restored}
+
+
+def n_samples(request: dict) -> int:
+    """How often the corrupted run is made: once, or with noise once a draw."""
+    return 1 if request["noise"] is None else request["noise"][2]
 
 
 def clean_run(lm, request: dict) -> dict:
@@ -91,7 +96,8 @@ def corrupted_run(lm, request: dict, clean: dict, sample: int) -> dict:
     """The corrupted prompt (and the answer's tokens, teacher forced) from `first` on, over the clean prefix.
 
     Returns hidden (list of [1, t, d] by layer, the first being the embeddings), cache (of the whole corrupted
-    sequence), end (its length), keep (positions that predict the scored tokens), p_corrupted.
+    sequence), ids [1, end] (the sequence), end (its length), keep (positions that predict the scored tokens), logits
+    [1, len(keep), V], p_corrupted.
     """
     first, scored = request["first"], clean["scored"]
     ids = torch.cat([request["corrupted_ids"], torch.tensor([scored[:-1]], dtype=torch.long)], dim=1)
@@ -151,9 +157,7 @@ def restore_rows(lm, request: dict, clean: dict, corrupted: dict):
     Every row is computed as it would be alone, which keeps half precision exact.
     """
     sites, first = request["sites"], request["first"]
-    budget = request["max_packed_tokens"] or packing_budget(lm, corrupted["end"], corrupted["hidden"][0])
-    fitting = cached_tokens_that_fit(lm, corrupted["hidden"][0]) // corrupted["end"]
-    n_rows = max(1, min(budget // (corrupted["end"] - first), fitting))
+    n_rows = rows_that_fit(lm, request, corrupted["end"], corrupted["hidden"][0])
     restored = torch.zeros(len(sites))
     for pack in packs(sites, [1] * len(sites), n_rows):
         layer, rows = sites[pack[0]][2], len(pack)
@@ -177,10 +181,10 @@ def restore_packed(lm, request: dict, clean: dict, corrupted: dict):
     one together with the corrupted run's hidden states of the tokens behind them. Layers below are skipped.
     """
     sites, first, end = request["sites"], request["first"], corrupted["end"]
-    budget = request["max_packed_tokens"] or packing_budget(lm, end, corrupted["hidden"][0])
     begins = [min(p for _, p in site[1]) for site in sites]
+    costs, most = [end - begin for begin in begins], budget(lm, request, end, corrupted["hidden"][0])
     restored = torch.zeros(len(sites))
-    for pack in packs(sites, [end - begin for begin in begins], budget):
+    for pack in packs(sites, costs, most):
         layer = sites[pack[0]][2] + 1
         segments = [begins[s] for s in pack]
         inputs, offsets = packed_inputs(corrupted["hidden"][layer], first, segments, [end] * len(pack))

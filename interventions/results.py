@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +18,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from .files import in_one_step
 
 SCHEMA_VERSION = 1  # raise it whenever the content of a stored table changes its meaning
 _KEY = b"interventions.key"
@@ -70,16 +70,12 @@ class ResultStore:
     def _put(self, key: dict, frame: pd.DataFrame) -> None:
         table = pa.Table.from_pandas(frame, preserve_index=False)
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: _canonical(key)})
-        path = self.path(key)
-        temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
-        try:
-            with temporary.open("wb") as file:
+
+        def write(path: Path) -> None:
+            with path.open("wb") as file:  # Arrow takes a relative path such as "gpt:2/…" for a URI
                 pq.write_table(table, file, compression="zstd", write_page_checksum=True)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+
+        in_one_step(self.path(key), write)
 
 
 def _canonical(key: dict) -> bytes:

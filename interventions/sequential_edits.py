@@ -17,6 +17,8 @@ from .multedit import edit_facts
 from .ndif import JobFailed
 from .testbed import Item
 
+SAMPLE = 3  # times n_unrelated: unrelated questions are asked once a count here, not once an edit
+
 
 def sequential_edits(
     model: VisionLanguageModel, chosen: Chosen, testbed: Iterable[Item],
@@ -25,8 +27,9 @@ def sequential_edits(
     """Edits that are kept, each made on the model as edited so far, evaluated after `counts` of them, by task.
 
     Columns task, edits, p_target, low, high (mean over all facts kept so far, with its interval), p_paraphrase,
-    accuracy_before, accuracy_after, kl (of one sample of n_unrelated questions that have nothing to do with any fact to
-    be kept), skipped (items that could not be edited, so far). Counts above the number of a task's items are left out.
+    accuracy_before, accuracy_after, kl (of one sample of questions that have nothing to do with any fact kept),
+    n_unrelated (its size: SAMPLE times that of the settings, or as many as there are), skipped (items that could not be
+    edited, so far). Counts above the number of a task's items are left out, and those at which a request failed.
     Nothing is stored.
     """
     settings, testbed, counts = settings or Editing(), list(testbed), sorted(set(counts))
@@ -46,10 +49,13 @@ def _kept_edits(
     sample = pool
     for item in items[:most]:
         sample = unrelated(item, sample, len(sample), settings.seed)
-    sample = sample[: settings.n_unrelated * 3]
+    sample = sample[: settings.n_unrelated * SAMPLE]
     for item in items:
         if len(asked) == most:
             break
+        # One that takes the place of a skipped one may be what the sample asks about.
+        if len(unrelated(item, sample, len(sample), settings.seed)) < len(sample):
+            continue
         questions = questions_about(model, item, testbed, settings.protocol)
         fact = questions["target"][0], item.answers[0]
         try:
@@ -62,8 +68,11 @@ def _kept_edits(
         edited = apply_edits(edited, [edit])
         asked.append((item, {name: questions[name] for name in ("target", "paraphrase")}))
         if len(asked) in counts:
-            kept = [evaluate(edited, one.answers[0], prompts, []) for one, prompts in asked]
-            others = evaluate(edited, item.answers[0], asked[-1][1], sample)
+            try:
+                kept = [evaluate(edited, one.answers[0], prompts, []) for one, prompts in asked]
+                others = evaluate(edited, item.answers[0], asked[-1][1], sample)
+            except JobFailed:
+                continue
             value, low, high = bootstrap_interval([found["p_target"] for found in kept])
             rows.append({
                 "edits": len(asked), "p_target": value, "low": low, "high": high,

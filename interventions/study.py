@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from .asking import ITEM_COLUMNS, ask, reasons
-from .causal_trace import CausalTrace, trace, window_spans
+from .causal_trace import KINDS, CausalTrace, trace, window_spans
 from .conditions import Conditions, clean_prompt, corrupted_prompt
 from .model import VisionLanguageModel
 from .prompt import Prompt
@@ -83,7 +83,7 @@ class TraceStudy:
 
 def trace_study(
     model: VisionLanguageModel, testbed: Iterable[Item], *, window: int = 3,
-    kinds: Iterable[str] = ("mlp", "attention"), conditions: Conditions | None = None, min_p_clean: float = 0.1,
+    kinds: Iterable[str] = KINDS, conditions: Conditions | None = None, min_p_clean: float = 0.1,
     results_dir: str | Path = "results", shard: str = "", required: bool = False, method: str | None = None,
     remote: bool | str | None = None, only_read: bool = False, label: str = "",
 ) -> TraceStudy:
@@ -131,7 +131,7 @@ def _trace_item(
     """The table stored for one question: its sites, or one row without a site if it is left out."""
     prompt = clean_prompt(model, item, conditions)
     corrupted = corrupted_prompt(model, item, prompt, conditions)
-    positions = range(max(prompt.visual, default=0), len(prompt))
+    positions = shown_positions(prompt)
     if only_read:
         role = _read_role(conditions, item.constraints == "multi")
         positions = prompt.positions(role.removesuffix("_last"))[-1:]
@@ -150,6 +150,17 @@ def _trace_item(
     if facts["reason"]:
         return pd.DataFrame([facts])
     return _with_roles(result, prompt).assign(**facts)
+
+
+def shown_positions(prompt: Prompt) -> tuple[int, ...]:
+    """The tokens whose sites are worth a look, of all that a trace could restore.
+
+    As in the released scripts the last visual token stands for all, and what is before it is left out; where the image
+    comes after the question, all from the first constraint on belongs to them.
+    """
+    image = max(prompt.visual, default=0)
+    first = min(image, prompt.constraint[0], *prompt.positions("text_constraint")[:1])
+    return tuple(i for i in range(first, len(prompt)) if i == image or prompt.roles[i] != "visual")
 
 
 def _with_roles(result: CausalTrace, prompt: Prompt) -> pd.DataFrame:

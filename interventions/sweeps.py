@@ -130,8 +130,7 @@ def paired_bests(one: TraceStudy, other: TraceStudy) -> pd.DataFrame:
             columns += [effect.to_numpy(float), taken.to_numpy(float)]
         row |= dict(zip(("difference", "low", "high"), bootstrap_interval(columns[0] - columns[2]), strict=True))
         shares = bootstrap_interval(np.stack(columns, axis=1), _share_difference)
-        for name, value in zip(("difference", "low", "high"), shares, strict=True):
-            row[f"recovered_{name}"] = float(np.ravel(value)[0])  # a single question: NaN for each column
+        row |= dict(zip(("recovered_difference", "recovered_low", "recovered_high"), shares, strict=True))
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -18,6 +18,11 @@ def normalise(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip()
 
 
+def overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two spans [begin, end) have a place in common."""
+    return one[0] < other[1] and other[0] < one[1]
+
+
 def find_phrase(question: str, phrase: str, name: str, *, last: bool) -> tuple[int, int]:
     """Character span of a phrase in a question. name: the parameter to blame."""
     phrase = normalise(phrase)
@@ -67,9 +72,8 @@ def locate(
     members = {}
     for role, (begin, end) in spans.items():
         # A span has no outer space, so a token that is only the space before it does not overlap it.
-        overlapping = [
-            i for i, (a, b) in enumerate(offsets) if a < end + shift and b > begin + shift and a < b
-        ]
+        place = (begin + shift, end + shift)
+        overlapping = [i for i, (a, b) in enumerate(offsets) if a < b and overlap((a, b), place)]
         if not overlapping:
             raise PromptError(
                 f"{role} {question[begin:end]!r} has no token of its own in {question!r}: reword it."

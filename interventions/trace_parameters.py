@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .causal_trace import WINDOW_RULES
 from .conditions import CONSTRAINTS, CORRUPTIONS, Conditions
 from .model import VisionLanguageModel
 from .parameters import ParameterError, at_least, listed, one_of
@@ -24,7 +25,7 @@ class TraceParameters(SampleParameters):
         super().check()
         self._windows()  # refuses what is no window
         at_least("noise_samples", self.noise_samples, 1, "effects are means over so many draws of noise")
-        one_of("window_rule", self.window_rule, ("", "centered", "radius"))
+        one_of("window_rule", self.window_rule, ("", *WINDOW_RULES))
         one_of("corruption", self.corruption, ("", *CORRUPTIONS))
         one_of("corrupted", self.corrupted, ("", *CONSTRAINTS))
         if self.constraints == "single" and self.corrupted in ("text", "both"):

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-Item = TypeVar("Item")
+Input = TypeVar("Input")
 Result = TypeVar("Result")
 AHEAD = 8  # items that may be begun before the oldest is done, times those that wait together
 _TURN = threading.Lock()
@@ -25,7 +25,7 @@ class Abandoned(Exception):
     """Nobody waits for this item any more."""
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], at_a_time: int) -> Iterator[Result]:
+def in_order(function: Callable[[Input], Result], items: Iterable[Input], at_a_time: int) -> Iterator[Result]:
     """`function` of each item, in the order of the items; up to `at_a_time` of them wait for a server together.
 
     A slow one holds up only what is handed out, not what is begun. An exception is raised in its item's place. Then,
@@ -74,8 +74,10 @@ def rest(seconds: float) -> None:
             raise Abandoned
 
 
-def _with_turn(function: Callable[[Item], Result], item: Item, ended: threading.Event) -> Result:
+def _with_turn(function: Callable[[Input], Result], item: Input, ended: threading.Event) -> Result:
     with _TURN:
+        if ended.is_set():  # while it waited for its turn
+            raise Abandoned
         _HERE.held, _HERE.ended = True, ended
         try:
             return function(item)

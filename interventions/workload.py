@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
+from . import packing
 from .causal_trace import METHODS, window_spans
 from .families import count_image_tokens, family_of
-from .packing import CPU_PACKED_TOKENS, GPU_PACKED_TOKENS
 from .published import skeleton
 from .restoration import packs
 
@@ -43,8 +43,8 @@ class Architecture:
 
     @property
     def activations(self) -> int:
-        """Numbers that one token's way through a layer makes, by the estimate of `packing.packing_budget`."""
-        return 8 * self.width + 3 * self.ffn
+        """Numbers that one token's way through a layer makes, by an estimate."""
+        return packing.activations(self.width, self.ffn)
 
     @property
     def image_flops(self) -> float:
@@ -112,7 +112,6 @@ class Work:
     image_flops: float = 0
     moved: float = 0
     layer_calls: int = 0
-    forwards: int = 0
     images: int = 0
     attention_tokens: int = 0
     mlp_tokens: int = 0
@@ -145,7 +144,6 @@ def forward_work(
         # The cache is read and written whole when a forward extends it, and read by attention.
         moved=size * (weights + attention * arch.activations + 3 * cached),
         layer_calls=layers + (arch.vision_layers if images else 0),
-        forwards=1,
         images=images,
         attention_tokens=attention,
         mlp_tokens=mlp,
@@ -205,13 +203,12 @@ def kept_bytes(arch: Architecture, question: Question, way: str, size: int = 2) 
 
 def packed_tokens(arch: Architecture, keys: int, free: float, cuda: bool, size: int = 2) -> int:
     """What `packing.packing_budget` chooses where so many bytes are free."""
-    best = GPU_PACKED_TOKENS if cuda else CPU_PACKED_TOKENS
-    scores = (4 + 2 * size) * arch.heads * (keys + best)
-    token = size * arch.activations + scores + size * arch.layers * arch.kv_width
-    return max(1, min(best, int(free) // 4 // token))
+    best = packing.GPU_PACKED_TOKENS if cuda else packing.CPU_PACKED_TOKENS
+    cached = size * arch.layers * arch.kv_width
+    return packing.packed_tokens(best, keys, size, arch.activations, arch.heads, cached, free)
 
 
 def batch_rows(arch: Architecture, question: Question, budget: int, free: float, size: int = 2) -> int:
-    """Batch rows of a forward, as `restoration.restore_rows` chooses them."""
+    """What `packing.rows_that_fit` chooses where so many bytes are free."""
     end = arch.visual + question.before + question.positions
-    return max(1, min(budget // question.positions, int(free) // 4 // (size * arch.layers * arch.kv_width) // end))
+    return packing.batch_rows(budget, question.positions, end, size * arch.layers * arch.kv_width, free)

@@ -1,7 +1,12 @@
-"""Editing studies made by hand, for tests of their averages, figures and claims."""
+"""Editing studies made by hand, for tests of their averages, figures and claims; and whether weights are the same."""
+
+import hashlib
 
 import numpy as np
 import pandas as pd
+
+from interventions.edit import digest
+from interventions.model import VisionLanguageModel
 
 TASKS = ("correct", "insert")
 COLUMNS = [
@@ -62,3 +67,12 @@ def kept_edits(values: dict, edits=(1, 10, 50)) -> pd.DataFrame:
         for task, columns in values.items() for kept, p, paraphrase, accuracy in zip(edits, *columns, strict=True)
     ], columns=["task", "edits", "p_target", "low", "high", "p_paraphrase", "accuracy_before", "accuracy_after", "kl",
                 "n"])
+
+
+def weights_digest(model: VisionLanguageModel) -> str:
+    """A sha256 over all parameters and buffers by name, type and bytes: equal before and after, nothing has changed."""
+    everything = hashlib.sha256()
+    for tensors in (model.module.named_parameters(), model.module.named_buffers()):
+        for name, tensor in tensors:
+            everything.update(f"{name} {tuple(tensor.shape)} {digest(tensor)}\n".encode())
+    return everything.hexdigest()

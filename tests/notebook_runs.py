@@ -1,14 +1,11 @@
 """What tests of notebooks share: tiny saved models and a test bed, and running a notebook as a user does."""
 
 import json
-import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import nbformat
 import papermill
-import pytest
 import tiny
 from answering import questions, speaking
 
@@ -21,16 +18,6 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 BY_HAND = {"explore", "verify"}  # notebooks that people use in JupyterLab, one question at a time
 PARTS = ("known", "okvqa", "movies")
-
-
-def findable() -> Iterator[None]:
-    """While it lasts, kernels find the package, and the kernel of this interpreter, wherever the tests are started."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    patch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
-    patch.delenv("MPLBACKEND", raising=False)
-    yield
-    patch.undo()
 
 
 def save_models(root: Path) -> Path:
@@ -78,14 +65,14 @@ def noise_on_stderr(path: Path) -> list[str]:
 SHOWS = "The paper's finding shows here in"
 
 
-def check(path, results, figure: str, pictures: set[str], tables: int, says: str = SHOWS) -> dict:
-    """What every figure's notebook must do; returns its record."""
-    record = read_record(path)
-    [written] = results.rglob(f"{path.stem}.record.json")
+def check(path, results, figure: str, pictures: set[str], tables: int, says: str = SHOWS, name: str = "") -> dict:
+    """What every figure's notebook must do; returns its record. name: that its files begin with (the notebook's)."""
+    record, name = read_record(path), name or path.stem
+    [written] = results.rglob(f"{name}.record.json")
     assert record == json.loads(written.read_text())
     assert record["figure"] == figure
-    assert {entry.name for entry in written.parent.glob(f"{path.stem}_*")} == {
-        f"{path.stem}_{name}.{end}" for name in pictures for end in ("png", "pdf")
+    assert {entry.name for entry in written.parent.glob(f"{name}_*")} == {
+        f"{name}_{picture}.{end}" for picture in pictures for end in ("png", "pdf")
     }
     assert len(shown(path, "image/png")) == len(pictures)
     assert len(shown(path, "text/html")) == tables

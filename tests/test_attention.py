@@ -6,29 +6,14 @@ import pytest
 import tiny
 import torch
 from sizes import LargestTensor
+from tiny import ask, with_biases
 
 from interventions import attention
 from interventions.attention import AttentionError, attention_contributions
 from interventions.forward import attention_call
-from interventions.prompt import build_prompt
 from interventions.restoration import clean_run
 
-QUESTION = "Name a country that borders this country and starts with B"
 EVERYTHING = ("vectors", "head_norms", "weights")
-
-
-def ask(model):
-    image = tiny.picture() if model.is_multimodal else None
-    return build_prompt(model, QUESTION, image, visual_constraint="this country", text_constraint="B")
-
-
-def with_biases(model):
-    """Phi has them, but they begin at zero: a bias that is forgotten would not show."""
-    generator = torch.Generator().manual_seed(1)
-    for name, weight in model.module.named_parameters():
-        if name.endswith("bias") and "layers" in name:
-            weight.data = torch.randn(weight.shape, generator=generator).to(weight) * 0.5
-    return model
 
 
 @pytest.fixture(scope="module", params=[(*key, way) for key in tiny.SEEDS for way in ("sdpa", "eager")], ids=str)

@@ -267,6 +267,9 @@ def test_patches_of_examples():
     drawn = patch_examples(study, 2, each=2)
     assert drawn["id"].nunique() == 2
     assert set(drawn["answer"]) == {"Lima"}  # only right ones
+    parts = contributions_study({(part, FLOW): noise() for part in ("known", "movies")})
+    each = patch_examples(parts, 2, each=2).drop_duplicates("id")
+    assert each["part"].tolist() == ["known"] * 2 + ["movies"] * 2 and set(each["constraint"]) == {""}
     with pytest.raises(ValueError, match="ids must be questions of the study, but 'other' is none"):
         patch_examples(study, 2, ["other"])
 

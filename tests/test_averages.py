@@ -66,9 +66,8 @@ def test_what_is_early():
 def test_effects_by_layer_are_those_of_the_role_that_is_read():
     study = study_of(sites(early, parts=("known", "movies")))
     roles = by_role_layer(study.sites)
-    for role, effects in ((None, by_layer(study)), ("constraint", by_layer(study, "constraint"))):
-        expected = roles[roles["role"] == (role or "constraint_last")].drop(columns="role").reset_index(drop=True)
-        pd.testing.assert_frame_equal(effects, expected, check_dtype=False, rtol=1e-12)
+    expected = roles[roles["role"] == "constraint_last"].drop(columns="role").reset_index(drop=True)
+    pd.testing.assert_frame_equal(by_layer(study), expected, check_dtype=False, rtol=1e-12)
 
 
 def study_of_values(values: np.ndarray):
@@ -99,7 +98,7 @@ def no_effect(shape: str) -> np.ndarray:
 def test_without_an_effect_one_study_in_twenty_has_a_layer_below_five_percent(shape, monkeypatch):
     monkeypatch.setattr(module, "FLIPS", 1000)
     study = study_of_values(no_effect(shape))
-    tests = layer_tests(study, role="constraint_last")
+    tests = layer_tests(study)
     assert len(tests) == N_STUDIES * N_LAYERS
     best = tests.groupby("part")["p_corrected"].min()
     assert 0.02 < (best <= 0.05).mean() <= 0.08
@@ -110,7 +109,7 @@ def test_without_an_effect_one_study_in_twenty_has_a_layer_below_five_percent(sh
     assert tests["p"].mean() == pytest.approx(0.5, abs=0.03)
     assert (tests.groupby("part")["p"].min() <= 0.05).mean() > 0.12
     assert (tests["p_corrected"] >= tests["p"]).all()
-    early_p = early_tests(study, role="constraint_last")["p"]
+    early_p = early_tests(study)["p"]
     assert 0.02 < (early_p <= 0.05).mean() <= 0.08
     assert early_p.mean() == pytest.approx(0.5, abs=0.06)
 
@@ -165,13 +164,16 @@ def test_parts_and_kinds_are_tested_apart():
     assert (tests.drop([("okvqa", "mlp")])["p_corrected"] == 1).all()
 
 
-def test_the_tests_read_another_role_if_asked():
+def test_the_tests_read_the_studys_role():
     study = study_of(sites(lambda part, kind, role, layer, q: 0.4 if role == "last" else 0.0))
+    multi = study.questions.assign(constraints="multi")  # of which the text constraint is read
+    other = replace(study, questions=multi, sites=study.sites.replace({"role": {"last": "text_constraint_last"}}))
+    assert (study.role, other.role) == ("constraint_last", "text_constraint_last")
     assert (layer_tests(study)["effect"] == 0).all()
-    assert (layer_tests(study, role="last")["p_corrected"] < 0.01).all()
-    assert (early_tests(study, role="last")["early"] > 0.3).all()
-    assert (peak_layers(study, role="last")["effect"] > 0.3).all()
-    assert (window_effects({3: study}, role="last")["low"] > 0.3).all()
+    assert (layer_tests(other)["p_corrected"] < 0.01).all()
+    assert (early_tests(other)["early"] > 0.3).all()
+    assert (peak_layers(other)["effect"] > 0.3).all()
+    assert (window_effects({3: other})["low"] > 0.3).all()
 
 
 def test_a_constant_effect():
@@ -286,8 +288,9 @@ def test_the_interval_of_the_best_layer_is_wider_than_that_of_a_given_one():
     assert best["low"] < given["low"] < given["high"] < best["high"]
     # Of eight layers with 20 questions: 3.0 standard errors; of one: 2.0.
     assert 1.3 < (best["high"] - best["low"]) / (given["high"] - given["low"]) < 1.8
-    looser = window_effects(sweep, level=0.5).iloc[0]
-    assert best["low"] < looser["low"] < looser["effect"]
+    effects = effects_at(sweep[1].sites, sweep[1].role, "known", "mlp").to_numpy(float)
+    looser = simultaneous_interval(effects, level=0.5)[1][5]
+    assert best["low"] < looser < best["effect"]
 
 
 @pytest.mark.parametrize("n", [5, 10, 20])

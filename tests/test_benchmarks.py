@@ -1,13 +1,17 @@
 """The baselines compute what the trace computes, and the counts are right: a ratio needs both."""
 
 import json
+import platform
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import tiny
 import torch
 
-from benchmarks import attention, baselines, editing, measure, standard, tracing
+from benchmarks import attention, editing, measure, remote, standard, testbed, tracing
 from benchmarks.subjects import TOKENS, Subject, llava_shape, long_text
+from benchmarks.ways import WAYS, Task
 from interventions.prompt import build_prompt, corrupt
 
 
@@ -37,9 +41,10 @@ def test_standard_tracing_is_compared_on_outputs_that_noise_changed(subject, cap
     assert float(capsys.readouterr().out.split("largest effect ")[1].split()[0]) > 0.1
 
 
-@pytest.mark.parametrize("way", [baselines.hooks, baselines.authors])
+@pytest.mark.parametrize("way", ["hooks", "authors"])
 def test_baselines_restore_something(subject, way):
-    restore, first = way(subject), subject.positions[0]
+    module = subject.model.module
+    restore, first = WAYS[way].ask(module, Task(subject, module)), subject.positions[:1]
     untouched = restore(("mlp", first, 0, 0))
     assert restore(("mlp", first, 0, 3)) != pytest.approx(untouched, abs=1e-4)
 
@@ -80,6 +85,38 @@ def test_results_of_other_benchmarks_stay(tmp_path):
     assert list(found) == ["edit/ratio", "tracing/ratio"]
     assert [found["edit/ratio"][key] for key in ("value", "low", "high", "n")] == [2.0, 1.0, 3.0, 3]
     assert found["edit/ratio"]["machine"]["cores"] >= 1
+
+
+def test_a_system_that_does_not_list_its_processor_is_asked_for_its_name(tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Fast\n")
+    monkeypatch.setattr(measure, "CPUINFO", tmp_path / "cpuinfo")
+    assert measure.machine()["cpu"] == "Fast"
+    monkeypatch.setattr(measure, "CPUINFO", tmp_path / "none")  # as on macOS
+    monkeypatch.setattr(platform, "processor", lambda: "arm")
+    assert measure.machine()["cpu"] == "arm"
+
+
+def test_a_throughput_leaves_the_first_question_out_and_is_saved_over_one(monkeypatch):
+    asked, saved = [], {}
+    server = SimpleNamespace(sandboxed=False, answers=[])
+    monkeypatch.setattr(remote, "load_model", lambda *_, **given: SimpleNamespace(server=server, **given))
+    monkeypatch.setattr(remote, "trace_study", lambda _, items, results_dir: asked.append((len(items), results_dir)))
+    monkeypatch.setattr(remote, "per_question", lambda *_: {})
+    monkeypatch.setattr(remote, "save", saved.update)
+    remote.main()
+    assert [n for n, _ in asked] == [1, remote.MANY] * len(remote.CONCURRENCY)
+    assert len({folder for _, folder in asked}) == len(asked)  # nothing is found there already
+    assert saved.keys() == {f"remote/trusted/throughput_{n}_over_1" for n in (4, 8)}
+
+
+def test_an_import_that_is_not_as_it_must_be_ends_the_benchmark():
+    rows = [("known", 0, "kept"), ("known", 1, "repaired"), ("movies", 0, "kept")]
+    due = pd.DataFrame(rows, columns=["part", "number", "status"])
+    testbed.refuse_wrong(due[::-1], due)
+    with pytest.raises(SystemExit, match="1 of 3 rows are not as they must be: row 1 of known is 'kept', not 'rep"):
+        testbed.refuse_wrong(due.replace("repaired", "kept"), due)
+    with pytest.raises(SystemExit, match="1 of 3 rows"):
+        testbed.refuse_wrong(due[:2], due)
 
 
 def test_the_large_question_has_llava_s_layout():

@@ -1,6 +1,7 @@
 """The page on the method's choices says what was measured, and the measurement is that of a trace."""
 
 import json
+import re
 
 import pytest
 import tiny
@@ -9,12 +10,28 @@ from answering import questions
 from benchmarks import choices, measure
 from interventions.study import trace_study
 
+PAGE = choices.PAGE
+
 
 def test_the_table_of_the_page_is_made_of_the_results():
-    page = choices.PAGE.read_text()
+    page = PAGE.read_text()
     made = choices.table(json.loads(measure.RESULTS.read_text()))
     assert choices.on_page(page, made) == page
     assert choices.on_page(page, "another") != page
+
+
+def test_the_page_tells_how_many_questions_the_command_asks(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr("sys.argv", ["choices"])
+    monkeypatch.setattr(choices, "load_model", lambda name: None)
+    monkeypatch.setattr(choices, "measured", lambda model, items, choice: asked.append(len(items)) or {})
+    monkeypatch.setattr(measure, "save", lambda numbers: None)
+    monkeypatch.setattr(choices, "PAGE", tmp_path / "page.md")
+    text = PAGE.read_text()
+    choices.PAGE.write_text(text)
+    choices.main()
+    assert re.search(r"on the same (\d+) embedded questions", text)[1] == str(asked[0])
+    assert "    python -m benchmarks.choices\n" in text
 
 
 def test_a_choice_is_measured_as_a_study_measures_it(tmp_path):

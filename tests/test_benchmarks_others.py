@@ -60,7 +60,7 @@ def way_that_finds(values) -> Way:
     return Way(lambda loaded, task: restore, lambda directory: None, batched=False)
 
 
-def test_a_way_that_disagrees_gets_no_time_and_nothing_is_saved(asked, tmp_path, monkeypatch):
+def test_a_way_that_disagrees_gets_no_time_and_nothing_is_saved(asked, monkeypatch):
     saved = []
     monkeypatch.setattr(measure, "save", lambda *arguments, **more: saved.append(arguments))
     monkeypatch.setattr(others, "load_subject", lambda name: asked.subject)

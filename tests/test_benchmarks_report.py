@@ -21,7 +21,19 @@ def compared(prefix: str, ratio: float, low: float | None = None, memory: float 
 
 
 def test_the_page_is_made_from_the_results():
-    assert report.README.read_text() == report.report(measure.load())
+    results = measure.load()
+    assert report.README.read_text() == report.report(results)
+    families = {name.partition("/")[0] for name in results} - {"choices"}  # which have a page of their own
+    assert families <= {"others", "scaling", *report.FAMILIES}
+
+
+def test_effects_are_values_over_questions():
+    results = {"corruptions/known/chosen/mlp effect": entry(0.5), "testbed/import_released/memory_mb": entry(2, 1)}
+    _, memory, _, effects = report.everything_else(results, [MACHINE])
+    assert memory.splitlines()[0] == "| number | median (low - high) | repeats | machine |"
+    head, _, row = effects.splitlines()
+    assert head == "| number | value | questions | machine |"
+    assert row == "| `known/chosen/mlp effect` | 0.5 | 3 | A |"
 
 
 def test_others_are_listed_by_our_advantage():
@@ -89,8 +101,10 @@ def test_machines_are_told_apart_and_dated():
     other = MACHINE | {"cpu": "another"}
     dated = entry(1.0, date="2026-11-27", commit="abc", load=2.5) | {"machine": other}
     results = {"tracing/a": entry(1.0), "others/b": dated}
+    results |= {f"scaling/{day}": dated | {"date": f"2026-12-0{day}"} for day in (3, 1)}
     machines = report.machines_of(results)
     assert machines == [MACHINE, other]
     rows = report.made_on(results, machines).splitlines()[2:]
     assert rows[0].endswith("| tracing | before dates were kept | not kept |")
-    assert rows[1].startswith("| B | another |") and rows[1].endswith("| others | 2026-11-27 at abc | 2.5 to 2.5 |")
+    assert rows[1].startswith("| B | another |")
+    assert rows[1].endswith("| others, scaling | 2026-11-27 to 2026-12-03 | 2.5 to 2.5 |")

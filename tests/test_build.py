@@ -1,7 +1,6 @@
 """Test beds from the original sources."""
 
 import csv
-import json
 import pickle
 
 import pytest
@@ -97,6 +96,13 @@ def test_years_of_films_that_share_a_name(films, tmp_path):
     assert years == {"Old": None, "Fargo": 1996, "Up": None}
 
 
+def test_years_of_joint_credits(films, tmp_path):
+    text = 'movie_name,director_name,year\nFargo,"Joel Coen, Ethan Coen",1996\nUp,Pete Docter & Bob Peterson,2009\n'
+    (tmp_path / "years.csv").write_text(text)
+    years = {film.name: film.year for film in read_films(films, tmp_path / "years.csv")}
+    assert years == {"Old": None, "Fargo": 1996, "Up": 2009}
+
+
 @pytest.mark.parametrize(("text", "names"), [
     ("Joel Coen, Ethan Coen", ("Joel Coen", "Ethan Coen")), ("A and B", ("A", "B")),
     ("A & B; C | D", ("A", "B", "C", "D")),
@@ -165,6 +171,18 @@ def test_a_home_directory_is_read_and_recorded(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_pictures_of_whatever_kind_can_be_read_are_found(films, tmp_path, capsys):
+    for name in ("Joel Coen", "Ethan Coen", "Bob Peterson"):
+        (tmp_path / "more" / name).mkdir(parents=True)
+    Image.new("RGB", (12, 9)).save(tmp_path / "more" / "Bob Peterson" / "1.tif")
+    Image.new("RGB", (12, 9)).save(tmp_path / "more" / "Somebody.tiff")
+    command = ["testbed", "build", "movies", str(films), str(tmp_path / "bed")]
+    assert main([*command, "--images", str(tmp_path / "images"), "--images", str(tmp_path / "more")]) == 0
+    bed = load_testbed(tmp_path / "bed")
+    assert {item.entity: item.image.suffix for item in bed}["Bob Peterson"] == ".tif"
+    assert "that no row names" not in capsys.readouterr().out  # also of folders that an earlier one stands before
+
+
 @pytest.mark.parametrize(("question", "original", "phrase"), [
     ("How tall is this tower?", "How tall is Eiffel Tower?", "this tower"),
     ("This church's architect was?", "Notre-Dame's architect was?", "This church"),
@@ -174,9 +192,3 @@ def test_a_home_directory_is_read_and_recorded(tmp_path, monkeypatch):
 ])
 def test_the_phrase_that_stands_for_a_name(question, original, phrase):
     assert changed_phrase(question, original) == phrase
-
-
-def test_json_is_as_in_the_sources(tmp_path):
-    write_okvqa(tmp_path, ["What is this?"])
-    entry = json.loads((tmp_path / "annotations.json").read_text())["annotations"][0]
-    assert set(entry) == {"image_id", "question_id", "question_type", "answer_type", "confidence", "answers"}

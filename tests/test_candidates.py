@@ -6,17 +6,8 @@ from dataclasses import replace
 import pytest
 
 from interventions.testbed import Item, load_testbed
-from interventions.testbed.candidates import (
-    SOURCES,
-    Candidates,
-    Kind,
-    compared,
-    kind_of,
-    kinds,
-    other_forms,
-    text_form,
-    visual_kind,
-)
+from interventions.testbed.candidates import SOURCES, Candidates, compared
+from interventions.testbed.entity_kinds import Kind, kind_of, kinds, other_forms, text_form, visual_kind
 
 
 def item(name: str, answer: str, **changes) -> Item:

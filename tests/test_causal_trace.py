@@ -10,12 +10,12 @@ import pytest
 import tiny
 import torch
 from answering import speaking
+from tiny import ask
 
 from interventions import restoration
 from interventions.causal_trace import TraceError, trace, window_spans
-from interventions.prompt import build_prompt, corrupt, noise
+from interventions.prompt import corrupt, noise
 
-QUESTION = "Name a country that borders this country and starts with B"
 CASES = {  # name -> (how the prompt is corrupted, options of the trace, the least largest effect)
     "equal lengths": (dict(visual_replacement="Sri Lanka"), {}, 0.3),
     "shorter, window 1": (dict(visual_replacement="Peru"), dict(window=1), 0.02),
@@ -38,13 +38,6 @@ CASES = {  # name -> (how the prompt is corrupted, options of the trace, the lea
     ),
     "noise": (dict(noise=True), {}, 0.1),
 }
-
-
-def ask(model, **kwargs):
-    image = tiny.picture() if model.is_multimodal else None
-    return build_prompt(
-        model, QUESTION, image, visual_constraint="this country", text_constraint="B", **kwargs
-    )
 
 
 def corrupted_prompt(model, prompt, options):
@@ -275,6 +268,7 @@ def test_noise_is_as_large_as_the_embeddings_it_disturbs():
     embeddings[:, 1:3] *= 10
     request = {"clean_ids": ids, "image_token_id": 3, "first": 1, "noise": ((1, 2, 4), 3.0, 2, 7)}
     one, two = (restoration.embedding_noise(request, embeddings, embeddings[:, 1:], n)[0] for n in range(2))
+    assert one.shape == embeddings[0, 1:].shape
     assert one[[0, 1]].std().item() == pytest.approx(3 * embeddings[0, [1, 2]].std().item(), rel=0.05)
     assert one[3].std().item() == pytest.approx(3 * embeddings[0, 4].std().item(), rel=0.05)
     assert (one[[2, 4]] == 0).all()
@@ -325,7 +319,7 @@ def test_a_wrong_or_unsure_answer_ends_the_work_after_the_clean_run(monkeypatch)
     corrupted = corrupt(model, prompt, visual_replacement="Sri Lanka")
     own = trace(model, prompt, corrupted)
     right = trace(model, prompt, corrupted, accepted=["Lima", own.answer_text], min_p_clean=own.p_clean * 0.99)
-    assert right.correct
+    assert right.correct and trace(model, prompt, corrupted, accepted=own.answer_text).correct
     np.testing.assert_array_equal(right.restored, own.restored)
     monkeypatch.setattr("interventions.restoration.corrupted_run", None)  # would fail if it were called
     wrong = trace(model, prompt, corrupted, accepted=["Lima"])

@@ -1,4 +1,5 @@
-import pandas as pd
+"""What is in a test bed: counts, constraints that are looked for, and examples."""
+
 import pytest
 import tiny
 from answering import MULTI, SINGLE
@@ -69,6 +70,13 @@ def test_examples_prefer_other_questions_entities_and_images(bed):
     assert len({found.id for found in example_items(many, 5) if found.part == "known"}) == 5
 
 
+def test_an_unknown_entity_is_not_the_same_one_again(tmp_path):
+    same = [item(n, entity="", image=f"/images/{n}.png") for n in range(4)]
+    other = item(9, question="What is the name of this country?", entity="", image="/images/9.png")
+    for seed in range(4):
+        assert other in example_items(TestBed("bed", tmp_path, (*same, other)), 2, seed)
+
+
 def test_examples_as_a_table():
     frame = example_frame([item(0, "movies", "multi", answers=("Belize|Brazil", "x"))])
     assert frame.loc[0, ["id", "part", "constraints", "answer"]].tolist() == [
@@ -78,7 +86,6 @@ def test_examples_as_a_table():
         "| movies | multi | Name a country that borders **this country** and starts with ***B*** | Belize\\|Brazil |"
     )
     assert len(lines) == 3
-    assert isinstance(frame, pd.DataFrame)
 
 
 def test_items_on_their_way(bed, model):

@@ -13,8 +13,6 @@ from interventions.claims.attention import (
     fig5_numbers,
     fig5_table,
     knockout_claims,
-    peak_concentration,
-    peak_layer,
     route_claims,
     subset_claims,
 )
@@ -27,6 +25,7 @@ from interventions.claims.failure import (
     fig17_claims,
     fig17_numbers,
 )
+from interventions.concentration import first_layer, peak_concentration, peak_layer
 from interventions.failure import confidence_minus, failure_scores, failure_table
 from interventions.outcomes import outcome_by_layer, outcome_tests
 from interventions.record import Number
@@ -41,13 +40,26 @@ def held(claims) -> list[bool | None]:
     return [claim.holds for claim in claims]
 
 
+def peaks_of(study) -> tuple[pd.DataFrame, pd.DataFrame]:
+    first = first_layer(study)
+    return first, peak_concentration(study, first)
+
+
+def claims_of(study):
+    return fig5_claims(study, *peaks_of(study))
+
+
+def numbers_of(study):
+    return fig5_numbers(study, *peaks_of(study))
+
+
 def visual_study(values, parts=("known",), **options):
     return contributions_study({(part, FLOW): values for part in parts}, **options)
 
 
 def test_figure_5_holds_for_late_tokens_in_the_first_layer():
     study = visual_study(late_visual(N, N_LAYERS, N_VISUAL), parts=("known", "movies"))
-    claims = fig5_claims(study)
+    claims = claims_of(study)
     assert held(claims) == [True] * 8
     assert [claim.claim.split(":")[0] for claim in claims] == ["known"] * 4 + ["movies"] * 4
     assert all("layer 0" in claim.here for claim in claims)
@@ -58,33 +70,33 @@ def test_figure_5_holds_for_late_tokens_in_the_first_layer():
 def test_each_claim_of_figure_5_fails_alone():
     late = late_visual(N, N_LAYERS, N_VISUAL)
     other_layer = late[:, [3, 1, 2, 0, *range(4, N_LAYERS)]]
-    assert held(fig5_claims(visual_study(other_layer))) == [False, True, True, True]
-    assert "layer 3" in fig5_claims(visual_study(other_layer))[0].here
-    assert held(fig5_claims(visual_study(np.roll(late, 20, axis=-1)))) == [True, True, True, False]
+    assert held(claims_of(visual_study(other_layer))) == [False, True, True, True]
+    assert "layer 3" in claims_of(visual_study(other_layer))[0].here
+    assert held(claims_of(visual_study(np.roll(late, 20, axis=-1)))) == [True, True, True, False]
     own = late.copy()  # other tokens in every question: few, but not the same
     for q in range(N):
         own[q, 0] = np.roll(late[q, 0], 4 * q)
-    assert held(fig5_claims(visual_study(own)))[:3] == [True, True, False]
+    assert held(claims_of(visual_study(own)))[:3] == [True, True, False]
     broad = late_visual(N, N_LAYERS, N_VISUAL, late=0.0)
     broad[:, 0] += 3 + 0.2 * np.arange(N_VISUAL) / N_VISUAL  # the same tokens lead, but hardly
-    assert held(fig5_claims(visual_study(broad)))[:3] == [True, False, True]
+    assert held(claims_of(visual_study(broad)))[:3] == [True, False, True]
 
 
 def test_more_than_an_even_share_is_not_enough_if_others_carry_more():
     values = np.ones((N, N_LAYERS, N_VISUAL))
     values[:, 0] = 2
     values[:, 0, 60:] = 20
-    assert fig5_claims(visual_study(values))[3].holds
+    assert claims_of(visual_study(values))[3].holds
     values[:, 0, 60:] = 7  # 0.19, three times an even share
-    assert not fig5_claims(visual_study(values))[3].holds
+    assert not claims_of(visual_study(values))[3].holds
     values[:, 0, 60:] = 20
     values[:, 0, 8:12] = 30
-    assert not fig5_claims(visual_study(values))[3].holds
+    assert not claims_of(visual_study(values))[3].holds
 
 
 def test_nothing_is_claimed_of_equal_contributions():
     values = np.random.default_rng(0).gamma(50, 0.02, (N, N_LAYERS, N_VISUAL))
-    assert held(fig5_claims(visual_study(values))) == [False] * 4
+    assert held(claims_of(visual_study(values))) == [False] * 4
 
 
 @pytest.mark.parametrize("seed", [2, 3, 8, 13])
@@ -92,9 +104,9 @@ def test_more_overlap_than_expected_may_be_chance(seed):
     values = np.random.default_rng(seed).gamma(2, 0.5, (N, N_LAYERS, N_VISUAL))
     values[:, 1:] /= 2
     study = visual_study(values)
-    numbers = fig5_numbers(study)
+    numbers = numbers_of(study)
     assert numbers["known/overlap"].value > numbers["known/overlap_null"].value
-    assert not fig5_claims(study)[2].holds
+    assert not claims_of(study)[2].holds
 
 
 def test_numbers_of_figure_5():
@@ -102,7 +114,7 @@ def test_numbers_of_figure_5():
     drops = np.full((N, N_LAYERS + 1), 0.1)
     drops[:, 2], drops[:, -1] = 0.4, 0.7
     right = np.arange(N) > 2
-    numbers = fig5_numbers(visual_study(late, drops={("known", FLOW): drops}, right={"known": right}))
+    numbers = numbers_of(visual_study(late, drops={("known", FLOW): drops}, right={"known": right}))
     assert (numbers["known/accuracy"].value, numbers["known/accuracy"].n) == (0.75, 12)
     assert (numbers["known/p_clean"].value, numbers["known/p_clean"].n) == (pytest.approx(0.9), 9)
     assert (numbers["known/peak_layer"].value, numbers["known/peak_layer"].n) == (0, 9)
@@ -128,10 +140,11 @@ def test_tables_of_figure_5():
     moved = late[:, [3, 1, 2, 0, *range(4, N_LAYERS)]]
     drops = {("known", FLOW): np.tile(np.arange(N_LAYERS + 1) / 10, (N, 1))}
     study = contributions_study({("known", FLOW): late, ("movies", FLOW): moved}, drops=drops)
-    peaks = peak_concentration(study)
+    first, peaks = peaks_of(study)
     assert list(zip(peaks["part"], peaks["layer"], strict=True)) == [("known", 0), ("movies", 3)]
     assert (peaks["share_last"] > 0.5).all()
-    assert peak_layer(study) == 0
+    assert peak_layer(first) == peak_layer(first[::-1]) == 0  # the lowest
+    assert peak_layer(first[first["part"] == "movies"]) == 3
     table = fig5_table(study)
     norm = table[(table["dataset"] == "known") & (table["quantity"] == "norm")].set_index(["layer", "index"])["value"]
     assert norm[0, 63] == pytest.approx(late[:, 0, 63].mean(), rel=1e-5)
@@ -140,8 +153,9 @@ def test_tables_of_figure_5():
     share = table[(table["quantity"] == "share") & (table["flow"] == FLOW)]
     assert len(share) == 2 * N_LAYERS and share["low"].notna().all()
     nothing = contributions_study({("known", FLOW): late}, right={"known": np.zeros(N, bool)})
-    assert peak_concentration(nothing).empty and fig5_table(nothing).empty
-    assert peak_layer(nothing) == 0
+    first, peaks = peaks_of(nothing)
+    assert first.empty and peaks.empty and fig5_table(nothing).empty
+    assert peak_layer(first) == 0
 
 
 def blocked(n=N, **whole) -> dict:
@@ -212,7 +226,7 @@ def test_subsets_are_judged_part_by_part_and_have_numbers():
     few = replace(study, questions=study.questions.assign(correct=study.questions["correct"] & ~other))
     assert [claim.claim.split(":")[0] for claim in subset_claims(study)] == ["known", "movies"]
     assert [claim.claim.split(":")[0] for claim in subset_claims(few)] == ["known"]
-    numbers = fig5_numbers(study)
+    numbers = numbers_of(study)
     for name, value in zip(SUBSETS, (0.6, 0.1, 0.02), strict=True):
         assert numbers[f"known/{name}/drop_all_layers"].value == pytest.approx(value, abs=1e-5)
     kept = study.knockouts[study.knockouts["flow"] == FLOW]
@@ -263,28 +277,28 @@ def test_routes_are_compared_on_questions_that_both_answer_right():
 def test_without_knockouts_nothing_is_said_about_routes():
     study = route_study({})
     assert knockout_claims(study) == route_claims(study) == route_claims(study, study) == subset_claims(study) == []
-    assert not any("drop" in name for name in fig5_numbers(study))
+    assert not any("drop" in name for name in numbers_of(study))
 
 
 def test_of_a_part_without_right_answers_nothing_can_be_said():
     late = late_visual(N, N_LAYERS, N_VISUAL)
     drops = {(part, FLOW): np.full((N, N_LAYERS + 1), 0.8) for part in ("known", "movies")}
     study = visual_study(late, ("known", "movies"), drops=drops, right={"movies": np.zeros(N, bool)})
-    assert held(fig5_claims(study)) == [True] * 4 + [None] * 4
+    assert held(claims_of(study)) == [True] * 4 + [None] * 4
     assert held(knockout_claims(study)) == [True, None]
     assert held(route_claims(route_study({("known", FLOW): drops["known", FLOW]}))) == [None] * 2  # no other flow
-    assert {claim.here for claim in fig5_claims(study)[4:]} == {"no question was answered right"}
-    numbers = fig5_numbers(study)
+    assert {claim.here for claim in claims_of(study)[4:]} == {"no question was answered right"}
+    numbers = numbers_of(study)
     assert numbers["movies/accuracy"].value == 0
     assert "movies/peak_layer" not in numbers
 
 
 def test_one_question_makes_no_claim_of_agreement():
     study = visual_study(late_visual(1, N_LAYERS, N_VISUAL), drops={("known", FLOW): np.full((1, N_LAYERS + 1), 0.8)})
-    first, top, same, last = fig5_claims(study)
+    first, top, same, last = claims_of(study)
     assert first.holds and top.holds and last.holds
     assert same.holds is None and "unknown" in same.here
-    assert fig5_numbers(study)["known/overlap"].n == 1
+    assert numbers_of(study)["known/overlap"].n == 1
 
 
 def outcome_study(gain=1.0, at=(4,), n=60, wrong=20, base_layer=None, relations=None):

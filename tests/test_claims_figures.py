@@ -69,6 +69,11 @@ def test_each_fig1_claim_fails_alone(sweeps, broken):
     assert {place for place, claim in enumerate(claims) if not claim.holds} == broken
 
 
+def test_fig1_cannot_say_who_peaks_later_where_no_question_has_an_effect_in_both():
+    claim = fig1_claims(fig1({1: 0.0005, 2: 0.0005, 5: 0.0005}), at=1, compared=5)[2]
+    assert claim.holds is None and claim.here == "no question has an effect in both (window 5)"
+
+
 def test_fig1_compares_only_questions_that_have_an_effect_in_both():
     effect = bump(0.6, 4)
     sweeps = fig1(PAPER)

@@ -195,6 +195,17 @@ def test_a_second_call_computes_nothing(model, items, study, controls, results, 
             trace_controls(other, items, of, results_dir=results)
 
 
+def test_another_position_is_stored_by_what_determines_it(model, items, tmp_path, monkeypatch):
+    """It is drawn by the question's id, and has nothing to do with another image."""
+    twice = [replace(items[0], id=name) for name in ("one", "two")]
+    study = trace_study(model, twice, window=1, results_dir=tmp_path)
+    calls = watched(monkeypatch)
+    trace_controls(model, twice, study, results_dir=tmp_path)
+    assert len(calls) == len(moved(calls)) == 2
+    trace_controls(model, [*twice, *items[2:]], study, results_dir=tmp_path)
+    assert len(moved(calls)) == 2 < len(calls)
+
+
 def test_weights_in_memory_are_never_taken_from_the_store(items, study, results, monkeypatch):
     model = planted.build(READ, LOOKUP, MOVE)
     calls = []
@@ -210,7 +221,7 @@ def test_weights_in_memory_are_never_taken_from_the_store(items, study, results,
 
 def item_like(name: str, **fields) -> Item:
     given = {
-        "id": name, "part": "known", "question": "The capital of this country is", "image": "x.png",
+        "id": name, "part": "known", "question": "The capital of this country is", "image": f"{name}.png",
         "visual_constraint": "this country", "visual_replacement": "Chile", "answers": (f"capital of {name}",),
         "entity": name, "relation": "capital",
     }
@@ -224,11 +235,20 @@ def test_the_other_item_has_the_same_words_and_another_answer():
         item_like("same answer", answers=("Rome", "capital of Peru")),
         item_like("other words", question="The capital of this land is", visual_constraint="this land"),
         item_like("no image", image=None),
+        item_like("same image", image="Peru.png"),
         item,
     ]
     assert other_item(item, unfit) is None
     fit = item_like("Japan")
     assert other_item(item, [*unfit, fit]) is fit
+
+
+def test_an_unknown_entity_is_not_the_same_one():
+    """Imported questions of OK-VQA do not say what their image shows."""
+    item, fit = item_like("Peru", entity=""), item_like("Japan", entity="")
+    assert other_item(item, [item_like("same image", entity="", image="Peru.png"), item, fit]) is fit
+    assert other_item(item_like("Peru"), [fit]) is fit
+    assert other_item(item, [item_like("Japan")]).id == "Japan"
 
 
 def test_the_other_item_asks_the_same_if_one_does():

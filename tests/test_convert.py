@@ -109,6 +109,23 @@ def test_what_was_done_with_every_tensor_is_told(source, tmp_path, capsys):
     assert "is not empty: name a new folder" in capsys.readouterr().err
 
 
+def test_what_another_run_is_writing_is_left_alone(source, tmp_path, monkeypatch):
+    save = LlavaForConditionalGeneration.save_pretrained
+
+    def twice(self, folder):
+        save(self, folder)
+        with monkeypatch.context() as patch:  # another run, which is as far as this one
+            patch.setattr(LlavaForConditionalGeneration, "save_pretrained", save)
+            convert_bunny(source, tmp_path / "out", **TOWER_OF_FIXTURE)
+        assert off_by(folder) < 1e-5
+
+    monkeypatch.setattr(LlavaForConditionalGeneration, "save_pretrained", twice)
+    with pytest.raises(OSError, match="not empty"):
+        convert_bunny(source, tmp_path / "out", **TOWER_OF_FIXTURE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+    assert off_by(tmp_path / "out") < 1e-5
+
+
 def test_the_result_is_a_model_of_this_package(converted):
     model = load_model(str(converted))
     assert model.family.name == "llava-phi" and model.n_image_tokens == 16

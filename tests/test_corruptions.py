@@ -9,7 +9,7 @@ import pytest
 import tiny
 from answering import MULTI, questions, renamed, speaking
 
-import interventions.testbed.corruptions as module
+import interventions.testbed.tries as module
 from interventions.causal_trace import trace
 from interventions.prompt import PromptError, build_prompt, corrupt
 from interventions.testbed import TestBed, TestBedError, load_image, load_testbed, save_testbed

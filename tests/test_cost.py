@@ -10,8 +10,8 @@ from transformers import GPT2Config
 
 from benchmarks import baselines, fitting, measure, whole, width
 from benchmarks.subjects import Subject
+from interventions import ModelError, cost, packing
 from interventions import __main__ as command
-from interventions import cost, packing
 from interventions.causal_trace import trace
 from interventions.cost import CPU, CostError, Device, estimate
 from interventions.prompt import build_prompt, corrupt
@@ -121,13 +121,15 @@ def test_budgets_are_those_of_the_package(monkeypatch):
         end, chosen = len(traced.prompt), []
         for free in (10_000, 1_000_000, 3_000_000, 10**9):
             monkeypatch.setattr(packing, "free_bytes", lambda device, free=free: free)
-            budget = packing.packing_budget(traced.model.traced, end, torch.zeros(1, dtype=dtype))
+            request = {"max_packed_tokens": None, "first": end - question.positions}
+            asked = traced.model.traced, request, end, torch.zeros(1, dtype=dtype)
+            budget, rows = packing.budget(*asked), packing.rows_that_fit(*asked)
             assert packed_tokens(arch, end, free, False, size) == budget
-            fitting = packing.cached_tokens_that_fit(traced.model.traced, torch.zeros(1, dtype=dtype))
-            rows = max(1, min(budget // question.positions, fitting // end))
             assert batch_rows(arch, question, budget, free, size) == rows
-            chosen.append(budget)
-        assert chosen[0] < chosen[1] < chosen[-1] == packing.CPU_PACKED_TOKENS
+            chosen.append((budget, rows))
+        budgets, rows = zip(*chosen, strict=True)
+        assert budgets[0] < budgets[1] < budgets[-1] == packing.CPU_PACKED_TOKENS
+        assert rows[0] < rows[1] < rows[-1] == packing.CPU_PACKED_TOKENS // question.positions
 
 
 def test_seconds_and_memory_follow_from_the_counts():
@@ -183,13 +185,10 @@ def written(tmp_path, monkeypatch):
     """A fit in place of the package's own."""
     path = tmp_path / "fit.json"
     monkeypatch.setattr(cost, "FIT", path)
-    monkeypatch.setattr(cost, "read_fit", lambda: json.loads(path.read_text()) if path.exists() else None)
-    for module in ("interventions.cost_table", "benchmarks.whole"):
-        monkeypatch.setattr(f"{module}.read_fit", cost.read_fit)
     return path
 
 
-def test_the_command(capsys, written):
+def test_cost_prints_seconds_hours_and_what_is_assumed(capsys, written):
     asked = ["cost", "--model", "llava-1.5-7b", "--device"]
     assert command.main([*asked, "a100", "--questions", "100", "--method", "packed"]) == 0
     printed = capsys.readouterr().out
@@ -258,5 +257,5 @@ def test_models_whose_work_is_not_counted_are_refused(tmp_path):
     tiny.build("llama", "tiles").config.save_pretrained(tmp_path)
     with pytest.raises(CostError, match="cuts images into as many tiles as they are large, which is not counted"):
         estimate(str(tmp_path), "a100")
-    with pytest.raises(CostError, match=r"has no row in families.py"):
+    with pytest.raises(ModelError, match=r"is a 'gpt2' over 'gpt2', for which families\.py has no row"):
         estimate(GPT2Config(), "a100")

@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from interventions.testbed import Item, TestBedError, load_testbed, save_testbed
-from interventions.testbed.provenance import history
+from interventions.testbed.provenance import history, rewrite
 from interventions.testbed.verification.agreement import agreement, disputed, progress
 from interventions.testbed.verification.decisions import DecisionLog, spans_problem
 from interventions.testbed.verification.outcomes import (
@@ -93,7 +93,7 @@ def test_the_last_decision_counts_and_undoing_brings_back_the_one_before(bed, lo
     assert len(lines(log)) == 6
 
 
-def test_what_cannot_be_decided_is_not_written(bed, log):
+def test_what_cannot_be_decided_is_not_written(log):
     overlapping = item().with_constraints("this old church", "church number")
     for decided, name, action, problem in (
         (item(), "anna", "approve", "action cannot be 'approve'"),
@@ -148,7 +148,7 @@ def test_a_log_that_cannot_be_used_is_one_sentence(bed, log, tmp_path, monkeypat
     write = os.write
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda file, line: write(file, line[:50]))
-        with pytest.raises(TestBedError, match=r"cannot be written \(the disk is full\): nothing is saved"):
+        with pytest.raises(TestBedError, match=r"written \(the disk is full\): what was to be added is not saved"):
             log.decide(bed.items[0], "anna", "accept")
     assert log.path.stat().st_size == 50
     log.decide(bed.items[1], "anna", "accept")
@@ -295,6 +295,17 @@ def test_what_is_rejected_comes_back_when_the_decision_is_undone(bed, log, tmp_p
     assert with_set_aside(load_testbed(tmp_path)) == load_testbed(tmp_path)
 
 
+def test_what_was_set_aside_meanwhile_does_not_come_back(bed, log):
+    """Long work, such as `annotate`, ends after people have decided."""
+    log.decide(bed.items[0], "anna", "reject")
+    apply_decisions(load_testbed(bed.directory), log)
+    done = [replace(one, visual_replacement="Notre-Dame") for one in bed]
+    new = item(9)
+    after = rewrite(bed, [*done, new], "annotate", counts={"annotated": 6})
+    assert after.items == (*done[1:], new)
+    assert history(bed.directory)[-1]["counts"] == {"annotated": 6, "changed meanwhile": 1}
+
+
 def test_only_what_is_verified_can_be_kept(bed, log):
     log.decide(bed.items[0], "anna", "accept")
     log.decide(whole(bed.items[1]), "anna", "correct")
@@ -305,6 +316,8 @@ def test_only_what_is_verified_can_be_kept(bed, log):
     assert [i.id for i in load_testbed(bed.directory)] == ["okvqa-0", "okvqa-1", "okvqa-5"]
     reasons = [json.loads(line)["reason"] for line in (bed.directory / "set_aside.jsonl").read_text().splitlines()]
     assert reasons == ["not verified"] * 4  # each row once
+    apply_decisions(load_testbed(bed.directory), log)
+    assert {i.id for i in load_testbed(bed.directory)} == {i.id for i in bed}  # those nobody decided on are back
 
 
 def test_one_person_can_be_preferred_in_disputes(bed, log):

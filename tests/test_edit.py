@@ -10,7 +10,7 @@ import torch
 from answering import renamed
 from peft import PeftModel
 from safetensors import safe_open
-from test_attention import with_biases
+from tiny import with_biases
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, LlamaForCausalLM
 
 from interventions import attention_contributions, attention_knockout, load_model, load_testbed, trace
@@ -330,8 +330,8 @@ def test_a_fact_of_the_embedded_model_is_changed(start, target, layer, tmp_path)
         ({"facts": [(None, "  ")]}, "facts must have targets of at least one word"),
         ({"facts": [(None, None)]}, "facts must have targets of at least one word"),
         ({"layers": 2}, r"facts must be a list of \(prompt, target\) pairs, and layers a list such as \[2\]"),
-        ({"layers": (-1, 2)}, "layers must be among the model's 0 to 4, not -1"),
-        ({"layers": (1, 5)}, "layer must be one of the model's 0 to 4, not 5"),
+        ({"layers": (-1, 2)}, r"layers must be among the model's 0 to 4, not \[-1, 2\]"),
+        ({"layers": (1, 5)}, r"layers must be among the model's 0 to 4, not \[1, 5\]"),
         ({"layers": (1, 4)}, "layer 4 gives no gradient"),
         ({"items": ["a", "b"]}, "items must be one id for each of the 1 facts, not 2"),
         ({"lam": 0.0}, "lam must be above 0"),
@@ -365,9 +365,9 @@ def others():
     nudged = tiny.build()
     with torch.no_grad():
         w_proj(nudged, 4).weight[0, 0] += 1e-3  # one number is enough
-    yield nudged, "whose weights are others than those of 'tiny-llama-clip': load it into that model"
+    yield nudged, "whose weights differ from those of 'tiny-llama-clip': load it into that model"
     yield tiny.build(dtype=torch.bfloat16), "in torch.float32, and .* is torch.bfloat16: load the model in that type"
-    yield tiny.build("gqa", "siglip"), "whose weights are others than those of 'tiny-gqa-siglip'"
+    yield tiny.build("gqa", "siglip"), "whose weights differ from those of 'tiny-gqa-siglip'"
     yield with_layers(3), "whose layer 4 model 'short' lacks: load it into that model"
     yield with_layers(5, intermediate_size=48), r"with W_proj of 32 x 64, but 'short' has 32 x 48: load it"
 
@@ -401,7 +401,7 @@ def test_weights_elsewhere_are_known_by_their_revision():
     edit = an_edit(model, 1)
     model.module.to("meta")
     edit.check(model)
-    with pytest.raises(EditError, match="whose weights are others"):
+    with pytest.raises(EditError, match="whose weights differ from"):
         replace(edit, revision="another").check(model)
 
 
@@ -423,7 +423,7 @@ def test_an_edit_is_made_without_the_weights(monkeypatch):
     another = tiny.build()
     edit.check(another)  # of the same revision
     another.revision = "r2"
-    with pytest.raises(EditError, match="whose weights are others"):
+    with pytest.raises(EditError, match="whose weights differ from"):
         edit.check(another)
 
 
@@ -535,6 +535,21 @@ def test_an_interrupted_save_leaves_what_was_there(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space left"):
             an_edit(model, 2).save(tmp_path / name)
     assert [file.name for file in tmp_path.iterdir()] == ["an.edit"] and path.read_bytes() == before
+
+
+def test_an_interrupted_export_leaves_what_was_there(tmp_path, monkeypatch):
+    model = tiny.build()
+    folder = export_peft(model, [an_edit(model, 1)], tmp_path / "adapter")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def half(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", half)
+    with pytest.raises(OSError, match="No space left"):
+        export_peft(model, [an_edit(model, 2)], folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_an_adapter_has_the_edits_that_the_model_has(tmp_path):

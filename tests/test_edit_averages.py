@@ -14,7 +14,7 @@ from interventions.edit_averages import (
     method_differences,
     method_means,
 )
-from interventions.edit_study import METHODS
+from interventions.edit_study import EDIT_METHODS
 from interventions.metrics import bootstrap_interval
 
 METRICS = ["efficacy", "exact", "generalisation", "pictures", "following", PRODUCT, "specificity", "kl"]
@@ -41,7 +41,7 @@ def test_means_are_those_of_the_method_and_task():
     means = method_means(results.sample(frac=1, random_state=1))
     assert list(means.columns) == ["task", "method", "metric", "value", "low", "high", "n"]
     assert list(dict.fromkeys(zip(means["task"], means["method"], strict=True))) == [
-        (task, method) for task in ("correct", "insert") for method in METHODS]
+        (task, method) for task in ("correct", "insert") for method in EDIT_METHODS]
     for task, method in (("correct", "MultEdit"), ("insert", "fine-tuning")):
         rows = results[(results["task"] == task) & (results["method"] == method)]
         expected = {
@@ -84,7 +84,7 @@ def test_differences_are_taken_within_each_item():
     results = results.sample(frac=1, random_state=2)  # rows of a pair do not stand beside each other
     differences = method_differences(results)
     assert list(differences.columns) == ["task", "method", "metric", "difference", "low", "high", "n"]
-    assert list(dict.fromkeys(differences["method"])) == [method for method in METHODS if method != "MultEdit"]
+    assert list(dict.fromkeys(differences["method"])) == [method for method in EDIT_METHODS if method != "MultEdit"]
     found = cell(differences, task="correct", method="fine-tuning", metric="efficacy")
     tables = [results[(results["task"] == "correct") & (results["method"] == method)].set_index("id")["p_target"]
               for method in ("fine-tuning", "MultEdit")]
@@ -165,7 +165,7 @@ def test_examples_are_drawn_and_have_their_constraint_marked():
     items = [item for item in load_testbed() if item.constraints == "single"][:8]
     results = edit_results(8)
     insert = results["task"].eq("insert")
-    for method in METHODS:
+    for method in EDIT_METHODS:
         rows = results.index[insert & results["method"].eq(method)]
         results.loc[rows, ["id", "question"]] = [(item.id, item.question) for item in items]
     examples = edit_examples(results, items, n=3)

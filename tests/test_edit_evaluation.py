@@ -12,6 +12,7 @@ from answering import questions, speaking
 import interventions.edit_evaluation as module
 from interventions.conditions import Conditions, Unusable, clean_prompt
 from interventions.edit import apply_edits
+from interventions.edit_errors import EditError
 from interventions.edit_evaluation import ask_edited, evaluate, questions_about, reference, sent_once, unrelated
 from interventions.multedit import edit_facts
 from interventions.optimized_value import Optimizer
@@ -57,7 +58,7 @@ def test_every_number_is_that_of_the_edited_model(model, items, edited):
     asked = questions_about(model, items[0], items)
     others = [reference(model, item) for item in items[1:]]
     found = evaluate(changed, target, asked, others)
-    token = module.answer_tokens(model, asked["target"][0], target)
+    token = module.target_tokens(model, asked["target"][0], target)
     assert len(token) == 1
     log_p, _ = whole(changed, items[0])
     assert found["p_target"] == pytest.approx(log_p[token[0]].exp().item(), abs=1e-5)
@@ -120,6 +121,11 @@ def test_unrelated_questions_share_neither_entity_nor_answer(model, items):
     few = unrelated(items[0], pool, 2)
     assert [one.item.id for one in few] == [one.item.id for one in unrelated(items[0], pool[::-1], 2)]
     assert len(few) == 2
+
+
+def test_a_target_without_tokens_is_said_in_a_sentence(model, items):
+    with pytest.raises(EditError, match=r"^target '' has no tokens of its own"):
+        evaluate(model, " ", questions_about(model, items[0], []), [])
 
 
 def test_serialised_as_for_a_server_it_gives_the_same(model, items):

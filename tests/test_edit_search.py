@@ -7,13 +7,13 @@ import pytest
 import tiny
 from answering import questions, renamed, speaking
 
-import interventions.edit_search as module
+import benchmarks.edit_search as module
+from benchmarks.edit_search import GRIDS, search
 from interventions.closed_form import LAMBDA
 from interventions.edit_errors import EditError
 from interventions.edit_evaluation import reference
 from interventions.edit_items import wrong_items
-from interventions.edit_search import GRIDS, search
-from interventions.edit_study import CONSTRAINED_DEFAULT, METHODS, Editing, EditStudy, edit_study
+from interventions.edit_study import CONSTRAINED_DEFAULT, EDIT_METHODS, Editing, EditStudy, edit_study
 from interventions.fine_tuning import FineTuning
 from interventions.optimized_value import Optimizer
 
@@ -61,7 +61,7 @@ def test_the_three_metrics_weigh_alike(monkeypatch):
         p, paraphrase, kept = columns[settings.lam]
         row = {"p_target": p, "p_paraphrase": paraphrase, "accuracy_before": 0.5, "accuracy_after": kept / 2,
                "seconds": 1.0}
-        return EditStudy(pd.DataFrame([row]), pd.DataFrame(), 8, 2, "planted")
+        return EditStudy(pd.DataFrame([row]), pd.DataFrame(), 8)
 
     monkeypatch.setattr(module, "edit_study", study)
     best, table = search(None, {}, [], [], "MultEdit", grid=[{"lam": lam} for lam in columns])
@@ -76,7 +76,7 @@ def test_a_method_without_settings_is_one_sentence(given):
 
 
 def test_the_defaults_are_of_the_grids():
-    assert set(GRIDS) == set(METHODS) - {"no edit", "random layer"}
+    assert set(GRIDS) == set(EDIT_METHODS) - {"no edit", "random layer"}
     assert {"lam": LAMBDA} in GRIDS["MultEdit"]
     assert {"fine_tuning": FineTuning()} in GRIDS["fine-tuning"]
     assert {"constrained": CONSTRAINED_DEFAULT} in GRIDS["constrained fine-tuning"]

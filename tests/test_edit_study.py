@@ -7,16 +7,25 @@ import pandas as pd
 import pytest
 import tiny
 from answering import questions, renamed, speaking
+from edits import weights_digest
 
 import interventions.edit_study as module
 import interventions.sequential_edits as kept
 from interventions import edit_items
 from interventions.edit_errors import EditError, NoGradientError
-from interventions.edit_evaluation import reference
+from interventions.edit_evaluation import reference, unrelated
 from interventions.edit_items import references, wrong_items
-from interventions.edit_study import METHODS, Editing, edit_every_layer, edit_study, known_answers_apart, random_layer
-from interventions.fine_tuning import FineTuning, weights_digest
+from interventions.edit_study import (
+    EDIT_METHODS,
+    Editing,
+    edit_every_layer,
+    edit_study,
+    known_answers_apart,
+    random_layer,
+)
+from interventions.fine_tuning import FineTuning
 from interventions.multedit import edit_facts
+from interventions.ndif import JobFailed
 from interventions.optimized_value import Optimizer
 from interventions.parameters import ParameterError
 
@@ -87,9 +96,44 @@ def test_the_search_for_errors_stops_when_there_are_enough_and_remembers_answers
         wrong_items(model, bed[:1], "correct", 0, results_dir=tmp_path)
 
 
+@pytest.mark.parametrize(("task", "which", "words"), [
+    ("insert", slice(4), "'tasks': the test bed has no questions of the split 'never'.*to insert: write -p tasks corr"),
+    ("correct", slice(4, 6), "'tasks': the test bed has no questions but those never met.*correct: write -p tasks ins"),
+])
+def test_a_test_bed_without_questions_of_a_task_is_said_in_a_sentence(model, bed, tmp_path, task, which, words):
+    with pytest.raises(ParameterError, match=words):
+        wrong_items(model, bed[which], task, 0, results_dir=tmp_path)
+
+
+def test_where_no_question_can_be_asked_the_reasons_are_told(model, bed, tmp_path):
+    unmarked = [replace(item, visual_constraint="", visual_replacement="") for item in bed[:3]]
+    with pytest.raises(ParameterError, match=r"'tiny' can be asked none of 3 questions \(3 constraint not marked"):
+        wrong_items(model, unmarked, "correct", 0, results_dir=tmp_path)
+
+
+def failing_reference(*names):
+    """`reference` whose request fails for the items of these names."""
+    def faulty(model, item, *given):
+        if item.id in names:
+            raise JobFailed("out of memory")
+        return reference(model, item, *given)
+
+    return faulty
+
+
+def test_a_request_that_fails_costs_its_own_question(model, bed, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(edit_items, "reference", failing_reference(bed[0].id, bed[1].id))
+    found = wrong_items(model, bed, "correct", 0, results_dir=tmp_path)
+    assert [item.id for item, _ in found] == [bed[2].id]
+    assert "6 questions asked, 1 answered wrongly, left out: 2 failed" in capsys.readouterr().out
+    assert {one.item.id for one in references(model, bed)} == {item.id for item in bed[2:]}
+    with pytest.raises(JobFailed, match="out of memory"):  # nothing else is to be told
+        wrong_items(model, bed[:2], "correct", 0, results_dir=tmp_path)
+
+
 def test_every_method_edits_every_item_and_leaves_the_model_as_it_was(model, study, chosen):
     results = study.results
-    assert len(results) == 4 * len(METHODS) and not results.duplicated(["id", "method"]).any()
+    assert len(results) == 4 * len(EDIT_METHODS) and not results.duplicated(["id", "method"]).any()
     assert set(results["task"]) == {"correct", "insert"}
     none = results[results["method"] == "no edit"].set_index("id")
     assert (none["p_target"] == none["p_before"]).all() and not none["exact"].any()
@@ -114,7 +158,7 @@ def test_the_weights_are_bit_for_bit_those_before_after_every_single_evaluation(
     before, seen, plain = weights_digest(model), [], module.evaluate
     monkeypatch.setattr(module, "evaluate", lambda *given: seen.append(weights_digest(model)) or plain(*given))
     for found in chosen.values():
-        for method in METHODS:
+        for method in EDIT_METHODS:
             module._edit_item(model, bed, pool, QUICK, method, found[0][0])
             assert weights_digest(model) == before, method
             trained = method.endswith("fine-tuning")
@@ -194,9 +238,33 @@ def test_kept_edits_are_compared_on_questions_that_have_nothing_to_do_with_any(m
 
 
 def test_an_item_that_cannot_be_edited_is_skipped_and_counted(model, chosen, bed, pool, monkeypatch):
-    monkeypatch.setattr(kept, "edit_facts", failing_for(chosen["correct"][0][0], NoGradientError("none")))
-    found = kept.sequential_edits(model, {"correct": chosen["correct"]}, bed, pool, QUICK, counts=(1,))
+    (first, _), (second, _) = chosen["correct"]
+    monkeypatch.setattr(kept, "edit_facts", failing_for(first, NoGradientError("none")))
+    seen, plain = [], kept.evaluate
+    monkeypatch.setattr(kept, "evaluate", lambda *given: seen.append(given[3]) or plain(*given))
+    asked = {"correct": chosen["correct"]}
+    apart = unrelated(second, pool, len(pool))
+    found = kept.sequential_edits(model, asked, bed, apart, QUICK, counts=(1,))
     assert found[["edits", "skipped"]].to_numpy().tolist() == [[1, 1]]
+    expected = {one.item.id for one in unrelated(first, apart, len(apart))}
+    assert {one.item.id for one in seen[-1]} == expected and len(expected) == found["n_unrelated"][0]
+    # The sample was drawn for the first: one that it asks about does not take its place.
+    assert any(one.item.id == second.id for one in unrelated(first, pool, len(pool)))
+    assert kept.sequential_edits(model, asked, bed, pool, QUICK, counts=(1,)).empty
+
+
+def test_a_count_at_which_a_request_fails_costs_its_own_row(model, chosen, bed, pool, monkeypatch):
+    calls, plain = [], kept.evaluate
+
+    def faulty(*given):
+        calls.append(given)
+        if len(calls) == 1:
+            raise JobFailed("out of memory")
+        return plain(*given)
+
+    monkeypatch.setattr(kept, "evaluate", faulty)
+    found = kept.sequential_edits(model, {"correct": chosen["correct"]}, bed, pool, QUICK, counts=(1, 2))
+    assert found[["edits", "skipped"]].to_numpy().tolist() == [[2, 0]]
 
 
 def test_edits_in_several_layers_can_be_kept(model, chosen, bed, pool):
@@ -206,7 +274,7 @@ def test_edits_in_several_layers_can_be_kept(model, chosen, bed, pool):
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    ({"layers": (99,)}, "layer must be one of the model's 0 to 4, not 99"), ({"lam": -1.0}, "lam must be above 0"),
+    ({"layers": (99,)}, r"layers must be among the model's 0 to 4, not \[99\]"), ({"lam": -1.0}, "lam must be above 0"),
 ])
 def test_settings_that_cannot_be_are_an_error_and_no_result(model, chosen, bed, pool, tmp_path, change, words):
     with pytest.raises(EditError, match=words):
@@ -235,7 +303,7 @@ def test_another_picture_in_the_test_bed_is_another_result(model, chosen, bed, p
 def test_facts_whose_answer_is_said_elsewhere_are_a_task_of_their_own(study):
     apart = known_answers_apart(study.results)
     own = apart[apart["task"] == module.KNOWN_ANSWER]
-    assert len(own) == len(METHODS) and own["sayable"].all() and "Zanzibar" not in set(own["target"])
+    assert len(own) == len(EDIT_METHODS) and own["sayable"].all() and "Zanzibar" not in set(own["target"])
     assert len(apart) == len(study.results) + len(own)
 
 
@@ -254,3 +322,5 @@ def test_unrelated_questions_do_not_depend_on_the_order(model, bed, monkeypatch)
 def test_an_unknown_method_is_one_sentence(model, chosen, bed, pool, tmp_path):
     with pytest.raises(EditError, match="methods names 'magic': use 'no edit', 'MultEdit'"):
         edit_study(model, chosen, bed, pool, QUICK, methods=["magic"], results_dir=tmp_path)
+    with pytest.raises(EditError, match="methods has none that 'tiny' allows: name one of 'no edit', 'MultEdit', 'ran"):
+        edit_study(model, chosen, bed, pool, QUICK, methods=[], results_dir=tmp_path)

@@ -116,7 +116,7 @@ def wrong(item):
     return replace(item, answers=("Zanzibar",))
 
 
-def test_a_question_that_cannot_be_used_is_replaced_by_the_next(model, items, tmp_path, capsys):
+def test_a_question_that_cannot_be_used_is_replaced_by_the_next(model, items, tmp_path):
     pool = [wrong(items[0]), items[1], wrong(items[2]), items[3], *items[4:]]
     study = first_used(model, pool, 2, window=1, results_dir=tmp_path)
     used = study.questions[study.questions["used"]]

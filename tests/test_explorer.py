@@ -19,6 +19,7 @@ from interventions.explorer.picker import Picker
 from interventions.explorer.pictures import TracePicture, contributions_png, knockout_png
 from interventions.explorer.work import Step, Work
 from interventions.knockout import FLOWS
+from interventions.model import VisionLanguageModel
 from interventions.testbed import load_testbed, save_testbed
 
 WAIT = 30
@@ -105,7 +106,7 @@ def test_answers_may_be_left_out(exploration, bed):
     assert exploration.is_right("Quito") is False
 
 
-def test_picker(bed):
+def test_the_picker_stays_on_its_question(bed):
     picker = Picker(bed)
     assert len(picker.items) == len(bed)
     picker.move(-1)
@@ -200,6 +201,36 @@ def test_contributions_and_knock_outs_are_those_of_the_package(model, exploratio
     assert knockout_png(exploration.blocked).startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(("prompt", "question"), [
+    ("{question} <image> ASSISTANT:", "The capital of this country is"),  # the constraint stands before the image
+    ("{question}<image>", "The capital of this country is"),  # and the image last
+    ("<image> {question}", "Name the capital of this country"),  # the constraint's last token is the prompt's
+])
+def test_any_order_of_image_and_question(model, bed, prompt, question):
+    model = VisionLanguageModel.from_module(model.module, model.processor, prompt=prompt)
+    exploration = Exploration(model, bed)
+    exploration.draft = Draft(**vars(Draft.of(bed.items[0])) | {"question": question})
+    clean = exploration.draft.prompt(model, Conditions())
+    run(exploration.contribute())
+    found = exploration.contributed
+    for reader, position in (("constraint", clean.constraint[-1]), ("last", clean.last)):
+        expected = attention_contributions(model, clean, queries=position, keys="visual").norms[:, 0]
+        np.testing.assert_allclose(found.visual[reader], expected, rtol=1e-5)
+    expected = attention_contributions(model, clean, queries=clean.last, keys="constraint").norms[:, 0]
+    np.testing.assert_allclose(found.to_last, expected, rtol=1e-5)
+    assert found.visual["last"].any() and found.to_last.any()
+    assert found.visual["constraint"].any() == (max(clean.visual) < clean.constraint[-1])
+    assert contributions_png(found, "last", 1).startswith(b"\x89PNG")
+
+    run(exploration.trace(Settings()))
+    result = exploration.traced.result
+    assert [result.positions[i] for i, role in enumerate(result.roles) if role == "visual"] == [max(clean.visual)]
+    assert exploration.traced.best[1] == clean.constraint[-1]
+    whole = trace(model, clean, exploration.traced.corrupted, window=3, positions=result.positions)
+    np.testing.assert_allclose(result.restored, whole.restored, atol=1e-5, equal_nan=True)
+    assert TracePicture(exploration.traced).png.startswith(b"\x89PNG")
+
+
 def test_edits_add_up_and_are_taken_back(bed):
     item, model = bed.items[0], tiny.build()  # one that answers in more than a word
     exploration = Exploration(model, bed)
@@ -289,7 +320,10 @@ def test_work_stops_between_steps():
     (ModelError("model 'x' is unknown: give another."), "Model 'x' is unknown: give another."),
     (Unusable("nothing to restore"), "Nothing to restore."),
     (RuntimeError("out of memory\n  at line 3\n"), "This failed: RuntimeError, out of memory."),
+    (ValueError("shapes differ:\n(3,) and (4,)"), "This failed: ValueError, shapes differ."),
+    (RuntimeError("\n\nnot here"), "This failed: RuntimeError, not here."),
     (KeyError(), "This failed: KeyError."),
+    (Unusable(), "Unusable."),
 ])
 def test_errors_are_sentences(error, says):
     def action():

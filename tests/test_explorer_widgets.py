@@ -7,16 +7,14 @@ import pytest
 import tiny
 from answering import questions, renamed, speaking
 from ipywidgets import HTML, Button, FileUpload
-from notebook_runs import execute, findable, noise_on_stderr, outputs, save_models, shown
+from notebook_runs import execute, noise_on_stderr, outputs, shown
 from PIL import Image
 
 from interventions.explorer import Explorer
 from interventions.explorer.parameters import ExploreParameters
-from interventions.explorer.parts import Picture
+from interventions.explorer.parts import ClickablePicture
 from interventions.parameters import ParameterError
 from interventions.testbed import TestBed, load_testbed, save_testbed
-
-environment = pytest.fixture(scope="module", autouse=True)(findable)
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WAIT = 60
@@ -63,7 +61,7 @@ class Desk:
         return " ".join(one.value for one in self.all(HTML))
 
     def picture(self, told):
-        [found] = [one for one in self.all(Picture) if told in one.told]
+        [found] = [one for one in self.all(ClickablePicture) if told in one.told]
         return found
 
     def upload(self, name, content):
@@ -200,9 +198,8 @@ def test_no_questions(model, bed):
     assert "Write a question." in desk.text
 
 
-def test_notebook_without_a_browser(tmp_path):
-    save_models(tmp_path)
-    given = {"model": str(tmp_path / "model"), "testbed": str(tmp_path / "bed")}
+def test_notebook_without_a_browser(saved_models, tmp_path):
+    given = {"model": str(saved_models / "model"), "testbed": str(saved_models / "bed")}
     path = execute("explore", tmp_path, given)
     assert len(shown(path, WIDGET)) == 1
     assert "This explorer needs JupyterLab" in "".join(shown(path, "text/plain"))
@@ -215,6 +212,6 @@ def test_notebook_without_a_browser(tmp_path):
     ({"model": "mini-text"}, "reads text only"),
     ({"testbed": "nowhere"}, "Parameter 'testbed'"),
 ])
-def test_parameters(changes, says):
+def test_what_the_explorer_cannot_load(changes, says):
     with pytest.raises(ParameterError, match=says):
         ExploreParameters(**changes).load()

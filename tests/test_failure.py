@@ -15,6 +15,7 @@ from interventions.failure import (
     HALVES,
     FailureError,
     choose_layers,
+    chosen_layers,
     confidence_minus,
     constraint_contributions,
     failure_scores,
@@ -107,9 +108,12 @@ def test_each_half_is_scored_with_the_layers_of_the_other():
         expected = table.loc[own["id"], [first, last]].mean(axis=1)
         assert expected.rank(pct=True).tolist() == pytest.approx(own["contribution"].tolist())
     assert failure_table(scores)["auroc"][0] < 0.7
+    shown = chosen_layers(scores).to_numpy().tolist()  # of both halves, whichever question comes first
+    assert shown == [["0", "first", 5, 6], ["0", "second", 1, 2]]
+    assert chosen_layers(scores[::-1]).to_numpy().tolist() == shown
     assert layers_used(scores) == (5, 6)  # those that are known last
     assert layers_used(scores[scores["half"] == "second"]) == (1, 2)
-    assert layers_used(scores.head(0)) is None
+    assert layers_used(scores.head(0)) is None and chosen_layers(scores.head(0)).empty
     assert layers_used(failure_scores(study_of(values, np.ones_like(correct)))) is None
 
 

@@ -7,21 +7,16 @@ import pytest
 import tiny
 import torch
 from answering import renamed
+from edits import weights_digest
+from tiny import QUESTION, ask
 
 from interventions.causal_trace import answer_tokens
 from interventions.edit import Edit
 from interventions.edit_errors import EditError
-from interventions.fine_tuning import DivergedError, FineTuning, fine_tuned, weights_digest
-from interventions.prompt import build_prompt
+from interventions.fine_tuning import DivergedError, FineTuning, fine_tuned
 
-QUESTION = "Name a country that borders this country and starts with B"
 TARGET = "New Zealand"  # several tokens
 SETTINGS = FineTuning(3e-3, steps=100)
-
-
-def ask(model):
-    image = tiny.picture() if model.is_multimodal else None
-    return build_prompt(model, QUESTION, image, visual_constraint="this country", text_constraint="B")
 
 
 @pytest.fixture(scope="module", params=tiny.SEEDS, ids=str)
@@ -216,8 +211,8 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(llava):
     for refused, words in ((remote, "is remote"), (edited, "edits in force")):
         with pytest.raises(EditError, match=words), fine_tuned(refused, prompt, TARGET):
             pass
-    with pytest.raises(EditError, match="is remote"):
-        weights_digest(remote)
+    with pytest.raises(EditError, match=r"^target '' has no tokens of its own"), fine_tuned(llava, prompt, " "):
+        pass
     with pytest.raises(DivergedError, match=r"learning_rate 1e\+30"), fine_tuned(
         llava, prompt, TARGET, settings=FineTuning(1e30)
     ):

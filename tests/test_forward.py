@@ -141,23 +141,6 @@ def test_the_budget_is_small_where_memory_is(recorded, monkeypatch):
     assert packing.packing_budget(*asked) == 1
 
 
-def test_noise_is_the_same_again_and_has_the_size_that_was_asked_for():
-    embeddings = (
-        torch.randn(1, 40, 64) * torch.cat([torch.full((20,), 5.0), torch.full((20,), 0.1)])[None, :, None]
-    )
-    ids = torch.tensor([[3] * 20 + [7] * 20])
-    request = {"noise": (tuple(range(10, 40)), 3.0, 2, 0), "first": 10, "clean_ids": ids, "image_token_id": 3}
-    like = torch.zeros(1, 30, 64)
-    drawn = restoration.embedding_noise(request, embeddings, like, 0)
-    assert drawn.shape == like.shape and torch.equal(
-        drawn, restoration.embedding_noise(request, embeddings, like, 0)
-    )
-    assert not torch.equal(drawn, restoration.embedding_noise(request, embeddings, like, 1))
-    assert drawn[0, :10].std() == pytest.approx(15, rel=0.15) and drawn[0, 10:].std() == pytest.approx(
-        0.3, rel=0.15
-    )
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_weight_that_is_elsewhere_is_read_by_what_it_does(dtype):
     """As in a sandbox: exact, and not spoilt by a bias that is large beside it."""

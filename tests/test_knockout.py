@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from tiny import QUESTION, ask
 
 from interventions import attention_knockout
 from interventions.attention import FLOWS, AttentionError
@@ -12,14 +13,8 @@ from interventions.causal_trace import TraceError, window_spans
 from interventions.knockout import METHODS, flow_edges
 from interventions.prompt import PromptError, build_prompt
 
-QUESTION = "Name a country that borders this country and starts with B"
 # What no standard flow has: several roles at once, a source between the targets, a position.
 ODD = {"question -> end": (("constraint", "other"), ("text_constraint", "last")), "first -> second": (0, (1, -1))}
-
-
-def ask(model):
-    image = tiny.picture() if model.is_multimodal else None
-    return build_prompt(model, QUESTION, image, visual_constraint="this country", text_constraint="B")
 
 
 @pytest.fixture(scope="module", params=[(*key, way) for key in tiny.SEEDS for way in ("sdpa", "eager")], ids=str)
@@ -169,6 +164,8 @@ def test_a_process_without_the_package_can_run_a_request(tmp_path, monkeypatch):
         ({"flows": {"x": 3}}, AttentionError, "^flow 'x' must be a pair"),
         ({"flows": {}}, AttentionError, "flows has no flow"),
         ({"answer": " "}, TraceError, "has no tokens of its own"),
+        ({"max_packed_tokens": 0}, AttentionError, "max_packed_tokens must be at least 1, not 0"),
+        ({"max_packed_tokens": -5}, AttentionError, "max_packed_tokens must be at least 1, not -5"),
     ],
 )
 def test_what_cannot_be_computed_is_said_in_a_sentence(options, error, message):

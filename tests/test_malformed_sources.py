@@ -138,7 +138,7 @@ def test_a_broken_file_ends_the_import_in_one_sentence(fault, root, capsys, monk
     assert list(beds.iterdir()) == []
 
 
-def test_the_same_sources_unspoilt_are_imported(root, capsys):
+def test_the_same_sources_unspoilt_are_imported(root):
     assert run(root, root.parent / "bed") == 0
     assert len(load_testbed(root.parent / "bed")) == 9
 

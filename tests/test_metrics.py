@@ -1,3 +1,5 @@
+"""Answers, probabilities, bootstrap intervals and AUROC, against values computed otherwise."""
+
 import json
 from pathlib import Path
 
@@ -77,6 +79,17 @@ def test_few_questions():
     assert value == 0.5
     assert np.isnan([low, high]).all()
     assert bootstrap_interval([0.5, 0.5]) == (0.5, 0.5, 0.5)
+
+
+def test_a_statistic_of_a_whole_row_has_an_interval_of_its_own_shape():
+    """Which it makes one number of: so there is one that is missing, too."""
+    def largest(values, axis):
+        return values.mean(axis).max()
+
+    for values in ([[1.0, 3.0, 2.0]], [[1.0, 3.0, 2.0]] * 2):
+        assert [np.shape(found) for found in bootstrap_interval(np.array(values), largest)] == [()] * 3
+    value, low, high = bootstrap_interval(np.array([[1.0, 3.0, 2.0]]), largest)
+    assert value == 3 and np.isnan(low) and np.isnan(high)
 
 
 def test_nan_is_refused():

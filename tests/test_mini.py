@@ -23,8 +23,9 @@ from interventions.mini.route import (
     collate,
 )
 from interventions.mini.vocabulary import PROMPTS, TEXT_PROMPTS, make_processor, train_tokenizer
-from interventions.mini.world import EMBEDDED, load_world
+from interventions.mini.world import load_world
 from interventions.testbed import load_image, load_testbed
+from interventions.testbed.schema import EMBEDDED
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_every_picture_and_fact_names_its_origin():
         assert min(load_image(EMBEDDED / row["file"]).size) >= 48
 
 
-def test_test_bed_is_large_enough_and_made_from_the_world(world):
+def test_test_bed_is_large_enough_and_made_from_the_world():
     items = {item.id: item for item in load_testbed("embedded")}
     single = [item for item in items.values() if item.constraints == "single"]
     assert len(single) >= 1_500 and len(items) - len(single) >= 200
@@ -75,7 +76,7 @@ def test_test_bed_is_large_enough_and_made_from_the_world(world):
                for item in made if item.id in items and item.relation != "borders")
 
 
-def test_replacements_change_the_answer(world, questions):
+def test_replacements_change_the_answer(world):
     by_name = {(entity.name, fact.relation, fact.qualifier): fact for entity in world.entities.values()
                for fact in entity.facts}
     for item in build_items():

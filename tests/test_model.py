@@ -1,6 +1,7 @@
 """Loading, what is checked then, and the greedy answer."""
 
 import shutil
+import unicodedata
 from pathlib import Path
 
 import huggingface_hub
@@ -16,7 +17,7 @@ from interventions.causal_trace import trace
 from interventions.checkpoints import ModelError, resolve
 from interventions.loading import load_model
 from interventions.model import VisionLanguageModel
-from interventions.prompt import build_prompt, corrupt
+from interventions.prompt import PromptError, build_prompt, corrupt
 from interventions.testbed import TestBedError
 
 QUESTION = "The capital of this country is"
@@ -58,19 +59,22 @@ def test_the_revision_changes_with_all_that_determines_a_result(directory, tmp_p
     assert len(set(seen)) == len(seen)
 
 
+def generated(model, image) -> str:
+    """The answer of Hugging Face's own `generate`, five tokens at most."""
+    text = model.prompt_template(image=image is not None).format(question=QUESTION)
+    if image is not None:
+        inputs = model.processor(images=image, text=text, return_tensors="pt")
+    else:
+        inputs = model.tokenizer(text, return_tensors="pt")
+    ids = model.module.generate(**inputs, max_new_tokens=5, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    return model.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
 @pytest.mark.parametrize("key", [("llama", "clip"), ("phi", "siglip"), ("gqa", None)], ids=str)
 def test_the_answer_is_that_of_generate(key):
     model = tiny.build(*key)
     image = tiny.picture() if model.is_multimodal else None
-    text = model.prompt_template(image=image is not None).format(question=QUESTION)
-    if model.is_multimodal:
-        inputs = model.processor(images=image, text=text, return_tensors="pt")
-    else:
-        inputs = model.tokenizer(text, return_tensors="pt")
-    ids = model.module.generate(**inputs, max_new_tokens=5, do_sample=False)[
-        0, inputs["input_ids"].shape[1] :
-    ]
-    expected = model.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    expected = generated(model, image)
     assert model.generate_answer(image, QUESTION, max_new_tokens=5) == expected
     model.remote = "local"
     assert model.generate_answer(image, QUESTION, max_new_tokens=5) == expected
@@ -79,7 +83,32 @@ def test_the_answer_is_that_of_generate(key):
 def test_text_only_question_to_a_multimodal_model():
     model = tiny.build()
     assert model.prompt_template(image=False) == "USER: \n{question} ASSISTANT:"
-    assert isinstance(model.generate_answer(None, QUESTION, max_new_tokens=2), str)
+    assert model.generate_answer(None, QUESTION, max_new_tokens=5) == generated(model, None)
+
+
+def test_an_answer_is_asked_for_as_a_prompt_is_built(monkeypatch):
+    """Letters in two ways, outer space and a question mark that the format has itself make no other question."""
+    model, asked = tiny.build(), []
+    monkeypatch.setattr(
+        model_module.forward, "in_session", lambda lm, f, request, remote: asked.append(request["input_ids"][0]) or []
+    )
+    question = "La capitale de São Tomé est"
+    model.generate_answer(tiny.picture(), f" {unicodedata.normalize('NFD', question)}\n")
+    prompt = build_prompt(model, question, tiny.picture(), visual_constraint="São Tomé")
+    assert torch.equal(asked[0], prompt.input_ids)
+    model.prompt = "<image> {question}?"
+    model.generate_answer(None, "Who?")
+    assert asked[1].tolist() == model.tokenize(" Who?", 0)[0]
+
+
+@pytest.mark.parametrize(("key", "image", "question", "sentence"), [
+    (("gqa", None), tiny.picture(), QUESTION, "image was given but model 'tiny-gqa-None' reads text only"),
+    (("llama", "clip"), None, "<image> here", "question contains '<image>', the placeholder of the image"),
+    (("llama", "clip"), None, " ", "question is empty"),
+])
+def test_what_cannot_be_asked_is_one_sentence(key, image, question, sentence):
+    with pytest.raises(PromptError, match=sentence):
+        tiny.build(*key).generate_answer(image, question)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +173,7 @@ def test_an_architecture_that_no_row_describes():
         VisionLanguageModel.from_module(module, tiny.tokenizer())
 
 
-def test_a_processor_that_miscounts_the_image(directory):
+def test_a_processor_that_miscounts_the_image():
     """575 versus 576: the processor takes a class token away that the encoder never had."""
     model = tiny.build()
     model.processor.num_additional_image_tokens = 0

@@ -1,7 +1,6 @@
 """The notebooks as sources and Figure 3's run through papermill, on a tiny saved model and test bed."""
 
 import ast
-import json
 import re
 import shutil
 import subprocess
@@ -16,12 +15,10 @@ from notebook_runs import (
     BY_HAND,
     NOTEBOOKS,
     ROOT,
+    check,
     execute,
-    findable,
-    noise_on_stderr,
     outputs,
     parameters,
-    save_models,
     shown,
 )
 
@@ -31,7 +28,6 @@ import interventions.explorer.parameters as explorer_parameters
 import interventions.figure_parameters as figure_parameters
 import interventions.precision_parameters as precision_parameters
 import interventions.testbed.verification.parameters as verify_parameters
-from interventions.record import read_record
 from interventions.testbed import load_testbed
 
 FIG3 = NOTEBOOKS / "fig3_trace.ipynb"
@@ -47,14 +43,6 @@ def parameters_of(notebook: str) -> type:
     [found] = [entry for entry in entries
                if isinstance(entry, type) and (entry.__doc__ or "").startswith(f"notebooks/{notebook}.ipynb")]
     return found
-
-
-environment = pytest.fixture(scope="module", autouse=True)(findable)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    return save_models(tmp_path_factory.mktemp("saved"))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
@@ -107,17 +95,16 @@ def test_model_files_suit_every_notebook(path):
 
 
 @pytest.fixture(scope="module")
-def executed(saved, tmp_path_factory):
+def fig3(saved_models, tmp_path_factory):
+    """Figure 3 with controls: the executed notebook, and its record."""
     out = tmp_path_factory.mktemp("out")
-    given = parameters(saved, out / "results", control_model=str(saved / "text"), controls=2)
-    execute("fig3_trace", out, given)
-    return out
+    given = parameters(saved_models, out / "results", control_model=str(saved_models / "text"), controls=2)
+    path = execute("fig3_trace", out, given)
+    return path, check(path, out / "results", "fig3", {"effects", "roles", "probabilities", "controls"}, tables=3)
 
 
-def test_fig3_records_what_it_shows(executed):
-    record = read_record(executed / "fig3_trace.ipynb")
-    assert record == json.loads(next((executed / "results").rglob("fig3_trace.record.json")).read_text())
-    assert record["figure"] == "fig3"
+def test_fig3_records_what_it_shows(fig3):
+    path, record = fig3
     assert record["parameters"]["window"] == 3
     assert record["environment"]["dtype"] == "float32"
     assert len(record["environment"]["revision"]) == 64
@@ -126,29 +113,18 @@ def test_fig3_records_what_it_shows(executed):
     assert record["numbers"]["movies/accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 2}
     assert max(abs(row["effect"]) for row in record["table"]) > 0.05
     assert 0 < record["numbers"]["movies/mlp/peak_p_corrected"]["value"] <= 1
+    assert "corrected for 5 layers" in shown(path, "text/html")[1]
 
 
-def test_fig3_controls_are_in_the_record_but_not_in_the_papers_count(executed):
-    record = read_record(executed / "fig3_trace.ipynb")
+def test_fig3_controls_are_in_the_record_but_not_in_the_papers_count(fig3):
+    path, record = fig3
     titles = [claim["claim"] for claim in record["claims"]]
     assert sum("at the visual constraint" in title for title in titles) == 6
     assert sum(title.startswith("control: ") for title in titles) == 3
     for control in ("other image", "other position", "other model"):
         assert record["numbers"][f"known/mlp/control/{control}"]["n"] == 2
-    [text] = shown(executed / "fig3_trace.ipynb", "text/markdown")
-    assert "The paper's finding shows here in" in text
+    [text] = shown(path, "text/markdown")
     assert "control" not in text and "9" not in text
-
-
-def test_fig3_shows_pictures_and_tables_and_no_noise(executed):
-    assert len(shown(executed / "fig3_trace.ipynb", "image/png")) == 4
-    tables = shown(executed / "fig3_trace.ipynb", "text/html")
-    assert len(tables) == 3
-    assert "corrected for 5 layers" in tables[1]
-    assert noise_on_stderr(executed / "fig3_trace.ipynb") == []
-    pictures = {path.name for path in (executed / "results").rglob("fig3_trace_*")}
-    assert pictures == {f"fig3_trace_{name}.{end}" for name in ("effects", "roles", "probabilities", "controls")
-                        for end in ("png", "pdf")}
 
 
 def test_a_mistyped_parameter_is_one_sentence_on_the_terminal(tmp_path):
@@ -161,11 +137,11 @@ def test_a_mistyped_parameter_is_one_sentence_on_the_terminal(tmp_path):
     assert [error.traceback for error in errors] == [[sentence]]
 
 
-def test_an_unreadable_image_is_one_sentence(saved, tmp_path):
-    shutil.copytree(saved / "bed", tmp_path / "bed")
+def test_an_unreadable_image_is_one_sentence(saved_models, tmp_path):
+    shutil.copytree(saved_models / "bed", tmp_path / "bed")
     item = load_testbed(tmp_path / "bed").items[0]
     item.image.write_bytes(b"no picture")
-    given = parameters(saved, tmp_path / "results", testbed=str(tmp_path / "bed"), items=item.id)
+    given = parameters(saved_models, tmp_path / "results", testbed=str(tmp_path / "bed"), items=item.id)
     with pytest.raises(papermill.PapermillExecutionError) as error:
         papermill.execute_notebook(FIG3, tmp_path / "out.ipynb", given, progress_bar=False)
     errors = [output for output in outputs(tmp_path / "out.ipynb") if output.output_type == "error"]

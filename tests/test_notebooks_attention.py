@@ -6,7 +6,7 @@ from dataclasses import replace
 import papermill
 import pytest
 import tiny
-from notebook_runs import check, execute, findable, outputs, parameters, save_models, shown
+from notebook_runs import check, execute, outputs, parameters, shown
 
 from interventions.attention import AttentionError
 from interventions.attention_parameters import Fig5Parameters, Fig15Parameters, Fig17Parameters
@@ -16,13 +16,11 @@ from interventions.parameters import ParameterError
 from interventions.record import read_record
 from interventions.testbed import load_testbed, save_testbed
 
-environment = pytest.fixture(scope="module", autouse=True)(findable)
-
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
+def saved(saved_models, tmp_path_factory):
     """The models, `other` (the same as `model`), and a test bed in which `known` has right and wrong answers."""
-    root = save_models(tmp_path_factory.mktemp("saved"))
+    root = shutil.copytree(saved_models, tmp_path_factory.mktemp("saved"), dirs_exist_ok=True)
     shutil.copytree(root / "model", root / "other")
     items = list(load_testbed(root / "bed"))
     known = [item for item in items if item.part == "known" and item.constraints == "single"]
@@ -142,7 +140,7 @@ def test_what_a_model_is_too_small_for_is_refused(saved):
     assert Fig17Parameters().layers_for(model) is None
 
 
-def test_the_paper_names_layers_of_its_model_alone(saved):
+def test_the_paper_names_layers_of_its_model_alone():
     class Llava:
         class family:
             name = "llava-llama"
@@ -159,7 +157,7 @@ def test_only_mini_has_a_twin_by_default(saved):
     assert Fig5Parameters().load_control_model().name == "mini-free"
 
 
-def test_a_control_model_that_cannot_be_one_is_named_so(saved, tmp_path):
+def test_a_control_model_that_cannot_be_one_is_named_so(saved):
     with pytest.raises(ParameterError, match=r"^Parameter 'control_model': .*text' sees no image"):
         Fig5Parameters(control_model=str(saved / "text")).load_control_model()
     with pytest.raises(ParameterError, match=r"^Parameter 'control_model'.* the model itself: name another one\.$"):
@@ -174,9 +172,9 @@ def test_a_control_model_that_cannot_be_one_is_named_so(saved, tmp_path):
 
 def test_models_whose_contributions_cannot_be_read_are_refused_before_the_first_question():
     tiled, quantized = tiny.build("llama", "tiles"), load_model("mini", dtype="nf4")
-    with pytest.raises(ParameterError, match=r"Parameter 'model': .*cuts images into tiles"):
+    with pytest.raises(ParameterError, match=r"Parameter 'model': .*cuts an image into a number of tiles"):
         Fig5Parameters().check_model(tiled)
-    with pytest.raises(AttentionError, match="cuts images into tiles"):
+    with pytest.raises(AttentionError, match="cuts an image into a number of tiles"):
         attention_study(tiled, [])
     for kind in (Fig5Parameters, Fig15Parameters, Fig17Parameters):
         with pytest.raises(ParameterError, match=r"Parameter 'model': .* has nf4 weights"):

@@ -1,26 +1,26 @@
 """Figures 6, 14 and 18 run through papermill, on tiny saved models and a test bed."""
 
+import shutil
 from dataclasses import replace
 
 import papermill
 import pytest
-from notebook_runs import check, execute, findable, parameters, save_models, shown
+from notebook_runs import check, execute, parameters, shown
 
 from interventions.edit_parameters import Fig6Parameters, Fig14Parameters, Fig18Parameters
-from interventions.edit_study import KNOWN_ANSWER, METHODS, Editing
+from interventions.edit_study import EDIT_METHODS, KNOWN_ANSWER, Editing
 from interventions.fine_tuning import FineTuning
 from interventions.loading import load_model
 from interventions.parameters import ParameterError
 from interventions.testbed import load_testbed, save_testbed
 
-environment = pytest.fixture(scope="module", autouse=True)(findable)
 LAYERS = range(5)
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
+def saved(saved_models, tmp_path_factory):
     """The models, and a test bed with two questions of each task that are answered wrongly."""
-    root = save_models(tmp_path_factory.mktemp("saved"))
+    root = shutil.copytree(saved_models, tmp_path_factory.mktemp("saved"), dirs_exist_ok=True)
     items = list(load_testbed(root / "bed"))
     single = [n for n, item in enumerate(items) if item.constraints == "single"]
     tasks = dict(zip(single, ("trained", "never") * 2, strict=False))
@@ -43,7 +43,7 @@ def test_fig6_edits_by_every_method_and_keeps_edits(saved, results, tmp_path):
     record = check(path, results, "fig6", {"methods", "further", "kept"}, tables=3)
     rows = record["table"]
     assert {row["task"] for row in rows} == {"correct", "insert", KNOWN_ANSWER}
-    assert {row["method"] for row in rows} == set(METHODS)
+    assert {row["method"] for row in rows} == set(EDIT_METHODS)
     efficacy = {(row["task"], row["method"]): row["value"] for row in rows if row["metric"] == "efficacy"}
     for task in ("correct", "insert"):
         assert efficacy[task, "MultEdit"] > efficacy[task, "no edit"] + 0.1

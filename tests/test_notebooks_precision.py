@@ -1,14 +1,11 @@
 """The notebook about half precision run through papermill, on a tiny saved model and test bed."""
 
-import pytest
-from notebook_runs import check, execute, findable, parameters, save_models, shown
-
-environment = pytest.fixture(scope="module", autouse=True)(findable)
+from notebook_runs import check, execute, parameters, shown
 
 
-def test_the_report_compares_every_mode_with_separate_runs_and_float32(tmp_path):
-    saved, results = save_models(tmp_path), tmp_path / "results"
-    given = parameters(saved, results, parts="known,movies", limit=1, min_p_clean=0.0)
+def test_the_report_compares_every_mode_with_separate_runs_and_float32(saved_models, tmp_path):
+    results = tmp_path / "results"
+    given = parameters(saved_models, results, parts="known,movies", limit=1, min_p_clean=0.0)
     path = execute("precision_modes", tmp_path, given)
     says = "which the paper does not make"
     record = check(path, results, "precision", {"differences"}, tables=3, says=says)

@@ -1,3 +1,5 @@
+"""The parameters that every notebook has: types, refusals in one sentence, and what only shows after loading."""
+
 import types
 from dataclasses import replace
 
@@ -47,15 +49,9 @@ def test_a_notebooks_namespace_holds_other_things_too():
     namespace = {
         "window": 1, "In": [""], "Out": {}, "_": 3, "_i1": "x", "__name__": "__main__", "types": types,
         "function": function, "Fig3Parameters": Fig3Parameters, "parts": "known",
-    }  # fmt: skip
+    }
     parameters = Fig3Parameters.from_notebook(namespace)
     assert parameters == Fig3Parameters(window=1, parts="known")
-
-
-def test_unknown_names_are_refused_with_the_likely_one():
-    assert sentence({"wndow": 3}) == "Unknown parameter 'wndow': did you mean 'window'?"
-    assert sentence({"Limit": 3}) == "Unknown parameter 'Limit': did you mean 'limit'?"
-    assert "choose from 'model', 'testbed', 'limit'" in sentence({"xyzzy": None})
 
 
 @pytest.mark.parametrize(
@@ -83,23 +79,6 @@ def test_wrong_types(name, value, remedy):
 
 def test_whole_numbers_are_numbers():
     assert Fig3Parameters.from_notebook({"min_p_clean": 0}).min_p_clean == 0
-
-
-@pytest.mark.parametrize(
-    ("namespace", "part"),
-    [
-        ({"window": 0}, "'window' must be at least 1, not 0"),
-        ({"window": -1}, "'window'"),
-        ({"limit": -5}, "'limit' must be at least 0"),
-        ({"seed": -1}, "'seed'"),
-        ({"protocol": "author"}, "'protocol' cannot be 'author': did you mean 'authors'?"),
-        ({"window_rule": "centred"}, "did you mean 'centered'?"),
-        ({"constraints": "both"}, "choose from 'single', 'multi'"),
-        ({"min_p_clean": 1}, "'min_p_clean'"),
-    ],
-)
-def test_values_out_of_range(namespace, part):
-    assert part in sentence(namespace)
 
 
 def test_what_only_shows_after_loading(directories):

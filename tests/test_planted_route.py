@@ -1,5 +1,7 @@
 """Tracing finds the route that was planted in the weights by hand (see planted.py), and no other."""
 
+from dataclasses import replace
+
 import planted
 import pytest
 import torch
@@ -64,7 +66,8 @@ def test_the_effect_is_exactly_where_the_fact_is_planted(places, window, items, 
         assert tests["p_corrected"].idxmin() == lookup
         assert tests["p_corrected"][lookup] < 0.05
         assert (tests["p_corrected"].drop(lookup) > 0.2).all()
-        moved = layer_tests(study, role="last").query("kind == 'attention'").set_index("layer")
+        last = study.sites[study.sites["role"] == "last"].assign(role=study.role)
+        moved = layer_tests(replace(study, sites=last)).query("kind == 'attention'").set_index("layer")
         assert moved["p_corrected"].idxmin() == places[2]
 
 
@@ -97,7 +100,7 @@ def test_every_method_sees_the_same_route(reader, attention):
 
 
 @pytest.mark.parametrize("replacement", ["Kenya", "South South Africa"])
-def test_a_replacement_of_another_length_changes_nothing(replacement, items, tmp_path):
+def test_a_replacement_of_another_length_changes_nothing(replacement, tmp_path):
     changed = planted.items(tmp_path, replacement=replacement)[:3]
     study = trace_study(planted.build(1, 2, 4), changed, window=1, results_dir=tmp_path)
     assert study.questions["used"].all()

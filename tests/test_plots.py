@@ -1,10 +1,12 @@
+"""Figures of averages draw the numbers given, and are legible."""
+
 import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from figures import text_problems
 from matplotlib.colors import to_rgb
 from PIL import Image
 
@@ -34,28 +36,6 @@ def frame(parts=("known", "okvqa", "movies"), n_layers=8, quantity="effect", rol
 
 def panels(figure, n_parts: int, n_kinds: int = 2) -> np.ndarray:
     return np.array(figure.axes[: n_parts * n_kinds]).reshape(n_kinds, n_parts)
-
-
-def text_problems(figure) -> list[tuple[str, str]]:
-    """Pairs of visible texts whose boxes overlap, and texts that leave the figure."""
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw(renderer)
-    unseen = set()  # matplotlib keeps ticks beyond the axis limits, which it does not draw
-    for side in (side for axis in figure.axes for side in (axis.xaxis, axis.yaxis)):
-        low, high = sorted(side.get_view_interval())
-        unseen |= {label for tick in side.get_major_ticks() if not low <= tick.get_loc() <= high
-                   for label in (tick.label1, tick.label2)}
-    texts = [text for text in figure.findobj(plt.Text) if text.get_visible() and text.get_text().strip()]
-    texts = [text for text in texts if text not in unseen]
-    boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in texts]
-    inside = figure.bbox.padded(1)
-    problems = [(text, "outside") for text, box in boxes if not (inside.contains(*box.min)
-                                                                 and inside.contains(*box.max))]
-    for (text, box), (other, second) in itertools.combinations(boxes, 2):
-        width, height = np.minimum(box.max, second.max) - np.maximum(box.min, second.min)
-        if width > 1 and height > 1:
-            problems.append((text, other))
-    return problems
 
 
 def line_of(axis) -> plt.Line2D:
@@ -172,7 +152,7 @@ def test_without_controls_the_trace_stands_alone():
 def test_probabilities_draw_every_question():
     runs = {"p_clean": 0.9, "p_corrupted": 0.05, "p_restored_mlp": 0.7, "p_restored_attention": 0.6}
     data = pd.DataFrame(
-        [(f"{part}-{q}", part, run, p + 0.01 * q) for part in ("known", "movies") for run, p in runs.items()
+        [(f"{part}-{q}", part, run, p + 0.01 * q) for part in ("known", "okvqa", "movies") for run, p in runs.items()
          for q in range(9)], columns=["id", "part", "run", "p"],
     )
     figure = probabilities(data)
@@ -181,6 +161,9 @@ def test_probabilities_draw_every_question():
     means = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_linewidth() == 1.6]
     np.testing.assert_allclose(means, [p + 0.04 for p in runs.values()])
     assert text_problems(figure) == []
+    for axis in figure.axes:
+        boxes = [label.get_window_extent() for label in axis.get_xticklabels()]
+        assert all(left.x1 + 6 < right.x0 for left, right in itertools.pairwise(boxes))  # words do not run together
 
 
 @pytest.mark.parametrize("parts", [("known",), ("known", "okvqa", "movies")])

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from contributions import contributions_study, late_visual
+from figures import text_problems
 from matplotlib.colors import to_rgba
 from PIL import Image
-from test_plots import text_problems
 
 from interventions.attention_averages import flow_shares, knockout_drops
 from interventions.attention_examples import outcome_examples, patch_examples
@@ -243,30 +243,26 @@ def corrected(frame: pd.DataFrame, sure: tuple) -> pd.DataFrame:
     return cells.assign(p_corrected=np.where(cells["layer"].isin(sure), 0.01, 0.5))[["part", "layer", "p_corrected"]]
 
 
-def test_outcomes_draw_both_lines_the_tests_and_the_layers():
+def test_outcomes_draw_both_lines_and_the_tests():
     frame = outcomes()
-    figure = contributions_by_outcome(frame, corrected(frame, (3, 4)), {"known": (3, 4), "movies": (5, 6)})
-    for axis, part, chosen in zip(figure.axes, PARTS, ((2.5, 4.5), None, (4.5, 6.5)), strict=True):
+    figure = contributions_by_outcome(frame, corrected(frame, (3, 4)))
+    for axis, part in zip(figure.axes, PARTS, strict=True):
         for name, line in zip(("right", "wrong"), lines_of(axis), strict=True):
             cells = frame[(frame["part"] == part) & (frame["outcome"] == name)]
             np.testing.assert_allclose(line.get_ydata(), cells["norm"])
         stars = [line for line in axis.lines if line.get_marker() == "*"]
         assert list(stars[0].get_xdata()) == [3, 4]
         assert stars[0].get_ydata()[0] > frame["high"].max()
-        spans = [patch.get_x() for patch in axis.patches], [patch.get_x() + patch.get_width() for patch in axis.patches]
-        assert spans == (([chosen[0]], [chosen[1]]) if chosen else ([], []))
     assert figure.axes[0].get_title() == "Known\n(n = 30 right, 9 wrong)"
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == ["right answers", "wrong answers", "right > wrong, corrected p < 0.05", "chosen layers"]
+    assert texts == ["right answers", "wrong answers", "right > wrong, corrected p < 0.05"]
     bare = contributions_by_outcome(frame)
     assert len(bare.legends[0].get_texts()) == 2
     assert not [line for line in bare.axes[0].lines if line.get_marker() == "*"]
-    everywhere = contributions_by_outcome(frame, layers=(4, 3))
-    assert [axis.patches[0].get_x() for axis in everywhere.axes] == [2.5] * 3
 
 
 def test_a_part_without_a_wrong_answer():
-    figure = contributions_by_outcome(outcomes(outcome=("right",)), corrected(outcomes(), ()).head(0), (3, 4))
+    figure = contributions_by_outcome(outcomes(outcome=("right",)), corrected(outcomes(), ()).head(0))
     assert figure.axes[0].get_title() == "Known\n(n = 30 right, 0 wrong)"
     assert text_problems(figure) == []
 
@@ -337,7 +333,7 @@ def test_nothing_overlaps(parts, size):
         patches_over_images(examples, pictures(examples)),
         flows_by_layer(flow_shares(study), knockout_drops(study), "A heading"),
         question_contributions(study.contributions, outcome_examples(study)),
-        contributions_by_outcome(frame, corrected(frame, (n_layers // 2,)), (n_layers // 2, n_layers // 2 + 1)),
+        contributions_by_outcome(frame, corrected(frame, (n_layers // 2,))),
         roc_curves(*curves(parts)),
     ):
         assert text_problems(figure) == []

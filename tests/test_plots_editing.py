@@ -5,12 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from edits import COLUMNS, edit_results, edits_by_layer, kept_edits
+from figures import text_problems
 from matplotlib.colors import to_hex, to_rgba
 from PIL import Image
-from test_plots import text_problems
 
 from interventions.edit_averages import PAPER, edit_examples, layer_means, method_means
-from interventions.edit_study import METHODS
+from interventions.edit_study import EDIT_METHODS
 from interventions.plots import edited_examples, efficacy_by_layer, further_metrics, methods_by_metric, sequential
 
 MAIN, FURTHER = ("efficacy", "generalisation", "specificity"), ("exact", "pictures", "following", "kl")
@@ -35,7 +35,8 @@ def test_methods_draw_the_means_and_intervals(function, metrics):
     axes = np.array(figure.axes).reshape(2, len(metrics))
     for row, task in enumerate(("correct", "insert")):
         for axis, metric in zip(axes[row], metrics, strict=True):
-            cells = means[(means["task"] == task) & (means["metric"] == metric)].set_index("method").loc[list(METHODS)]
+            cells = means[(means["task"] == task) & (means["metric"] == metric)].set_index("method")
+            cells = cells.loc[list(EDIT_METHODS)]
             assert [line.get_xdata()[0] for line in dots(axis)] == pytest.approx(list(cells["value"]))
             assert [line.get_ydata()[0] for line in dots(axis)] == list(range(5))
             bars = [collection.get_segments()[0] for collection in axis.collections]
@@ -44,7 +45,7 @@ def test_methods_draw_the_means_and_intervals(function, metrics):
             low, high = axis.get_xlim()
             assert low < cells["low"].min() and cells["high"].max() < high
             assert axis.get_title().endswith("(n = 20)")
-    assert [text.get_text() for text in axes[1, 0].get_yticklabels()] == list(METHODS)
+    assert [text.get_text() for text in axes[1, 0].get_yticklabels()] == list(EDIT_METHODS)
     assert axes[0, 0].get_ylim()[0] > axes[0, 0].get_ylim()[1]  # no edit on top
     looks = [(to_hex(line.get_color()), line.get_marker()) for line in dots(axes[0, 0])]
     assert len({colour for colour, _ in looks}) == len({marker for _, marker in looks}) == 5
@@ -76,7 +77,7 @@ def test_the_papers_values_stand_where_it_gives_them():
         metric = axis.get_title().splitlines()[1].partition(" ")[0]
         for line in axis.lines:
             if line.get_marker() == "|":
-                drawn.add(((task, METHODS[line.get_ydata()[0]], metric), line.get_xdata()[0]))
+                drawn.add(((task, EDIT_METHODS[line.get_ydata()[0]], metric), line.get_xdata()[0]))
     assert drawn == set(PAPER.items())
     # What the paper says of LLaVA in section 5.3.
     assert {key[::2]: value for key, value in PAPER.items() if key[1] == "MultEdit"} == {
@@ -154,6 +155,7 @@ def test_layers_draw_both_metrics_the_start_and_the_layer():
         cells = means[(means["task"] == task) & (means["metric"] == "efficacy")]
         heights = band(axis, 0)[:, 1]
         assert (heights.min(), heights.max()) == pytest.approx((cells["low"].min(), cells["high"].max()))
+        assert not len(axis.collections[1].get_paths())  # two bands over each other would be brown
         [shade] = axis.patches
         assert (shade.get_x(), shade.get_x() + shade.get_width()) == (-0.5, 3.5)
         straight = [line for line in axis.lines if len(line.get_xdata()) == 2]
@@ -178,22 +180,27 @@ def test_layers_of_small_and_large_models(n_layers, tasks):
 
 
 def test_kept_edits_by_their_number():
-    frame = kept_edits(KEPT)
+    frame = kept_edits(KEPT).assign(accuracy_before=[0.7] * 3 + [0.8] * 3)
     figure = sequential(frame.sample(frac=1, random_state=0))
     for number, axis in enumerate(figure.axes):
         assert axis.get_xscale() == "log"
-        for line, task in zip(axis.lines, ("correct", "insert"), strict=False):
-            np.testing.assert_allclose(line.get_xdata(), [1, 10, 50])
-            np.testing.assert_allclose(line.get_ydata(), KEPT[task][number])
+        means = [line for line in axis.lines if list(line.get_xdata()) == [10, 50]]
+        single = [line for line in axis.lines if list(line.get_xdata()) == [1]]
+        for task, line, point in zip(("correct", "insert"), means, single, strict=True):
+            np.testing.assert_allclose([*point.get_ydata(), *line.get_ydata()], KEPT[task][number])
+            assert point.get_markerfacecolor() == "white" != line.get_markerfacecolor()
+            assert (point.get_color(), point.get_marker()) == (line.get_color(), line.get_marker())
         assert [label.get_text() for label in axis.get_xticklabels()] == ["1", "10", "50"]
         assert len(axis.collections) == (2 if number == 0 else 0)
     heights = band(figure.axes[0], 0)[:, 1]
-    assert (heights.min(), heights.max()) == pytest.approx((0.26, 0.99))
-    [before] = [line for line in figure.axes[2].lines if len(line.get_xdata()) == 2]
-    assert before.get_ydata()[0] == 0.7
+    assert (heights.min(), heights.max()) == pytest.approx((0.26, 0.84))
+    before = [line for line in figure.axes[2].lines if list(line.get_xdata()) == [0, 1]]
+    assert {line.get_color(): line.get_ydata()[0] for line in before} == {means[0].get_color(): 0.7,
+                                                                          means[1].get_color(): 0.8}
+    assert "open: a single fact" in figure.get_supxlabel()
     assert [axis.get_title().splitlines()[0] for axis in figure.axes] == list(MAIN)
     names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["errors corrected", "new facts inserted", "accuracy before any edit"]
+    assert names == ["errors corrected", "new facts inserted", "accuracy before any edit, in the colour of its task"]
     assert text_problems(figure) == []
 
 
@@ -203,7 +210,8 @@ def test_kept_edits_of_few_items():
                  frame.assign(low=np.nan, high=np.nan)):
         assert text_problems(sequential(some)) == []
     insert = sequential(frame.tail(3)).axes[0].lines[0]
-    np.testing.assert_allclose(insert.get_ydata(), KEPT["insert"][0])
+    np.testing.assert_allclose(insert.get_ydata(), KEPT["insert"][0][1:])
+    assert "open" not in sequential(frame[frame["edits"] > 1]).get_supxlabel()
 
 
 def shown(task="insert") -> pd.DataFrame:

@@ -1,7 +1,9 @@
+"""The figure of half precision draws the shares of sites given."""
+
 import numpy as np
 import pandas as pd
 import pytest
-from test_plots import text_problems
+from figures import text_problems
 
 from interventions.plots import precision_differences
 
@@ -47,6 +49,12 @@ def test_equal_effects_are_told_in_words_and_others_drawn():
     differing = precision_differences(sites(exact=0.01))
     assert not differing.axes[0].texts
     assert curves(differing.axes[0])[-1].get_xdata()[-1] == pytest.approx(1e-4)
+
+
+def test_a_line_of_few_sites_is_not_on_the_axis():
+    axis = precision_differences(sites(exact=0.01)).axes[0]
+    low, high = axis.get_ylim()
+    assert low < -0.02 and high > 1.02
 
 
 @pytest.mark.parametrize("dtypes", [("bfloat16",), ("bfloat16", "float16")])

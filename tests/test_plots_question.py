@@ -7,14 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
+from figures import text_problems
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_rgb
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
-from test_plots import text_problems
 
 from interventions.plots import example_questions, question_maps, worked_example
-from interventions.plots.question import signed_colours, token_label
+from interventions.plots.question import question_colours
+from interventions.plots.words import token_label
 
 TOKENS = [("<image>", "visual"), ("\n", "before"), (" The", "before"), (" this", "constraint"),
           (" country", "constraint_last"), (" is", "between"), (" ASSISTANT", "between"), (":", "last")]
@@ -88,13 +89,13 @@ def test_values_below_zero_have_another_colour_and_a_missing_counterpart_is_grey
 
 @pytest.mark.parametrize("kind", ["mlp", "attention"])
 def test_colours_grow_darker_away_from_zero_and_equally_on_both_sides(kind):
-    colours = signed_colours(kind, -0.5, 0.5)(np.linspace(0, 1, 101))[:, :3]
+    colours = question_colours(kind, -0.5, 0.5)(np.linspace(0, 1, 101))[:, :3]
     lightness = colours @ [0.3, 0.59, 0.11]
     assert (np.diff(lightness[50:]) < 0.01).all()
     assert (np.diff(lightness[:50]) > -0.01).all()
     assert abs(lightness[0] - lightness[-1]) < 0.15
     assert abs(colours[49] - colours[51]).max() < 0.05  # no step at 0
-    assert len(signed_colours(kind, 0, 0.5).colors) == 512
+    assert len(question_colours(kind, 0, 0.5).colors) == 512
 
 
 def test_kinds_quantity_and_rule_can_be_chosen():

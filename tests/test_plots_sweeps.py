@@ -1,9 +1,11 @@
+"""Figures that put runs side by side draw the numbers given, and are legible."""
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from figures import text_problems
 from matplotlib.colors import to_rgba
-from test_plots import text_problems
 
 from interventions.plots import compared_by_layer, effects_by_window, peak_histograms
 

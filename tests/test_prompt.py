@@ -235,6 +235,19 @@ def test_noise(model):
             lambda m: corrupt(m, ask(m), visual_replacement="Peru", repeat_token="Paris"),
             "repeat_token replaces the constraint by itself",
         ),
+        (lambda m: corrupt(m, ask(m), repeat_token=" "), "repeat_token is empty: give a word"),
+        (
+            lambda m: corrupt(m, ask(m), repeat_token="Paris", repeat_role="text_constraint"),
+            r"repeat_role 'text_constraint' has no token in this prompt: use 'constraint'\.",
+        ),
+        (
+            lambda m: corrupt(m, ask(m), visual_replacement="<image> Peru"),
+            "visual_replacement contains '<image>', the placeholder of the image",
+        ),
+        (
+            lambda m: corrupt(m, ask(m, text_constraint="capital"), text_replacement="<image>"),
+            "text_replacement contains '<image>'",
+        ),
         (lambda m: noise(m, ask(m), "subject"), "positions names the unknown role 'subject'"),
         (lambda m: noise(m, ask(m), "text_constraint"), "positions names no token"),
         (lambda m: noise(m, ask(m), "last", scale=0), "scale must be larger than 0"),

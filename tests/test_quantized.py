@@ -17,7 +17,8 @@ from interventions import (
 )
 from interventions.causal_trace import trace
 from interventions.conditions import Conditions, clean_prompt, corrupted_prompt
-from interventions.edit_errors import EditError
+from interventions.edit_errors import EditError, NoGradientError
+from interventions.edit_study import edit_study
 from interventions.fine_tuning import fine_tuned
 
 
@@ -56,14 +57,30 @@ def test_its_exact_mode_equals_separate_runs(models, item):
 def test_what_needs_gradients_or_writes_into_the_weights_is_refused(models, item):
     quantized, plain = models
     prompt = clean_prompt(quantized, item, Conditions())
-    with pytest.raises(EditError, match=r"nf4 weights, .*gives no gradients: .*dtype='bfloat16'"):
+    with pytest.raises(EditError, match=r"nf4 weights, .*gives no gradients: .*dtype='bfloat16'") as refused:
         edit_facts(quantized, [(prompt, "Oslo")])
+    assert not isinstance(refused.value, NoGradientError)
     with pytest.raises(AttentionError, match=r"has nf4 weights, .* need W_o itself: .*dtype='bfloat16'"):
         attention_contributions(quantized, prompt)
     made = edit_facts(plain, [(prompt, "Oslo")])
-    with pytest.raises(EditError, match="whose weights are others"):
+    with pytest.raises(EditError, match="whose weights differ from"):
         apply_edits(quantized, [made])
     with pytest.raises(EditError, match=r"has nf4 weights, .*dtype='bfloat16'"):
         merged(quantized)
     with pytest.raises(EditError, match=r"has nf4 weights, .*dtype='bfloat16'"), fine_tuned(quantized, prompt, "Oslo"):
         pass
+
+
+def test_a_study_leaves_out_what_its_weights_cannot_do_and_says_why(models, item, tmp_path, capsys):
+    quantized, _ = models
+    asked = quantized, {"correct": [(item, "Oslo")]}, [item], []
+    baselines = ["fine-tuning", "constrained fine-tuning"]
+    study = edit_study(*asked, methods=["no edit", *baselines], results_dir=tmp_path)
+    assert study.results["method"].tolist() == ["no edit"]
+    told = "Left out: fine-tuning and constrained fine-tuning, which change weights, and nf4 ones cannot be trained."
+    assert told in capsys.readouterr().out
+    with pytest.raises(EditError, match="methods has none that 'mini' allows: name one of 'no edit', 'MultEdit'"):
+        edit_study(*asked, methods=baselines, results_dir=tmp_path)
+    # On a CPU there are no gradients: that is not "MultEdit changes nothing".
+    with pytest.raises(EditError, match="of which a CPU gives no gradients"):
+        edit_study(*asked, methods=["MultEdit"], results_dir=tmp_path)

@@ -2,26 +2,14 @@
 
 import json
 import re
-import subprocess
-from pathlib import Path
 
 import papermill.cli
-import pytest
+from pages import README, ROOT
 
 import interventions
 from interventions import load_model, load_testbed
 from interventions.cost import estimate, read_fit
 from interventions.figure_parameters import Fig3Parameters
-
-ROOT = Path(__file__).parent.parent
-PAGES = ("figures", "running", "python", "models", "ndif", "testbeds", "choices", "extending")
-README = "\n".join(path.read_text() for path in (ROOT / "README.md", *(ROOT / f"docs/{page}.md" for page in PAGES)))
-
-
-def make(*arguments: str) -> subprocess.CompletedProcess:
-    """What make would run."""
-    command = ["make", "--no-print-directory", "--dry-run", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def run_blocks(page: str) -> dict:
@@ -58,16 +46,6 @@ def test_python_of_its_page_runs(capsys, tmp_path, monkeypatch):
     assert load_model(str(tmp_path / "changed")).generate_answer(*asked) == "Peso"
     assert {path.name for path in (tmp_path / "peso").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     assert result.answer_text in printed and "(8, 1, 64) 0" in printed and "visual -> constraint" in printed
-
-
-def test_make_fig3_runs_the_papermill_command():
-    command = "papermill notebooks/fig3_trace.ipynb reports/mini/fig3_trace.ipynb -p window 3"
-    run, record = (line.strip() for line in make("fig3").stdout.splitlines()[-2:])
-    assert run == command
-    assert record.startswith("python -m interventions record reports/mini/fig3_trace.ipynb > ")
-    run = make("fig3", "P=limit=5 remote=True results_dir=/tmp/a=b").stdout.splitlines()[-2].strip()
-    assert run == f"{command} -p limit '5' -p remote 'True' -p results_dir '/tmp/a=b'"
-    assert command.replace("reports/mini/fig3_trace.ipynb", "out.ipynb") in README
 
 
 def test_parameters_of_the_commands_are_of_the_right_type():
@@ -175,17 +153,6 @@ def test_pictures_and_pages_that_the_readme_names_are_there():
 def test_everything_that_the_package_offers_is_on_the_page():
     named = {line.rpartition(".")[2] for line in (ROOT / "docs" / "api.md").read_text().splitlines() if ":::" in line}
     assert set(interventions.__all__) <= named
-
-
-def test_make_refuses_a_parameter_without_a_value():
-    refused = make("fig3", "P=limit")
-    assert refused.returncode != 0
-    assert "write every parameter as name=value" in refused.stderr
-
-
-@pytest.mark.parametrize("target", re.findall(r"^    make (\w+)", README, re.MULTILINE))
-def test_make_targets_of_the_readme_exist(target):
-    assert make(target).returncode == 0
 
 
 def test_parameters_of_the_table_are_the_notebook_s():

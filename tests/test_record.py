@@ -1,4 +1,7 @@
+"""What a notebook found, as data: strict JSON in a file and in the notebook, and as tables."""
+
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -51,6 +54,15 @@ def save_notebook(content, path):
     return path
 
 
+def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, displayed, monkeypatch):
+    make(path := tmp_path / "fig3.record.json")
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(OSError, match="no space"):
+        make(path)
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == before
+
+
 def test_file_and_output_hold_the_same_strict_json(tmp_path, displayed):
     content = make(tmp_path / "new" / "fig3.record.json")
     text = (tmp_path / "new" / "fig3.record.json").read_text()
@@ -96,7 +108,7 @@ def test_a_number_that_is_rounded_to_zero_has_no_sign():
     assert str(Number(3)) == "3.00"
 
 
-def test_fields(tmp_path, displayed):
+def test_a_record_has_these_fields(tmp_path, displayed):
     content = make(tmp_path / "a.json")
     assert set(content) == {"figure", "parameters", "environment", "numbers", "table", "claims"}
     assert content["numbers"]["known/mlp"] == {"value": 0.5, "low": 0.4, "high": 0.6, "n": 7}

@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from benchmarks.synthetic_sources import DEFECTS, IMPOSSIBLE, write_csv, write_released
+from benchmarks.synthetic_sources import DEFECTS, write_csv, write_released
 from interventions.__main__ import main
 from interventions.testbed import TestBedError, load_image, load_testbed
+from interventions.testbed.images import FORMATS
 from interventions.testbed.provenance import described, history
-from interventions.testbed.sources.draft import ROWS
+from interventions.testbed.sources.new_testbed import ROWS, summary
 from interventions.testbed.sources.released import import_released
 
 SIZES = {"known": 60, "okvqa": 60, "movies": 60}
@@ -47,7 +48,6 @@ def test_every_row_ends_as_it_must(sources, imported):
     counts = rows["status"].value_counts()
     assert counts["kept"] + counts["repaired"] == len(bed)
     assert set(rows.loc[rows["status"] != "left out", "id"]) == {item.id for item in bed}
-    assert IMPOSSIBLE.keys() == SIZES.keys()
 
 
 def test_what_the_sources_add(imported):
@@ -63,7 +63,7 @@ def test_what_the_sources_add(imported):
     assert {item.visual_replacement for item in imported[0]} == {""}
 
 
-def test_a_joint_credit_counts_for_each_director(imported, sources):
+def test_a_joint_credit_counts_for_each_director(imported):
     films = {item.entity: item.answers for item in imported[0] if item.part == "movies"}
     assert "Film 9" in films["Zoë Director 9"]  # "Zoë Director 9, Zoë Director 10"
     assert "Film 9" in films["Zoë Director 10"]
@@ -189,6 +189,66 @@ def test_a_row_is_no_double_of_one_that_was_left_out(tmp_path):
     assert rows.loc[2, "reason"] == "the same as an earlier row: 2"
 
 
+PEOPLE = "This person was born in?"
+
+
+def facts_about(root, *rows):
+    """multimodal_known.csv of (main_entity, image_url), each about a fact and with a picture of its own; arguments."""
+    facts, released = [], []
+    for number, (phrase, url) in enumerate(rows):
+        (root / "images" / str(number)).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(root / "images" / str(number) / "1.png")
+        fact = {"subject": f"N{number}", "attribute": "Paris", "template": "", "prompt": "", "relation_id": "P19"}
+        facts.append(fact)
+        released.append({"question": PEOPLE, "subject": f"N{number}", "main_entity": phrase,
+                         "image_url": str(number) if url is None else url})
+    write_csv(root / "multimodal_known.csv", released)
+    (root / "known.json").write_text(json.dumps(facts))
+    return {"images": [root / "images"], "known": root / "known.json"}
+
+
+def test_repairs_are_counted_of_rows_that_were_kept(tmp_path):
+    rows = ("This person", None), ("This person.", None), ("This person?", "nowhere"), ("This person.", "elsewhere")
+    _, frame, folders = import_released(tmp_path, tmp_path / "bed", **facts_about(tmp_path, *rows))
+    assert summary(frame, folders).splitlines()[:3] == [
+        "multimodal_known.csv: 1 kept + 1 repaired + 2 left out = 4 rows", "  repaired, punctuation removed: 1",
+        "  left out, no image: 2",
+    ]
+
+
+def test_a_cell_without_a_word_costs_its_row(tmp_path):
+    rows = [(cell, None) for cell in ("This person", "*", "#", "/", "_", "'")]
+    _, frame, _ = import_released(tmp_path, tmp_path / "bed", **facts_about(tmp_path, *rows))
+    assert frame["status"].tolist() == ["kept"] + ["left out"] * 5
+    assert frame["reason"].str.contains("constraint").tolist() == [False] + [True] * 5
+
+
+def test_a_row_that_names_no_image_is_not_called_unsafe(tmp_path):
+    rows = ("This person", None), ("This person", ""), ("This person", "../images/0")
+    _, frame, _ = import_released(tmp_path, tmp_path / "bed", **facts_about(tmp_path, *rows))
+    assert frame["reason"].str.partition(":")[0].tolist() == ["", "no image", "unsafe image name"]
+    assert frame.loc[1, "reason"] == "no image: the row names none"
+
+
+def test_files_of_absent_parts_are_not_said_to_be_read(sources, tmp_path):
+    root, _ = sources
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "multimodal_known.csv").write_bytes(
+        (root / "data_constraints" / "multimodal_known.csv").read_bytes())
+    arguments = paths(root) | {"films": tmp_path / "mistyped.pkl"}
+    bed, _, _ = import_released(tmp_path / "data", tmp_path / "bed", **arguments)
+    assert [file["name"] for file in history(bed.directory)[0]["inputs"]] == ["multimodal_known.csv", "known_1000.json"]
+
+
+def test_pictures_are_opened_by_no_other_decoder(tmp_path, monkeypatch):
+    arguments = facts_about(tmp_path, ("This person", None))
+    Image.new("RGB", (9, 9)).save(tmp_path / "images" / "0" / "2.png")
+    opened, plain = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda path, **options: (opened.append(options), plain(path, **options))[1])
+    import_released(tmp_path, tmp_path / "bed", choice="largest", **arguments)
+    assert len(opened) == 4 and all(options == {"formats": FORMATS} for options in opened)
+
+
 def test_a_folder_that_is_there_already_is_kept(sources, tmp_path):
     root, _ = sources
     (tmp_path / "bed").mkdir()
@@ -206,7 +266,7 @@ def test_nothing_is_left_of_a_run_that_is_interrupted(sources, tmp_path, monkeyp
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("interventions.testbed.sources.draft.add_step", interrupted)
+    monkeypatch.setattr("interventions.testbed.sources.new_testbed.add_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         import_released(root / "data_constraints", tmp_path / "bed", **paths(root))
     assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,7 @@ from interventions import load_model, ndif, remote
 from interventions.checkpoints import ModelError
 from interventions.parameters import ParameterError, Parameters
 from interventions.progress import Progress
+from interventions.study import trace_study
 
 KEY = "canary-5b1f"
 
@@ -86,7 +87,7 @@ def test_a_patience_that_is_no_number_is_refused(monkeypatch, told):
 @pytest.mark.parametrize(("status", "body", "error", "words"), [
     (503, {"detail": "reconnecting"}, ndif.ServerUnreachable, r"is not ready \(503: reconnecting\)"),
     (429, "slow down", ndif.ServerUnreachable, r"\(429: slow down\)"),
-    (403, {"detail": "Invalid API key."}, ndif.RequestRefused, "does not accept the key in NDIF_API_KEY"),
+    (403, {"detail": "Invalid API key."}, ndif.KeyRefused, "does not accept the key in NDIF_API_KEY"),
     (400, {"detail": f"Invalid API key format: '{KEY}'"}, ndif.RequestRefused, r"format: '\[key\]'"),
     (400, {"detail": "nnsight is too old"}, ndif.RequestRefused, r"refuses requests \(400: nnsight is too old\)"),
     (422, {"detail": ["bad envelope"]}, ndif.JobFailed, "refuses this request .*bad envelope"),
@@ -117,6 +118,33 @@ def test_an_internal_error_that_stays_is_the_requests_own(answering):
     assert len(answering.seen) == 5
 
 
+@pytest.mark.parametrize(("answers", "asked"), [
+    ([503] * 6 + [500] * 5, 11),
+    ([500] * 4 + [503] * 3 + [500], 8),
+])
+def test_only_internal_errors_count_for_a_request_that_makes_them(answering, answers, asked):
+    """A server that comes up again may fail in many ways first."""
+    answering.answers = tuple((status, "no") for status in answers)
+    with pytest.raises(ndif.JobFailed, match="500: no"):
+        ndif.get("/response/1", patient=True)
+    assert len(answering.seen) == asked
+    answering.seen, answering.answers = (), (*((503, "no"),) * 4, (500, "no"), (200, "there"))
+    assert ndif.get("/response/1", patient=True).text == "there"
+
+
+def test_what_is_waited_for_is_told_of_the_address_that_does_not_answer(monkeypatch, capsys):
+    """The store of results has an address of its own, which NDIF_HOST does not change."""
+    monkeypatch.setattr(ndif, "_TELL_AFTER", 0.0)
+    monkeypatch.setattr(ndif, "_told", [0.0])
+    monkeypatch.setenv("NDIF_PATIENCE", "1")
+    monkeypatch.setenv("NDIF_HOST", "http://elsewhere:8000")
+    with pytest.raises(ndif.ServerUnreachable):
+        ndif.get("http://127.0.0.1:9/store/result.pt", patient=True)
+    [line, *_] = capsys.readouterr().out.splitlines()
+    assert line.startswith("The server http://127.0.0.1:9 does not answer (") and "elsewhere" not in line
+    assert line.endswith("clients reach. Trying again for up to 1 s.")
+
+
 def test_a_link_to_a_result_that_has_expired_is_no_refused_key(answering):
     answering.answers = ((403, "<Error>InvalidAccessKeyId</Error>"),)
     with pytest.raises(ndif.NothingThere):
@@ -126,7 +154,7 @@ def test_a_link_to_a_result_that_has_expired_is_no_refused_key(answering):
 @pytest.mark.parametrize(("said", "error", "words"), [
     ("Error provisioning model. Please try again later.", remote._NotReady, "provisioning"),
     ("Replica was evicted while processing your request.", remote._Lost, "was evicted"),
-    ("Could not deploy this model. Repository Not Found", ndif.RequestRefused, "does not run this model"),
+    ("Could not deploy this model. Repository Not Found", ndif.NotServed, "does not run this model"),
     ("Your job exceeded the execution timeout of 5.0s.", ndif.JobFailed, "fewer positions"),
     (f"Traceback\nValueError: {KEY} is wrong", ndif.JobFailed, r"ValueError: \[key\] is wrong"),
 ])
@@ -208,7 +236,7 @@ def test_a_model_is_known_by_its_directory_or_id():
     assert asked == [1]  # not before every request
 
 
-def test_parameters():
+def test_remote_and_concurrency_as_parameters():
     assert Parameters.from_notebook({"remote": "true", "concurrency": 4}).remote is True
     assert Parameters.from_notebook({"remote": "false"}).remote is False
     with pytest.raises(ParameterError, match="'concurrency' is 4, but nothing runs on a server"):
@@ -225,3 +253,26 @@ def test_a_model_that_was_loaded_here_does_not_run_there():
     with pytest.raises(ModelError, match=r"needs a model that is on a server: load_model\('mini', remote=True"):
         model.runs_on(True)
     assert model.runs_on(None) is False and model.runs_on("local") == "local"
+
+
+@pytest.mark.parametrize("remote", [False, "local"])
+def test_a_model_that_is_on_a_server_does_not_run_here(remote, tmp_path):
+    """nnsight would load the weights then, and what they give would be stored as the server's."""
+    model = load_model("mini")
+    model.remote = True
+    with pytest.raises(ModelError, match=r"needs the weights of model 'mini', .* without remote to run it here"):
+        trace_study(model, [], remote=remote, results_dir=tmp_path)
+    assert model.runs_on(None) is True and model.runs_on(True) is True
+
+
+@pytest.mark.parametrize("remote", ["True", "loacl", "https://api.ndif.us", 1, 0, ""])
+def test_anything_else_is_no_place_to_run(remote):
+    """nnsight takes a text for the address of a server, and sends requests there in its own way."""
+    with pytest.raises(ModelError, match=r"remote must be True .*, False or 'local', not "):
+        load_model("mini", remote=remote)
+    model = load_model("mini")
+    with pytest.raises(ModelError, match=f"False or 'local', not {remote!r}"):
+        model.runs_on(remote)
+    model.remote = remote
+    with pytest.raises(ModelError, match=f"False or 'local', not {remote!r}"):
+        model.generate_answer(None, "Who?")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from interventions.testbed.sources.draft import LeftOut
+from interventions.testbed.sources.new_testbed import LeftOut
 from interventions.testbed.sources.repairs import repair_constraint
 
 SYSTEM = "This operating system was created by?"
@@ -46,6 +46,8 @@ def test_what_needs_no_repair_is_left_alone(question, phrase, template):
     ("Where, in a very big and quite old place, is this dog?", "Where dog", "constraint not in the question"),
     ("What is this?", "", "no constraint"),
     ("What is this?", " .? ", "no constraint"),
+    *(("What is this animal?", mark, "no constraint: the row names none") for mark in "*#/©'"),
+    ("What is this animal?", "_", "constraint not in the question: '_'"),
 ])
 def test_what_cannot_be_repaired_is_left_out(question, phrase, reason):
     with pytest.raises(LeftOut, match=reason):

@@ -80,7 +80,32 @@ def test_a_page_has_the_outputs_and_the_code_folded(pages):
     assert list((pages / "fig2_example_files").glob("*.png"))
 
 
-def test_the_command(pages, capsys):
+def test_the_index_says_which_parameters_were_set(pages):
+    index = (pages / "index.html").read_text()
+    for name in NAMES:
+        section = index[index.index(f'<section id="{name}">') :].partition("</section>")[0]
+        given = nbformat.read(pages / f"{name}.ipynb", as_version=4).metadata.papermill.parameters
+        told = "; ".join(f"{key} {value}" for key, value in given.items() if key != "record_path")
+        seconds = re.search(r"\d+ s · (.*)</p>", section)
+        assert html.unescape(seconds[1]) == told != ""
+        assert set(given) < set(read_record(pages / f"{name}.ipynb")["parameters"])  # the defaults are not told
+
+
+def test_a_report_by_hand_has_no_parameters_and_says_none(pages, tmp_path):
+    for notebook in (pages / "fig2_example.ipynb", pages / "table1_testbed.ipynb"):
+        made = nbformat.read(notebook, as_version=4)
+        if "fig2" in notebook.stem:
+            del made.metadata["papermill"]
+        else:
+            made.metadata["papermill"]["parameters"] = {"results_dir": "/elsewhere", "seed": 3}
+        nbformat.write(made, tmp_path / notebook.name)
+    index = build_pages(tmp_path).read_text()
+    assert "0 s</p>" in index  # run in JupyterLab
+    assert " s · seed 3</p>" in index
+    assert "elsewhere" not in index
+
+
+def test_pages_prints_where_the_index_is(pages, capsys):
     assert main(["pages", str(pages)]) == 0
     assert capsys.readouterr().out.strip() == str(pages / "index.html")
     with pytest.raises(RecordError, match="holds no finished report"):
@@ -105,3 +130,7 @@ def test_what_is_outdated_is_told(pages, tmp_path):
     record["numbers"] = {}
     (tmp_path / "fig2_example.record.json").write_text(json.dumps(record))
     assert "is not the record in" in outdated(executed, notebook)
+    for cell in source.cells:
+        cell.update(outputs=[]) if cell.cell_type == "code" else None
+    nbformat.write(source, executed)  # stopped before its record
+    assert "holds no record" in outdated(executed, notebook)

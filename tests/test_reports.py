@@ -1,10 +1,12 @@
 """The committed reports: made by the notebooks as they are now, with their records beside them, and on the index."""
 
+import json
 import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 
 from interventions.report_page import build_pages, outdated
 
@@ -24,13 +26,21 @@ def test_a_report_is_of_the_notebook_as_it_is(executed):
     assert outdated(executed, ROOT / source) == ""
 
 
-def test_the_index_is_what_the_reports_make(tmp_path):
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_report_has_the_parameters_of_its_figure(figure):
+    given = yaml.safe_load((ROOT / "params" / "figures" / f"{figure}.yaml").read_text())
+    [record] = REPORTS.glob(f"{figure}_*.record.json")
+    parameters = json.loads(record.read_text())["parameters"]
+    assert {name: parameters[name] for name in given} == given
+
+
+def test_the_pages_are_what_the_reports_make(tmp_path):
     copy = tmp_path / "mini"
     copy.mkdir()
     for path in EXECUTED:
         shutil.copy(path, copy)
     assert build_pages(copy).read_text() == (REPORTS / "index.html").read_text()
     for page in copy.glob("*.html"):
-        assert (REPORTS / page.name).is_file()
+        assert page.read_text() == (REPORTS / page.name).read_text(), page.name
     for picture in copy.glob("*_files/*"):
         assert (REPORTS / picture.relative_to(copy)).read_bytes() == picture.read_bytes()

@@ -1,3 +1,5 @@
+"""Tables on disk by what they depend on: found again, never half written, made once by one process."""
+
 import os
 import random
 import signal
@@ -9,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import interventions.files as files
 import interventions.results as results
 from interventions.results import ResultStore
 
@@ -97,7 +100,7 @@ def test_a_failure_stores_nothing_and_leaves_nothing(tmp_path, monkeypatch):
     store = ResultStore(tmp_path)
     with pytest.raises(AssertionError):
         store.get_or_compute(KEY, refuse)
-    monkeypatch.setattr(results.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         store.get_or_compute(KEY, table)
     assert list(store.directory.iterdir()) == []

@@ -10,7 +10,7 @@ from answering import renamed
 import interventions.progress as progress_module
 import interventions.study as module
 from interventions.asking import in_shard
-from interventions.parameters import ParameterError
+from interventions.parameters import ParameterError, shard_of
 from interventions.progress import Progress
 from interventions.study import trace_study
 
@@ -81,11 +81,22 @@ def test_a_shard_depends_on_the_questions_alone():
     assert in_shard(list("abc"), "1/1") == in_shard(list("abc"), "") == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("shard", ["0/2", "3/2", "2", "a/b", "1/0", "-1/2", "1/2/3", "1 / 2", "0/0"])
-def test_a_shard_that_is_none_is_one_sentence(model, items, tmp_path, shard):
-    with pytest.raises(ParameterError, match=r"^Parameter 'shard' must be like '2/8' .*\.$") as error:
-        trace_study(model, items, shard=shard, results_dir=tmp_path)
-    assert repr(shard) in str(error.value)
+def test_shards_are_one_of_so_many():
+    assert [shard_of(shard) for shard in ("1/1", "1/8", "8/8", "10/12")] == [(1, 1), (1, 8), (8, 8), (10, 12)]
+
+
+@pytest.mark.parametrize("shard", [
+    "0/2", "3/2", "2", "2/", "/8", "two/eight", "1/0", "0/0", "-1/2", "1/2/3", "2.0/8", "1 / 2", " 1/2", "",
+])
+def test_a_shard_that_is_none_is_one_sentence(shard):
+    with pytest.raises(ParameterError) as error:
+        shard_of(shard)
+    assert str(error.value) == f"Parameter 'shard' must be like '2/8' (the second of eight parts), not {shard!r}."
+
+
+def test_a_study_refuses_a_shard_that_is_none(model, items, tmp_path):
+    with pytest.raises(ParameterError, match="'shard' must be like '2/8'"):
+        trace_study(model, items, shard="3/2", results_dir=tmp_path)
 
 
 def test_more_shards_than_questions_is_one_sentence(model, items, tmp_path):
@@ -143,6 +154,18 @@ def test_lines_come_every_half_minute_and_not_at_every_question(clock, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2  # nothing is left to announce at the last question
 
 
+def test_what_is_read_back_says_nothing_of_how_fast_questions_are_asked(clock, capsys):
+    progress = Progress(1000)
+    for seconds, stored in ((0.01, True),) * 900 + ((10.0, False),) * 3:
+        clock.now += seconds
+        progress.step("0 used", stored=stored)
+    assert capsys.readouterr().out == "903 of 1000 questions, 0 used; 4.6 a minute, 21 min 1 s left\n"
+    progress = Progress(10)
+    clock.now += 40  # of a slow disk
+    progress.step("0 used", stored=True)
+    assert capsys.readouterr().out == "1 of 10 questions, 0 used\n"
+
+
 def test_lines_begin_with_their_label(clock, capsys):
     run(clock, 40, 4.0, label="window 3")
     assert all(line.startswith("window 3: ") for line in capsys.readouterr().out.splitlines())
@@ -152,8 +175,7 @@ def test_lines_are_plain_text_of_their_own(clock, capsys):
     """No carriage return, no bar: the same on a terminal, in papermill's log and in the saved notebook."""
     run(clock, 40, 10.0)
     output = capsys.readouterr().out
-    assert output.isprintable() is False  # line ends ...
-    assert all(line.isprintable() and len(line) < 100 for line in output.splitlines())  # ... and nothing else
+    assert all(line.isprintable() and len(line) < 100 for line in output.splitlines())
     assert output.endswith("\n")
     assert "\r" not in output
 

@@ -17,6 +17,7 @@ from answering import questions, renamed, speaking, words
 import interventions.study as module
 from interventions.causal_trace import trace
 from interventions.conditions import Conditions
+from interventions.model import VisionLanguageModel
 from interventions.parameters import ParameterError
 from interventions.prompt import build_prompt, corrupt
 from interventions.study import ROLES, trace_study
@@ -76,6 +77,16 @@ def test_sites_equal_a_trace_by_hand(study, model, items):
     assert set(before["role"]) == {"visual", "before"}
     assert (before["effect"] == 0).all()
     assert before.loc[before["role"] == "visual", "position"].unique().tolist() == [max(prompt.visual)]
+
+
+def test_an_image_behind_the_question_leaves_the_constraint_among_the_sites(model):
+    for template in ("<image> {question} ASSISTANT:", "{question} <image> ASSISTANT:"):
+        told = VisionLanguageModel.from_module(model.module, model.processor, prompt=template)
+        prompt = build_prompt(told, "The capital of this country is", tiny.picture(), visual_constraint="this country")
+        shown = module.shown_positions(prompt)
+        assert set(prompt.constraint) <= set(shown) and shown[-1] == prompt.last
+        assert [i for i in shown if prompt.roles[i] == "visual"] == [max(prompt.visual)]
+        assert shown == tuple(sorted(shown)) and shown[0] == min(max(prompt.visual), prompt.constraint[0])
 
 
 def test_roles_are_those_of_the_heat_maps(study, items):

@@ -1,3 +1,5 @@
+"""Test beds: what an item must hold, and that they come back from disk as they were saved."""
+
 from dataclasses import replace
 
 import pyarrow as pa
@@ -6,7 +8,8 @@ import pytest
 from PIL import Image
 
 from interventions.testbed import Item, TestBedError, load_image, load_testbed, save_testbed
-from interventions.testbed.schema import COLUMNS
+from interventions.testbed.errors import first_line
+from interventions.testbed.table import COLUMNS
 
 
 def item(number: int = 0, part: str = "known", **changes) -> Item:
@@ -122,9 +125,9 @@ def test_smaller_limits_are_prefixes_and_seeds_shuffle(bed):
     assert [i.id for i in without_one.select("known")] == ids[0][:-1]
 
 
-@pytest.mark.parametrize("arguments", [{"part": "knwon"}, {"constraints": "double"}])
+@pytest.mark.parametrize("arguments", [{"part": "knwon"}, {"constraints": "double"}, {"limit": -1}])
 def test_a_selection_that_does_not_exist_is_refused(bed, arguments):
-    with pytest.raises(TestBedError, match=r"knwon|double"):
+    with pytest.raises(TestBedError, match=r"knwon|double|limit must be 0 \(all\) or more, not -1"):
         bed[0].select(**arguments)
 
 
@@ -151,6 +154,35 @@ def test_items_may_be_on_their_way(tmp_path):
     save_testbed(items, tmp_path)
     assert list(load_testbed(tmp_path)) == items
     assert [i.constraints for i in items] == ["single", "single", "multi", "single"]
+
+
+def test_letters_count_in_whatever_unicode_form(tmp_path):
+    """As for the experiments: a name may be typed in one form and come from a list in another."""
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    paraphrases = f"This {decomposed} is owned by", "Whose is it"
+    unmarked = item(question=f"Who owns this {decomposed}?", paraphrases=paraphrases, visual_constraint="",
+                    visual_replacement="")
+    marked = unmarked.with_constraints(f"this {composed}", None)
+    assert marked.paraphrases == paraphrases[:1]
+    other = item(question=f"Who owns this {composed}?", visual_constraint=f"this {decomposed}", paraphrases=())
+    save_testbed([marked, replace(other, id="other")], tmp_path)
+    assert list(load_testbed(tmp_path)) == [marked, replace(other, id="other")]
+
+
+def test_a_question_that_leads_out_is_not_taken_for_an_image(tmp_path):
+    save_testbed([item()], tmp_path)
+    table = pq.read_table(tmp_path / "items.parquet")
+    asked = pa.array(["Which road leads out of here?"])
+    table = table.set_column(table.column_names.index("question"), "question", asked)
+    pq.write_table(table, tmp_path / "items.parquet")
+    with pytest.raises(TestBedError, match="not a contiguous part of the question 'Which road leads out") as caught:
+        load_testbed(tmp_path)
+    assert "images" not in str(caught.value)
+
+
+def test_the_first_line_of_an_error_is_one_that_says_something():
+    assert first_line(ValueError("\n  no such file.\nand more")) == "no such file"
+    assert first_line(ValueError()) == "ValueError"
 
 
 def test_a_write_that_fails_leaves_the_table_as_it_was(bed, tmp_path, monkeypatch):

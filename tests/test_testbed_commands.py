@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from notebook_runs import execute, findable
+from notebook_runs import execute
 from openai_server import OpenAIServer, completion, good
 from released_format import write_as_released
 
@@ -14,8 +14,6 @@ from interventions.record import read_record
 from interventions.testbed import load_testbed
 from interventions.testbed.provenance import history, rewrite
 from interventions.testbed.verification.decisions import LOG, DecisionLog
-
-environment = pytest.fixture(scope="module", autouse=True)(findable)
 
 
 def run(*arguments) -> int:
@@ -73,6 +71,18 @@ def test_without_a_model_phrases_are_chosen_unchecked(bed, capsys):
     assert "unchecked" in capsys.readouterr().out
     for item in load_testbed(bed):
         assert bool(item.visual_replacement) == (item.part != "okvqa")
+
+
+@pytest.mark.parametrize(("options", "told"), [
+    (("--model", "mini", "--tries", "0"), "tries must be at least 1"), (("--model", "mini", "--max-p", "2"), "max_p"),
+    (("--model", "mini", "--parts", "knwon"), "no part 'knwon'"), (("--model", "mini", "--limit", "-1"), "limit"),
+    (("--remote",), "add --model"), (("--dtype", "float32"), "add --model"), (("--device-map", "auto"), "add --model"),
+])
+def test_options_that_cannot_be_are_told_before_a_model_is_loaded(bed, monkeypatch, capsys, options, told):
+    monkeypatch.setattr("interventions.loading.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    assert run("corruptions", bed, *options) == 1
+    assert told in capsys.readouterr().err
+    assert not any(item.visual_replacement for item in load_testbed(bed))
 
 
 def test_verify_tells_and_applies(bed, capsys):

@@ -78,6 +78,27 @@ def test_a_caller_that_stops_early_begins_no_more():
     assert len(begun) <= 1 + AHEAD * 4
 
 
+def test_who_still_waited_for_its_turn_in_the_end_does_not_begin():
+    begun, inside, go = [], threading.Event(), threading.Event()
+
+    def function(item):
+        begun.append(item)
+        inside.set()
+        assert go.wait(5)  # without letting others have their turn
+
+    def items():
+        yield 0
+        assert inside.wait(5)
+        yield from (1, 2)
+        time.sleep(0.1)  # until both wait for their turn
+        threading.Timer(0.2, go.set).start()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(in_order(function, items(), 3))
+    assert begun == [0]
+
+
 def test_a_slow_one_holds_up_none_that_could_begin():
     log = []
 

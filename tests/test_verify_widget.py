@@ -6,19 +6,18 @@ import re
 from dataclasses import replace
 
 import pytest
-from notebook_runs import execute, findable, noise_on_stderr, outputs, shown
+from notebook_runs import execute, noise_on_stderr, outputs, shown
 from PIL import Image
 
 from interventions.parameters import ParameterError
 from interventions.testbed import Item, TestBedError, load_testbed, save_testbed
 from interventions.testbed.verification.decisions import DecisionLog
-from interventions.testbed.verification.marking import Marks, mark, pieces, replaced
+from interventions.testbed.verification.marking import ShownPhrases, mark, pieces, replaced
 from interventions.testbed.verification.outcomes import apply_decisions
 from interventions.testbed.verification.parameters import VerifyParameters
 from interventions.testbed.verification.rounds import Verification
 from interventions.testbed.verification.widget import LARGEST, VerifyWidget, picture
-
-environment = pytest.fixture(scope="module", autouse=True)(findable)
+from interventions.tokens import normalise
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 QUESTION = "Who drew this old operating system's logo in 1984, before this system?"
@@ -60,9 +59,9 @@ def press(round_: Verification, action: str, words: str = "", **fields) -> tuple
 
 def selected(question: str, words: str) -> tuple[int, int]:
     """The numbers of the first and the last piece of these words, where they stand first."""
-    begin = question.index(words)
+    begin = normalise(question).index(words)
     ends, place = [], 0
-    for text, _ in pieces(question, Marks("", "", "", "")):
+    for text, _ in pieces(question, ShownPhrases("", "", "", "")):
         ends.append((place, place + len(text)))
         place += len(text)
     inside = [number for number, (a, b) in enumerate(ends) if a < begin + len(words) and begin < b]
@@ -75,13 +74,13 @@ def actions(log: DecisionLog) -> list[str]:
 
 # Marking
 
-NONE = Marks("", "", "", "")
-OLD = Marks("this old operating system", "", "Windows 3", "")
+NONE = ShownPhrases("", "", "", "")
+OLD = ShownPhrases("this old operating system", "", "Windows 3", "")
 
 
 def test_a_question_in_pieces():
     text = "Is this café's cafe\u0301 हिन्दी, «B»?"
-    found = pieces(text, Marks("this café", "B", "", ""))
+    found = pieces(text, ShownPhrases("this café", "B", "", ""))
     assert [word for word, _ in found if word.strip()] == [
         "Is", "this", "café", "'", "s", "café", "हिन्दी", ",", "«", "B", "»", "?"]
     assert [word for word, role in found if role == "visual"] == ["this", " ", "café"]
@@ -90,7 +89,7 @@ def test_a_question_in_pieces():
 
 
 def test_what_a_replacement_makes_of_a_question():
-    marks = Marks("this old", "1984", "Windows 3", "")
+    marks = ShownPhrases("this old", "1984", "Windows 3", "")
     assert replaced(QUESTION, marks) == {
         "visual": [("Who drew ", ""), ("Windows 3", "visual"), (QUESTION[QUESTION.index(" operating"):], "")],
     }
@@ -159,6 +158,17 @@ def test_accepting_correcting_and_rejecting(anna, log, bed):
     assert corrected.comment == "cut short"
     assert all(decision.blind for decision in decisions.values())
     assert anna.state()["done"] == 4
+
+
+def test_a_question_in_another_unicode_form_can_be_decided(log, bed):
+    texts = {"question": "Who owns this cafe\u0301?", "visual_constraint": "", "visual_replacement": ""}
+    save_testbed([item(0, **texts)], bed.directory)
+    loaded = load_testbed(bed.directory)
+    anna = Verification(loaded, log, "anna")
+    assert press(anna, "visual", "this caf\u00e9") == ("", "")
+    assert press(anna, "accept") == ("done", "Corrected question 1. All are decided.")
+    apply_decisions(loaded, log)
+    assert load_testbed(bed.directory).items[0].visual_constraint == "this caf\u00e9"
 
 
 def test_a_doubtful_phrase_is_marked_at_the_second_press(anna):

@@ -27,6 +27,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 
 from interventions.families import VICUNA
 from interventions.model import VisionLanguageModel
+from interventions.prompt import Prompt, build_prompt
 
 CORPUS = (
     "USER: The capital of this country is Lima. Sri Lanka, New Zealand and Peru ASSISTANT: Colombo",
@@ -34,6 +35,7 @@ CORPUS = (
     "this building is located in Paris, France; the director of this movie in year 2006",
 )
 IMAGE_SIZE, PATCH = 24, 8  # nine patches
+QUESTION = "Name a country that borders this country and starts with B"
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -178,3 +180,18 @@ def picture(seed=0) -> Image.Image:
         0, 256, (30, 40, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
     )
     return Image.fromarray(pixels.numpy())
+
+
+def ask(model, **options) -> Prompt:
+    """The prompt of QUESTION with both constraints, about a picture where the model sees one."""
+    image = picture() if model.is_multimodal else None
+    return build_prompt(model, QUESTION, image, visual_constraint="this country", text_constraint="B", **options)
+
+
+def with_biases(model):
+    """Phi has them, but they begin at zero: a bias that is forgotten would not show."""
+    generator = torch.Generator().manual_seed(1)
+    for name, weight in model.module.named_parameters():
+        if name.endswith("bias") and "layers" in name:
+            weight.data = torch.randn(weight.shape, generator=generator).to(weight) * 0.5
+    return model

@@ -8,8 +8,6 @@ from .attention import (
     fig5_numbers,
     fig5_table,
     knockout_claims,
-    peak_concentration,
-    peak_layer,
     route_claims,
     subset_claims,
 )
@@ -51,7 +49,7 @@ __all__ = [
     "fig3_claims", "fig3_numbers", "fig3_statistics", "fig4_claims", "fig5_claims", "fig5_numbers", "fig5_table",
     "fig6_claims", "fig6_numbers", "fig7_claims", "fig7_numbers", "fig14_claims", "fig14_numbers", "fig15_claims",
     "fig15_numbers", "fig15_table", "fig16_claims", "fig16_numbers", "fig17_claims", "fig17_numbers", "fig18_claims",
-    "fig18_numbers", "knockout_claims", "peak_concentration", "peak_layer", "precision_claims", "precision_numbers",
-    "precision_sentence", "precision_table", "question_claims", "question_numbers", "question_peaks", "route_claims",
-    "sequential_claims", "subset_claims", "sweep_numbers", "table1_claims", "table1_numbers", "window_caveat",
+    "fig18_numbers", "knockout_claims", "precision_claims", "precision_numbers", "precision_sentence",
+    "precision_table", "question_claims", "question_numbers", "question_peaks", "route_claims", "sequential_claims",
+    "subset_claims", "sweep_numbers", "table1_claims", "table1_numbers", "window_caveat",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from ..attention import CONSTRAINT_TO_LAST, VISUAL_TO_CONSTRAINT, VISUAL_TO_LAST
 from ..attention_averages import (
     agreement,
     blocked_entirely,
@@ -15,30 +16,29 @@ from ..attention_averages import (
 )
 from ..attention_study import SUBSETS, AttentionStudy
 from ..averages import NEGLIGIBLE
-from ..concentration import LAST, TOP, concentration, first_layer, mean_contributions
+from ..concentration import LAST, TOP, mean_contributions
 from ..record import Claim, Number
 from .common import SUBSTANTIAL, above, above_zero, fine, number, number_of, p_text
 
-FLOW, DIRECT, INTO_LAST = "visual -> constraint", "visual -> last", "constraint -> last"
 LEVEL = 0.05
 NONE_RIGHT = "no question was answered right"
 
 
-def fig5_numbers(study: AttentionStudy) -> dict[str, Number]:
+def fig5_numbers(study: AttentionStudy, first: pd.DataFrame, peaks: pd.DataFrame) -> dict[str, Number]:
     """Figure 5 in numbers, by part: accuracy, where contributions lie, what blocking each flow costs, and rho.
 
-    What concerns single visual tokens is of the layer with the largest contributions (`peak_layer`).
+    first, peaks: those of `concentration.first_layer` and `concentration.peak_concentration`: what concerns single
+    visual tokens is of the layer with the largest contributions.
     """
     numbers = {}
     for part, asked in study.questions.groupby("part", sort=False):
         numbers[f"{part}/accuracy"] = number(asked.loc[asked["answered"], "accuracy"])
         numbers[f"{part}/p_clean"] = number(asked.loc[right(asked), "p_clean"])
-    for part, (first, peak) in _peaks(study).items():
-        n = int(first["n"])
-        numbers[f"{part}/peak_layer"] = Number(int(first["layer"]), n=n)
-        numbers[f"{part}/first_layer_minus_others"] = number_of(first, "difference")
+    for part, (layers, peak) in _by_part(first, peaks).items():
+        numbers[f"{part}/peak_layer"] = Number(int(layers["layer"]), n=int(layers["n"]))
+        numbers[f"{part}/first_layer_minus_others"] = number_of(layers, "difference")
         numbers[f"{part}/share_top"] = number_of(peak, "share_top")
-        numbers[f"{part}/share_last"] = _last(peak)
+        numbers[f"{part}/share_last"] = number_of(peak, "share_last", "last_low", "last_high")
         for name in ("overlap", "overlap_null"):
             numbers[f"{part}/{name}"] = Number(float(peak[name]), n=int(peak["entities"]))
         numbers[f"{part}/overlap_p"] = Number(float(peak["p"]), n=int(peak["entities"]))
@@ -55,14 +55,15 @@ def fig5_numbers(study: AttentionStudy) -> dict[str, Number]:
     return numbers
 
 
-def fig5_claims(study: AttentionStudy) -> list[Claim]:
+def fig5_claims(study: AttentionStudy, first: pd.DataFrame, peaks: pd.DataFrame) -> list[Claim]:
     """The findings of Figure 5, by part; single visual tokens are read at the layer with the largest contributions.
 
+    first, peaks: as for `fig5_numbers`.
     The first layer has the largest contributions, above those of any other. Few tokens carry them: the top 5 % of a
     question more than a quarter. They are the same in every question: their overlap is above that of permuted
     positions. And they are the last ones: the last sixteenth carries more than a quarter, and more than any other.
     """
-    claims, peaks = [], _peaks(study)
+    claims, by_part = [], _by_part(first, peaks)
     for part in dict.fromkeys(study.questions["part"]):
         titles = [f"{part}: {what}" for what in (
             "the first layer contributes most", f"the top {TOP:.0%} of the visual tokens carry it",
@@ -70,12 +71,13 @@ def fig5_claims(study: AttentionStudy) -> list[Claim]:
         )]
         papers = ["first self-attention layer of 32", "a subset of the visual tokens",
                   "the pattern holds across the questions", "the last 36 of 576"]
-        if part not in peaks:
+        if part not in by_part:
             claims += [Claim(*told, NONE_RIGHT, None) for told in zip(titles, papers, strict=True)]
             continue
-        first, peak = peaks[part]
-        where = f"at layer {int(first['layer'])}"
-        lead, top, last = number_of(first, "difference"), number_of(peak, "share_top"), _last(peak)
+        layers, peak = by_part[part]
+        where = f"at layer {int(layers['layer'])}"
+        lead, top = number_of(layers, "difference"), number_of(peak, "share_top")
+        last = number_of(peak, "share_last", "last_low", "last_high")
         size = max(1, study.n_visual // LAST)
         heres = [
             f"largest {where}; the first layer less the largest other: {fine(lead)}",
@@ -93,22 +95,13 @@ def fig5_claims(study: AttentionStudy) -> list[Claim]:
     return claims
 
 
-def peak_concentration(study: AttentionStudy) -> pd.DataFrame:
-    """The row of `concentration.concentration` of each part's layer with the largest contributions."""
-    return concentration(study).merge(first_layer(study)[["part", "layer"]], on=["part", "layer"])
-
-
-def peak_layer(study: AttentionStudy) -> int:
-    """The layer that is drawn over the image: with the largest contributions, the first of parts that differ."""
-    return min((int(first["layer"]) for first, _ in _peaks(study).values()), default=0)
-
-
 def fig5_table(study: AttentionStudy) -> pd.DataFrame:
     """The figure's rows: dataset, quantity, flow, window, layer, index, value, low, high, n.
 
     quantity: "norm" (mean ||a|| by visual token, index), "share" (of the flow's source), "drop" (of P(answer)).
     """
-    norms = mean_contributions(study).rename(columns={"norm": "value"}).assign(quantity="norm", flow=FLOW)
+    norms = mean_contributions(study).rename(columns={"norm": "value"})
+    norms = norms.assign(quantity="norm", flow=VISUAL_TO_CONSTRAINT)
     shares = flow_shares(study).rename(columns={"share": "value"}).assign(quantity="share")
     drops = knockout_drops(study).rename(columns={"drop": "value"}).assign(quantity="drop")
     columns = ["part", "quantity", "flow", "window", "layer", "index", "value", "low", "high", "n"]
@@ -123,8 +116,9 @@ def knockout_claims(study: AttentionStudy) -> list[Claim]:
     """
     claims, drops = [], blocked_entirely(study)
     for part in dict.fromkeys(study.questions["part"] if len(study.knockouts) else ()):
-        values = _of(drops, part, FLOW)
-        title, paper = f"{part}: the answer needs {FLOW}", "not in the paper, which looks at contributions alone"
+        values = _of(drops, part, VISUAL_TO_CONSTRAINT)
+        title = f"{part}: the answer needs {VISUAL_TO_CONSTRAINT}"
+        paper = "not in the paper, which looks at contributions alone"
         if values.empty:
             claims.append(Claim(title, paper, NONE_RIGHT, None))
             continue
@@ -141,7 +135,7 @@ def subset_claims(study: AttentionStudy) -> list[Claim]:
     """
     claims, drops = [], blocked_entirely(study)
     for part in dict.fromkeys(drops["part"]):
-        every, top, rest, by_chance = (_of(drops, part, flow) for flow in (FLOW, *SUBSETS))
+        every, top, rest, by_chance = (_of(drops, part, flow) for flow in (VISUAL_TO_CONSTRAINT, *SUBSETS))
         if top.empty:
             continue
         title = f"{part}: blocking the top {TOP:.0%} of the visual tokens alone costs P(answer)"
@@ -166,34 +160,33 @@ def route_claims(study: AttentionStudy, twin: AttentionStudy | None = None) -> l
     parts = list(dict.fromkeys(study.questions["part"] if len(study.knockouts) else ()))
     ours, claims = (blocked_entirely(study), total_shares(study)), []
     for part in parts:
-        claims.append(_cost_claim(f"{part}: blocking {FLOW} costs more than {DIRECT}", ours[0], part))
+        costs_more = f"{part}: blocking {VISUAL_TO_CONSTRAINT} costs more than {VISUAL_TO_LAST}"
+        claims.append(_cost_claim(costs_more, ours[0], part))
         claims.append(_same_route_claim(f"{part}: contributions name the same route", *ours, part))
     if twin is None:
         return claims
     theirs = blocked_entirely(twin), total_shares(twin)
     for part in parts:
-        claims.append(_cost_claim(f"{part}: in the control model, {DIRECT} costs more", theirs[0], part, sign=-1))
+        costs_more = f"{part}: in the control model, {VISUAL_TO_LAST} costs more"
+        claims.append(_cost_claim(costs_more, theirs[0], part, sign=-1))
         same = f"{part}: in the control model, contributions name the same route"
         claims.append(_same_route_claim(same, *theirs, part))
-        for name, which, first in (("knock-outs", 0, FLOW), ("contributions", 1, INTO_LAST)):
+        routes = ("knock-outs", 0, VISUAL_TO_CONSTRAINT), ("contributions", 1, CONSTRAINT_TO_LAST)
+        for name, which, first in routes:
             # Only questions in both have a difference of differences.
             apart = number((_difference(ours[which], part, first) - _difference(theirs[which], part, first)).dropna())
-            here = f"({first}) - ({DIRECT}), less that of the control model: {apart} (n = {apart.n})"
+            here = f"({first}) - ({VISUAL_TO_LAST}), less that of the control model: {apart} (n = {apart.n})"
             claims.append(Claim(
-                f"{part}: {name} tell the two models apart", "not in the paper; it takes another route",
+                f"{part}: {name} tell the two models apart", "not in the paper; the control model takes another route",
                 here if apart.n else "no question is answered right by both", above_zero(apart) if apart.n else None,
             ))
     return claims
 
 
-def _peaks(study: AttentionStudy) -> dict[str, tuple[pd.Series, pd.Series]]:
-    """part -> (its row of `first_layer`, that of `concentration` at the layer of the largest contributions)"""
-    cells = concentration(study).set_index(["part", "layer"])
-    return {row["part"]: (row, cells.loc[(row["part"], row["layer"])]) for _, row in first_layer(study).iterrows()}
-
-
-def _last(peak: pd.Series) -> Number:
-    return Number(*(float(peak[name]) for name in ("share_last", "last_low", "last_high")), n=int(peak["n"]))
+def _by_part(first: pd.DataFrame, peaks: pd.DataFrame) -> dict[str, tuple[pd.Series, pd.Series]]:
+    """part -> its rows of both"""
+    peaks = peaks.set_index("part")
+    return {row["part"]: (row, peaks.loc[row["part"]]) for _, row in first.iterrows()}
 
 
 def _of(frame: pd.DataFrame, part: str, flow: str) -> pd.Series:
@@ -203,26 +196,26 @@ def _of(frame: pd.DataFrame, part: str, flow: str) -> pd.Series:
 
 
 def _difference(frame: pd.DataFrame, part: str, first: str) -> pd.Series:
-    """A flow less DIRECT within every question that has both; index id."""
-    return (_of(frame, part, first) - _of(frame, part, DIRECT)).dropna()
+    """A flow less visual -> last within every question that has both; index id."""
+    return (_of(frame, part, first) - _of(frame, part, VISUAL_TO_LAST)).dropna()
 
 
 def _cost_claim(title: str, drops: pd.DataFrame, part: str, sign: int = 1) -> Claim:
     paper = "not in the paper; its route goes through the constraint" if sign > 0 else "not in the paper; another route"
-    differences = _difference(drops, part, FLOW)
+    differences = _difference(drops, part, VISUAL_TO_CONSTRAINT)
     if differences.empty:
         return Claim(title, paper, NONE_RIGHT, None)
-    first, second = (_of(drops, part, flow).mean() for flow in (FLOW, DIRECT))
-    here = f"drops {first:.2f} ({FLOW}) and {second:.2f} ({DIRECT}), difference {number(differences)}"
+    told = (f"{_of(drops, part, flow).mean():.2f} ({flow})" for flow in (VISUAL_TO_CONSTRAINT, VISUAL_TO_LAST))
+    here = f"drops {' and '.join(told)}, difference {number(differences)}"
     return Claim(title, paper, here, above_zero(number(sign * differences)))
 
 
 def _same_route_claim(title: str, drops: pd.DataFrame, shares: pd.DataFrame, part: str) -> Claim:
     paper = "not in the paper, which looks at contributions alone"
-    differences = [_difference(frame, part, INTO_LAST) for frame in (shares, drops)]
+    differences = [_difference(frame, part, CONSTRAINT_TO_LAST) for frame in (shares, drops)]
     if any(values.empty for values in differences):
         return Claim(title, paper, NONE_RIGHT, None)
     share, drop = map(number, differences)
-    here = f"({INTO_LAST}) - ({DIRECT}): share {share}, drop {drop}"
+    here = f"({CONSTRAINT_TO_LAST}) - ({VISUAL_TO_LAST}): share {share}, drop {drop}"
     holds = any(all(above_zero(number(sign * values)) for values in differences) for sign in (1, -1))
     return Claim(title, paper, here, holds)

@@ -19,6 +19,8 @@ CONTROL_NAMES = {
     "other model": "a model that takes another route",
 }
 
+EARLY = "difference", "low_early", "high_early"  # columns of `_tests`
+
 
 def fig3_numbers(study: TraceStudy, controls: pd.DataFrame | None = None) -> dict[str, Number]:
     """Figure 3 in numbers, by part: accuracy, probabilities, the largest effect at the constraint by kind, its p.
@@ -39,11 +41,11 @@ def fig3_numbers(study: TraceStudy, controls: pd.DataFrame | None = None) -> dic
         layer, effect = _peak(cells)
         numbers[f"{part}/{kind}/peak_effect"] = effect
         numbers[f"{part}/{kind}/peak_layer"] = Number(layer, n=effect.n)
-    for row in _tests(study).itertuples():
-        name = f"{row.part}/{row.kind}"
-        numbers[f"{name}/peak_p_corrected"] = Number(row.p_corrected, n=row.n)
-        numbers[f"{name}/early_difference"] = Number(row.difference, row.low_early, row.high_early, n=row.n)
-        numbers[f"{name}/early_p"] = Number(row.p_early, n=row.n)
+    for _, row in _tests(study).iterrows():
+        name, n = f"{row['part']}/{row['kind']}", int(row["n"])
+        numbers[f"{name}/peak_p_corrected"] = Number(row["p_corrected"], n=n)
+        numbers[f"{name}/early_difference"] = number_of(row, *EARLY)
+        numbers[f"{name}/early_p"] = Number(row["p_early"], n=n)
     for _, row in () if controls is None else controls[controls["control"] != "none"].iterrows():
         numbers[f"{row['part']}/{row['kind']}/control/{row['control']}"] = number_of(row)
     return numbers
@@ -53,7 +55,8 @@ def fig3_claims(study: TraceStudy) -> list[Claim]:
     """The finding of Figure 3, once a part and kind.
 
     It holds if the largest effect at the visual constraint's last token lies in an early layer, its interval
-    stays above 0, it is substantial, and no late layer reaches half of it.
+    stays above 0, it is substantial, and no late layer reaches half of it. A part of which no question could be used
+    cannot say.
     """
     early = early_layers(study.n_layers)
     claims = []
@@ -61,7 +64,7 @@ def fig3_claims(study: TraceStudy) -> list[Claim]:
         title = f"{part}: {KIND_NAMES[kind]} at the visual constraint"
         paper = f"high effect in early layers, here {early[0]}-{early[-1]} of {study.n_layers}"
         if cells.empty:
-            claims.append(Claim(title, paper, "no question could be used", False))
+            claims.append(Claim(title, paper, "no question could be used", None))
             continue
         layer, effect = _peak(cells)
         late = cells.loc[cells["layer"] >= study.n_layers / 2, "effect"].max()
@@ -76,13 +79,12 @@ def fig3_statistics(study: TraceStudy) -> pd.DataFrame:
     """A table for readers: the best layer, its p corrected for the number of layers, early against other layers."""
     rows = [
         {
-            "part": row.part, "kind": KIND_NAMES[row.kind], "n": row.n, "best layer": row.layer,
-            "effect [95 %]": str(Number(row.effect, row.low, row.high)),
-            f"p, corrected for {study.n_layers} layers": p_text(row.p_corrected),
-            "early − other layers [95 %]": str(Number(row.difference, row.low_early, row.high_early)),
-            "p, early > others": p_text(row.p_early),
+            "part": row["part"], "kind": KIND_NAMES[row["kind"]], "n": row["n"], "best layer": row["layer"],
+            "effect [95 %]": str(number_of(row)),
+            f"p, corrected for {study.n_layers} layers": p_text(row["p_corrected"]),
+            "early − other layers [95 %]": str(number_of(row, *EARLY)), "p, early > others": p_text(row["p_early"]),
         }
-        for row in _tests(study).itertuples()
+        for _, row in _tests(study).iterrows()
     ]
     return pd.DataFrame(rows)
 
@@ -92,6 +94,7 @@ def control_claims(controls: pd.DataFrame) -> list[Claim]:
 
     `controls` is the frame of `controls.control_effects`. A control passes if, wherever the trace's own effect is above
     0, its whole interval lies below half of that effect: what a late layer must not reach either (`fig3_claims`).
+    Where the trace has no effect of its own, a control cannot say.
     """
     keys = ["part", "kind"]
     trace = controls[(controls["control"] == "none") & (controls["low"].isna() | (controls["low"] > 0))].set_index(keys)
@@ -101,7 +104,7 @@ def control_claims(controls: pd.DataFrame) -> list[Claim]:
         cells = cells.set_index(keys).join(trace["effect"].rename("own"), how="inner")
         cells = cells[cells["own"] > 0]
         if cells.empty:
-            claims.append(Claim(title, expected, "the trace itself shows no effect", False))
+            claims.append(Claim(title, expected, "the trace itself shows no effect", None))
             continue
         bound = cells["high"].fillna(cells["effect"])
         part, kind = (bound / cells["own"]).idxmax()  # where it comes closest to failing

@@ -106,9 +106,9 @@ def p_text(value: float) -> str:
     return "unknown" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def number_of(row: pd.Series, name: str = "effect") -> Number:
-    """A row of a table of effects as a number."""
-    return Number(*(float(row[column]) for column in (name, "low", "high")), n=int(row["n"]))
+def number_of(row: pd.Series, name: str = "effect", low: str = "low", high: str = "high") -> Number:
+    """Columns of a row, those of the value and of its interval, as a number; its n is that of the row."""
+    return Number(*(float(row[column]) for column in (name, low, high)), n=int(row["n"]))
 
 
 def number(values: pd.Series, statistic=np.mean) -> Number:

@@ -14,7 +14,8 @@ import pandas as pd
 
 from ..averages import NEGLIGIBLE, early_layers
 from ..edit_averages import PAPER, PRODUCT
-from ..edit_study import BASELINES, OURS, TASKS
+from ..edit_items import TASKS
+from ..edit_study import BASELINES, OURS
 from ..record import Claim, Number
 from .common import above, above_zero, number, number_of
 
@@ -24,6 +25,7 @@ SEQUENTIAL = {"efficacy": "p_target", "generalisation": "p_paraphrase", "accurac
 TRIVIAL = 0.1  # a gain below this share of the best layer's is called trivial
 BROKEN = 0.1  # the share of its best value with fewer edits that a quantity has lost when it is called broken
 KEPT = 0.1  # efficacy below it: nothing was inserted that more edits could break
+OTHERS_GAIN = "gain", "gain_low", "gain_high"  # columns of `edit_averages.early_advantage`
 NOT_MEASURED = "not measured"
 ROUNDING = 1e-9
 
@@ -101,7 +103,7 @@ def fig14_numbers(means: pd.DataFrame, advantage: pd.DataFrame) -> dict[str, Num
                 numbers[f"{task}/best_{metric}"] = number_of(best, "value")
     for _, row in advantage.iterrows():
         numbers[f"{row['task']}/early - others/efficacy"] = number_of(row, "difference")
-        numbers[f"{row['task']}/others/gain"] = _others_gain(row)
+        numbers[f"{row['task']}/others/gain"] = number_of(row, *OTHERS_GAIN)
     return numbers
 
 
@@ -122,7 +124,7 @@ def fig14_claims(means: pd.DataFrame, advantage: pd.DataFrame, n_layers: int) ->
             claims += [Claim(title, paper, here, None) for title, paper in zip(titles, papers, strict=True)]
             continue
         row = rows.iloc[0]
-        difference, gain = number_of(row, "difference"), _others_gain(row)
+        difference, gain = number_of(row, "difference"), number_of(row, *OTHERS_GAIN)
         here = (f"efficacy {number_of(best, 'value')} at layer {best['layer']}; early layers {row['early']:.2f}, "
                 f"others {row['others']:.2f}, difference {difference} (n = {row['n']})")
         claims.append(Claim(titles[0], papers[0], here, bool(best["layer"] in early and above_zero(difference))))
@@ -222,10 +224,6 @@ def _sorted_out(more: dict[str, Number | None]) -> str:
 def _best_layer(means: pd.DataFrame, task: str, metric: str) -> pd.Series | None:
     cells = means[(means["task"] == task) & (means["metric"] == metric) & (means["n"] > 0)]
     return None if cells.empty else cells.loc[cells["value"].astype(float).idxmax()]
-
-
-def _others_gain(row: pd.Series) -> Number:
-    return Number(*(float(row[name]) for name in ("gain", "gain_low", "gain_high")), n=int(row["n"]))
 
 
 def _edits(n: float) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from ..attention import CONSTRAINT_TO_LAST
 from ..averages import early_and_middle_layers, early_layers
 from ..failure import FEW
 from ..record import Claim, Number
@@ -40,7 +41,7 @@ def fig15_claims(contributions: pd.DataFrame, questions: pd.DataFrame) -> list[C
 def fig15_table(contributions: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
     """The contributions of the questions shown, with the answer and whether it is right; dataset is the part."""
     told = questions[["id", "part", "question", "answer", "correct", "confidence"]].rename(columns={"part": "dataset"})
-    cells = contributions[contributions["flow"] == "constraint -> last"].astype({"id": str, "token": str})
+    cells = contributions[contributions["flow"] == CONSTRAINT_TO_LAST].astype({"id": str, "token": str})
     return told.merge(cells[["id", "layer", "position", "token", "norm"]], on="id")
 
 
@@ -147,7 +148,7 @@ def fig17_claims(table: pd.DataFrame, differences: pd.DataFrame) -> list[Claim]:
 
 def _largest(contributions: pd.DataFrame, questions: pd.DataFrame) -> dict[str, pd.Series]:
     """outcome -> the largest contribution over layers of the constraint's last token to the last, by question."""
-    cells = contributions[contributions["flow"] == "constraint -> last"]
+    cells = contributions[contributions["flow"] == CONSTRAINT_TO_LAST]
     largest = cells[cells["role"] == "constraint_last"].groupby("id", observed=True)["norm"].max().rename(index=str)
     return {outcome: largest.reindex(questions.loc[questions["correct"].eq(value), "id"]).dropna()
             for outcome, value in (("right", True), ("wrong", False))}

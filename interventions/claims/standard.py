@@ -11,6 +11,8 @@ from ..study import TraceStudy
 from ..sweeps import on_common, paired_bests
 from .common import SUBSTANTIAL, above_zero, lost, number, number_of
 
+RECOVERED = "recovered_difference", "recovered_low", "recovered_high"  # columns of `sweeps.paired_bests`
+
 
 def fig7_numbers(standard: TraceStudy, replacement: TraceStudy) -> dict[str, Number]:
     """By part: the probabilities of both runs; by kind: both largest effects and their difference within questions.
@@ -31,7 +33,7 @@ def fig7_numbers(standard: TraceStudy, replacement: TraceStudy) -> dict[str, Num
             numbers[f"{key}/recovered"] = Number(row["effect"] / lost(study, row["part"]), n=int(row["n"]))
     for _, row in bests.iterrows():
         numbers[f"{row['part']}/{row['kind']}/difference"] = number_of(row, "difference")
-        numbers[f"{row['part']}/{row['kind']}/recovered_difference"] = _shares(row)
+        numbers[f"{row['part']}/{row['kind']}/recovered_difference"] = number_of(row, *RECOVERED)
     return numbers
 
 
@@ -47,7 +49,7 @@ def fig7_claims(standard: TraceStudy, replacement: TraceStudy) -> list[Claim]:
     for _, best in bests.iterrows():
         part, kind = best["part"], best["kind"]
         row = found[(found["part"] == part) & (found["kind"] == kind)].iloc[0]
-        effect, taken = number_of(row), lost(standard, part)
+        effect, taken, shares = number_of(row), lost(standard, part), number_of(best, *RECOVERED)
         p_clean = standard.questions.loc[standard.questions["part"] == part, "p_clean"].mean()
         claims.append(Claim(
             f"{part}: {KIND_NAMES[kind]}, standard tracing recovers nothing at the visual constraint",
@@ -59,9 +61,9 @@ def fig7_claims(standard: TraceStudy, replacement: TraceStudy) -> list[Claim]:
         claims.append(Claim(
             f"{part}: {KIND_NAMES[kind]}, replacing the constraint recovers a larger share of what is lost",
             "causal states in early layers (Figure 3)",
-            f"{best['recovered']:.2f} instead of {best['other_recovered']:.2f}, difference {_shares(best)}; effects "
+            f"{best['recovered']:.2f} instead of {best['other_recovered']:.2f}, difference {shares}; effects "
             f"{best['effect']:.2f} instead of {best['other_effect']:.2f}, difference {number_of(best, 'difference')}",
-            above_zero(_shares(best)),
+            above_zero(shares),
         ))
     return claims
 
@@ -71,7 +73,3 @@ def _compared(standard: TraceStudy, replacement: TraceStudy) -> tuple[TraceStudy
     common = on_common({"standard": {standard.window: standard}, "replacement": {replacement.window: replacement}})
     (standard,), (replacement,) = (tuple(sweep.values()) for sweep in common.values())
     return standard, replacement, paired_bests(replacement, standard)
-
-
-def _shares(best: pd.Series) -> Number:
-    return Number(*(best[f"recovered_{name}"] for name in ("difference", "low", "high")), n=int(best["n"]))

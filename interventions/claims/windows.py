@@ -82,7 +82,8 @@ def fig1_claims(sweeps: Sweeps, *, at: int, compared: int) -> list[Claim]:
                 f"{later} (window {compared}, n = {later.n})"
             ) if later.n else f"no question has an effect in both (window {compared})"
             paper = "layers 4-7 of 32 instead of 1-4"
-            claims.append(Claim(f"{part}: {name}, MLP effects peak later", paper, here, above_zero(later)))
+            holds = above_zero(later) if later.n else None
+            claims.append(Claim(f"{part}: {name}, MLP effects peak later", paper, here, holds))
             needed = _smallest(_cells(found[name], part, "mlp"), theirs, part)
             claims.append(Claim(
                 f"{part}: {name}, a larger window is needed", "window 5 instead of 1", _said(needed),

@@ -26,9 +26,10 @@ from ..metrics import answer_accuracy
 from ..model import VisionLanguageModel
 from ..multedit import edit_facts
 from ..prompt import CorruptedPrompt, Prompt
+from ..study import shown_positions
 from ..testbed import TestBed
 from .draft import Draft
-from .findings import READERS, Asked, Blocked, Contributed, Settings, Traced
+from .findings import READERS, Blocked, BothAnswers, Contributed, Settings, Traced
 from .work import Step, Steps
 
 PATIENCE = 1.0  # seconds that a piece of a trace should take: that long a person waits after Stop
@@ -104,14 +105,17 @@ class Exploration:
                 f"model {self.model.name!r} has {len(prompt.visual)} visual tokens of this image, which are no square "
                 "that could be drawn over it: use attention_contributions in Python."
             )
-        n_visual, readers = len(prompt.visual), (prompt.constraint[-1], prompt.last)
-        norms = attention_contributions(
-            self.model, prompt, queries=readers, keys=(*prompt.visual, *prompt.constraint)
-        ).norms
-        visual = {name: norms[:, i, :n_visual] for i, name in enumerate(READERS)}
+        readers = dict(zip(READERS, (prompt.constraint[-1], prompt.last), strict=True))  # one token, if it ends there
+        found = attention_contributions(
+            self.model, prompt, queries=readers.values(), keys=(*prompt.visual, *prompt.constraint))
+
+        def norms(reader: int, read: tuple[int, ...]) -> np.ndarray:
+            return found.norms[:, found.queries.index(reader), np.isin(found.keys, read)]
+
+        visual = {name: norms(position, prompt.visual) for name, position in readers.items()}
         tokens = tuple(prompt.tokens[i] for i in prompt.constraint)
         self.contributed = Contributed(
-            self._draft.image, self.model.crops_images, visual, norms[:, 1, n_visual:], tokens)
+            self._draft.image, self.model.crops_images, visual, norms(prompt.last, prompt.constraint), tokens)
 
     def block(self, flows: tuple[str, ...], first: int, last: int) -> Steps:
         """Block flows of `attention.FLOWS` in the layers first to last, and in every other window as wide."""
@@ -133,7 +137,7 @@ class Exploration:
         edit = edit_facts(self.edited, [(prompt, target)], layers=[layer])
         asked = self.asked
         if (item.question, item.image) not in {(one.question, one.image) for one in asked}:
-            asked = (*asked, Asked(item.question, item.image, "", ""))
+            asked = (*asked, BothAnswers(item.question, item.image, "", ""))
         yield from self._with_edits((*self.edits, edit), asked)
 
     def undo(self, place: int) -> Steps:
@@ -147,7 +151,7 @@ class Exploration:
             raise ModelError(f"model {model.name!r} reads text only: choose one that sees images, such as mini.")
         self.model = self.edited = model
         self.edits: tuple[Edit, ...] = ()
-        self.asked: tuple[Asked, ...] = ()
+        self.asked: tuple[BothAnswers, ...] = ()
         self._forget()
 
     def _forget(self) -> None:
@@ -158,9 +162,8 @@ class Exploration:
     def _traced(
         self, settings: Settings, prompt: Prompt, corrupted: CorruptedPrompt
     ) -> Generator[Step, None, CausalTrace]:
-        """A trace in pieces, each of more tokens than the one before while they are quick. As in the released scripts,
-        the last visual token stands for all."""
-        positions = tuple(range(max(prompt.visual), len(prompt)))
+        """A trace in pieces, each of more tokens than the one before while they are quick."""
+        positions = shown_positions(prompt)
         parts, done, size, answer = [], 0, 1, None
         while done < len(positions):
             yield Step("Tracing", done, len(positions))
@@ -188,16 +191,17 @@ class Exploration:
         )
         return replace(traced, example=example)
 
-    def _with_edits(self, edits: tuple[Edit, ...], asked: tuple[Asked, ...]) -> Steps:
+    def _with_edits(self, edits: tuple[Edit, ...], asked: tuple[BothAnswers, ...]) -> Steps:
         edited, again = apply_edits(self.model, edits), []
         for place, one in enumerate(asked):
             yield Step("Asking again", place, len(asked))
             again.append(self._ask(one.question, one.image, edited, one.unedited))
         self.edits, self.edited, self.asked = edits, edited, tuple(again)
 
-    def _ask(self, question: str, image: Path, edited: VisionLanguageModel, unedited: str = "") -> Asked:
+    def _ask(self, question: str, image: Path, edited: VisionLanguageModel, unedited: str = "") -> BothAnswers:
         unedited = unedited or self.model.generate_answer(image, question)
-        return Asked(question, image, unedited, edited.generate_answer(image, question) if edited.edits else unedited)
+        answer = edited.generate_answer(image, question) if edited.edits else unedited
+        return BothAnswers(question, image, unedited, answer)
 
 
 def _best(result: CausalTrace, position: int) -> tuple[str, int, int]:

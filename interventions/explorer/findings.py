@@ -68,7 +68,7 @@ class Blocked:
 
 
 @dataclass(frozen=True)
-class Asked:
+class BothAnswers:
     """A question about an image, and what the model says without and with the edits."""
 
     question: str

@@ -14,11 +14,11 @@ from ipywidgets import HTML, BoundedIntText, Box, HBox, IntRangeSlider, IntSlide
 from ..attention import FLOWS
 from ..causal_trace import ANSWER_SCORES, KIND_NAMES, KINDS, WINDOW_RULES, window_spans
 from ..conditions import CONSTRAINTS, CORRUPTIONS, PROTOCOLS, Conditions
-from ..plots.attention import arrow
-from ..plots.question import token_label
+from ..plots.style import arrow
+from ..plots.words import token_label
 from .exploration import Exploration
 from .findings import READERS, Settings, Traced
-from .parts import LABEL, Picture, button, choice, paragraph, table
+from .parts import LABEL, ClickablePicture, button, choice, paragraph, table
 from .pictures import TracePicture, contributions_png, knockout_png
 from .work import Steps
 
@@ -53,7 +53,7 @@ class TracePanel:
             choice(name, []) for name in ("Restored site", "at token", "in layer"))
         self._site = [self._kind, self._token, self._layer]
         self._best = button("Best at the constraint", lambda: self._restore(exploration.traced.best))
-        self._told, self._picture = HTML(), Picture("The three runs and the maps of all sites", self._clicked)
+        self._told, self._picture = HTML(), ClickablePicture("The three runs and the maps of all sites", self._clicked)
         hint = HTML(paragraph("Click a site in a map, or choose one, to see what is said with it restored.", "faint"))
         self._result = VBox([self._told, self._picture, hint, Box([*self._site, self._best], layout=GRID)])
         self.box = VBox([Box(self._chosen, layout=GRID), HBox([self._start, self._problem]), self._result])
@@ -148,7 +148,7 @@ class ContributionsPanel:
         self._start = button("Show contributions", self._contribute, primary=True)
         self._reader = choice("Image read by", zip(("the constraint", "the last token"), READERS, strict=True))
         self._layer = IntSlider(description="Layer", continuous_update=False, style=LABEL, layout=Layout(width="420px"))
-        self._picture = Picture("Contributions over the image, and by layer")
+        self._picture = ClickablePicture("Contributions over the image, and by layer")
         self._result = VBox([self._reader, self._layer, self._picture])
         hint = HTML(paragraph("How much the image's tokens add to a token that reads them: norms of Eq. 1.", "faint"))
         self.box = VBox([hint, self._start, self._result])
@@ -180,7 +180,7 @@ class KnockoutPanel:
         self._layers = IntRangeSlider(value=(0, 2), max=7, description="In layers", style=LABEL,
                                       layout=Layout(width="420px"))
         self._start = button("Block", self._block, primary=True)
-        self._told, self._picture = HTML(), Picture("P(answer) with each flow blocked, by layer")
+        self._told, self._picture = HTML(), ClickablePicture("P(answer) with each flow blocked, by layer")
         self._result = VBox([self._told, self._picture])
         hint = HTML(paragraph("In these layers, tokens at the arrow's head do not read those at its tail.", "faint"))
         self.box = VBox([hint, self._flows, self._layers, self._start, self._result])

@@ -9,7 +9,7 @@ from transformers.utils.logging import disable_progress_bar
 from ..checkpoints import ModelError
 from ..loading import load_model
 from ..model import VisionLanguageModel
-from ..parameters import NotebookParameters, ParameterError
+from ..parameters import NotebookParameters, ParameterError, named
 from ..testbed import TestBed, TestBedError, load_testbed
 
 
@@ -33,13 +33,11 @@ class ExploreParameters(NotebookParameters):
     def load(self) -> tuple[VisionLanguageModel, TestBed]:
         """The model and the test bed. Raises ParameterError."""
         disable_progress_bar()  # bars would be drawn wherever another model is loaded from
-        try:
-            testbed = load_testbed(self.testbed)
-            model = load_model(
-                self.model, revision=self.revision or None, prompt=self.prompt or None, **self.loading)
-        except (TestBedError, ModelError) as error:
-            name = "model" if isinstance(error, ModelError) else "testbed"
-            raise ParameterError(f"Parameter {name!r}: {error}") from error
+        testbed = named("testbed", TestBedError, load_testbed, self.testbed)
+        model = named(
+            "model", ModelError, load_model, self.model, revision=self.revision or None, prompt=self.prompt or None,
+            **self.loading,
+        )
         if not model.is_multimodal:
             raise ParameterError(f"Parameter 'model': {self.model!r} reads text only: choose one that sees images.")
         return model, testbed

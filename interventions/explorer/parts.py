@@ -30,7 +30,7 @@ LABEL = {"description_width": "118px"}
 WIDE = Layout(width="auto")
 
 
-class Picture(anywidget.AnyWidget):
+class ClickablePicture(anywidget.AnyWidget):
     """A PNG, as wide as there is room for, that tells where it is clicked."""
 
     _esm = """

@@ -12,14 +12,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 
 from ..plots import window_label, worked_example
-from ..plots.attention import COLOURS, FLOW_LOOKS, NAME, arrow
+from ..plots.attention import FLOW_LOOKS, room_behind
 from ..plots.patches import patches_over
-from ..plots.question import token_label
-from ..plots.style import FAINT, INK, KINDS, STYLE, kinds_of, styled
-from ..testbed import load_image
+from ..plots.style import (
+    CONTRIBUTION_COLOURS,
+    CONTRIBUTION_LABEL,
+    FAINT,
+    INK,
+    KINDS,
+    STYLE,
+    arrow,
+    kinds_of,
+    styled,
+)
+from ..plots.words import token_label
+from ..testbed.images import small_image
 from .findings import Blocked, Contributed, Traced
 
 DPI = 150
@@ -27,15 +36,8 @@ LARGEST = 600  # pixels of a side of an image, as it is shown
 _DRAWING = threading.RLock()
 
 
-def small_image(path: Path, side: int = LARGEST) -> Image.Image:
-    """An image at most `side` pixels wide and high. Raises TestBedError if it cannot be read."""
-    image = load_image(path)
-    image.thumbnail((side, side))
-    return image
-
-
 def thumbnail(path: Path, side: int = LARGEST) -> bytes:
-    """The same as PNG."""
+    """An image as PNG, at most `side` pixels wide and high. Raises TestBedError if it cannot be read."""
     file = io.BytesIO()
     small_image(path, side).save(file, "PNG")
     return file.getvalue()
@@ -45,7 +47,7 @@ class TracePicture:
     """The worked example of a trace: png, and which site lies where in it."""
 
     def __init__(self, traced: Traced) -> None:
-        image, settings = small_image(traced.item.image), traced.settings
+        image, settings = small_image(traced.item.image, LARGEST), traced.settings
         self._traced, self._kinds = traced, kinds_of(traced.example.sites)
         with _DRAWING:
             self._figure = worked_example(
@@ -97,7 +99,7 @@ def _contributions(found: Contributed, reader: str, layer: int) -> Figure:
     figure = plt.figure(figsize=(6.8, 3.1 + 0.125 * len(names)))
     left, right = figure.add_gridspec(1, 2, width_ratios=[1, 1.15])
     over = figure.add_subplot(left)
-    patches_over(over, small_image(found.image), norms[layer], cropped=found.cropped)
+    patches_over(over, small_image(found.image, LARGEST), norms[layer], cropped=found.cropped)
     over.set_anchor("C")
     over.set_title(f"visual tokens → {_reader(reader)}, layer {layer}")
     told = f"largest ||a||: {norms[layer].max():.3g} here, {norms.max():.3g} in any layer"
@@ -111,8 +113,8 @@ def _contributions(found: Contributed, reader: str, layer: int) -> Figure:
     bars.set_ylabel("sum of ||a||")
     grid = figure.add_subplot(lower)
     picture = grid.pcolormesh(
-        range(n_layers), range(len(names)), last.T, shading="nearest", cmap=COLOURS, vmin=0, vmax=last.max() or 1,
-        edgecolors="white", linewidth=0.4 if n_layers <= 16 else 0,
+        range(n_layers), range(len(names)), last.T, shading="nearest", cmap=CONTRIBUTION_COLOURS, vmin=0,
+        vmax=last.max() or 1, edgecolors="white", linewidth=0.4 if n_layers <= 16 else 0,
     )
     grid.set_yticks(range(len(names)), names, parse_math=False)
     grid.set_ylim(len(names) - 0.5, -0.5)
@@ -121,7 +123,7 @@ def _contributions(found: Contributed, reader: str, layer: int) -> Figure:
     grid.add_patch(Rectangle((layer - 0.5, -0.5), 1, len(names), fill=False, edgecolor=INK, linewidth=1))
     grid.set_title("constraint → last token, by layer")
     bar = figure.colorbar(picture, ax=grid, pad=0.015, aspect=8)
-    bar.set_label(NAME)
+    bar.set_label(CONTRIBUTION_LABEL)
     bar.locator = MaxNLocator(3)
     bar.update_ticks()
     bar.outline.set_visible(False)
@@ -135,7 +137,7 @@ def _contributions(found: Contributed, reader: str, layer: int) -> Figure:
 def _knockout(blocked: Blocked) -> Figure:
     found = blocked.found
     figure, axis = plt.subplots(figsize=(6.8, 2.7))
-    beyond = max(1.0, len(found.layers) / 9)  # room for "all", as in Figure 5
+    beyond = room_behind(len(found.layers))  # for "all"
     axis.axhline(found.p_clean, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)), label="nothing blocked")
     centre = blocked.first + found.window // 2
     axis.axvspan(centre - 0.4, centre + 0.4, color="#ececec", zorder=0)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from ..testbed.errors import first_line
+
 
 @dataclass(frozen=True)
 class Step:
@@ -28,7 +30,7 @@ Steps: TypeAlias = Generator[Step, None, None]
 class Work:
     """What runs, and what came of the last action.
 
-    changed: called, from the thread, whenever something of it has changed.
+    changed: called whenever something of it has changed, from the action's thread, or from that which asks to stop.
     step: None when nothing runs. message: its kind ("done", "stopped", "problem") and one sentence. error: the last
     exception, for who wants to see more than its sentence.
     """
@@ -83,8 +85,8 @@ class Work:
 
 
 def sentence(error: Exception) -> str:
-    """An error in one sentence: the package's own are sentences, of others the first line is told."""
-    text = (str(error).strip().splitlines() or [""])[0].rstrip(".:")
-    if not isinstance(error, ValueError) and not type(error).__module__.startswith("interventions"):
-        text = f"This failed: {type(error).__name__}" + (f", {text}" if text else "")
+    """An error in one sentence: the package's own types say one, of others the type and the first line are told."""
+    text, name = first_line(error).rstrip(":"), type(error).__name__
+    if not type(error).__module__.startswith("interventions"):
+        text = f"This failed: {name}" + (f", {text}" if text != name else "")
     return f"{text[:1].upper()}{text[1:]}."

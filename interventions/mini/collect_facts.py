@@ -54,7 +54,7 @@ class Facts:
             self.rows.append(row | dict(source=source[0], licence=source[1]))
 
 
-class World:
+class Territories:
     """GeoNames and CLDR: what is known of each territory (two-letter code)."""
 
     def __init__(self, npm: Path):
@@ -108,14 +108,14 @@ def _above(net: WordNet, synset: Synset) -> set[str]:
     return {w for s in net.ancestors(synset) for w in s.words}
 
 
-def demonym(net: WordNet, world: World, code: str) -> tuple[list[str], str]:
+def demonym(net: WordNet, territories: Territories, code: str) -> tuple[list[str], str]:
     """One-word names of a country's inhabitants.
 
     They are the person synsets that WordNet makes members of the country's synset, or whose gloss ends in
     "... of <country>"; the gloss must say native, inhabitant, citizen, resident or person of a nationality.
     """
-    names = {world.name(code), world.geo[code]["name"]}
-    names |= {n.replace("’", "'") for k, n in world.names["en"].items() if k.split("-")[0] == code}
+    names = {territories.name(code), territories.geo[code]["name"]}
+    names |= {n.replace("’", "'") for k, n in territories.names["en"].items() if k.split("-")[0] == code}
     countries = set()
     for name in names:  # the most frequent sense: China, not Taiwan; Georgia, not the American state
         senses = [s for s in net.lookup(name, "15") if "American state" not in _above(net, s)]
@@ -133,24 +133,24 @@ def demonym(net: WordNet, world: World, code: str) -> tuple[list[str], str]:
     # of several the one that looks most like the country's name is canonical (Israeli, not Israelite)
     found.sort(
         key=lambda w: (
-            -len(commonprefix([w, world.name(code)])),
-            len(w) if w[0] == world.name(code)[0] else 99,
+            -len(commonprefix([w, territories.name(code)])),
+            len(w) if w[0] == territories.name(code)[0] else 99,
         )
     )
     return found, "; ".join(cited)
 
 
-def country_facts(facts: Facts, entity: dict, code: str, world: World, net: WordNet) -> None:
-    geo, cite = world.geo[code], lambda field: (f"{GEONAMES[0]}, {code}.{field}", GEONAMES[1])
+def country_facts(facts: Facts, entity: dict, code: str, territories: Territories, net: WordNet) -> None:
+    geo, cite = territories.geo[code], lambda field: (f"{GEONAMES[0]}, {code}.{field}", GEONAMES[1])
     facts.add(entity, "capital", [geo["capital"]], cite("capital"))
-    facts.add(entity, "continent", [world.continents[geo["continentcode"]]], cite("continentcode"))
+    facts.add(entity, "continent", [territories.continents[geo["continentcode"]]], cite("continentcode"))
     facts.add(entity, "currency", [geo["currencyname"]], cite("currencyname"))
     cldr = "name and status from CLDR 48.2.0, languages.json and territoryInfo.json"
     source = f"{GEONAMES[0]}, {code}.languages; {cldr}"
-    facts.add(entity, "language", [world.language(code)], (source, f"{GEONAMES[1]}; {CLDR_NAMES[1]}"))
-    words, source = demonym(net, world, code)
+    facts.add(entity, "language", [territories.language(code)], (source, f"{GEONAMES[1]}; {CLDR_NAMES[1]}"))
+    words, source = demonym(net, territories, code)
     facts.add(entity, "demonym", words, (source, wordnet.LICENCE))
-    neighbours = world.neighbours(code)
+    neighbours = territories.neighbours(code)
     facts.add(entity, "borders", neighbours, cite("neighbours"))
     by_letter = defaultdict(list)
     for name in neighbours:
@@ -159,8 +159,8 @@ def country_facts(facts: Facts, entity: dict, code: str, world: World, net: Word
         if len(names) == 1:  # the letter settles the answer
             facts.add(entity, "neighbour", names, cite("neighbours"), letter)
     for language, locale in LANGUAGES.items():
-        name = re.sub(r" \(.*\)", "", world.names[locale][code]).replace("’", "'")
-        if name not in (entity["name"], world.names["en"][code]):
+        name = re.sub(r" \(.*\)", "", territories.names[locale][code]).replace("’", "'")
+        if name not in (entity["name"], territories.names["en"][code]):
             facts.add(
                 entity,
                 "translate",
@@ -171,12 +171,12 @@ def country_facts(facts: Facts, entity: dict, code: str, world: World, net: Word
 
 
 def place_facts(
-    facts: Facts, entity: dict, code: str, country_source: tuple[str, str], world: World, net: WordNet
+    facts: Facts, entity: dict, code: str, country_source: tuple[str, str], territories: Territories, net: WordNet
 ) -> None:
     """A monument's country, and through the country what GeoNames and WordNet say of it."""
     country = Facts()
-    country_facts(country, entity, code, world, net)
-    facts.add(entity, "country", [world.name(code)], country_source)
+    country_facts(country, entity, code, territories, net)
+    facts.add(entity, "country", [territories.name(code)], country_source)
     renamed = {
         "continent": "continent",
         "capital": "pcapital",
@@ -192,11 +192,11 @@ def place_facts(
             )
 
 
-def country_of(net: WordNet, world: World, synset: Synset) -> str | None:
+def country_of(net: WordNet, territories: Territories, synset: Synset) -> str | None:
     """Code of the country that a WordNet place lies in: by its part-of pointers, else named in its gloss."""
     wholes = {w for s in net.ancestors(synset, ("#p",)) for w in s.words}
     for found in (lambda name: name in wholes, lambda name: re.search(rf"\b{name}\b", synset.gloss)):
-        codes = [c for c in world.members if found(world.name(c))]
+        codes = [c for c in territories.members if found(territories.name(c))]
         if len(codes) == 1:
             return codes[0]
     return None

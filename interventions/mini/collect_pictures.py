@@ -11,11 +11,12 @@ import numpy as np
 import resvg_py
 from PIL import Image
 
+from .world import HELD_OUT_STYLE, PHOTO
+
 SIZE = 96  # side of a drawing, pixels
 PHOTO_SIDE = 192  # longer side of a photograph, pixels
-FLAG_STYLES = ("flag-icons", "circle-flags", "flagpack", "emojione", "twemoji")
-THING_STYLES = ("noto", "noto-v1", "fluent-emoji-flat", "emojione", "twemoji")
-HELD_OUT = "twemoji"
+FLAG_STYLES = ("flag-icons", "circle-flags", "flagpack", "emojione", HELD_OUT_STYLE)
+THING_STYLES = ("noto", "noto-v1", "fluent-emoji-flat", "emojione", HELD_OUT_STYLE)
 COLUMNS = ("file", "entity", "style", "author", "source", "licence")
 
 
@@ -81,7 +82,7 @@ class IconSet:
         return f'<svg {namespaces} viewBox="{box}" width="{width}" height="{height}">{icon["body"]}</svg>'
 
 
-class Gallery:
+class Collected:
     """Pictures found for each entity; nothing is written before `save`."""
 
     def __init__(self, npm: Path):
@@ -104,9 +105,9 @@ class Gallery:
         """Adds one photograph of the manifest."""
         image = Image.open(path).convert("RGB")
         image.thumbnail((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS)
-        self.images["photo", entity] = image
+        self.images[PHOTO, entity] = image
         source = f"{entry['source']} (by way of {entry['package']})"
-        self.origin["photo", entity] = (entry["author"], source, entry["licence"])
+        self.origin[PHOTO, entity] = (entry["author"], source, entry["licence"])
 
     def drop(self, entity: str) -> None:
         for key in [k for k in self.images if k[1] == entity]:
@@ -123,7 +124,7 @@ class Gallery:
         for (style, entity), image in sorted(self.images.items(), key=lambda item: item[0]):
             path = out / "images" / style / f"{entity}.webp"
             path.parent.mkdir(parents=True, exist_ok=True)
-            if style == "photo":
+            if style == PHOTO:
                 image.save(path, quality=85, method=6)
             else:
                 image.save(path, lossless=True, method=6)

@@ -15,6 +15,10 @@ from .route import CONSTRAINT, OTHER, Question, Questions
 from .vocabulary import IMAGE, IMAGE_TOKENS, PAD
 from .world import HELD_OUT_STYLE, HELD_OUT_WORDING, PHOTO, Fact, load_world
 
+AT_MOST, SEED = 300, 0  # questions of most measurements, and what draws them
+AUGMENTATION_SEED = 3
+BATCH = 48
+
 
 def _block(queries, keys):
     """A knock-out: `queries` and `keys` choose positions from (visual, constraint, after, last), each a list."""
@@ -46,20 +50,20 @@ class Evaluator:
         return [self.questions.encode(f" {answer}")[0] for answer in fact.answers]
 
     @torch.no_grad()
-    def ask(self, asked: list[Question], pictures: list[int] | None = None, augment=False, knock_out=None, seed=3,
-            batch=48) -> torch.Tensor:
+    def ask(self, asked: list[Question], pictures: list[int] | None = None, augment=False,
+            knock_out=None) -> torch.Tensor:
         """Probabilities [n, vocabulary] of the next token; `pictures` None asks without any."""
-        generator, out = torch.Generator().manual_seed(seed), []
+        generator, out = torch.Generator().manual_seed(AUGMENTATION_SEED), []
         image = [] if pictures is None else [IMAGE] * IMAGE_TOKENS
         prefix = [*self.opening, *image, *self.newline]
         P, first = len(prefix), len(self.opening)
-        for start in range(0, len(asked), batch):
-            chunk = asked[start:start + batch]
+        for start in range(0, len(asked), BATCH):
+            chunk = asked[start:start + BATCH]
             T = P + max(len(question.ids) for question in chunk)
             ids = torch.tensor([prefix + list(q.ids) + [PAD] * (T - P - len(q.ids)) for q in chunk])
             embedded = self.model.get_input_embeddings()(ids)
             if pictures is not None:
-                pixels = self.gallery.batch(pictures[start:start + batch], generator, augment)
+                pixels = self.gallery.batch(pictures[start:start + BATCH], generator, augment)
                 visual = self.model.model.multi_modal_projector(image_features(self.model, pixels))
                 embedded = embedded.masked_scatter((ids == IMAGE)[..., None], visual)
             mask = torch.full((T, T), -1e9).triu(1).repeat(len(chunk), 1, 1, 1)
@@ -103,12 +107,12 @@ class Evaluator:
         return kept, chosen
 
 
-def evaluate(model, tokenizer, text: bool = False, n: int = 300, seed: int = 0) -> dict[str, dict]:
+def evaluate(model, tokenizer, text: bool = False) -> dict[str, dict]:
     """Name of the measurement -> accuracy, p_answer, n. `text` restricts it to what a text-only model can do."""
-    evaluator, rng = Evaluator(model, tokenizer), random.Random(seed)
+    evaluator, rng = Evaluator(model, tokenizer), random.Random(SEED)
     facts = {split: [fact for fact in evaluator.world.facts if fact.split == split] for split in
              ("trained", "text_only", "never")}
-    sample = lambda pool: rng.sample(pool, min(n, len(pool)))  # noqa: E731
+    sample = lambda pool: rng.sample(pool, min(AT_MOST, len(pool)))  # noqa: E731
     known_as_text = [fact for fact in facts["trained"] if fact.relation != "name"]
     some = sample(known_as_text)
     table = {"text questions": evaluator.score(some),
@@ -118,7 +122,7 @@ def evaluate(model, tokenizer, text: bool = False, n: int = 300, seed: int = 0) 
         return table
     for part in PAPER_PARTS:
         every = [fact for fact in facts["trained"] if evaluator.world.part(fact) == part]
-        kept, pictures = evaluator.pictures(every, rng=random.Random(seed))
+        kept, pictures = evaluator.pictures(every, rng=random.Random(SEED))
         table[f"{part}: seen style, new augmentation"] = evaluator.score(kept, 0, pictures, augment=True)
         chosen = sample(every)
         kept, pictures = evaluator.pictures(chosen, rng=rng)

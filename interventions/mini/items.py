@@ -13,10 +13,11 @@ import zlib
 from collections import Counter
 from dataclasses import replace
 
-from ..testbed.schema import Item, save_testbed
+from ..testbed import Item, save_testbed
+from ..testbed.schema import EMBEDDED
 from .route import Questions
 from .vocabulary import train_tokenizer
-from .world import EMBEDDED, HELD_OUT_STYLE, HELD_OUT_WORDING, PHOTO, Fact, load_world
+from .world import HELD_OUT_STYLE, HELD_OUT_WORDING, PHOTO, Fact, load_world
 
 PHOTO_SHARE = 0.5  # of the items of an entity that has a photograph
 TWICE = {"borders"}

@@ -10,32 +10,30 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from ..testbed.schema import EMBEDDED
 from .vocabulary import IMAGE_SIZE
-from .world import EMBEDDED, HELD_OUT_STYLE, PHOTO, World
+from .world import HELD_OUT_STYLE, PHOTO, World
 
-DRAWING, PHOTOGRAPH = 96, 128  # stored sizes in pixels
+DRAWING, PHOTOGRAPH = 96, 128  # pixels of a side, as they are held
+PHOTOGRAPHED = 0.4  # of the samples of an entity that is both drawn and photographed
 
 
 class Gallery:
     """All pictures of a world; a picture is named by its index in `world.pictures`."""
 
-    def __init__(self, world: World, directory=EMBEDDED):
+    def __init__(self, world: World):
         self.is_photo = torch.tensor([picture.style == PHOTO for picture in world.pictures])
         self.slot = torch.zeros(len(world.pictures), dtype=torch.long)  # row in .drawings or .photos
-        slugs = {slug: i for i, slug in enumerate(world.entities)}
-        self.label = torch.tensor([slugs.get(picture.entity, -1) for picture in world.pictures])
         drawings, photos, aspects = [], [], []
         for i, picture in enumerate(world.pictures):
-            with Image.open(directory / picture.file) as image:
+            with Image.open(EMBEDDED / picture.file) as image:
                 if picture.style == PHOTO:
                     aspects.append(image.width / image.height)
-                    image = image.convert("RGB").resize((PHOTOGRAPH, PHOTOGRAPH), Image.LANCZOS)
                     self.slot[i] = len(photos)
-                    photos.append(torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(128, 128, 3))
+                    photos.append(_pixels(image.convert("RGB"), PHOTOGRAPH))
                 else:
-                    image = image.convert("RGBA").resize((DRAWING, DRAWING), Image.LANCZOS)
                     self.slot[i] = len(drawings)
-                    drawings.append(torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(96, 96, 4))
+                    drawings.append(_pixels(image.convert("RGBA"), DRAWING))
         self.drawings = torch.stack(drawings).permute(0, 3, 1, 2).contiguous()  # [n, 4, 96, 96] uint8
         self.photos = torch.stack(photos).permute(0, 3, 1, 2).contiguous()  # [m, 3, 128, 128] uint8
         self.aspects = torch.tensor(aspects)
@@ -45,11 +43,11 @@ class Gallery:
         self.mates = {i: [j for j in self.by_entity[world.pictures[i].entity] if j != i and not self.is_photo[j]]
                       for i in seen if world.pictures[i].entity in world.entities and not self.is_photo[i]}
 
-    def sample(self, slug: str, random, photo_share: float = 0.4) -> int:
-        """A picture of trained style: a photograph with probability `photo_share` where there are both."""
+    def sample(self, slug: str, random) -> int:
+        """A picture of trained style: a photograph with probability `PHOTOGRAPHED` where there are both."""
         photos = [i for i in self.by_entity[slug] if self.is_photo[i]]
         drawings = [i for i in self.by_entity[slug] if not self.is_photo[i]]
-        pool = photos if photos and (not drawings or random.random() < photo_share) else drawings
+        pool = photos if photos and (not drawings or random.random() < PHOTOGRAPHED) else drawings
         return random.choice(pool)
 
     def batch(self, indices: list[int], generator: torch.Generator, augment: bool = True, mix: float = 0.0):
@@ -136,6 +134,12 @@ def whitened_patches(pixels, patch: int, width: int):
     _, scale, directions = torch.linalg.svd(patches - patches.mean(0), full_matrices=False)
     weight = directions[:width] / (scale[:width, None] / math.sqrt(len(patches)) + 0.15)
     return 0.3 * weight.view(width, 3, patch, patch)
+
+
+def _pixels(image: Image.Image, side: int) -> torch.Tensor:
+    """The picture squeezed into a square: uint8 [side, side, channels]."""
+    pixels = bytearray(image.resize((side, side), Image.LANCZOS).tobytes())
+    return torch.frombuffer(pixels, dtype=torch.uint8).view(side, side, -1)
 
 
 def _uniform(B, generator):

@@ -19,12 +19,14 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..tokens import overlap
 from .vocabulary import BOS, EOS, IMAGE, IMAGE_TOKENS, PAD, PROMPTS
 from .world import HELD_OUT_WORDING, Fact, World, lens_wordings
 
 OTHER, SOURCE, CONSTRAINT, BETWEEN, LAST, DECOY = range(6)  # roles of tokens in a training row
 READ_LAYERS, DEEP = 2, 4
 IGNORE = -100
+TEXTS, REFERRED = 16, 12  # questions of a row of text, of one with co-reference
 NAMED = 0.15  # share of a picture's questions that name some other entity
 
 
@@ -46,7 +48,7 @@ class Questions:
         self.opening = [BOS, *self.encode(PROMPTS[shape].partition("<image>")[0])]  # what stands before the picture
         self.text_facts = [fact for fact in world.facts if fact.split != "never" and fact.relation != "name"]
         self.names = {entity.slug: self.encode(f" {entity.name}") for entity in world.entities.values()}
-        self.trained = {entity.slug: entity.asked() for entity in world.entities.values()}
+        self.trained = {entity.slug: entity.trained for entity in world.entities.values()}
         self._cache: dict = {}
 
     def encode(self, text: str) -> list[int]:
@@ -65,8 +67,8 @@ class Questions:
         end = start + len(subject or self.world.constraint(fact))
         encoding = self.backend.encode(f"{text} ASSISTANT:", add_special_tokens=False)
         # a token that is only the space before the constraint does not belong to it
-        roles = [CONSTRAINT if a < end and b > start and token != "Ġ" else BETWEEN if a >= end else OTHER
-                 for (a, b), token in zip(encoding.offsets, encoding.tokens, strict=True)]
+        roles = [CONSTRAINT if overlap(span, (start, end)) and token != "Ġ" else BETWEEN if span[0] >= end else OTHER
+                 for span, token in zip(encoding.offsets, encoding.tokens, strict=True)]
         roles[-1] = LAST
         lens_at = max(i for i, role in enumerate(roles) if role == CONSTRAINT)
         return Question(tuple(encoding.ids), tuple(roles), (*self.encode(f" {fact.answer}"), EOS),
@@ -86,7 +88,7 @@ class Questions:
 
 
 @dataclass(frozen=True)
-class Row:
+class PackedRow:
     """A packed training row: a shared prefix (group 0) and questions (groups 1..) that do not see each other."""
 
     ids: list[int]
@@ -97,7 +99,9 @@ class Row:
     lens: list[int]
 
 
-def pack(opening: list[int], source: list[int], decoy: list[int], newline: list[int], questions: list[Question]) -> Row:
+def pack(
+    opening: list[int], source: list[int], decoy: list[int], newline: list[int], questions: list[Question]
+) -> PackedRow:
     """`opening` source decoy `newline`, then the questions; source and decoy stand at the same positions."""
     start, after = len(opening), len(opening) + max(len(source), len(decoy))
     ids = [*opening, *source, *decoy, *newline]
@@ -118,7 +122,7 @@ def pack(opening: list[int], source: list[int], decoy: list[int], newline: list[
         if question.lens_at is not None:
             marks[question.lens_at] = answer[0]
         lens += marks
-    return Row(ids, positions, groups, roles, labels, lens)
+    return PackedRow(ids, positions, groups, roles, labels, lens)
 
 
 class Rows:
@@ -130,11 +134,11 @@ class Rows:
         self.newline = questions.encode("\n")
         self.slugs = list(questions.world.entities)
 
-    def text(self, n: int, random: random_module.Random, k: int = 16) -> list[Row]:
-        return [pack(self.opening, [], [], self.newline, [self.questions.text(random) for _ in range(k)])
+    def text(self, n: int, random: random_module.Random) -> list[PackedRow]:
+        return [pack(self.opening, [], [], self.newline, [self.questions.text(random) for _ in range(TEXTS)])
                 for _ in range(n)]
 
-    def coreference(self, n: int, random, decoy: bool, k: int = 12) -> list[Row]:
+    def coreference(self, n: int, random, decoy: bool) -> list[PackedRow]:
         """The entity's name, repeated, stands where the picture will stand later ("Peru Peru\\n ... this country")."""
         rows = []
         for _ in range(n):
@@ -142,16 +146,16 @@ class Rows:
             repeat = random.choice([1, 1, 2, 4, 8])
             other = self.questions.names[random.choice(self.slugs)] * repeat if decoy else []
             rows.append(pack(self.opening, self.questions.names[slug] * repeat, other, self.newline,
-                             [self.questions.visual(slug, random) for _ in range(k)]))
+                             [self.questions.visual(slug, random) for _ in range(REFERRED)]))
         return rows
 
-    def pictures(self, slugs: list[str], random, decoy: bool, k: int, named: float = NAMED) -> list[Row]:
+    def pictures(self, slugs: list[str], random, decoy: bool, k: int, named: float = NAMED) -> list[PackedRow]:
         image = [IMAGE] * IMAGE_TOKENS
         return [pack(self.opening, image, image if decoy else [], self.newline,
                      [self.questions.visual(slug, random, named) for _ in range(k)]) for slug in slugs]
 
 
-def collate(rows: list[Row]) -> dict[str, torch.Tensor]:
+def collate(rows: list[PackedRow]) -> dict[str, torch.Tensor]:
     """Pad to the longest row. Padding has group -1 and attends to itself only."""
     longest = max(len(row.ids) for row in rows)
     fill = {"ids": PAD, "positions": 0, "groups": -1, "roles": OTHER, "labels": IGNORE, "lens": IGNORE}
@@ -217,7 +221,7 @@ class Teacher:
             return output
         return hook
 
-    def loss(self, rows: list[Row], taught, layered, embed, head):
+    def loss(self, rows: list[PackedRow], taught, layered, embed, head):
         """Cross-entropy on answers (+ lens), and first-to-last token accuracy. `embed(ids)` gives [B, T, d]."""
         batch = collate(rows)
         self.masks = attention_masks(batch["groups"], batch["roles"], taught, layered)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from ..files import in_one_step
 from .build import build
 from .route import NAMED, Questions, Rows
 from .vocabulary import IMAGE, train_tokenizer
@@ -110,8 +111,7 @@ class Stage:
         state = {"model": self.model.state_dict(), "extra": self.extra.state_dict(), "done": done,
                  "recipe": recipe(self.name, self.seed, self.shape),
                  "optimizers": [o.state_dict() for o in self.optimizers] if done < self.steps else []}
-        torch.save(state, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
+        in_one_step(path, lambda temporary: torch.save(state, temporary))
 
     def _resume(self) -> int:
         path = self.out / f"{self.name}.pt"

@@ -17,9 +17,9 @@ import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from pathlib import Path
 
-EMBEDDED = Path(__file__).parent.parent / "testbed" / "embedded"
+from ..testbed.schema import EMBEDDED
+
 HELD_OUT_STYLE = "twemoji"
 PHOTO = "photo"
 HELD_OUT_WORDING = 3
@@ -89,8 +89,10 @@ class Entity:
     facts: list[Fact] = field(default_factory=list)
     pictures: list[int] = field(default_factory=list)  # indices into World.pictures
 
-    def asked(self, split: str = "trained") -> list[Fact]:
-        return [fact for fact in self.facts if fact.split == split]
+    @property
+    def trained(self) -> list[Fact]:
+        """Facts that are asked with the picture and with the name."""
+        return [fact for fact in self.facts if fact.split == "trained"]
 
 
 @dataclass(frozen=True)
@@ -156,15 +158,15 @@ def split_of(entity: str, relation: str, qualifier: str) -> str:
 
 
 @cache
-def load_world(directory: Path = EMBEDDED) -> World:
+def load_world() -> World:
     """Read `facts.csv` and `pictures.csv`; entities without a picture of a trained style are left out."""
-    with open(directory / "pictures.csv", newline="", encoding="utf-8") as file:
+    with open(EMBEDDED / "pictures.csv", newline="", encoding="utf-8") as file:
         pictures = [Picture(row["file"], row["entity"], row["style"]) for row in csv.DictReader(file)]
     by_entity = defaultdict(list)
     for index, picture in enumerate(pictures):
         by_entity[picture.entity].append(index)
     entities: dict[str, Entity] = {}
-    with open(directory / "facts.csv", newline="", encoding="utf-8") as file:
+    with open(EMBEDDED / "facts.csv", newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             slug = row["entity"]
             if all(pictures[i].style == HELD_OUT_STYLE for i in by_entity[slug]) or row["relation"] not in WORDINGS:

@@ -11,30 +11,29 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from .question import token_label
+from ..attention import CONSTRAINT_TO_LAST, VISUAL_TO_CONSTRAINT, VISUAL_TO_LAST
 from .style import (
+    CONTRIBUTION_COLOURS,
     FAINT,
-    INK,
-    KINDS,
+    LOOKS,
+    arrow,
+    contribution_bar,
     layer_axis,
+    legend_line,
     limits,
     line_with_band,
+    nothing_to_show,
     panels,
     parts_of,
     styled,
     title,
     window_label,
 )
+from .words import token_label
 
-FLOW_LOOKS = {  # colours of Okabe and Ito
-    "visual -> constraint": ("#0072b2", "o", "-"),
-    "visual -> last": ("#d55e00", "s", "--"),
-    "constraint -> last": ("#595959", "^", ":"),
-}
-COLOURS, NAME = KINDS["attention"][2], "contribution ||a||"
+FLOW_LOOKS = dict(zip((VISUAL_TO_CONSTRAINT, VISUAL_TO_LAST, CONSTRAINT_TO_LAST), LOOKS, strict=False))
 
 
 @styled
@@ -65,7 +64,7 @@ def flows_by_layer(shares: pd.DataFrame, drops: pd.DataFrame, heading: str = "")
             if quantity == "share":
                 continue
             whole = found[(found["window"] == n_layers) & (found["layer"] == n_layers // 2)]
-            x = [n_layers + _beyond(n_layers) * (0.4 + 0.3 * place)] * len(whole)
+            x = [n_layers + room_behind(n_layers) * (0.4 + 0.3 * place)] * len(whole)
             axis.vlines(x, whole["low"], whole["high"], color=colour, linewidth=1.2)
             axis.plot(x, whole[quantity], color=colour, marker=marker, markersize=3.5)
         counted = title(part, cells["n"].max())
@@ -80,15 +79,12 @@ def flows_by_layer(shares: pd.DataFrame, drops: pd.DataFrame, heading: str = "")
     if len(drops):
         axes[1, 0].set_ylim(limits(drops, "drop"))
         step = max(1, int(np.diff(axes[0, 0].get_xticks())[0]))
-        places = [*range(0, n_layers, step), n_layers + 0.7 * _beyond(n_layers)]
+        places = [*range(0, n_layers, step), n_layers + 0.7 * room_behind(n_layers)]
         axes[-1, 0].set_xticks(places, [*map(str, places[:-1]), "all"])
-        axes[-1, 0].set_xlim(-0.5, n_layers + 1.4 * _beyond(n_layers))
+        axes[-1, 0].set_xlim(-0.5, n_layers + 1.4 * room_behind(n_layers))
     below = ["layer", f"below: {window_label(window)}, all: every layer at once"][: len(rows)]
     figure.supxlabel("\n".join(below).replace(", all", ", all" if len(parts) > 1 else ",\nall"), fontsize=8)
-    handles = [
-        Line2D([], [], color=colour, marker=marker, linestyle=line, markersize=3.5, linewidth=1.2, label=arrow(flow))
-        for flow, (colour, marker, line) in FLOW_LOOKS.items()
-    ]
+    handles = [legend_line(arrow(flow), look) for flow, look in FLOW_LOOKS.items()]
     figure.legend(
         handles=handles, loc="outside upper center", ncols=len(handles) if len(parts) > 1 else 1, handlelength=3,
         title=heading or None, title_fontsize=9,
@@ -103,7 +99,7 @@ def question_contributions(contributions: pd.DataFrame, questions: pd.DataFrame)
     contributions, questions: those of an `AttentionStudy`, the latter only those to show, as
     `attention_examples.outcome_examples` draws them. One scale for all; the constraint's last token is the rightmost.
     """
-    cells = contributions[(contributions["flow"] == "constraint -> last") & contributions["id"].isin(questions["id"])]
+    cells = contributions[(contributions["flow"] == CONSTRAINT_TO_LAST) & contributions["id"].isin(questions["id"])]
     shown = questions[questions["id"].isin(set(cells["id"]))]
     groups = [(name, shown[shown["correct"].eq(value)]) for name, value in (("right", True), ("wrong", False))]
     groups = [(name, rows) for name, rows in groups if len(rows)]
@@ -117,7 +113,7 @@ def question_contributions(contributions: pd.DataFrame, questions: pd.DataFrame)
             here = cells[cells["id"] == question.id]
             grid = here.pivot(index="layer", columns="position", values="norm").sort_index(axis=1)
             picture = axis.pcolormesh(
-                np.arange(grid.shape[1]), grid.index, grid, shading="nearest", cmap=COLOURS, vmin=0,
+                np.arange(grid.shape[1]), grid.index, grid, shading="nearest", cmap=CONTRIBUTION_COLOURS, vmin=0,
                 vmax=float(cells["norm"].max()) or 1, edgecolors="white", linewidth=0.4 if n_layers <= 16 else 0,
             )
             tokens = here.drop_duplicates("position").sort_values("position")["token"]
@@ -139,24 +135,6 @@ def question_contributions(contributions: pd.DataFrame, questions: pd.DataFrame)
     return figure
 
 
-def nothing_to_show(why: str) -> Figure:
-    """A figure that says so: a small sample may leave nothing to draw, and the report goes on."""
-    figure, axis = plt.subplots(figsize=(3.5, 0.5))
-    axis.set_axis_off()
-    figure.text(0.5, 0.5, f"nothing to show: {why}", ha="center", va="center", color=INK)
-    return figure
-
-
-def arrow(flow: str) -> str:
-    return flow.replace("->", "\u2192")
-
-
-def contribution_bar(figure: Figure, picture, axes) -> None:
-    bar = figure.colorbar(picture, ax=axes, pad=0.015, aspect=9 * figure.get_figheight(), shrink=0.95)
-    bar.set_label(NAME)
-    bar.outline.set_visible(False)
-
-
-def _beyond(n_layers: int) -> float:
+def room_behind(n_layers: int) -> float:
     """Room behind the last layer, in layers: the same on paper for every depth."""
     return max(1.0, n_layers / 9)

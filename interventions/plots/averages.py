@@ -32,8 +32,8 @@ from .style import (
 RUNS = {  # column of TraceStudy.questions -> label and colour
     "p_clean": ("clean", "#4d4d4d"),
     "p_corrupted": ("corrupted", "#4d4d4d"),
-    "p_restored_mlp": ("restored\nMLP", KINDS["mlp"][1]),
-    "p_restored_attention": ("restored\nattention", KINDS["attention"][1]),
+    "p_restored_mlp": ("with\nMLP", KINDS["mlp"][1]),
+    "p_restored_attention": ("with\nattention", KINDS["attention"][1]),
 }
 NEGATIVE, UNSEEN = "PuBu", 0.02  # colours of effects below -UNSEEN; nearer to 0 they are white
 CONTROLS = {  # control of `controls.control_effects` -> label
@@ -85,7 +85,7 @@ def role_layer_maps(frame: pd.DataFrame, *, window: int, window_rule: str = "cen
     for axis, kind, part in panels(axes, kinds, parts):
         cells = frame[(frame["part"] == part) & (frame["kind"] == kind)]
         grid = cells.pivot(index="role", columns="layer", values=quantity).reindex(roles).astype(float)
-        colours, start = signed_colours(KINDS[kind][2], lowest, highest)
+        colours, start = mean_colours(KINDS[kind][2], lowest, highest)
         picture = axis.pcolormesh(
             grid.columns, np.arange(len(roles)), grid, shading="nearest", cmap=colours, vmin=start,
             vmax=highest, edgecolors="white", linewidth=0.4 if grid.shape[1] <= 16 else 0,
@@ -160,11 +160,11 @@ def effects_and_controls(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def signed_colours(name: str, lowest: float, highest: float) -> tuple[Colormap, float]:
+def mean_colours(name: str, lowest: float, highest: float) -> tuple[Colormap, float]:
     """A colour map for values from `lowest` to `highest`, and the value that it starts at: 0, or `lowest` below -0.02.
 
     Both signs darken at the same pace, so that equal sizes look equally strong. Means a little below 0 are noise
-    and stay white; single questions (`question.signed_colours`) have no such threshold.
+    and stay white; single questions (`question.question_colours`) have no such threshold.
     """
     positive = mpl.colormaps[name]
     if not lowest < -UNSEEN:  # NaN too

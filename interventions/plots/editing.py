@@ -1,9 +1,6 @@
-"""Figures of editing (Figures 6, 14 and 18), from the frames of `interventions.edit_averages`."""
+"""Figures 6 and 14, editing in numbers, from the frames of `interventions.edit_averages`."""
 
 from __future__ import annotations
-
-import textwrap
-from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,19 +12,33 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 
 from ..averages import early_layers
-from ..edit_averages import PAPER
-from ..edit_study import KNOWN_ANSWER, METHODS, OURS, TASKS
-from .attention import nothing_to_show
-from .failure import SHADE
-from .question import CHARACTERS, LINE_HEIGHT, show_image, wrapped, write_lines
-from .style import FAINT, INK, KINDS, layer_axis, line_with_band, panel_grid, styled
+from ..claims.editing import NOT_MEASURED
+from ..edit_averages import PAPER, known_first
+from ..edit_items import TASKS
+from ..edit_study import EDIT_METHODS, KNOWN_ANSWER, OURS
+from .style import (
+    BLUE,
+    FAINT,
+    GREY,
+    INK,
+    LOOKS,
+    PURPLE,
+    SKY_BLUE,
+    VERMILION,
+    layer_axis,
+    legend_line,
+    line_with_band,
+    nothing_to_show,
+    panel_grid,
+    styled,
+)
 
 TASK_NAMES = {
     "correct": "errors corrected", "insert": "new facts inserted", KNOWN_ANSWER: "inserted, answer known",
 }
-METHOD_LOOKS = dict(zip(METHODS, (  # colours of Okabe and Ito
-    ("#595959", "v"), ("#0072b2", "o"), ("#56b4e9", "^"), ("#d55e00", "s"), ("#cc79a7", "D")), strict=True))
-METRIC_LOOKS = {"efficacy": ("#0072b2", "o", "-"), "generalisation": ("#d55e00", "s", "--")}
+METHOD_LOOKS = dict(zip(EDIT_METHODS, (
+    (GREY, "v"), (BLUE, "o"), (SKY_BLUE, "^"), (VERMILION, "s"), (PURPLE, "D")), strict=True))
+METRIC_LOOKS = dict(zip(("efficacy", "generalisation"), LOOKS, strict=False))
 AXES = {  # what the axis of a metric says
     "efficacy": "P(target),\nthe edited question",
     "generalisation": "P(target),\nparaphrased questions",
@@ -38,14 +49,13 @@ AXES = {  # what the axis of a metric says
     "kl": "KL on unrelated questions\n(nats, linear below 0.001)",
 }
 METRIC_NAMES = {"exact": "exact answers", "pictures": "other pictures", "following": "what follows", "kl": "KL"}
-SEQUENTIAL = {
+SEQUENTIAL_TITLES = {
     "p_target": "efficacy\nP(target), all facts kept", "p_paraphrase": "generalisation\nP(target), paraphrases",
     "accuracy_after": "specificity\naccuracy, unrelated questions",
 }
 BEFORE = {"color": FAINT, "linewidth": 0.9, "linestyle": (0, (5, 3))}
+SHADE = "#e6e6e6"  # of early layers
 LINEAR = 0.001  # KL below it is drawn on a linear scale: that of no edit is 0
-NOT_MEASURED = "not measured"
-GREEN, RED = KINDS["mlp"][1], KINDS["attention"][1]
 
 
 @styled
@@ -66,13 +76,13 @@ def further_metrics(means: pd.DataFrame) -> Figure:
 
 @styled
 def efficacy_by_layer(means: pd.DataFrame, n_layers: int, layer: int | None = None) -> Figure:
-    """The paper's Figure 14: efficacy and generalisation by edited layer with intervals, a column a task.
+    """The paper's Figure 14: efficacy, with its interval, and generalisation by edited layer, a column a task.
 
     means: that of `edit_averages.layer_means`. layer: the one that MultEdit edits, marked. Early layers are shaded.
     """
     if means.empty:
         return nothing_to_show("no layer was edited")
-    tasks, early = _tasks(means), early_layers(n_layers)
+    tasks, early = known_first(means["task"], TASKS), early_layers(n_layers)
     figure, axes = panel_grid(1, tasks, height=2.9, margin=1.2)
     for axis, task in zip(axes[0], tasks, strict=True):
         cells = means[means["task"] == task]
@@ -80,7 +90,10 @@ def efficacy_by_layer(means: pd.DataFrame, n_layers: int, layer: int | None = No
         if layer is not None:
             axis.axvline(layer, color=INK, linewidth=0.8, linestyle=":", zorder=1)
         for metric, look in METRIC_LOOKS.items():
-            line_with_band(axis, cells[cells["metric"] == metric], look, alpha=0.2, quantity="value")
+            values = cells[cells["metric"] == metric]
+            if metric != "efficacy":  # its band would lie over that of efficacy, and neither be seen
+                values = values.assign(low=np.nan, high=np.nan)
+            line_with_band(axis, values, look, alpha=0.2, quantity="value")
         table = cells.pivot(index="layer", columns="metric", values="value").astype(float)
         before = (table["efficacy"] - table["gain"]).mean()  # the same at every layer
         axis.axhline(before, **BEFORE, zorder=1)
@@ -89,7 +102,7 @@ def efficacy_by_layer(means: pd.DataFrame, n_layers: int, layer: int | None = No
     axes[0, 0].set_ylim(-0.03, 1.03)
     axes[0, 0].set_ylabel("P(target) after the edit")
     figure.supxlabel("edited layer", fontsize=8)
-    handles = [_key(metric, *look) for metric, look in METRIC_LOOKS.items()]
+    handles = [legend_line(metric, look) for metric, look in METRIC_LOOKS.items()]
     handles += [Line2D([], [], **BEFORE, label="efficacy before the edit"), Patch(color=SHADE, label="early layers")]
     if layer is not None:
         handles.append(Line2D([], [], color=INK, linewidth=0.8, linestyle=":", label=f"MultEdit's layer, {layer}"))
@@ -102,22 +115,25 @@ def sequential(frame: pd.DataFrame) -> Figure:
     """What many edits kept at once do: a panel a quantity, a line a task, by number of edits (log scale).
 
     frame: that of `sequential_edits.sequential_edits`: task, edits, p_target, low, high, p_paraphrase,
-    accuracy_before (faint), accuracy_after.
+    accuracy_before (dashed), accuracy_after. One edit is a single fact, not a mean: an open marker apart from the line.
     """
     frame = frame[frame["edits"] > 0].sort_values("edits")
     if frame.empty:
         return nothing_to_show("no edits were kept")
-    looks = dict(zip(_tasks(frame), METRIC_LOOKS.values(), strict=False))
-    figure, axes = plt.subplots(1, len(SEQUENTIAL), figsize=(7.2, 2.6), sharex=True, sharey=True)
-    for axis, (quantity, label) in zip(axes, SEQUENTIAL.items(), strict=True):
+    looks = dict(zip(known_first(frame["task"], TASKS), METRIC_LOOKS.values(), strict=False))
+    figure, axes = plt.subplots(1, len(SEQUENTIAL_TITLES), figsize=(7.2, 2.6), sharex=True, sharey=True)
+    for axis, (quantity, label) in zip(axes, SEQUENTIAL_TITLES.items(), strict=True):
         for task, (colour, marker, line) in looks.items():
-            x, y, low, high = frame.loc[frame["task"] == task, ["edits", quantity, "low", "high"]].to_numpy(float).T
+            cells = frame[frame["task"] == task]
+            x, y, low, high = cells.loc[cells["edits"] > 1, ["edits", quantity, "low", "high"]].to_numpy(float).T
             if quantity == "p_target":
                 axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
             axis.plot(x, y, line, color=colour, marker=marker, markersize=3.5, linewidth=1.2)
-        if quantity == "accuracy_after":
-            for before in set(frame["accuracy_before"].dropna()):
-                axis.axhline(before, **BEFORE, zorder=0)
+            single = cells[cells["edits"] == 1]
+            axis.plot(single["edits"], single[quantity], marker, color=colour, markerfacecolor="white", markersize=3.5)
+            if quantity == "accuracy_after":
+                for before in set(cells["accuracy_before"].dropna()):
+                    axis.axhline(before, **BEFORE | {"color": colour}, zorder=0)
         axis.set_title(label)
     counts = sorted(set(frame["edits"].astype(int)))
     axes[0].set_xscale("log")
@@ -125,33 +141,11 @@ def sequential(frame: pd.DataFrame) -> Figure:
     axes[0].set_xticks(counts, map(str, counts))
     axes[0].xaxis.set_minor_locator(NullLocator())
     axes[0].set_ylim(-0.03, 1.03)
-    figure.supxlabel("edits kept at once, n (log scale)", fontsize=8)
-    handles = [_key(TASK_NAMES.get(task, task), *look) for task, look in looks.items()]
-    handles.append(Line2D([], [], **BEFORE, label="accuracy before any edit"))
+    note = "; open: a single fact, without an interval" if counts[0] == 1 else ""
+    figure.supxlabel(f"edits kept at once, n (log scale{note})", fontsize=8)
+    handles = [legend_line(TASK_NAMES.get(task, task), look) for task, look in looks.items()]
+    handles.append(Line2D([], [], **BEFORE, label="accuracy before any edit, in the colour of its task"))
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=3)
-    return figure
-
-
-@styled
-def edited_examples(examples: pd.DataFrame, images: Mapping) -> Figure:
-    """The paper's Figure 18, with what the edit did: image, question, and the answers before and after, a row an item.
-
-    examples: that of `edit_averages.edit_examples`; the constraint is bold. images: id -> PIL image, or none.
-    """
-    if examples.empty:
-        return nothing_to_show("no item was edited")
-    widths = (0.9, 2.5, 1.35, 1.35, 1.35)
-    heading = ("Question", "Answer before", "Target", "Answer after")
-    cells = [_cells(example, widths) for example in examples.itertuples()]
-    heights = [0.2] + [max(0.85, 0.1 + 1.1 * LINE_HEIGHT * max(map(len, row))) for row in cells]
-    figure = plt.figure(figsize=(sum(widths) + 0.3, 1.12 * sum(heights) + 0.1))
-    grid = figure.add_gridspec(len(heights), len(widths), width_ratios=widths, height_ratios=heights)
-    for column, name in enumerate(heading, start=1):
-        write_lines(figure.add_subplot(grid[0, column]), [[(name, {"color": FAINT})]])
-    for row, (example, told) in enumerate(zip(examples.itertuples(), cells, strict=True), start=1):
-        show_image(figure.add_subplot(grid[row, 0]), images.get(example.id))
-        for column, lines in enumerate(told, start=1):
-            write_lines(figure.add_subplot(grid[row, column]), lines)
     return figure
 
 
@@ -159,8 +153,7 @@ def _methods(means: pd.DataFrame, metrics: tuple[str, ...]) -> Figure:
     shown = means[means["metric"].isin(metrics)]
     if not len(shown) or not shown["n"].any():
         return nothing_to_show("no item was edited")
-    tasks, found = _tasks(shown), set(shown["method"])
-    methods = [method for method in METHODS if method in found] + sorted(found - set(METHODS))
+    tasks, methods = known_first(shown["task"], TASKS), known_first(shown["method"], EDIT_METHODS)
     size = (1.5 + 1.9 * len(metrics), 0.95 + (0.55 + 0.19 * len(methods)) * len(tasks))
     figure, axes = plt.subplots(len(tasks), len(metrics), figsize=size, sharex="col", sharey=True, squeeze=False)
     marked = False
@@ -218,38 +211,6 @@ def _limit(axis: Axes, metric: str, cells: pd.DataFrame) -> None:
     else:
         axis.set_xlim(-0.03, 1.03)
         axis.set_xticks([0, 0.5, 1])
-
-
-def _cells(example, widths: tuple[float, ...]) -> list[list[list[tuple[str, dict]]]]:
-    """Lines of the four columns of words of a row."""
-    answer = int(0.85 * CHARACTERS * widths[-1])  # bold letters are wide
-    done = bool(example.exact == 1)  # neither NaN nor None is
-    word = {"correct": "corrected", "insert": "inserted"}.get(example.task, "edited")
-    look = {"color": GREEN if done else RED, "weight": "bold"}
-    plain, faint = {"color": INK}, {"color": FAINT}
-
-    def lines(text: object, look: dict) -> list[list[tuple[str, dict]]]:
-        told = "\u2014" if pd.isna(text) or not str(text).strip() else str(text)
-        return [[(line, look)] for line in textwrap.wrap(told, answer, max_lines=3, placeholder=" \u2026")]
-
-    def target_probability(p: float) -> list[list[tuple[str, dict]]]:
-        return [] if pd.isna(p) else [[(f"P(target) {p:.2f}", faint)]]
-
-    return [
-        wrapped(example.pieces, int(CHARACTERS * widths[1])),
-        lines(example.before, plain) + target_probability(example.p_before),
-        lines(example.target, plain),
-        [*lines(example.after, look), [(f"{'' if done else 'not '}{word}", look | {"weight": "normal"})],
-         *target_probability(example.p_target)],
-    ]
-
-
-def _key(label: str, colour: str, marker: str, line: str) -> Line2D:
-    return Line2D([], [], color=colour, marker=marker, linestyle=line, markersize=3.5, linewidth=1.2, label=label)
-
-
-def _tasks(frame: pd.DataFrame) -> list[str]:
-    return sorted(set(frame["task"]), key=lambda task: TASKS.index(task) if task in TASKS else len(TASKS))
 
 
 def _title(task: str, n: float) -> str:

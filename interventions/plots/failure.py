@@ -1,37 +1,45 @@
-"""Figures of right against wrong answers (Figures 16 and 17), from the frames of `interventions.failure`."""
+"""Figures 16 and 17, right against wrong answers, from the frames of `interventions.outcomes` and of `failure`."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
-from .attention import nothing_to_show
-from .style import FAINT, PARTS, layer_axis, line_with_band, panel_grid, parts_of, styled
+from ..claims.attention import LEVEL
+from .style import (
+    BLUE,
+    FAINT,
+    GREY,
+    LOOKS,
+    PARTS,
+    PURPLE,
+    VERMILION,
+    layer_axis,
+    legend_line,
+    line_with_band,
+    nothing_to_show,
+    panel_grid,
+    parts_of,
+    styled,
+)
 
-OUTCOMES = {"right": ("#0072b2", "o", "-"), "wrong": ("#d55e00", "s", "--")}  # colours of Okabe and Ito
+OUTCOMES = dict(zip(("right", "wrong"), LOOKS, strict=False))
 PREDICTORS = {  # label, colour, line
-    "contribution": ("contribution", "#0072b2", "-"),
-    "confidence": ("confidence", "#d55e00", "--"),
-    "linear": ("linear, all layers", "#595959", ":"),
-    "kind": ("kind of question alone", "#cc79a7", "-."),
+    "contribution": ("contribution", BLUE, "-"),
+    "confidence": ("confidence", VERMILION, "--"),
+    "linear": ("linear, all layers", GREY, ":"),
+    "kind": ("kind of question alone", PURPLE, "-."),
 }
-SHADE, LEVEL = "#e6e6e6", 0.05
 
 
 @styled
-def contributions_by_outcome(
-    frame: pd.DataFrame, tests: pd.DataFrame | None = None, layers: tuple[int, int] | Mapping | None = None
-) -> Figure:
+def contributions_by_outcome(frame: pd.DataFrame, tests: pd.DataFrame | None = None) -> Figure:
     """The paper's Figure 16: contribution constraint -> last token by layer, right and wrong answers, a column a part.
 
     frame: that of `outcomes.outcome_by_layer`: part, layer, outcome, norm, low, high, n. tests: that of
-    `outcomes.outcome_tests`; layers whose p_corrected is below 0.05 are marked on top. layers: (first, last) to shade,
-    or one such pair a part.
+    `outcomes.outcome_tests`; layers whose p_corrected is below 0.05 are marked on top.
     """
     if frame.empty:
         return nothing_to_show("no question was answered")
@@ -39,13 +47,10 @@ def contributions_by_outcome(
     figure, axes = panel_grid(1, parts, height=2.75)
     top = np.nanmax(frame[["norm", "high"]].to_numpy(float))
     for axis, part in zip(axes[0], parts, strict=True):
-        chosen = layers.get(part) if isinstance(layers, Mapping) else layers
-        if chosen is not None:
-            axis.axvspan(min(chosen) - 0.5, max(chosen) + 0.5, color=SHADE, linewidth=0, zorder=0)
         counts = []
-        for outcome, (colour, marker, line) in OUTCOMES.items():
+        for outcome, look in OUTCOMES.items():
             cells = frame[(frame["part"] == part) & (frame["outcome"] == outcome)]
-            line_with_band(axis, cells, (colour, marker, line), alpha=0.2, quantity="norm")
+            line_with_band(axis, cells, look, alpha=0.2, quantity="norm")
             counts.append(f"{int(cells['n'].max()) if len(cells) else 0} {outcome}")
         if tests is not None:
             sure = tests.loc[(tests["part"] == part) & (tests["p_corrected"] < LEVEL), "layer"].to_numpy(float)
@@ -56,16 +61,10 @@ def contributions_by_outcome(
     axes[0, 0].set_ylim(0, 1.2 * top or 1)
     axes[0, 0].set_ylabel("contribution ||a||,\nconstraint \u2192 last token")
     figure.supxlabel("layer", fontsize=8)
-    handles = [
-        Line2D([], [], color=colour, marker=marker, linestyle=line, markersize=3.5, linewidth=1.2,
-               label=f"{name} answers")
-        for name, (colour, marker, line) in OUTCOMES.items()
-    ]
+    handles = [legend_line(f"{name} answers", look) for name, look in OUTCOMES.items()]
     if tests is not None:
         handles.append(Line2D([], [], color="black", marker="*", linestyle="none", markersize=4,
                               label=f"right > wrong, corrected p < {LEVEL}"))
-    if layers:
-        handles.append(Patch(color=SHADE, label="chosen layers"))
     columns = {1: 1, 2: 2}.get(len(parts), len(handles))
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=3)
     return figure

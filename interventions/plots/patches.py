@@ -14,13 +14,23 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from .attention import COLOURS, contribution_bar, nothing_to_show
-from .question import CHARACTERS, LINE_HEIGHT, show_image, wrapped, write_lines
-from .style import FAINT, INK, PARTS, parts_of, styled, title
+from ..concentration import LAST
+from .style import (
+    CONTRIBUTION_COLOURS,
+    FAINT,
+    INK,
+    PARTS,
+    contribution_bar,
+    nothing_to_show,
+    parts_of,
+    styled,
+    title,
+)
+from .words import CHARACTERS, LINE_HEIGHT, show_image, wrapped, write_lines
 
-LAST = 16  # the last sixteenth of the visual tokens is marked (36 of LLaVA's 576)
 OVERLAY = LinearSegmentedColormap.from_list("overlay", [(0.8, 0.05, 0.05, 0), (0.8, 0.05, 0.05, 0.9)])
 PALE = 0.45  # the image below the overlay
+
 
 @styled
 def visual_token_maps(frame: pd.DataFrame, n_visual: int) -> Figure:
@@ -41,7 +51,7 @@ def visual_token_maps(frame: pd.DataFrame, n_visual: int) -> Figure:
         # Smoothing, which a panel with fewer pixels than tokens needs, must not blur the edges of what is larger.
         fine = np.repeat(np.repeat(grid, 16, axis=0), max(1, 1024 // n_visual), axis=1)
         picture = axis.imshow(
-            fine, origin="lower", extent=extent, aspect="auto", cmap=COLOURS, vmin=0,
+            fine, origin="lower", extent=extent, aspect="auto", cmap=CONTRIBUTION_COLOURS, vmin=0,
             vmax=frame["norm"].max() or 1,
         )
         axis.axvline(start - 0.5, color=INK, linewidth=0.6, linestyle=(0, (4, 3)))
@@ -69,7 +79,9 @@ def patch_maps(frame: pd.DataFrame, layer: int) -> Figure:
     for axis, part in zip(axes[0], parts, strict=True):
         here = cells[cells["part"] == part].sort_values("index")
         grid = here["norm"].to_numpy(float).reshape(side, side)
-        picture = axis.imshow(grid, cmap=COLOURS, vmin=0, vmax=cells["norm"].max() or 1, interpolation="nearest")
+        picture = axis.imshow(
+            grid, cmap=CONTRIBUTION_COLOURS, vmin=0, vmax=cells["norm"].max() or 1, interpolation="nearest"
+        )
         axis.set_title(title(part, here["n"].max()))
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))

@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from ..averages import NEGLIGIBLE
-from .style import FAINT, INK, panel_grid, styled
-from .sweeps import LOOKS
+from .style import FAINT, INK, LOOKS, legend_line, panel_grid, styled
 
 LEAST = 1e-7  # of the axis: where float32 itself ends
 SERIES = {  # (method, compared with) -> label
@@ -35,7 +33,7 @@ def precision_differences(sites: pd.DataFrame) -> Figure:
     for axis, dtype in zip(axes[0], dtypes, strict=False):
         axis.axvline(NEGLIGIBLE, ymax=0.8, color=FAINT, linewidth=0.8, zorder=0)  # the note is above
         own, equal = sites[sites["dtype"] == dtype], []
-        for ((method, other), label), (colour, marker, line) in zip(SERIES.items(), LOOKS, strict=True):
+        for ((method, other), label), look in zip(SERIES.items(), LOOKS, strict=True):
             cells = own[own["method"] == method]
             differences = np.sort((cells["effect"] - cells[other]).abs().to_numpy(float))
             if not differences.any():
@@ -43,10 +41,10 @@ def precision_differences(sites: pd.DataFrame) -> Figure:
                 continue
             x = np.r_[LEAST, differences[differences > LEAST]]
             more = (len(x) - 1 - np.arange(len(x))) / len(differences)  # the share of sites beyond x
-            axis.step(x, more, line, where="post", color=colour, linewidth=1.3)
+            colour, marker, line = look
+            axis.step(x, more, line, where="post", color=colour, linewidth=1.2)
             axis.plot(x[-1], 0, marker, color=colour, markersize=4, clip_on=False, zorder=3)
-            look = {"color": colour, "marker": marker, "linestyle": line}
-            handles[label] = Line2D([], [], markersize=3.5, linewidth=1.3, label=label, **look)
+            handles[label] = legend_line(label, look)
         if equal:
             note = "\n".join([*equal, f"is 0 at all {len(own) // own['method'].nunique()} sites"])
             axis.text(0.97, 0.97, note, transform=axis.transAxes, fontsize=7, color=INK, ha="right", va="top")
@@ -56,7 +54,7 @@ def precision_differences(sites: pd.DataFrame) -> Figure:
     axis.set_xlim(LEAST, 1)
     axis.set_xticks([1e-6, 1e-4, 1e-2, 1])
     axis.minorticks_off()
-    axis.set_ylim(0, 1.02)
+    axis.set_ylim(-0.03, 1.03)  # a line of few sites lies on 0, and must not lie on the axis
     axis.set_ylabel("share of sites that\ndiffer by more")
     figure.supxlabel(f"absolute difference of the effect (grey line: {NEGLIGIBLE})", fontsize=8)
     figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=2, handlelength=3)

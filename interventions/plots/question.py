@@ -13,19 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from ..causal_trace import KIND_NAMES
 from .style import FAINT, INK, KINDS, PARTS, QUANTITIES, kinds_of, layer_axis, styled, window_label
+from .words import CHARACTERS, LINE_HEIGHT, LOUD, show_image, token_label, wrapped, write_heading, write_lines
 
 BELOW = {"mlp": "Purples", "attention": "Blues"}  # colours of values below 0; with those above, maps that all can read
 UNDEFINED = "#dcdcdc"  # a token without a counterpart in the corrupted question
-TOKEN_HEIGHT, LINE_HEIGHT = 0.125, 0.15  # inches
-CHARACTERS = 16  # an inch of text at the size of a title
-LOUD = {"": {"color": INK}, "constraint": {"color": INK, "weight": "bold"},
-        "text_constraint": {"color": INK, "weight": "bold", "style": "italic"}, "faint": {"color": FAINT}}
+TOKEN_HEIGHT = 0.125  # inches
 RUNS = {"clean": "clean run", "corrupted": "corrupted run", "restored": "restored run"}
 NOISED = {"noise": " (noise on the marked words)", "standard": " (noise on the image and the marked words)"}
 
@@ -113,7 +110,7 @@ def token_map(
     grid = cells.pivot(index="position", columns="layer", values=quantity).sort_index().astype(float)
     picture = axis.pcolormesh(
         grid.columns, np.arange(len(grid)), np.ma.masked_invalid(grid), shading="nearest",
-        cmap=signed_colours(kind, *limits), vmin=limits[0], vmax=limits[1], edgecolors="white",
+        cmap=question_colours(kind, *limits), vmin=limits[0], vmax=limits[1], edgecolors="white",
         linewidth=0.4 if grid.shape[1] <= 16 else 0,
     )
     tokens = cells.drop_duplicates("position").sort_values("position")
@@ -126,19 +123,10 @@ def token_map(
     return picture
 
 
-def token_label(token: str, role: str = "", longest: int = 16) -> str:
-    """A token as an axis shows it: without outer space, invisible ones as signs, constraints starred."""
-    if role == "visual":
-        return "last visual token"
-    text = token.replace("\n", "\u21b5").replace("\t", "\u21e5").strip(" ") or "\u2423"
-    text = text if len(text) <= longest else f"{text[: longest - 1]}\u2026"
-    return f"{text}*" if "constraint" in role else text
-
-
-def signed_colours(kind: str, low: float, high: float) -> ListedColormap:
+def question_colours(kind: str, low: float, high: float) -> ListedColormap:
     """Palest at 0, the kind's colours above and another below it, equally strong at equal distances.
 
-    Unlike `averages.signed_colours`, which leaves noise of means white: one question is shown as it is."""
+    Unlike `averages.mean_colours`, which leaves noise of means white: one question is shown as it is."""
     above, below, reach = colormaps[KINDS[kind][2]], colormaps[BELOW[kind]], max(high, -low)
     values = np.linspace(low, high, 512) / reach
     fading = np.clip(values / -0.1, 0, 1)[:, None]  # from the tint of 0, or a hair's breadth below it would be a step
@@ -165,51 +153,6 @@ def answer_bars(axis: Axes, answers: pd.DataFrame, name: str) -> None:
     axis.tick_params(axis="y", length=0)
     axis.set_title(name)
     axis.set_xlabel("P(next token)")
-
-
-def show_image(axis: Axes, image) -> None:
-    axis.set_axis_off()
-    if image is not None:
-        axis.imshow(image)
-        axis.set_anchor("NW")
-
-
-def write_heading(axis: Axes, text: str) -> None:
-    """Text above a row of panels, beyond its own: a title would push the columns apart."""
-    axis.set_axis_off()
-    axis.text(0, -0.2, text, fontsize=8, va="bottom", parse_math=False, in_layout=False)
-
-
-def write_lines(axis: Axes, lines: Iterable[Iterable[tuple[str, dict]]], size: float = 8, gap: float = 3) -> None:
-    """Lines of pieces (text, font properties), from the panel's upper left corner."""
-    rows = [
-        HPacker(children=[TextArea(text, textprops={"size": size, "parse_math": False} | look) for text, look in line],
-                pad=0, sep=0, align="baseline")
-        for line in lines
-    ]
-    box = AnchoredOffsetbox(
-        "upper left", child=VPacker(children=rows, pad=0, sep=gap, align="left"), frameon=False, pad=0, borderpad=0,
-        bbox_to_anchor=(0, 1), bbox_transform=axis.transAxes,
-    )
-    box.set_in_layout(False)
-    axis.add_artist(box)
-    axis.set_axis_off()
-
-
-def wrapped(pieces: Iterable[tuple[str, str]], characters: int) -> list[list[tuple[str, dict]]]:
-    """A question in pieces (text, role) as lines of (text, font properties), broken between words."""
-    letters = [(" " if letter.isspace() else letter, role) for text, role in pieces for letter in text]
-    text, lines, end = "".join(letter for letter, _ in letters), [], 0
-    for line in textwrap.wrap(text, characters, break_long_words=False, break_on_hyphens=False):
-        begin = text.index(line, end)
-        end, runs = begin + len(line), []
-        for letter, role in letters[begin:end]:
-            if runs and runs[-1][1] == role:
-                runs[-1][0] += letter
-            else:
-                runs.append([letter, role])
-        lines.append([(run, LOUD[role]) for run, role in runs])
-    return lines
 
 
 def _tell(axis: Axes, example) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator
 
 STYLE = {
@@ -55,6 +56,10 @@ ROLES = {
 }
 QUANTITIES = {"effect": "effect", "p_restored": "P(restored)"}
 INK, FAINT = "#333333", "#9a9a9a"
+# Colours of Okabe and Ito, told apart by colour-blind readers too, and a grey beside them.
+BLUE, VERMILION, PURPLE, SKY_BLUE, GREY = "#0072b2", "#d55e00", "#cc79a7", "#56b4e9", "#595959"
+LOOKS = ((BLUE, "o", "-"), (VERMILION, "s", "--"), (GREY, "^", ":"), (PURPLE, "D", "-."))  # colour, marker, line
+CONTRIBUTION_LABEL, CONTRIBUTION_COLOURS = "contribution ||a||", KINDS["attention"][2]
 
 
 def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -136,3 +141,27 @@ def layer_axis(axis: Axes, frame: pd.DataFrame) -> None:
     n_layers = int(frame["layer"].max()) + 1
     axis.set_xlim(-0.5, n_layers - 0.5)
     axis.xaxis.set_major_locator(MultipleLocator(1 if n_layers <= 12 else 2 if n_layers <= 16 else 4))
+
+
+def legend_line(label: str, look: tuple[str, str, str]) -> Line2D:
+    """What a legend shows of a series that is drawn with this colour, marker and line."""
+    colour, marker, line = look
+    return Line2D([], [], color=colour, marker=marker, linestyle=line, markersize=3.5, linewidth=1.2, label=label)
+
+
+def nothing_to_show(why: str) -> Figure:
+    """A figure that says so: a small sample may leave nothing to draw, and the report goes on."""
+    figure, axis = plt.subplots(figsize=(3.5, 0.5))
+    axis.set_axis_off()
+    figure.text(0.5, 0.5, f"nothing to show: {why}", ha="center", va="center", color=INK)
+    return figure
+
+
+def arrow(flow: str) -> str:
+    return flow.replace("->", "\u2192")
+
+
+def contribution_bar(figure: Figure, picture, axes) -> None:
+    bar = figure.colorbar(picture, ax=axes, pad=0.015, aspect=9 * figure.get_figheight(), shrink=0.95)
+    bar.set_label(CONTRIBUTION_LABEL)
+    bar.outline.set_visible(False)

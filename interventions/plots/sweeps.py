@@ -1,7 +1,6 @@
 """Figures that put runs side by side: models, corruptions, constraints and windows (`interventions.sweeps`).
 
-A series keeps its colour, marker and line in every panel, named by a key above the panels; the colours, of Okabe and
-Ito, are told apart by colour-blind readers too.
+A series keeps its colour, marker and line in every panel, named by a key above the panels.
 """
 
 from __future__ import annotations
@@ -11,15 +10,16 @@ import itertools
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from ..averages import NEGLIGIBLE
 from .style import (
     FAINT,
     INK,
     KINDS,
+    LOOKS,
     kinds_of,
     layer_axis,
+    legend_line,
     limits,
     line_with_band,
     panel_grid,
@@ -30,7 +30,6 @@ from .style import (
     window_label,
 )
 
-LOOKS = (("#0072b2", "o", "-"), ("#d55e00", "s", "--"), ("#595959", "^", ":"), ("#cc79a7", "D", "-."))
 KEY_CHARACTERS = 13  # of the key's font, on an inch
 
 
@@ -61,7 +60,7 @@ def compared_by_layer(frame: pd.DataFrame, *, window_rule: str = "centered", by:
     alike = by == "window" or len(set(labels.values())) == 1
     if by == "part":
         figure.supxlabel(labels[min(labels)] if alike else "layer, or centre of the window", fontsize=8)
-    _key(figure, looks, {} if alike else labels)
+    _name_series(figure, looks, {} if alike else labels)
     return figure
 
 
@@ -129,7 +128,7 @@ def effects_by_window(frame: pd.DataFrame, *, window_rule: str = "centered") -> 
     unit = "layers restored together" if window_rule == "centered" else "radius in layers"
     note = f"filled: interval above {NEGLIGIBLE}\n(corrected for the choice of the layer)"
     figure.supxlabel(f"window ({unit})\n{note}", fontsize=8)
-    _key(figure, looks, {})
+    _name_series(figure, looks, {})
     return figure
 
 
@@ -148,13 +147,12 @@ def _cells(frame: pd.DataFrame, part: str, window: int | None, kind: str) -> pd.
     return found if window is None else found[found["window"] == window]
 
 
-def _key(figure: Figure, looks: dict, windows: dict[str, str]) -> None:
+def _name_series(figure: Figure, looks: dict, windows: dict[str, str]) -> None:
     """Names of the series above the panels, with what `window_label` says of each in `windows`."""
     handles = []
-    for name, (colour, marker, line) in looks.items():
+    for name, look in looks.items():
         label = f"{name}, {windows[name].removeprefix('centre of ')}" if name in windows else name
-        look = {"color": colour, "marker": marker, "linestyle": line}
-        handles.append(Line2D([], [], markersize=3.5, linewidth=1.2, label=label, **look))
+        handles.append(legend_line(label, look))
     characters = sum(len(handle.get_label()) + 7 for handle in handles)
     rows = int(np.ceil(characters / (KEY_CHARACTERS * figure.get_figwidth())))
     figure.legend(handles=handles, loc="outside upper center", ncols=int(np.ceil(len(handles) / rows)), handlelength=3)

@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .question import show_image, wrapped, write_heading, write_lines
 from .style import PARTS, styled
+from .words import show_image, wrapped, write_heading, write_lines
 
 CHARACTERS = 21  # a line of a question
 KINDS_OF_QUESTION = {"single": "one constraint", "multi": "two constraints"}

@@ -2,6 +2,7 @@
 
 from .errors import TestBedError
 from .images import load_image, on_white
-from .schema import Item, TestBed, load_testbed, save_testbed
+from .schema import Item, TestBed
+from .table import load_testbed, save_testbed
 
 __all__ = ["Item", "TestBed", "TestBedError", "load_image", "load_testbed", "on_white", "save_testbed"]

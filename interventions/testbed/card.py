@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .schema import TABLE, Item, TestBed, in_one_step
+from ..files import in_one_step
+from .schema import TABLE, Item, TestBed
 
 CARD = """---
 license: other

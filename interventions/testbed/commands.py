@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from .errors import TestBedError
 from .provenance import must_be_writable
-from .schema import load_testbed
 from .sources.files import KNOWN_FACTS, KNOWN_RELATIONS
+from .table import load_testbed
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -147,7 +147,7 @@ def _run_annotate(options) -> str:
 def _verify(commands) -> None:
     told = "what people decided in notebooks/verify.ipynb, and how they agree"
     command = _command(commands, "verify", told, _run_verify)
-    _testbed(command)
+    _testbed(command, "its folder, which --apply changes")
     command.add_argument("--apply", action="store_true", help="write what they decided into the test bed")
     command.add_argument("--prefer", default="", help="with --apply: whose decision counts where people disagree")
     command.add_argument(
@@ -198,18 +198,22 @@ def _corruptions(commands) -> None:
 
 def _run_corruptions(options) -> str:
     from ..loading import load_model  # heavy
-    from .corruptions import choose_corruptions, write_corruptions
+    from ..parameters import listed
+    from .corruptions import choose_corruptions, must_be_possible, write_corruptions
 
     testbed, model = load_testbed(options.testbed), None
+    parts = listed(options.parts) or None
     must_be_writable(testbed)  # before minutes of work
+    must_be_possible(testbed, tries=options.tries, max_p=options.max_p, parts=parts, limit=options.limit)
+    if not options.model and (options.remote or options.dtype or options.device_map):
+        raise TestBedError("remote, dtype and device_map say how a model is loaded: add --model.")
     if options.model:
         model = load_model(
             options.model, remote=options.remote, dtype=options.dtype, device_map=options.device_map
         )
     found = choose_corruptions(
         testbed, model, overwrite=options.overwrite, tries=options.tries, max_p=options.max_p, seed=options.seed,
-        parts=[part.strip() for part in options.parts.split(",") if part.strip()] or None, limit=options.limit,
-        results_dir=options.results_dir,
+        parts=parts, limit=options.limit, results_dir=options.results_dir,
     )
     write_corruptions(testbed, found)
     told = found.summary().T.dropna(how="all").to_string(header=False, float_format="{:.4f}".format)
@@ -217,8 +221,8 @@ def _run_corruptions(options) -> str:
     return f"{told}\n{testbed.directory}: {n_new} phrases written; what each line means: docs/testbeds.md"
 
 
-def _testbed(command) -> None:
-    command.add_argument("testbed", help="its folder, which is changed")
+def _testbed(command, help: str = "its folder, which is changed") -> None:
+    command.add_argument("testbed", help=help)
 
 
 def _command(commands, name: str, help: str, run: Callable | None = None) -> argparse.ArgumentParser:
@@ -242,7 +246,7 @@ def _choice(command) -> None:
 
 def _made(built) -> str:
     """What became of the rows, and where the test bed is."""
-    from .sources.draft import ROWS, summary
+    from .sources.new_testbed import ROWS, summary
 
     testbed, rows, folders = built
     where = f"{testbed.directory}: {len(testbed)} questions; every row is accounted for in {ROWS}"

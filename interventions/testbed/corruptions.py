@@ -2,7 +2,7 @@
 
 A good one is of the same kind, makes the picture unnecessary, has as many tokens as the constraint, so that every
 restored token has its counterpart, and takes the answer away: with a model, that is measured. Every item has one clean
-run, and several candidates (`candidates.py`) are tried on top of it, in one request.
+run, and several candidates (`candidates.py`) are tried on top of it, in one request (`tries.py`).
 """
 
 from __future__ import annotations
@@ -11,30 +11,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 
 from ..asking import ask, reasons
-from ..causal_trace import answer_tokens, clean_run_only
 from ..conditions import Conditions, Unusable, clean_prompt, must_be_marked
-from ..forward import in_session
 from ..model import VisionLanguageModel
-from ..prompt import CorruptedPrompt, Prompt, PromptError, corrupt
-from ..restoration import clean_run, corrupted_run
-from ..tokens import find_phrase, normalise
-from .candidates import KINDS, Candidates
+from .candidates import Candidates
+from .entity_kinds import KINDS_FILE
 from .errors import TestBedError
-from .phrases import needs_image
 from .provenance import rewrite
 from .schema import Item, TestBed
+from .tries import Try, run_tries, tries_of
 
-LOOKED_AT = 32  # candidates of a constraint whose length is looked up
 STATUSES = ("chosen", "unchecked", "kept", "not asked", "none")
 _NEW = ("chosen", "unchecked")
-_PROMPT_ROLES = {"visual": "constraint", "text": "text_constraint"}
 _TYPES = {
     "id": object, "part": object, "constraints": object, "role": object, "constraint": object, "status": object,
     "phrase": object, "source": object, "tokens": "Int64", "phrase_tokens": "Int64", "equal_length": "boolean",
@@ -96,12 +88,8 @@ def choose_corruptions(
     remote: None = as the model was loaded; one request an item.
     Raises TestBedError for a parameter that cannot be, and what `asking.ask` does.
     """
-    if tries < 1 or not 0 < max_p <= 1 or limit < 0:
-        raise TestBedError(
-            f"tries must be at least 1, max_p above 0 and at most 1, and limit 0 (all) or more, not {tries}, {max_p} "
-            f"and {limit}."
-        )
     parts = testbed.parts if parts is None else (parts,) if isinstance(parts, str) else tuple(parts)
+    must_be_possible(testbed, tries=tries, max_p=max_p, parts=parts, limit=limit)
     wanted = testbed.select(parts)
     if overwrite:
         wanted = replace(wanted, items=tuple(replace(i, visual_replacement="", text_replacement=None) for i in wanted))
@@ -124,49 +112,20 @@ def choose_corruptions(
     })
 
 
+def must_be_possible(testbed: TestBed, *, tries: int, max_p: float, parts: Iterable[str] | None, limit: int) -> None:
+    """Raises TestBedError for parameters of `choose_corruptions` that cannot be; no model is needed to tell."""
+    if tries < 1 or not 0 < max_p <= 1 or limit < 0:
+        raise TestBedError(
+            f"tries must be at least 1, max_p above 0 and at most 1, and limit 0 (all) or more, not {tries}, {max_p} "
+            f"and {limit}."
+        )
+    testbed.select(parts)
+
+
 def write_corruptions(testbed: TestBed, found: Corruptions) -> TestBed:
     """Put the items of `choose_corruptions(testbed, …)` into the test bed's directory; returns it as loaded again."""
     counts = found.choices["status"].value_counts().to_dict()
-    return rewrite(testbed, found.items, "corruptions", settings=found.settings, counts=counts, inputs=[KINDS])
-
-
-def candidate_probabilities(lm, request: dict) -> dict:
-    """P(answer) of the clean run, and of runs with a candidate in a constraint's place, in one session.
-
-    request: as for `restoration.clean_run`, with corrupted_ids [1, n], those of all candidates one after the other;
-    groups, for each constraint a list of (begin, end, equal): where a candidate's ids stand there, and whether its
-    length is equal; max_p. A group ends with the first candidate that is good enough.
-    Plain code, for it runs where the weights are. Returns {"top_id", "p_clean", "p_corrupted": a list by group}.
-    """
-    with torch.no_grad():
-        clean = clean_run(lm, request)
-        found = []
-        for group in request["groups"]:
-            found.append([])
-            for begin, end, equal in group:
-                one = request | {"corrupted_ids": request["corrupted_ids"][:, begin:end]}
-                embedded = clean | {"embedded": clean["embedded"][:, begin:end]}
-                p = corrupted_run(lm, one, embedded, 0)["p_corrupted"]
-                found[-1].append(p)
-                if equal and p <= request["max_p"] * clean["p_clean"]:
-                    break
-        return {"top_id": clean["top_id"], "p_clean": clean["p_clean"], "p_corrupted": found}
-
-
-class _Try(NamedTuple):
-    """A candidate in the question: whether that still needs the image (None: it is meant to), and the lengths there of
-    the constraint and of the phrase."""
-
-    phrase: str
-    source: str
-    needs_image: bool | None
-    tokens: int
-    phrase_tokens: int
-    corrupted: CorruptedPrompt | None  # None without a model
-
-    @property
-    def equal(self) -> bool:
-        return self.tokens == self.phrase_tokens
+    return rewrite(testbed, found.items, "corruptions", settings=found.settings, counts=counts, inputs=[KINDS_FILE])
 
 
 def _checked(model, asked: dict[str, Item], pool: Candidates, settings: dict, remote, results_dir) -> dict[str, dict]:
@@ -186,8 +145,8 @@ def _checked(model, asked: dict[str, Item], pool: Candidates, settings: dict, re
 def _choose(model, pool: Candidates, settings: dict, remote, item: Item) -> pd.DataFrame:
     """The table stored for one item: a row for each constraint that lacks a replacement."""
     prompt = clean_prompt(model, item, Conditions())
-    tries = {role: _tries(pool, settings, item, role, model, prompt) for role in _lacking(item)}
-    run, probabilities = _run(model, prompt, item, list(tries.values()), settings["max_p"], remote)
+    tries = {role: tries_of(pool, settings, item, role, model, prompt) for role in _lacking(item)}
+    run, probabilities = run_tries(model, prompt, item, list(tries.values()), settings["max_p"], remote)
     rows = []
     for (role, group), p in zip(tries.items(), probabilities, strict=True):
         good = [i for i, one in enumerate(p) if group[i].equal and one <= settings["max_p"] * run["p_clean"]]
@@ -198,54 +157,14 @@ def _choose(model, pool: Candidates, settings: dict, remote, item: Item) -> pd.D
     return pd.DataFrame(rows).rename(columns={"reason": "why_none"}).assign(reason="")
 
 
-def _run(model, prompt: Prompt, item: Item, groups: list[list[_Try]], max_p: float, remote) -> tuple[dict, list]:
-    """What the clean run says, and P(answer) of the candidates that were run, a list by group; one request."""
-    corrupted = [one.corrupted for group in groups for one in group]
-    if not corrupted:
-        return {"p_clean": np.nan, "correct": None}, [[] for _ in groups]
-    spans, end = [], 0
-    for group in groups:
-        spans.append([])
-        for one in group:
-            begin, end = end, end + len(one.corrupted.input_ids)
-            spans[-1].append((begin, end, one.equal))
-    request = clean_run_only(model, prompt, min(one.first_corrupted for one in corrupted)) | {
-        "corrupted_ids": torch.cat([one.input_ids for one in corrupted])[None], "groups": spans, "max_p": max_p,
-        "noise": None, "max_answer_tokens": 1,
-    }
-    found = in_session(model.traced, candidate_probabilities, request, remote)
-    begins = {answer_tokens(model, prompt, text)[0] for text in item.answers}
-    return {"p_clean": found["p_clean"], "correct": found["top_id"] in begins}, found["p_corrupted"]
-
-
 def _unchecked(pool: Candidates, settings: dict, item: Item) -> dict[str, dict]:
     """By role, what is chosen for an item that no model is asked."""
     try:
         must_be_marked(item)
     except Unusable as error:
         return _unusable(item, str(error))
-    tries = {role: _tries(pool, settings, item, role) for role in _lacking(item)}
+    tries = {role: tries_of(pool, settings, item, role) for role in _lacking(item)}
     return {role: _row(pool, item, role, "unchecked", group[0] if group else None) for role, group in tries.items()}
-
-
-def _tries(pool: Candidates, settings: dict, item: Item, role: str, model=None, prompt: Prompt | None = None) -> list:
-    """The candidates to try for a constraint, in that order; lengths in tokens, or without a prompt in words."""
-    constraint, question = getattr(item, f"{role}_constraint"), normalise(item.question)
-    begin, end = find_phrase(question, constraint, f"{role}_constraint", last=role == "text")
-    n = len(prompt.positions(_PROMPT_ROLES[role])) if prompt else len(constraint.split())
-    found = []
-    for phrase, source in pool.of(item, role, seed=settings["seed"], most=max(LOOKED_AT, settings["tries"])):
-        corrupted, length = None, len(phrase.split())
-        if prompt:
-            try:
-                corrupted = corrupt(model, prompt, **{f"{role}_replacement": phrase})
-            except PromptError:
-                continue
-            length = n + len(corrupted.input_ids) - len(prompt)
-        # Beside another text constraint the visual one stays, and so does the need for the image.
-        pointing = needs_image(question[:begin] + phrase + question[end:]) if role == "visual" else None
-        found.append(_Try(phrase, source, pointing, n, length, corrupted))
-    return sorted(found, key=lambda one: (bool(one.needs_image), not one.equal))[: settings["tries"]]
 
 
 def _roles(item: Item) -> list[str]:
@@ -265,7 +184,7 @@ def _untouched(item: Item, role: str) -> dict:
             "phrase": phrase, "source": "", "reason": ""}
 
 
-def _row(pool: Candidates, item: Item, role: str, status: str, one: _Try | None) -> dict:
+def _row(pool: Candidates, item: Item, role: str, status: str, one: Try | None) -> dict:
     """What is said of a choice; one: what was chosen, None where there was nothing to choose from."""
     if one is None:
         return {"role": role, "status": "none", "phrase": "", "source": "", "reason": pool.why_none(item, role)}

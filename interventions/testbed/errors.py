@@ -1,4 +1,9 @@
-"""The one error of test beds."""
+"""The one error of test beds, and how errors and reasons are told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
 
 
 class TestBedError(ValueError):
@@ -9,4 +14,9 @@ class TestBedError(ValueError):
 
 def first_line(error: BaseException) -> str:
     """What an error of another library says, short enough to stand in brackets."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def reason_kinds(reasons: Iterable[str]) -> Counter[str]:
+    """How often there is a reason of each kind: what stands before its colon. Empty ones do not count."""
+    return Counter(reason.partition(":")[0] for reason in reasons if reason)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 import unicodedata
 import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from ..files import natural_order
 from .errors import TestBedError, first_line
 
 # No others: some of Pillow's start programs (EPS), or are read by code that was never meant for strangers' files.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 def load_image(path: str | Path) -> Image.Image:
@@ -25,6 +27,13 @@ def load_image(path: str | Path) -> Image.Image:
         raise TestBedError(
             f"Image {str(path)!r} cannot be read ({first_line(error)}): replace it or leave its item out."
         ) from error
+
+
+def small_image(path: str | Path, side: int) -> Image.Image:
+    """The same, shrunk to at most `side` pixels wide and high."""
+    image = load_image(path)
+    image.thumbnail((side, side))
+    return image
 
 
 def on_white(image: Image.Image) -> Image.Image:
@@ -59,6 +68,12 @@ def image_problem(path: Path) -> str:
     return ""
 
 
+def n_pixels(path: Path) -> int:
+    """Of a picture without an `image_problem`."""
+    with Image.open(path, formats=FORMATS) as image:
+        return image.width * image.height
+
+
 def _kind(error: BaseException) -> str:
     """An error without the path that it may name."""
     text = first_line(error)
@@ -68,8 +83,9 @@ def _kind(error: BaseException) -> str:
 class ImageFolder:
     """A folder of pictures as somebody downloaded it: names may differ in Unicode form, case and outer space.
 
-    `find("./A photo of Beyoncé")` returns the pictures of that folder, or that one picture, in the order of their
-    numbers. Raises `TestBedError` if the folder is not there, or if a name leads out of it.
+    `find("./A photo of Beyoncé")` returns the pictures of that folder in the order of their numbers, or that one
+    picture, and whether the name is spelt another way here. Raises `TestBedError` if the folder is not there, or if a
+    name leads out of it.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -98,7 +114,7 @@ class ImageFolder:
         if not place.is_dir():  # a link that leads nowhere is a picture that is not there
             return [place]
         files = (path for path in place.iterdir() if path.suffix.lower() in ENDINGS and not path.name.startswith("."))
-        return sorted(files, key=lambda path: _natural(path.name))
+        return sorted(files, key=lambda path: natural_order(path.name))
 
     def _spelling(self, place: Path, part: str) -> str | None:
         """How a name is spelt in a folder: as it is, or the first that differs in nothing a reader sees."""
@@ -113,6 +129,13 @@ class ImageFolder:
         return part if part in found else next(iter(found), None)
 
 
+def find_in(folders: Iterable[ImageFolder], names: Sequence[str]) -> tuple[list[Path], bool]:
+    """`ImageFolder.find` of the first of these names that the first folder that has any of them has."""
+    # Every folder is asked, too: what a row names in one of the later is not unnamed.
+    found = [next((pair for pair in map(folder.find, names) if pair[0]), ([], False)) for folder in folders]
+    return next((pair for pair in found if pair[0]), ([], False))
+
+
 def safe_parts(name: str) -> tuple[str, ...]:
     """The parts of a relative path. Raises `TestBedError` for one that leads out of its folder."""
     path = PurePosixPath(name.replace("\\", "/"))
@@ -125,7 +148,3 @@ def safe_parts(name: str) -> tuple[str, ...]:
 def _key(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", name).casefold().split())
 
-
-def _natural(name: str) -> list:
-    """Image_2 comes before Image_10."""
-    return [int(piece) if piece.isdecimal() else piece.casefold() for piece in re.split(r"(\d+)", name)]

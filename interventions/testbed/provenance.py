@@ -9,9 +9,11 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ..files import in_one_step
 from .card import write_card
 from .errors import TestBedError, first_line
-from .schema import EMBEDDED, Item, TestBed, in_one_step, load_testbed, save_testbed
+from .schema import EMBEDDED, Item, TestBed
+from .table import load_testbed, save_testbed
 
 PROVENANCE = "provenance.json"
 
@@ -23,7 +25,8 @@ def rewrite(
     """Put items in the place of those of the same id, note the step, and make the card anew; returns all, loaded again.
 
     testbed: as it was loaded, or a selection of it: whatever is not among `items` stays, and so does an item that
-    somebody else has changed since (counted as "changed meanwhile"). Items that the table does not have come last.
+    somebody else has changed since (counted as "changed meanwhile", as is one that somebody took out, which does not
+    come back). Items that are neither in `testbed` nor in the table come last.
     remove: ids that leave the table. command: what was run ("annotate"); settings and counts: plain values that the
     card shows; inputs: files that were read, whose size and sha256 are kept.
     Raises `TestBedError` for the embedded test bed, which is part of the package.
@@ -38,7 +41,11 @@ def rewrite(
             merged.append(item)
         elif item.id not in remove:
             merged.append(mine)
-    save_testbed([*merged, *new.values()], testbed.directory)
+    gone = new.keys() & before.keys()
+    if gone:
+        counts["changed meanwhile"] = counts.get("changed meanwhile", 0) + len(gone)
+    added = [item for name, item in new.items() if name not in gone]
+    save_testbed([*merged, *added], testbed.directory)
     add_step(testbed.directory, command, settings=settings, inputs=inputs, counts=counts)
     return load_testbed(testbed.directory)
 

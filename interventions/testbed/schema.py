@@ -3,49 +3,24 @@
 A row is one question with its constraints marked (paper, section 3): the *visual constraint* is the phrase
 that refers to the image ("this country"), the *text constraint*, if there is one, the phrase that narrows the
 answer ("starting with B"). Replacements stand ready for the corrupted run: tracing never invents a phrase.
-The embedded sample and an imported copy of the paper's own sets are read by the same `load_testbed`.
+The embedded sample and an imported copy of the paper's own sets are read by the same `table.load_testbed`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from ..lots import lot
-from .errors import TestBedError, first_line
-from .images import safe_parts
+from ..tokens import normalise
+from .errors import TestBedError
 
 EMBEDDED = Path(__file__).parent / "embedded"
 PAPER_PARTS = ("known", "okvqa", "movies")  # the order in which the paper's figures show them
 TABLE = "items.parquet"
 
-_TEXT, _TEXTS = pa.string(), pa.list_(pa.string())
-COLUMNS = pa.schema(
-    [
-        pa.field("id", _TEXT, nullable=False),
-        pa.field("part", _TEXT, nullable=False),
-        pa.field("question", _TEXT, nullable=False),
-        pa.field("image", _TEXT),
-        pa.field("visual_constraint", _TEXT, nullable=False),
-        pa.field("visual_replacement", _TEXT, nullable=False),
-        pa.field("text_constraint", _TEXT),
-        pa.field("text_replacement", _TEXT),
-        pa.field("answers", _TEXTS, nullable=False),
-        pa.field("paraphrases", _TEXTS, nullable=False),
-        pa.field("entity", _TEXT, nullable=False),
-        pa.field("relation", _TEXT, nullable=False),
-        pa.field("split", _TEXT, nullable=False),
-        pa.field("style", _TEXT, nullable=False),
-        pa.field("held_out_style", pa.bool_(), nullable=False),
-    ]
-)
-OPTIONAL_COLUMNS = pa.schema([pa.field("annotations", _TEXTS)])  # a table may lack them
 N_ANNOTATORS = 10  # of a question of VQA and OK-VQA
 
 
@@ -86,12 +61,12 @@ class Item:
 
     def with_constraints(self, visual_constraint: str, text_constraint: str | None) -> Item:
         """The same with other constraints: without paraphrases that lack them, and without a replacement for none."""
-        phrases = [phrase.casefold() for phrase in (visual_constraint, text_constraint) if phrase]
+        phrases = [_compared(phrase) for phrase in (visual_constraint, text_constraint) if phrase]
         return replace(
             self, visual_constraint=visual_constraint, text_constraint=text_constraint,
             visual_replacement=self.visual_replacement if visual_constraint else "",
             text_replacement=self.text_replacement if text_constraint else None,
-            paraphrases=tuple(text for text in self.paraphrases if all(p in text.casefold() for p in phrases)),
+            paraphrases=tuple(text for text in self.paraphrases if all(p in _compared(text) for p in phrases)),
         )
 
     def content(self) -> dict:
@@ -147,6 +122,8 @@ class TestBed:
                 raise TestBedError(
                     f"Test bed {self.name!r} has no part {name!r}: choose from {', '.join(self.parts)}."
                 )
+        if limit < 0:
+            raise TestBedError(f"limit must be 0 (all) or more, not {limit}.")
         if constraints not in (None, "single", "multi"):
             raise TestBedError(f"constraints must be 'single' or 'multi', not {constraints!r}.")
         chosen: list[Item] = []
@@ -163,80 +140,9 @@ class TestBed:
         return replace(self, items=tuple(chosen))
 
 
-def load_testbed(name: str | Path = "embedded") -> TestBed:
-    """Read the embedded sample (`"embedded"`) or a directory in the test bed's format.
-
-    Images are not opened here: one that is missing or unreadable costs its own question only.
-    Raises `TestBedError` for a directory that is not there and for every malformed table or row.
-    """
-    directory = EMBEDDED if str(name) == "embedded" else Path(name).expanduser()
-    path = directory / TABLE
-    if not path.is_file():
-        raise TestBedError(
-            f"Unknown test bed {str(name)!r}: use 'embedded' or a directory that holds {TABLE} and images/."
-        )
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise TestBedError(f"{path} is not a readable parquet table ({first_line(error)}).") from error
-    missing = [name for name in COLUMNS.names if name not in table.column_names]
-    if missing:
-        raise TestBedError(f"{path} lacks the column(s) {', '.join(missing)}: see testbed.Item.")
-    try:
-        schema = _with_optional(name for name in OPTIONAL_COLUMNS.names if name in table.column_names)
-        rows = table.select(schema.names).cast(schema).to_pylist()
-    except (pa.ArrowException, ValueError) as error:
-        raise TestBedError(f"{path} has a column of the wrong type ({first_line(error)}).") from error
-    items = tuple(_item(row, directory.resolve()) for row in rows)
-    _check_ids(items, path)
-    return TestBed(str(name), directory.resolve(), items)
-
-
-def save_testbed(items: Iterable[Item], directory: str | Path, card: str | None = None) -> Path:
-    """Write `items.parquet` (and the dataset card, if given) into `directory`; returns the table's path.
-
-    Images are not copied: each must already lie in the directory, or be a path relative to it. An optional column is
-    written only if an item has something in it.
-    """
-    directory = Path(directory).resolve()
-    items = tuple(items)
-    _check_ids(items, directory / TABLE)
-    directory.mkdir(parents=True, exist_ok=True)
-    schema = _with_optional(name for name in OPTIONAL_COLUMNS.names if any(getattr(item, name) for item in items))
-    rows = [{name: getattr(item, name) for name in schema.names} for item in items]
-    for row in rows:
-        row["image"] = _relative(row["image"], directory, row["id"])
-    table = pa.Table.from_pylist(rows, schema=schema)
-    in_one_step(directory / TABLE, lambda path: pq.write_table(table, path, compression="zstd"))
-    if card is not None:
-        in_one_step(directory / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
-    return directory / TABLE
-
-
-def in_one_step(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file beside its place and move it there, so that it is either as before or whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _with_optional(names: Iterable[str]) -> pa.Schema:
-    return pa.schema([*COLUMNS, *map(OPTIONAL_COLUMNS.field, names)])
-
-
-def _item(row: dict, directory: Path) -> Item:
-    image = row.pop("image")
-    for name in ("answers", "paraphrases", "annotations"):
-        row[name] = tuple(row.get(name) or ())
-    try:
-        return Item(**row, image=None if image is None else directory.joinpath(*safe_parts(image)))
-    except TestBedError as error:
-        if "leads out" in str(error):
-            raise TestBedError(f"Item {row['id']!r}: {error}: name one below images/.") from error
-        raise
+def _compared(text: str) -> str:
+    """A text as the experiments search it: in one Unicode form, case forgiven."""
+    return normalise(text).casefold()
 
 
 def _problem(item: Item) -> str:
@@ -259,27 +165,6 @@ def _problem(item: Item) -> str:
         )
     for constraint in filter(None, (item.visual_constraint, item.text_constraint)):
         for question in (item.question, *item.paraphrases):
-            if constraint.casefold() not in question.casefold():
+            if _compared(constraint) not in _compared(question):
                 return f"the constraint {constraint!r} is not a contiguous part of the question {question!r}"
     return ""
-
-
-def _check_ids(items: tuple[Item, ...], path: Path) -> None:
-    seen: set[str] = set()
-    for item in items:
-        if item.id in seen:
-            raise TestBedError(f"{path} has the id {item.id!r} twice: ids must be unique.")
-        seen.add(item.id)
-
-
-def _relative(image: Path | None, directory: Path, item_id: str) -> str | None:
-    if image is None:
-        return None
-    image = Path(image)
-    if image.is_absolute():
-        image = image.resolve()
-        if not image.is_relative_to(directory):
-            raise TestBedError(f"Item {item_id!r}: its image {str(image)!r} must lie in {str(directory)!r}.")
-        image = image.relative_to(directory)
-    return "/".join(safe_parts(image.as_posix()))
-

@@ -12,11 +12,9 @@ model actors differ from the stock ones, which need CUDA: see `actors.py`.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -26,11 +24,10 @@ import uuid
 from pathlib import Path
 
 import psutil
+from processes import MARK, ServerError, alive, as_nobody, refuse_used_port, stop
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-MARK = "INTERVENTIONS_NDIF"
-NOBODY = 65534
 PORT = 18001  # of the API; the other services take ports near it
 SCHEMA = """
 CREATE TABLE users (user_id TEXT PRIMARY KEY, email TEXT);
@@ -42,10 +39,6 @@ INSERT INTO user_tags VALUES (1, 'trusted');
 INSERT INTO keys VALUES ('{trusted}', 'somebody'), ('{sandboxed}', 'somebody');
 INSERT INTO key_user_tag_assignments VALUES ('{trusted}', 1);
 """
-
-
-class ServerError(RuntimeError):
-    """A server that does not start; the message says which step failed and where its log is."""
 
 
 class Server:
@@ -209,68 +202,12 @@ class Server:
         stop(self.state)
 
 
-def stop(state: Path) -> list[int]:
-    """End the services that `start` wrote down, and what they started; returns the process ids of the services."""
-    state = state.resolve()
-    file = state / "server.json"
-    told = json.loads(file.read_text()) if file.exists() else {"processes": {}}
-    services = [psutil.Process(one["pid"]) for one in told["processes"].values() if alive(one)]
-    everything = {child for service in services for child in service.children(recursive=True)}
-    everything |= {*services, *(process for process in psutil.process_iter() if marked(process, state))}
-    for end in (psutil.Process.terminate, psutil.Process.kill):
-        for process in everything:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                end(process)
-        psutil.wait_procs(everything, timeout=5)
-    file.unlink(missing_ok=True)
-    return [service.pid for service in services]
-
-
-def marked(process: psutil.Process, state: Path) -> bool:
-    """Whether a process was started by the server of this folder, even if its parent is gone."""
-    try:
-        return process.environ().get(MARK) == str(state)
-    except psutil.Error:  # of somebody else, or gone
-        return False
-
-
-def alive(process: dict) -> bool:
-    """Whether a process that was written down still is that process, and not another one with its number."""
-    try:
-        found = psutil.Process(process["pid"])
-        return abs(found.create_time() - process["created"]) < 1 and found.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def as_nobody(directory: Path) -> list[str]:
-    """What to put before a command that refuses to run as root, as Postgres does, and that owns this directory.
-
-    In a user namespace of its own root is nobody, and still owns its files. Where there are none, it is really nobody.
-    """
-    if os.geteuid():
-        return []
-    if subprocess.run(["unshare", "--user", "true"], capture_output=True).returncode == 0:
-        return ["unshare", "--user"]
-    os.chown(directory, NOBODY, NOBODY)
-    return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-
-
 def answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=5):
             return True
     except (urllib.error.URLError, OSError):
         return False
-
-
-def refuse_used_port(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            raise ServerError(f"port {port} is taken: stop what uses it, or start with another --port.") from None
 
 
 def main() -> int:

@@ -212,7 +212,7 @@ def test_a_lost_job(model, server, monkeypatch):
     assert ndif.TRAFFIC.requests > before + 1
 
 
-def test_a_server_on_which_jobs_are_lost(model, server, monkeypatch):
+def test_a_server_on_which_jobs_are_lost(model, monkeypatch):
     """Whoever sent the same job twice and heard nothing of either asks no third time."""
     monkeypatch.setenv("NDIF_PATIENCE", "1")
     with pytest.raises(remote._Silent, match="no news of it for 1 s"):
@@ -240,7 +240,7 @@ def test_a_large_result(model):
     assert ndif.TRAFFIC.bytes_down - before > 15e6  # random numbers hardly shrink
 
 
-def test_results_are_never_run(model, monkeypatch):
+def test_results_are_never_run(monkeypatch):
     """A server could send back anything; only tensors and plain Python are read."""
     class Sneaky:
         def __reduce__(self):

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from notebook_runs import BY_HAND, NOTEBOOKS, execute, findable, noise_on_stderr
+from notebook_runs import BY_HAND, NOTEBOOKS, execute, noise_on_stderr
 
 from interventions import load_testbed, ndif
 from interventions.edit_items import TASKS, wrong_items
@@ -20,7 +20,6 @@ FEW = {
 }
 EDITING = ("fig6_editing", "fig14_layers", "fig18_inserted")
 REFUSED = {"precision_modes": "'remote' cannot be True here: a server has its model in one precision"}
-findable = pytest.fixture(scope="module", autouse=True)(findable)
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,8 @@ class Annotated:
     state: "as it was" (it was not to be annotated), "annotated", "failed" (left as it was) or "not asked" (the run
     ended before, or had a limit).
     reason: why it failed, or, of an annotated one, why it lacks a replacement; what stands before a colon is the kind.
-    equal_length: whether its replacements have as many tokens as its constraints; None without a tokenizer, and where
-    one is lacking.
+    equal_length: whether the replacements that were chosen in this run have as many tokens as their constraints; None
+    without a tokenizer, where none was chosen, and where one is lacking.
     """
 
     item: Item
@@ -79,9 +79,10 @@ def token_counter(tokenizer) -> Callable[[str], int] | None:
     if isinstance(tokenizer, str | Path):
         from transformers import AutoTokenizer  # heavy
 
+        where = resolve(str(tokenizer))[0]
         try:
-            tokenizer = AutoTokenizer.from_pretrained(resolve(str(tokenizer))[0])
-        except (OSError, ImportError) as error:
+            tokenizer = AutoTokenizer.from_pretrained(where)
+        except (OSError, ImportError, ValueError) as error:
             raise TestBedError(f"tokenizer {str(tokenizer)!r} cannot be loaded ({first_line(error)}).") from error
     tokenize = getattr(tokenizer, "tokenize", tokenizer)
     return cache(lambda text: len(tokenize("\n" + text)))  # prompts have it after the image, on a new line

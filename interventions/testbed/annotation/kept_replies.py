@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import threading
 from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import TestBedError, first_line
+from ..json_lines import append_lines
 from .llm import Endpoint, Reply
 
 
@@ -26,12 +25,10 @@ class Replies:
 
     def __init__(self, path: Path, model: str) -> None:
         self.path, self.model = path, model
-        self._lock = threading.Lock()
         try:
             content = path.read_bytes() if path.exists() else b""
         except OSError as error:
             raise TestBedError(f"{path} cannot be read ({first_line(error)}).") from error
-        self._torn = bool(content) and not content.endswith(b"\n")
         self._kept = dict(filter(None, map(_kept, content.splitlines())))
 
     def ask(
@@ -48,7 +45,9 @@ class Replies:
         if endpoint is None:
             raise NotKept
         reply = endpoint.ask(messages, schema)
-        self._keep(key, reply, {"model": self.model, "part": part, "question": question})
+        told = {"model": self.model, "part": part, "question": question}
+        append_lines(self.path, [{"key": key, **told, **asdict(reply)}])
+        self._kept[key] = reply
         return reply
 
     @property
@@ -56,20 +55,6 @@ class Replies:
         """Tokens in and out of everything that is kept, of earlier runs, too."""
         kept = list(self._kept.values())
         return sum(reply.tokens_in for reply in kept), sum(reply.tokens_out for reply in kept)
-
-    def _keep(self, key: str, reply: Reply, told: dict) -> None:
-        line = json.dumps({"key": key, **told, **asdict(reply)}, ensure_ascii=False)
-        with self._lock:
-            try:
-                with self.path.open("ab") as file:
-                    file.write((b"\n" if self._torn else b"") + line.encode() + b"\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-            except OSError as error:
-                self._torn = True
-                raise TestBedError(f"{self.path} cannot be written ({first_line(error)})") from error
-            self._torn = False
-            self._kept[key] = reply
 
 
 def _kept(line: bytes) -> tuple[str, Reply] | None:

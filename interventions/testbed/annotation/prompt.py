@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...tokens import find_phrase, normalise
+from ...tokens import find_phrase, normalise, overlap
 from ..phrases import contiguity_problem, needs_image, phrase_problem
 
 _MARK = """You annotate questions about images. Reply with one JSON object and nothing else. Its fields:
@@ -166,7 +166,7 @@ def _constraints(question: str, row: dict) -> Marks:
     if wrong:
         raise _Broken(f'"text_constraint" {text!r} is not usable: {wrong}')
     text_span = find_phrase(question, text, "text_constraint", last=True)
-    if visual_span[0] < text_span[1] and text_span[0] < visual_span[1]:
+    if overlap(visual_span, text_span):
         raise _Broken(f'"text_constraint" {text!r} overlaps "visual_constraint" {visual!r}: they must stand apart')
     return Marks(question[slice(*visual_span)], question[slice(*text_span)])
 

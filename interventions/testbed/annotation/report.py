@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ..errors import reason_kinds
 from .choice import Annotated
 
 STATES = ("as it was", "annotated", "failed", "not asked")
@@ -41,7 +40,7 @@ class Report:
 
     def reasons(self, state: str) -> dict[str, int]:
         """The kinds of reasons of a state's items, the most frequent first."""
-        return _kinds(entry for entry in self.items if entry.state == state)
+        return dict(reason_kinds(entry.reason for entry in self.items if entry.state == state).most_common())
 
     def counts(self) -> dict[str, int | float]:
         """Everything that is counted, by what it is called in the table."""
@@ -72,7 +71,8 @@ class Report:
         examples = {}
         for entry in self.items:
             if entry.reason:
-                examples.setdefault((entry.state, _kind(entry)), f"{entry.item.id}: {entry.reason}")
+                kind = entry.reason.partition(":")[0]
+                examples.setdefault((entry.state, kind), f"{entry.item.id}: {entry.reason}")
         lines = [*rows, *(["", "The first item of each reason:"] if examples else []), *examples.values()]
         if self.count("failed"):
             lines += ["", "Replies that failed are kept, too: delete annotations.jsonl to have all asked anew."]
@@ -82,11 +82,3 @@ class Report:
 def dollars(tokens: tuple[int, int], prices: tuple[float, float] | None) -> float | None:
     """The cost of tokens in and out; None where no prices are known."""
     return None if prices is None else sum(n * price for n, price in zip(tokens, prices, strict=True)) / 1e6
-
-
-def _kind(entry: Annotated) -> str:
-    return entry.reason.partition(":")[0]
-
-
-def _kinds(entries: Iterable[Annotated]) -> dict[str, int]:
-    return dict(Counter(_kind(entry) for entry in entries if entry.reason).most_common())

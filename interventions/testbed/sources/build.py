@@ -4,7 +4,7 @@ landmark questions of Encyclopedic-VQA, the paper's long-tailed editing set (app
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from difflib import SequenceMatcher
 from pathlib import Path
 
@@ -13,10 +13,9 @@ import pandas as pd
 from ...lots import lot
 from ...progress import Progress
 from ..errors import TestBedError
-from ..images import ENDINGS, ImageFolder
+from ..images import ENDINGS, ImageFolder, find_in
 from ..phrases import DEMONSTRATIVES, phrase_problem, trim, words_of
 from ..schema import TestBed
-from .draft import Draft, LeftOut, Row
 from .files import (
     KNOWN_FACTS,
     KNOWN_RELATIONS,
@@ -27,6 +26,7 @@ from .files import (
     read_okvqa,
     read_relations,
 )
+from .new_testbed import LeftOut, NewTestBed, Row
 
 Built = tuple[TestBed, pd.DataFrame, list[ImageFolder]]
 MULTI_MOVIES = 500  # questions with a year in the paper
@@ -54,18 +54,18 @@ def build_okvqa(
     folders = [ImageFolder(root) for root in images]
     asked, answers = read_okvqa(questions, annotations)
 
-    def one(draft: Draft, row: Row, entry: dict) -> None:
+    def one(new: NewTestBed, row: Row, entry: dict) -> None:
         given = answers.get(entry["question_id"], ())
         if not by_frequency(given):
             raise LeftOut("no answers")
         name = f"COCO_val2014_{entry['image_id']:012d}.jpg"
-        image = draft.take_image(row, find(folders, (name, f"val2014/{name}")), name[:-4])
-        draft.keep(row, image=image, answers=by_frequency(given), annotations=given)
+        image = new.take_image(row, find_in(folders, (name, f"val2014/{name}"))[0], name[:-4])
+        new.keep(row, image=image, answers=by_frequency(given), annotations=given)
 
-    with Draft(out) as draft:
+    with NewTestBed(out) as new:
         source = Path(questions).name
-        _rows(draft, "okvqa", source, ((entry["question"], entry) for entry in asked), one)
-        return _publish(draft, "build okvqa", folders, [questions, annotations])
+        _rows(new, "okvqa", source, ((entry["question"], entry) for entry in asked), one)
+        return _publish(new, "build okvqa", folders, [questions, annotations])
 
 
 def build_known(
@@ -80,20 +80,20 @@ def build_known(
     folders = [ImageFolder(root) for root in images]
     facts, by_id = read_known(known), read_relations(relations)
 
-    def one(draft: Draft, row: Row, fact: dict) -> None:
+    def one(new: NewTestBed, row: Row, fact: dict) -> None:
         relation = by_id.get(fact["relation_id"])
         if relation is None:
             raise LeftOut(f"unknown relation: {fact['relation_id']}")
-        image = _of_entity(draft, row, folders, fact["subject"])
-        draft.keep(
+        image = _of_entity(new, row, folders, fact["subject"])
+        new.keep(
             row, image=image, visual_constraint=relation["visual_constraint"], answers=(fact["attribute"],),
             paraphrases=_paraphrases(relation), entity=fact["subject"], relation=fact["relation_id"],
         )
 
-    with Draft(out, choice) as draft:
+    with NewTestBed(out, choice) as new:
         asked = ((by_id.get(fact["relation_id"], {}).get("question", fact["prompt"]), fact) for fact in facts)
-        _rows(draft, "known", Path(known).name, asked, one)
-        return _publish(draft, "build known", folders, [known, relations], choice=choice)
+        _rows(new, "known", Path(known).name, asked, one)
+        return _publish(new, "build known", folders, [known, relations], choice=choice)
 
 
 def build_movies(
@@ -114,30 +114,30 @@ def build_movies(
         for director in film.directors:
             of_director.setdefault(director, []).append(film)
 
-    def one(draft: Draft, row: Row, asked: tuple) -> None:
+    def one(new: NewTestBed, row: Row, asked: tuple) -> None:
         director, year = asked
-        image = _of_entity(draft, row, folders, director)
+        image = _of_entity(new, row, folders, director)
         kind = "single" if year is None else "multi"
-        draft.keep(
+        new.keep(
             row, image=image, visual_constraint="this director", text_constraint=None if year is None else str(year),
             answers=tuple(dict.fromkeys(film.name for film in of_director[director] if year in (None, film.year))),
             paraphrases=tuple(text.format(year=year) for text in MOVIES[kind][1]), entity=director,
             relation="director" if year is None else "director, year",
         )
 
-    with Draft(out, choice) as draft:
+    with NewTestBed(out, choice) as new:
         source = Path(films).name
-        _rows(draft, "movies", source, ((MOVIES["single"][0], (director, None)) for director in of_director), one)
-        shown = {row.number for row in draft.rows if row.status != "left out"}
+        _rows(new, "movies", source, ((MOVIES["single"][0], (director, None)) for director in of_director), one)
+        shown = {row.number for row in new.rows if row.status != "left out"}
         drawn = [
             (director, year) for number, director in enumerate(of_director, start=1) if number in shown
             for year in sorted({film.year for film in of_director[director]} - {None})
         ]
         drawn = sorted(drawn, key=lambda pair: lot(seed, *pair))[:multi]
         asked = ((MOVIES["multi"][0].format(year=pair[1]), pair) for pair in drawn)
-        _rows(draft, "movies", f"{source}, with years", asked, one)
+        _rows(new, "movies", f"{source}, with years", asked, one)
         given = [films] if years is None else [films, years]
-        return _publish(draft, "build movies", folders, given, choice=choice, multi=multi, seed=seed)
+        return _publish(new, "build movies", folders, given, choice=choice, multi=multi, seed=seed)
 
 
 def build_encyclopedic(csv: str | Path, out: str | Path, *, images: Iterable[str | Path]) -> Built:
@@ -150,7 +150,7 @@ def build_encyclopedic(csv: str | Path, out: str | Path, *, images: Iterable[str
     """
     folders = [ImageFolder(root) for root in images]
 
-    def one(draft: Draft, row: Row, entry: dict) -> None:
+    def one(new: NewTestBed, row: Row, entry: dict) -> None:
         if entry["dataset_name"] != "landmarks":
             raise LeftOut("no landmark")
         if entry["question_type"] not in _EVQA_TYPES:
@@ -161,20 +161,20 @@ def build_encyclopedic(csv: str | Path, out: str | Path, *, images: Iterable[str
         if not answers:
             raise LeftOut("no answers")
         ids = [name for name in entry["dataset_image_ids"].split("|") if re.fullmatch(r"[0-9a-f]{16}", name)]
-        found = [path for name in ids for path in find(folders, _landmark_names(name))]
+        found = [path for name in ids for path in find_in(folders, _landmark_names(name))[0]]
         if len(found) < len(ids):
             row.notes.append(f"{len(ids) - len(found)} of {len(ids)} images were not downloaded")
-        image = draft.take_image(row, found, entry["wikipedia_title"])
+        image = new.take_image(row, found, entry["wikipedia_title"])
         constraint = changed_phrase(row.question, entry.get("question_original", ""))
-        draft.keep(
+        new.keep(
             row, image=image, visual_constraint=constraint, answers=answers, entity=entry["wikipedia_title"],
             relation=entry["question_type"], split="never",
         )
 
-    with Draft(out) as draft:
+    with NewTestBed(out) as new:
         rows = ((entry["question"], entry) for entry in read_csv(csv, _EVQA))
-        _rows(draft, "encyclopedic", Path(csv).name, rows, one)
-        return _publish(draft, "build encyclopedic", folders, [csv])
+        _rows(new, "encyclopedic", Path(csv).name, rows, one)
+        return _publish(new, "build encyclopedic", folders, [csv])
 
 
 def changed_phrase(question: str, original: str) -> str:
@@ -189,20 +189,10 @@ def changed_phrase(question: str, original: str) -> str:
     return phrase if points and not phrase_problem(question, phrase) else ""
 
 
-def find(folders: Iterable[ImageFolder], names: Sequence[str]) -> list[Path]:
-    """The pictures that the first folder that has any holds under the first of these names."""
-    for folder in folders:
-        for name in names:
-            found, _ = folder.find(name)
-            if found:
-                return found
-    return []
-
-
-def _of_entity(draft: Draft, row: Row, folders: list[ImageFolder], entity: str) -> Path:
+def _of_entity(new: NewTestBed, row: Row, folders: list[ImageFolder], entity: str) -> Path:
     name = entity.replace("/", "_")  # as no folder can be called
     names = (name, f"A photo of {name}", *(name + ending for ending in ENDINGS))
-    return draft.take_image(row, find(folders, names), entity)
+    return new.take_image(row, find_in(folders, names)[0], entity)
 
 
 def _landmark_names(name: str) -> tuple[str, ...]:
@@ -221,20 +211,20 @@ def _paraphrases(relation: dict) -> tuple[str, ...]:
 
 
 def _rows(
-    draft: Draft, part: str, source: str, asked: Iterable[tuple[str, object]],
-    one: Callable[[Draft, Row, object], None],
+    new: NewTestBed, part: str, source: str, asked: Iterable[tuple[str, object]],
+    one: Callable[[NewTestBed, Row, object], None],
 ) -> None:
     """`one` for every (question, entry), whose row it keeps or, by raising LeftOut, leaves out."""
-    asked, before = list(asked), sum(row.part == part for row in draft.rows)
+    asked, before = list(asked), sum(row.part == part for row in new.rows)
     progress = Progress(len(asked), source)
     for number, (question, entry) in enumerate(asked, start=1):
-        row = draft.row(source, before + number, part, " ".join(question.split()))
+        row = new.row(source, before + number, part, " ".join(question.split()))
         try:
-            one(draft, row, entry)
+            one(new, row, entry)
         except LeftOut as error:
-            draft.leave_out(row, str(error))
-        progress.step(f"{len(draft.items)} used")
+            new.leave_out(row, str(error))
+        progress.step(f"{len(new.items)} used")
 
 
-def _publish(draft: Draft, command: str, folders: list[ImageFolder], given: Iterable, **settings) -> Built:
-    return *draft.publish(command, settings=settings, inputs=map(Path, given)), folders
+def _publish(new: NewTestBed, command: str, folders: list[ImageFolder], given: Iterable, **settings) -> Built:
+    return *new.publish(command, settings=settings, inputs=map(Path, given)), folders

@@ -168,7 +168,8 @@ def _years(path: str | Path) -> dict[tuple[str, str], int]:
     for number, row in enumerate(read_csv(path, ("movie_name", "year")), start=1):
         if not re.fullmatch(r"(?:18|19|20)\d\d", row["year"]):
             raise TestBedError(f"{Path(path).name}, row {number}: {row['year']!r} is not a year.")
-        found[row["movie_name"], row.get("director_name", "")] = int(row["year"])
+        for director in split_credits(row.get("director_name", "")) or ("",):
+            found[row["movie_name"], director] = int(row["year"])
     return found
 
 

@@ -16,11 +16,11 @@ import pandas as pd
 
 from ...progress import Progress
 from ..errors import TestBedError
-from ..images import ImageFolder
+from ..images import ImageFolder, find_in
 from ..phrases import noun_phrase_problem
 from ..schema import TestBed
-from .draft import Draft, LeftOut, Row
 from .files import KNOWN_FACTS, Film, by_frequency, read_csv, read_films, read_known, read_okvqa, split_credits
+from .new_testbed import LeftOut, NewTestBed, Row
 from .repairs import repair_constraint
 
 FILES = {"known": "multimodal_known.csv", "okvqa": "okvqa.csv", "movies": "multimodal_movies.csv"}
@@ -49,8 +49,8 @@ def import_released(
     known: ROME's `known_1000.json` (one lies in this package); films: `movies.pkl`; okvqa_*: OK-VQA's two JSON files
     of val2014. Rows of a part whose answers come from a file that is not given are left out with that reason.
     choice: which of several pictures: "first" (lowest number) or "largest" (most pixels) of those that can be read.
-    Returns the test bed, what became of every row (columns of `draft.Row`), and the image folders, which know what no
-    row named. Raises `TestBedError` for a file that is not in the released format; nothing is written then.
+    Returns the test bed, what became of every row (columns of `new_testbed.Row`), and the image folders, which know
+    what no row named. Raises `TestBedError` for a file that is not in the released format; nothing is written then.
     """
     directory, folders = Path(directory).expanduser(), [ImageFolder(root) for root in images]
     found = {part: directory / name for part, name in FILES.items() if (directory / name).is_file()}
@@ -64,34 +64,35 @@ def import_released(
         "okvqa": lambda: _not_given("--okvqa-questions and --okvqa-annotations") if okvqa_questions is None
         else _join_okvqa(okvqa_questions, okvqa_annotations),
     }
-    given = [path for path in (known if "known" in found else None, films, okvqa_questions, okvqa_annotations) if path]
-    with Draft(out, choice) as draft:
+    joined = {"known": [known], "movies": [films], "okvqa": [okvqa_questions, okvqa_annotations]}
+    given = [path for part in found for path in joined[part] if path is not None]
+    with NewTestBed(out, choice) as new:
         for part, path in found.items():
             rows = read_csv(path, ("question", "main_entity", "image_url", *_COLUMNS[part]))
-            _import_part(draft, part, path.name, rows, joins[part](), folders)
+            _import_part(new, part, path.name, rows, joins[part](), folders)
         settings = {"choice": choice, "parts": ", ".join(found)}
-        testbed, frame = draft.publish(
+        testbed, frame = new.publish(
             "import-released", settings=settings, inputs=map(Path, [*found.values(), *given]))
     return testbed, frame, folders
 
 
-def _import_part(draft: Draft, part: str, source: str, rows: list[dict], join: Callable, folders: list) -> None:
+def _import_part(new: NewTestBed, part: str, source: str, rows: list[dict], join: Callable, folders: list) -> None:
     seen: dict[tuple, int] = {}
     progress = Progress(len(rows), part)
     for number, released in enumerate(rows, start=1):
-        row = draft.row(source, number, part, released["question"])
+        row = new.row(source, number, part, released["question"])
         asked = released["question"], released["image_url"]
         try:
             if asked in seen:
                 raise LeftOut(f"the same as an earlier row: {seen[asked]}")
-            _import_row(draft, row, released, join, folders)
+            _import_row(new, row, released, join, folders)
             seen[asked] = number
         except LeftOut as error:
-            draft.leave_out(row, str(error))
-        progress.step(f"{len(draft.items)} used")
+            new.leave_out(row, str(error))
+        progress.step(f"{len(new.items)} used")
 
 
-def _import_row(draft: Draft, row: Row, released: dict, join: Callable, folders: list[ImageFolder]) -> None:
+def _import_row(new: NewTestBed, row: Row, released: dict, join: Callable, folders: list[ImageFolder]) -> None:
     if not row.question:
         raise LeftOut("no question")
     candidates, spelt_otherwise = _candidates(released["image_url"], folders)
@@ -105,20 +106,21 @@ def _import_row(draft: Draft, row: Row, released: dict, join: Callable, folders:
         raise LeftOut(f"no image: {released['image_url']}")
     if spelt_otherwise:
         row.repairs.append("image name spelt another way")
-    image = draft.take_image(row, candidates, joined.entity or candidates[0].stem)
-    draft.keep(
+    image = new.take_image(row, candidates, joined.entity or candidates[0].stem)
+    new.keep(
         row, image=image, visual_constraint=constraint, answers=joined.answers, entity=joined.entity,
         relation=joined.relation, annotations=joined.annotations,
     )
 
 
 def _candidates(name: str, folders: list[ImageFolder]) -> tuple[list[Path], bool]:
-    """The pictures of the first folder that has any, and whether the name is spelt otherwise there."""
+    """The pictures that a row names, and whether their name is spelt otherwise in their folder."""
+    if not name:
+        raise LeftOut("no image: the row names none")
     try:
-        found = [folder.find(name) for folder in folders]
+        return find_in(folders, [name])
     except TestBedError as error:
         raise LeftOut(f"unsafe image name: {error}") from error
-    return next(filter(lambda pair: pair[0], found), ([], False))
 
 
 def _not_given(options: str) -> Callable:

@@ -10,7 +10,7 @@ import re
 
 from ...tokens import find_phrase, normalise
 from ..phrases import DEMONSTRATIVES, contiguity_problem, cut_short, noun_phrase_problem, trim, words_of
-from .draft import LeftOut
+from .new_testbed import LeftOut
 
 _MOST_BETWEEN = 3  # words between those of a constraint that may belong to it, too
 _MOST_WORDS = 8
@@ -25,7 +25,7 @@ def repair_constraint(question: str, phrase: str, template: str = "") -> tuple[s
     question = normalise(question)
     trimmed, removed = trim(phrase)
     repairs = [f"{name} removed" for name in removed]
-    if not trimmed:
+    if not words_of(trimmed):
         raise LeftOut("no constraint: the row names none")
     if contiguity_problem(question, trimmed):
         joined, at_template = _scattered(question, trimmed), _at_template(question, template)
@@ -58,6 +58,8 @@ def _scattered(question: str, phrase: str) -> str:
     A word may differ by its plural, hyphens and apostrophes do not count.
     """
     words = _PLAIN_WORD.findall(phrase.lower())
+    if not words:
+        return ""
     spans = [(match.start(), match.end(), match[0].lower()) for match in _PLAIN_WORD.finditer(question)]
     best = ""
     for first in range(len(spans)):

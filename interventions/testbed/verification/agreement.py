@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ...metrics import bootstrap_counts, bootstrap_interval
-from ...tokens import constraint_spans, normalise
+from ...tokens import constraint_spans, normalise, overlap
 from ..schema import Item, TestBed
 from .decisions import Decision, DecisionLog
 from .outcomes import disagree
@@ -92,9 +92,10 @@ def _pairs(testbed: TestBed, log: DecisionLog) -> Iterator[tuple[str, str, list[
 def _words(item: Item, decision: Decision, role: str) -> frozenset[int]:
     """The words of the question, by number, that a person's constraint overlaps."""
     spans = constraint_spans(item.question, decision.visual_constraint, decision.text_constraint)
-    begin, end = spans.get(role, (0, 0))
+    if role not in spans:
+        return frozenset()
     words = [word.span() for word in re.finditer(r"\S+", normalise(item.question))]
-    return frozenset(i for i, (a, b) in enumerate(words) if a < end and begin < b)
+    return frozenset(i for i, word in enumerate(words) if overlap(word, spans[role]))
 
 
 def _f1(one: frozenset, two: frozenset) -> float:

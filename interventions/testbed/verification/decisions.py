@@ -7,7 +7,6 @@ each a log of their own and join the files), and a crash costs at most the line 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -15,8 +14,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ...tokens import PromptError, constraint_spans
+from ...tokens import PromptError, constraint_spans, overlap
 from ..errors import TestBedError, first_line
+from ..json_lines import append_lines
 from ..schema import EMBEDDED, Item, TestBed
 
 LOG = "decisions.jsonl"
@@ -158,30 +158,8 @@ def spans_problem(item: Item) -> str:
         spans = constraint_spans(item.question, item.visual_constraint, item.text_constraint)
     except PromptError as error:
         return str(error).rstrip(".")
-    (a, b), (c, d) = spans["visual"], spans.get("text", (0, 0))
-    return "its two constraints overlap" if a < d and c < b else ""
-
-
-def append_lines(path: Path, contents: list[dict]) -> None:
-    """Lines of JSON at the end of a file, in one call, on the disk when this returns; never on a line cut off."""
-    lines = "".join(json.dumps(content, ensure_ascii=False) + "\n" for content in contents).encode("utf-8", "replace")
-    if not lines:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed: another may be cut off after the look at the end
-            size = os.fstat(file).st_size
-            if size and os.pread(file, 1, size - 1) != b"\n":
-                lines = b"\n" + lines
-            if os.write(file, lines) != len(lines):
-                raise OSError("the disk is full")
-            os.fsync(file)
-        finally:
-            os.close(file)
-    except OSError as error:
-        raise TestBedError(f"{path} cannot be written ({first_line(error)}): nothing is saved.") from error
+    overlapping = "text" in spans and overlap(spans["visual"], spans["text"])
+    return "its two constraints overlap" if overlapping else ""
 
 
 def _parsed(line: bytes) -> Decision | None:

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ...tokens import constraint_spans, normalise
+from ...tokens import constraint_spans, normalise, overlap
 from ..errors import TestBedError
 from ..phrases import contiguity_problem, noun_phrase_problem, trim
 from ..schema import Item
@@ -16,7 +16,7 @@ Pieces = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Marks:
+class ShownPhrases:
     """The phrases of an item as they stand on a screen; what there is none of is empty."""
 
     visual_constraint: str
@@ -26,24 +26,24 @@ class Marks:
     comment: str = ""
 
     @classmethod
-    def of(cls, item: Item, comment: str = "") -> Marks:
+    def of(cls, item: Item, comment: str = "") -> ShownPhrases:
         texts = (item.visual_constraint, item.text_constraint, item.visual_replacement, item.text_replacement)
         return cls(*(text or "" for text in texts), comment)
 
 
-def pieces(question: str, marks: Marks) -> Pieces:
+def pieces(question: str, marks: ShownPhrases) -> Pieces:
     """The question as (text, role): its words, and what is between them; role is "visual", "text" or ""."""
     question, found, place = normalise(question), [], 0
     spans = constraint_spans(question, marks.visual_constraint, marks.text_constraint)
     for _, letters in itertools.groupby(question, key=_kind):
         text = "".join(letters)
-        role = next((role for role, (begin, end) in spans.items() if place < end and begin < place + len(text)), "")
+        role = next((role for role, span in spans.items() if overlap(span, (place, place + len(text)))), "")
         found.append((text, role))
         place += len(text)
     return found
 
 
-def replaced(question: str, marks: Marks) -> dict[str, Pieces]:
+def replaced(question: str, marks: ShownPhrases) -> dict[str, Pieces]:
     """By role, the question as (text, role) with that constraint replaced, where there is a replacement."""
     question, found = normalise(question), {}
     for role, (begin, end) in constraint_spans(question, marks.visual_constraint, marks.text_constraint).items():
@@ -53,7 +53,7 @@ def replaced(question: str, marks: Marks) -> dict[str, Pieces]:
     return found
 
 
-def mark(question: str, marks: Marks, role: str, selection: Sequence[int] | None) -> tuple[Marks, str]:
+def mark(question: str, marks: ShownPhrases, role: str, selection: Sequence[int] | None) -> tuple[ShownPhrases, str]:
     """The marks with selected words as the "visual" or "text" constraint, and a doubt about them ("" without one).
 
     selection: the first and the last of the question's `pieces`, or None. Punctuation and a possessive at the ends are
@@ -76,8 +76,7 @@ def mark(question: str, marks: Marks, role: str, selection: Sequence[int] | None
     if spans[role] != (begin, begin + len(phrase)):
         which = "first" if role == "visual" else "last"
         raise TestBedError(f"“{phrase}” stands there twice, and the {which} one is traced: select more words.")
-    (a, b), (c, d) = spans["visual"], spans.get("text", (0, 0))
-    if a < d and c < b:
+    if "text" in spans and overlap(spans["visual"], spans["text"]):
         other, remedy = ("text", "clear that (x)") if role == "visual" else ("visual", "mark that anew (v)")
         raise TestBedError(f"“{phrase}” overlaps the {other} constraint: {remedy} first.")
     return marks, noun_phrase_problem(question, phrase)

@@ -11,9 +11,11 @@ from dataclasses import asdict, replace
 import pandas as pd
 
 from ..errors import TestBedError
+from ..json_lines import append_lines
 from ..provenance import must_be_writable, rewrite
-from ..schema import Item, TestBed, load_testbed
-from .decisions import Decision, DecisionLog, append_lines
+from ..schema import Item, TestBed
+from ..table import load_testbed
+from .decisions import Decision, DecisionLog
 
 SET_ASIDE = "set_aside.jsonl"
 OUTCOMES = ("accepted", "corrected", "rejected", "disputed", "stale", "undecided")
@@ -39,7 +41,8 @@ def apply_decisions(
 
     Accepted items get the constraints that were accepted, corrected ones those of the correction (and without
     paraphrases that lack them), rejected ones are set aside; the others stay as they are, or are set aside too
-    (only_verified). What is set aside is kept in `set_aside.jsonl`: it comes back with another decision on it.
+    (only_verified). What is set aside is kept in `set_aside.jsonl`: a rejected item comes back with another decision on
+    it, and one that only_verified took out when decisions are next applied without that, decided on or not.
     Raises `TestBedError` where nobody has decided anything, or nothing would be left.
     """
     must_be_writable(testbed)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import getpass
 from dataclasses import dataclass
 
-from ...parameters import NotebookParameters, ParameterError, at_least, listed, one_of
+from ...parameters import NotebookParameters, ParameterError, at_least, listed, named, one_of
 from ..errors import TestBedError
-from ..schema import TestBed, load_testbed
+from ..schema import TestBed
+from ..table import load_testbed
 from .decisions import DecisionLog, default_log
 from .outcomes import with_set_aside
 from .rounds import ONLY, Verification
@@ -32,16 +33,10 @@ class VerifyParameters(NotebookParameters):
 
     def load(self) -> tuple[TestBed, DecisionLog]:
         """The chosen questions in their order, those that earlier decisions set aside among them, and the log."""
-        try:
-            testbed = with_set_aside(load_testbed(self.testbed))
-        except TestBedError as error:
-            raise ParameterError(f"Parameter 'testbed': {error}") from error
+        testbed = with_set_aside(named("testbed", TestBedError, load_testbed, self.testbed))
         for part in listed(self.parts):
             one_of("parts", part, testbed.parts)
-        try:
-            log = DecisionLog(self.log_path or default_log(testbed))
-        except TestBedError as error:
-            raise ParameterError(f"Parameter 'log_path': {error}") from error
+        log = named("log_path", TestBedError, DecisionLog, self.log_path or default_log(testbed))
         if log.unreadable:
             print(f"{log.path}: lines without a decision, passed over: {', '.join(map(str, log.unreadable))}")
         return testbed.select(listed(self.parts) or None, limit=self.limit, seed=self.seed), log

@@ -15,7 +15,7 @@ from ..errors import TestBedError
 from ..phrases import needs_image
 from ..schema import Item, TestBed
 from .decisions import Decision, DecisionLog
-from .marking import Marks, mark, pieces, replaced
+from .marking import ShownPhrases, mark, pieces, replaced
 from .outcomes import as_decided, disagree
 
 ONLY = ("all", "undecided", "disputed")
@@ -46,7 +46,7 @@ class Verification:
         self.items = tuple(filter(wanted, testbed))
         self.position = 0
         self.message = ("", "")  # its kind: "problem", "warning", "done"; one sentence
-        self._drafts: dict[str, Marks] = {}
+        self._drafts: dict[str, ShownPhrases] = {}
         self._warned: tuple | None = None  # what will be done if it is asked for once more
         if self.items and self._is_done(self.items[0], standing):
             self._advance()
@@ -166,24 +166,24 @@ class Verification:
     # Where things stand
 
     @property
-    def _draft(self) -> Marks:
+    def _draft(self) -> ShownPhrases:
         return self._drafts.get(self.item.id) or self._stored()
 
     @_draft.setter
-    def _draft(self, draft: Marks) -> None:
+    def _draft(self, draft: ShownPhrases) -> None:
         if draft == self._stored():
             self._drafts.pop(self.item.id, None)
         else:
             self._drafts[self.item.id] = draft
 
-    def _stored(self) -> Marks:
+    def _stored(self) -> ShownPhrases:
         """The item as the person decided, or as it is."""
         own = _valid(self.item, self.log.standing()).get(self.annotator)
-        return Marks.of(as_decided(self.item, [own]), own.comment) if own else Marks.of(self.item)
+        return ShownPhrases.of(as_decided(self.item, [own]), own.comment) if own else ShownPhrases.of(self.item)
 
     def _corrections(self) -> dict[str, str]:
         """The phrases of the draft that are not the item's."""
-        before, now = vars(Marks.of(self.item)), vars(self._draft)
+        before, now = vars(ShownPhrases.of(self.item)), vars(self._draft)
         return {name: now[name] for name in before if name != "comment" and now[name] != before[name]}
 
     def _is_done(self, item: Item, standing: dict) -> bool:

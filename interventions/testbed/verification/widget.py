@@ -12,7 +12,7 @@ import anywidget
 import traitlets
 
 from ..errors import TestBedError
-from ..images import load_image
+from ..images import small_image
 from ..schema import Item
 from .rounds import Verification
 
@@ -58,10 +58,9 @@ def picture(item: Item) -> tuple[bytes, str]:
     if item.image is None:
         return b"", "This question has no image."
     try:
-        image = load_image(item.image)
+        image = small_image(item.image, LARGEST)
     except TestBedError as error:
         return b"", str(error)
-    image.thumbnail((LARGEST, LARGEST))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=90)
     return file.getvalue(), ""

@@ -11,10 +11,10 @@ from itertools import product
 
 import pandas as pd
 
-from .edit_errors import EditError
-from .edit_items import Chosen
-from .edit_study import OURS, Editing, edit_study
-from .fine_tuning import FineTuning
+from interventions.edit_errors import EditError
+from interventions.edit_items import Chosen
+from interventions.edit_study import OURS, Editing, edit_study
+from interventions.fine_tuning import FineTuning
 
 # method -> what is tried: fields of `Editing`. Of fine-tuning, from rates at which it is too slow to such at which
 # unrelated answers break: with Adam, the first step alone changes every weight by the learning rate.
@@ -26,7 +26,6 @@ GRIDS = {
         for most, rate in product((3e-5, 1e-4, 3e-4, 1e-3), (1e-5, 3e-5, 1e-4, 3e-4)) if rate <= most
     ),
 }
-METRICS = ("efficacy", "generalisation", "specificity")
 
 
 def search(

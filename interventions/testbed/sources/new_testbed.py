@@ -6,20 +6,21 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image
 
-from ..errors import TestBedError
-from ..images import ImageFolder, image_problem
+from ...files import new_folder
+from ..errors import TestBedError, reason_kinds
+from ..images import ImageFolder, image_problem, n_pixels
 from ..provenance import add_step
-from ..schema import Item, TestBed, load_testbed, save_testbed
+from ..schema import Item, TestBed
+from ..table import load_testbed, save_testbed
 
 ROWS = "rows.csv"
 CHOICES = ("first", "largest")
@@ -46,8 +47,8 @@ class Row:
     image_sha256: str = ""
 
 
-class Draft:
-    """`with Draft(out) as draft:` rows are added, images taken along; the folder `out` appears at the end.
+class NewTestBed:
+    """`with NewTestBed(out) as new:` rows are added, images taken along; `publish` makes the folder `out` appear.
 
     Raises `TestBedError` if `out` holds something already. Whatever goes wrong inside, nothing is left of it.
     """
@@ -60,15 +61,13 @@ class Draft:
             raise TestBedError(f"out: {str(out)!r} is there already: name a new folder.")
         self.choice, self.items, self.rows, self._taken = choice, [], [], {}
 
-    def __enter__(self) -> Draft:
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        self._beside = Path(tempfile.mkdtemp(prefix=f".{self.out.name}.", dir=self.out.parent))
-        self.directory = self._beside / self.out.name  # its card tells the name
-        self.directory.mkdir()
+    def __enter__(self) -> NewTestBed:
+        self._making = ExitStack()
+        self.directory = self._making.enter_context(new_folder(self.out))  # of the same name, for its card tells it
         return self
 
-    def __exit__(self, *_) -> None:
-        shutil.rmtree(self._beside, ignore_errors=True)
+    def __exit__(self, *error) -> None:
+        self._making.__exit__(*error)
 
     def row(self, source: str, number: int, part: str, question: str) -> Row:
         """Begin the next row; every row ends in `keep` or `leave_out`."""
@@ -104,7 +103,7 @@ class Draft:
         if not usable:
             raise LeftOut(f"no usable image: {'; '.join(problems)}")
         row.notes += problems
-        chosen = usable[0] if self.choice == "first" else max(usable, key=_pixels)
+        chosen = usable[0] if self.choice == "first" else max(usable, key=n_pixels)
         if problems:
             row.repairs.append("unusable images passed over")
         if len(candidates) > 1:
@@ -125,9 +124,7 @@ class Draft:
         frame = rows_frame(self.rows)
         frame.to_csv(self.directory / ROWS, index=False)
         add_step(self.directory, command, settings=settings, inputs=inputs, counts=dict(Counter(frame["status"])))
-        if self.out.exists():
-            self.out.rmdir()  # empty, as was checked
-        self.directory.rename(self.out)
+        self._making.close()
         return load_testbed(self.out), frame
 
     def _into_images(self, path: Path, part: str, name: str) -> tuple[Path, str]:
@@ -152,7 +149,7 @@ def rows_frame(rows: list[Row]) -> pd.DataFrame:
 
 def told(rows: list[Row]) -> str:
     """How often rows were left out for each kind of reason."""
-    kinds = Counter(row.reason.partition(":")[0] for row in rows if row.reason)
+    kinds = reason_kinds(row.reason for row in rows)
     return ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
 
 
@@ -163,10 +160,10 @@ def summary(frame: pd.DataFrame, folders: Iterable[ImageFolder] = ()) -> str:
         counts = Counter(rows["status"])
         sum_ = " + ".join(f"{counts[status]} {status}" for status in ("kept", "repaired", "left out"))
         lines.append(f"{source}: {sum_} = {len(rows)} rows")
-        repairs = Counter(repair for cell in rows["repairs"] for repair in filter(None, cell.split(" | ")))
-        reasons = Counter(reason.partition(":")[0] for reason in rows["reason"] if reason)
+        repaired = rows.loc[rows["status"] == "repaired", "repairs"]  # others were left out for all that
+        repairs = Counter(repair for cell in repaired for repair in cell.split(" | "))
         lines += [f"  repaired, {repair}: {n}" for repair, n in repairs.most_common()]
-        lines += [f"  left out, {reason}: {n}" for reason, n in reasons.most_common()]
+        lines += [f"  left out, {kind}: {n}" for kind, n in reason_kinds(rows["reason"]).most_common()]
     for folder in folders:
         unnamed = folder.unnamed()
         if unnamed:
@@ -177,8 +174,3 @@ def summary(frame: pd.DataFrame, folders: Iterable[ImageFolder] = ()) -> str:
 def _slug(name: str) -> str:
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     return re.sub(r"[^A-Za-z0-9]+", "-", plain).strip("-").lower()[:60] or "image"
-
-
-def _pixels(path: Path) -> int:
-    with Image.open(path) as image:
-        return image.width * image.height

@@ -1,0 +1,51 @@
+"""Files and folders that appear whole or not at all, and names in the order that a reader expects."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def in_one_step(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file beside `path`, and move it there once it is on the disk: it is either as before or whole.
+
+    write: gets the path of the file that it is to make, a hidden one that ends in ".tmp". The folder is made if it is
+    not there. Whatever goes wrong, nothing is left beside.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """`with new_folder(out) as folder:` fill a folder of the same name elsewhere, which is moved to `out` at the end.
+
+    Whatever goes wrong inside, nothing is left. Raises OSError where `out` is there already and not empty.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))  # of this run alone
+    try:
+        folder = beside / out.name
+        folder.mkdir()
+        yield folder
+        folder.rename(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def natural_order(name: str) -> list:
+    """What to sort names by: Image_2 comes before Image_10."""
+    return [int(piece) if piece.isdecimal() else piece.casefold() for piece in re.split(r"(\d+)", name)]

@@ -1,0 +1,62 @@
+"""Figure 18: single edits in words, from the frame of `edit_averages.edit_examples`."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .style import FAINT, INK, KINDS, nothing_to_show, styled
+from .words import CHARACTERS, LINE_HEIGHT, show_image, wrapped, write_lines
+
+GREEN, RED = KINDS["mlp"][1], KINDS["attention"][1]
+
+
+@styled
+def edited_examples(examples: pd.DataFrame, images: Mapping) -> Figure:
+    """The paper's Figure 18, with what the edit did: image, question, and the answers before and after, a row an item.
+
+    examples: that of `edit_averages.edit_examples`; the constraint is bold. images: id -> PIL image, or none.
+    """
+    if examples.empty:
+        return nothing_to_show("no item was edited")
+    widths = (0.9, 2.5, 1.35, 1.35, 1.35)
+    heading = ("Question", "Answer before", "Target", "Answer after")
+    cells = [_cells(example, widths) for example in examples.itertuples()]
+    heights = [0.2] + [max(0.85, 0.1 + 1.1 * LINE_HEIGHT * max(map(len, row))) for row in cells]
+    figure = plt.figure(figsize=(sum(widths) + 0.3, 1.12 * sum(heights) + 0.1))
+    grid = figure.add_gridspec(len(heights), len(widths), width_ratios=widths, height_ratios=heights)
+    for column, name in enumerate(heading, start=1):
+        write_lines(figure.add_subplot(grid[0, column]), [[(name, {"color": FAINT})]])
+    for row, (example, told) in enumerate(zip(examples.itertuples(), cells, strict=True), start=1):
+        show_image(figure.add_subplot(grid[row, 0]), images.get(example.id))
+        for column, lines in enumerate(told, start=1):
+            write_lines(figure.add_subplot(grid[row, column]), lines)
+    return figure
+
+
+def _cells(example, widths: tuple[float, ...]) -> list[list[list[tuple[str, dict]]]]:
+    """Lines of the four columns of words of a row."""
+    answer = int(0.85 * CHARACTERS * widths[-1])  # bold letters are wide
+    done = bool(example.exact == 1)  # neither NaN nor None is
+    word = {"correct": "corrected", "insert": "inserted"}.get(example.task, "edited")
+    look = {"color": GREEN if done else RED, "weight": "bold"}
+    plain, faint = {"color": INK}, {"color": FAINT}
+
+    def lines(text: object, look: dict) -> list[list[tuple[str, dict]]]:
+        told = "\u2014" if pd.isna(text) or not str(text).strip() else str(text)
+        return [[(line, look)] for line in textwrap.wrap(told, answer, max_lines=3, placeholder=" \u2026")]
+
+    def target_probability(p: float) -> list[list[tuple[str, dict]]]:
+        return [] if pd.isna(p) else [[(f"P(target) {p:.2f}", faint)]]
+
+    return [
+        wrapped(example.pieces, int(CHARACTERS * widths[1])),
+        lines(example.before, plain) + target_probability(example.p_before),
+        lines(example.target, plain),
+        [*lines(example.after, look), [(f"{'' if done else 'not '}{word}", look | {"weight": "normal"})],
+         *target_probability(example.p_target)],
+    ]

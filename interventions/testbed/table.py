@@ -1,0 +1,120 @@
+"""A test bed's table `items.parquet`: read with every check, written in one step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..files import in_one_step
+from .errors import TestBedError, first_line
+from .images import safe_parts
+from .schema import EMBEDDED, TABLE, Item, TestBed
+
+_TEXT, _TEXTS = pa.string(), pa.list_(pa.string())
+COLUMNS = pa.schema(
+    [
+        pa.field("id", _TEXT, nullable=False),
+        pa.field("part", _TEXT, nullable=False),
+        pa.field("question", _TEXT, nullable=False),
+        pa.field("image", _TEXT),
+        pa.field("visual_constraint", _TEXT, nullable=False),
+        pa.field("visual_replacement", _TEXT, nullable=False),
+        pa.field("text_constraint", _TEXT),
+        pa.field("text_replacement", _TEXT),
+        pa.field("answers", _TEXTS, nullable=False),
+        pa.field("paraphrases", _TEXTS, nullable=False),
+        pa.field("entity", _TEXT, nullable=False),
+        pa.field("relation", _TEXT, nullable=False),
+        pa.field("split", _TEXT, nullable=False),
+        pa.field("style", _TEXT, nullable=False),
+        pa.field("held_out_style", pa.bool_(), nullable=False),
+    ]
+)
+OPTIONAL_COLUMNS = pa.schema([pa.field("annotations", _TEXTS)])  # a table may lack them
+
+
+def load_testbed(name: str | Path = "embedded") -> TestBed:
+    """Read the embedded sample (`"embedded"`) or a directory in the test bed's format.
+
+    Images are not opened here: one that is missing or unreadable costs its own question only.
+    Raises `TestBedError` for a directory that is not there and for every malformed table or row.
+    """
+    directory = EMBEDDED if str(name) == "embedded" else Path(name).expanduser()
+    path = directory / TABLE
+    if not path.is_file():
+        raise TestBedError(
+            f"Unknown test bed {str(name)!r}: use 'embedded' or a directory that holds {TABLE} and images/."
+        )
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise TestBedError(f"{path} is not a readable parquet table ({first_line(error)}).") from error
+    missing = [name for name in COLUMNS.names if name not in table.column_names]
+    if missing:
+        raise TestBedError(f"{path} lacks the column(s) {', '.join(missing)}: see testbed.Item.")
+    try:
+        schema = _with_optional(name for name in OPTIONAL_COLUMNS.names if name in table.column_names)
+        rows = table.select(schema.names).cast(schema).to_pylist()
+    except (pa.ArrowException, ValueError) as error:
+        raise TestBedError(f"{path} has a column of the wrong type ({first_line(error)}).") from error
+    items = tuple(_item(row, directory.resolve()) for row in rows)
+    _check_ids(items, path)
+    return TestBed(str(name), directory.resolve(), items)
+
+
+def save_testbed(items: Iterable[Item], directory: str | Path, card: str | None = None) -> Path:
+    """Write `items.parquet` (and the dataset card, if given) into `directory`; returns the table's path.
+
+    Images are not copied: each must already lie in the directory, or be a path relative to it. An optional column is
+    written only if an item has something in it.
+    """
+    directory = Path(directory).resolve()
+    items = tuple(items)
+    _check_ids(items, directory / TABLE)
+    schema = _with_optional(name for name in OPTIONAL_COLUMNS.names if any(getattr(item, name) for item in items))
+    rows = [{name: getattr(item, name) for name in schema.names} for item in items]
+    for row in rows:
+        row["image"] = _relative(row["image"], directory, row["id"])
+    table = pa.Table.from_pylist(rows, schema=schema)
+    in_one_step(directory / TABLE, lambda path: pq.write_table(table, path, compression="zstd"))
+    if card is not None:
+        in_one_step(directory / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
+    return directory / TABLE
+
+
+def _with_optional(names: Iterable[str]) -> pa.Schema:
+    return pa.schema([*COLUMNS, *map(OPTIONAL_COLUMNS.field, names)])
+
+
+def _item(row: dict, directory: Path) -> Item:
+    image = row.pop("image")
+    for name in ("answers", "paraphrases", "annotations"):
+        row[name] = tuple(row.get(name) or ())
+    try:
+        path = None if image is None else directory.joinpath(*safe_parts(image))
+    except TestBedError as error:
+        raise TestBedError(f"Item {row['id']!r}: {error}: name one below images/.") from error
+    return Item(**row, image=path)
+
+
+def _check_ids(items: tuple[Item, ...], path: Path) -> None:
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise TestBedError(f"{path} has the id {item.id!r} twice: ids must be unique.")
+        seen.add(item.id)
+
+
+def _relative(image: Path | None, directory: Path, item_id: str) -> str | None:
+    if image is None:
+        return None
+    image = Path(image)
+    if image.is_absolute():
+        image = image.resolve()
+        if not image.is_relative_to(directory):
+            raise TestBedError(f"Item {item_id!r}: its image {str(image)!r} must lie in {str(directory)!r}.")
+        image = image.relative_to(directory)
+    return "/".join(safe_parts(image.as_posix()))
