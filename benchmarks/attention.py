@@ -20,8 +20,8 @@ import torch
 
 from interventions import forward, restoration
 from interventions.attention import attention_contributions, contributions_from_cache
-from interventions.causal_trace import clean_run_only
 from interventions.knockout import attention_knockout, flow_edges
+from interventions.run_request import clean_request
 
 from . import measure
 from .subjects import load_subject, long_text
@@ -45,7 +45,7 @@ def queries_of(subject) -> tuple[int, ...]:
 def cached(subject):
     """A function that computes contributions behind a clean run made now; returns norms [layers, 4, T]."""
     model, prompt, queries = subject.model, subject.prompt, queries_of(subject)
-    request = clean_run_only(model, prompt, min(queries)) | {
+    request = clean_request(model, prompt, min(queries)) | {
         "queries": queries, "keys": tuple(range(len(prompt))), "layers": tuple(range(model.n_layers)), "also": (),
         "max_answer_tokens": 1,
     }

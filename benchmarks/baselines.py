@@ -10,7 +10,8 @@ from collections.abc import Callable
 import torch
 from transformers import Cache
 
-from interventions.prompt import CorruptedPrompt, Prompt
+from interventions.corruption import CorruptedPrompt
+from interventions.prompt import Prompt
 
 from .subjects import Subject
 

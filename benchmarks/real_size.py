@@ -13,10 +13,11 @@ from transformers import LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from interventions.causal_trace import answer_tokens
+from interventions.corruption import corrupt
 from interventions.families import family_of
 from interventions.loading import load_model
 from interventions.model import VisionLanguageModel
-from interventions.prompt import build_prompt, corrupt
+from interventions.prompt import build_prompt
 from interventions.published import published_config, skeleton
 from interventions.testbed import load_testbed
 

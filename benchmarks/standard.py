@@ -11,7 +11,7 @@ import random
 import numpy as np
 
 from interventions.causal_trace import KINDS, trace
-from interventions.prompt import noise
+from interventions.corruption import noise
 
 from . import measure
 from .subjects import WINDOW, load_subject

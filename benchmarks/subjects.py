@@ -17,9 +17,10 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from interventions.causal_trace import KINDS, CausalTrace, trace
+from interventions.corruption import CorruptedPrompt, corrupt
 from interventions.loading import load_model
 from interventions.model import VisionLanguageModel
-from interventions.prompt import CorruptedPrompt, Prompt, build_prompt, corrupt
+from interventions.prompt import Prompt, build_prompt
 from interventions.testbed import load_testbed
 
 # One word is one token. The constraint is the second and third of them, so that 23 positions can be traced.

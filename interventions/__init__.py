@@ -19,6 +19,7 @@ from .attention import AttentionContributions, AttentionError, attention_contrib
 from .causal_trace import CausalTrace, TraceError, trace
 from .checkpoints import ModelError
 from .closed_form import closed_form_update
+from .corruption import CorruptedPrompt, corrupt, noise
 from .edit import Edit, apply_edits, load_edit
 from .edit_errors import EditError
 from .edit_export import export_peft, merged
@@ -28,7 +29,7 @@ from .model import VisionLanguageModel
 from .multedit import edit_facts
 from .ndif import JobFailed, NDIFError, RequestRefused, ServerUnreachable
 from .optimized_value import optimize_value
-from .prompt import CorruptedPrompt, Prompt, PromptError, build_prompt, corrupt, noise
+from .prompt import Prompt, PromptError, build_prompt
 from .testbed import Item, TestBed, TestBedError, load_testbed
 
 __all__ = [

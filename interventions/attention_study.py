@@ -25,7 +25,7 @@ from .attention import (
     check_weights,
     contributions_from_cache,
 )
-from .causal_trace import MAX_ANSWER_TOKENS, clean_run_only, window_spans
+from .causal_trace import window_spans
 from .conditions import Conditions, clean_prompt
 from .forward import in_session
 from .knockout import attention_knockout, flow_edges
@@ -33,6 +33,7 @@ from .metrics import RIGHT, answer_accuracy
 from .model import VisionLanguageModel
 from .prompt import Prompt
 from .restoration import clean_run
+from .run_request import MAX_ANSWER_TOKENS, clean_request
 from .testbed import Item
 
 # Parts of the flow visual -> constraint that are blocked by themselves: a question's 5 % of visual tokens with the
@@ -154,7 +155,7 @@ def _contributions_of(model: VisionLanguageModel, conditions: Conditions, settin
     prompt = clean_prompt(model, item, conditions)
     edges = flow_edges(prompt, {flow: FLOWS[flow] for flow in settings["flows"]})
     queries = tuple(sorted({targets[-1] for targets, _ in edges.values()}))
-    request = clean_run_only(model, prompt, min(queries)) | {
+    request = clean_request(model, prompt, min(queries)) | {
         "max_answer_tokens": settings["max_answer_tokens"], "queries": queries, "keys": tuple(range(len(prompt))),
         "layers": tuple(range(model.n_layers)), "also": (),
     }

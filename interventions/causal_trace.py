@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .corruption import CorruptedPrompt
 from .forward import in_session
-from .prompt import CorruptedPrompt, Prompt, resolve_positions
+from .prompt import Prompt, resolve_positions
 from .restoration import restore_sites
+from .run_request import MAX_ANSWER_TOKENS, request_of_both
 
 KIND_NAMES = {"mlp": "MLP", "attention": "self-attention"}
 KINDS = tuple(KIND_NAMES)
@@ -25,7 +27,6 @@ METHODS = ("packed", "rows", "plain")
 WINDOW_RULES = ("centered", "radius")
 MASKABLE = ("sdpa", "eager")  # attention implementations that take a mask of one's own
 ANSWER_SCORES = ("first_token", "sequence")
-MAX_ANSWER_TOKENS = 16
 
 
 class TraceError(ValueError):
@@ -159,7 +160,7 @@ def trace(
     result = in_session(
         model.traced,
         restore_sites,
-        both_runs(model, prompt, corrupted) | {
+        request_of_both(model, prompt, corrupted) | {
             "kinds": kinds,
             "sites": sites,
             "answer_ids": answer_ids,
@@ -209,30 +210,6 @@ def default_method(dtype: torch.dtype, maskable: bool = True) -> str:
     return "packed" if maskable and dtype == torch.float32 else "rows"
 
 
-def both_runs(model, prompt: Prompt, corrupted: CorruptedPrompt) -> dict:
-    """What a request says of the clean and the corrupted run, see `restoration.restore_sites`."""
-    noise = corrupted.noise
-    return clean_run_only(model, prompt, corrupted.first_corrupted) | {
-        "corrupted_ids": corrupted.input_ids[None],
-        "noise": None if noise is None else (noise.positions, noise.scale, noise.samples, noise.seed),
-    }
-
-
-def clean_run_only(model, prompt: Prompt, first: int) -> dict:
-    """What a request says of the clean run, see `restoration.clean_run`: nothing recorded, the model's own answer."""
-    return {
-        "clean_ids": prompt.input_ids[None],
-        "image_inputs": prompt.image_inputs,
-        "image_token_id": -1 if model.image_token_id is None else model.image_token_id,
-        "first": first,
-        "kinds": (),
-        "answer_ids": None,
-        "sequence": False,
-        "eos_token_ids": model.eos_token_ids,
-        "max_answer_tokens": MAX_ANSWER_TOKENS,
-    }
-
-
 def window_spans(window: int, rule: str, n_layers: int) -> list[tuple[int, int]]:
     """The layers [start, stop) restored for each layer l, clipped at the model's ends."""
     if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window <= n_layers:
@@ -262,14 +239,14 @@ def _choice(name: str, values: tuple, allowed: tuple) -> tuple:
     return values
 
 
-def answer_tokens(model, prompt: Prompt, answer: str) -> list[int]:
+def answer_tokens(
+    model, prompt: Prompt, answer: str, name: str = "answer", error: type[ValueError] = TraceError
+) -> list[int]:
     """Tokens of an answer as they follow the prompt; the rest of the answer's text is the model's format, a
-    space."""
+    space. Raises `error`, about the parameter `name`, if it has none of its own."""
     answer = answer.strip()
     prompt_ids = prompt.input_ids.tolist()
     ids = model.tokenize(f"{prompt.text} {answer}", len(prompt.visual))[0]
     if not answer or ids[: len(prompt_ids)] != prompt_ids or len(ids) == len(prompt_ids):
-        raise TraceError(
-            f"answer {answer!r} has no tokens of its own behind the prompt: give the words of the answer."
-        )
+        raise error(f"{name} {answer!r} has no tokens of its own behind the prompt: give the words of the answer.")
     return ids[len(prompt_ids) :]

@@ -8,9 +8,10 @@ import pandas as pd
 from PIL import Image
 
 from .conditions import Unusable, as_asked, must_be_marked
+from .corruption import corrupt
 from .example import marked
 from .model import VisionLanguageModel
-from .prompt import PromptError, build_prompt, corrupt
+from .prompt import PromptError, build_prompt
 from .testbed import Item, TestBed
 
 # VQA-Constraints as its authors describe it (section 3.4 and appendix B), rounded as there.

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from PIL import Image
 
 from .causal_trace import WINDOW_RULES
-from .prompt import CorruptedPrompt, Prompt, PromptError, build_prompt, corrupt, noise
+from .corruption import CorruptedPrompt, corrupt, noise
+from .prompt import Prompt, PromptError, build_prompt
 from .testbed import Item, TestBedError, load_image
 from .tokens import find_phrase, normalise
 

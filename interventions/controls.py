@@ -19,12 +19,13 @@ import pandas as pd
 from .averages import by_part_and_kind, effects_at, joined
 from .causal_trace import trace
 from .conditions import Unusable, clean_prompt, corrupted_prompt
+from .corruption import CorruptedPrompt
 from .lots import lot
 from .metrics import bootstrap_interval
 from .model import VisionLanguageModel
 from .ndif import JobFailed
 from .parameters import ParameterError
-from .prompt import CorruptedPrompt, Prompt
+from .prompt import Prompt
 from .results import ResultStore
 from .study import TraceStudy, trace_study
 from .testbed import Item

@@ -14,15 +14,16 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from .causal_trace import MAX_ANSWER_TOKENS
+from .causal_trace import answer_tokens
 from .conditions import Conditions, Unusable, clean_prompt, named
 from .edit import digest
+from .edit_errors import EditError
 from .forward import decode, extend, in_session, prompt_inputs, run
 from .lots import lot
 from .metrics import answer_accuracy, answer_probability
 from .model import VisionLanguageModel
 from .prompt import Prompt
-from .targets import target_tokens
+from .run_request import MAX_ANSWER_TOKENS
 from .testbed import Item
 
 # Relations of the embedded test bed: what country something lies in, and what of that country is asked ("pcapital").
@@ -51,7 +52,7 @@ def evaluate(
     """
     asked = [(group, prompt) for group, prompts in questions.items() for prompt in prompts]
     prompts = [prompt for _, prompt in asked] + [one.prompt for one in references]
-    known = [(tuple(target_tokens(model, prompt, target)), None) for _, prompt in asked]
+    known = [(tuple(answer_tokens(model, prompt, target, "target", EditError)), None) for _, prompt in asked]
     known += [(one.answer_ids, one.log_p) for one in references]
     request = answering(model) | {
         "questions": [

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from .causal_trace import both_runs, window_spans
+from .causal_trace import window_spans
 from .conditions import (
     REPEAT_TOKEN,
     Conditions,
@@ -19,11 +19,13 @@ from .conditions import (
     corrupted_prompt,
     corrupted_roles,
 )
+from .corruption import CorruptedPrompt
 from .forward import extend, in_session, run
 from .model import VisionLanguageModel
 from .parameters import ParameterError
-from .prompt import CorruptedPrompt, Prompt
+from .prompt import Prompt
 from .restoration import clean_run, corrupted_run, n_samples, site_writes
+from .run_request import request_of_both
 from .study import TraceStudy, trace_study
 from .testbed import Item, load_image
 from .tokens import constraint_spans, normalise, token_texts
@@ -154,7 +156,7 @@ def example_at(
         raise Unusable("nothing to restore: before the first corrupted token both runs are the same")
     if corrupted.alignment[position] is None:
         raise Unusable("nothing to restore: the token has no counterpart in the corrupted question")
-    request = both_runs(model, prompt, corrupted) | {
+    request = request_of_both(model, prompt, corrupted) | {
         "kinds": (kind,),
         "site": ((kind,), ((position, corrupted.alignment[position]),), start, stop),
         "answer_ids": [answer_id],

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from .causal_trace import answer_tokens
 from .edit_errors import DivergedError, EditError
 from .forward import prompt_inputs
 from .model import VisionLanguageModel
 from .prompt import Prompt
-from .targets import target_tokens
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def fine_tuned(
     if model.edits:  # only nnsight's view has them
         raise EditError(f"model {model.name!r} has edits in force that training cannot see: use merged(model).")
     started = time.perf_counter()
-    target_ids = target_tokens(model, prompt, target)
+    target_ids = answer_tokens(model, prompt, target, "target", EditError)
     weights = list(decoder_layers(model).parameters())
     before, revision = [weight.detach().clone() for weight in weights], model.revision
     model.revision = "in-memory"  # see `VisionLanguageModel.key`

@@ -19,12 +19,13 @@ import pandas as pd
 import torch
 
 from .attention import FLOWS, AttentionError
-from .causal_trace import MASKABLE, answer_tokens, check_packing, clean_run_only, default_method, window_spans
+from .causal_trace import MASKABLE, answer_tokens, check_packing, default_method, window_spans
 from .forward import extend, in_session, run
 from .metrics import answer_probability
 from .packing import budget, packed_inputs, rows_that_fit
 from .prompt import Prompt, PromptError, resolve_positions
 from .restoration import clean_run, corrupted_run, packs
+from .run_request import clean_request
 
 METHODS = ("packed", "rows")
 
@@ -139,7 +140,7 @@ def knockout_request(model, prompt: Prompt, edges: list[tuple], spans, method, m
     sites = [((), (), 0, 0)]
     for targets, sources in edges:
         sites += [(targets, sources, *span) for span in [*spans, (0, model.n_layers)]]
-    return clean_run_only(model, prompt, min(min(targets) for targets, _ in edges)) | {
+    return clean_request(model, prompt, min(min(targets) for targets, _ in edges)) | {
         "corrupted_ids": prompt.input_ids[None],  # the run that is intervened on is the clean one
         "noise": None,
         "sites": sites,

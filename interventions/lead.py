@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable
 import torch
 
 from .attention import attention_contributions
-from .causal_trace import clean_run_only
 from .conditions import Conditions, Unusable, clean_prompt
 from .forward import greedy_answer, in_session
 from .metrics import bootstrap_interval
 from .model import VisionLanguageModel
 from .record import Number
+from .run_request import clean_request
 from .testbed import Item
 
 REPEATS = 3  # of which the fastest counts: other work on the machine can only slow one down
@@ -39,7 +39,7 @@ def lead_time(
             prompt = clean_prompt(model, item, Conditions(protocol))
         except Unusable:
             continue
-        request = clean_run_only(model, prompt, 0) | {"input_ids": prompt.input_ids[None], "max_answer_tokens": 1}
+        request = clean_request(model, prompt, 0) | {"input_ids": prompt.input_ids[None], "max_answer_tokens": 1}
 
         def early(prompt=prompt):
             attention_contributions(

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import torch
 from transformers import DynamicCache
 
-from .causal_trace import clean_run_only
+from .causal_trace import answer_tokens
 from .edit_errors import DivergedError, EditError, NoGradientError
 from .forward import extend, in_sandbox, in_session, prompt_inputs, run
 from .prompt import Prompt
-from .targets import target_tokens
+from .run_request import clean_request
 
 SANDBOXED = (
     "{where} runs this key's code in a sandbox, which has no gradients to find a value with: use a key that it trusts "
@@ -106,9 +106,9 @@ def optimize_value(
     position = prompt.constraint[-1] if position is None else position
     if not 0 <= position < len(prompt):
         raise EditError(f"position must be one of the prompt's 0 to {len(prompt) - 1}, not {position}.")
-    target_ids = target_tokens(model, prompt, target)
+    target_ids = answer_tokens(model, prompt, target, "target", EditError)
     target_ids = target_ids[:1] if optimizer.first_token else target_ids
-    request = clean_run_only(model, prompt, position) | {
+    request = clean_request(model, prompt, position) | {
         "layer": layer, "target_ids": target_ids, "learning_rate": optimizer.learning_rate, "steps": optimizer.steps,
         "stop": optimizer.stop, "weight_decay": optimizer.weight_decay, "clamp": optimizer.clamp,
     }
@@ -194,7 +194,7 @@ def optimize(lm, request: dict) -> dict:
 def read_values(model, prompt: Prompt, layer: int, until: int, remote: bool | str | None = None) -> dict:
     """At the constraint's last token: W_proj's input "key" [m] in `layer`, and the "output" [d] of layer `until`;
     float32 CPU tensors, one request."""
-    request = clean_run_only(model, prompt, prompt.constraint[-1]) | {"layer": layer, "until": until}
+    request = clean_request(model, prompt, prompt.constraint[-1]) | {"layer": layer, "until": until}
     return in_session(model.traced, read_at_token, request, model.runs_on(remote))
 
 

@@ -1,16 +1,11 @@
-"""A question about an image as token ids with known positions, and its corrupted counterparts.
-
-A corruption comes with its *alignment*, clean position -> corrupted position, because what is restored at a
-token of the corrupted run must be the clean run's output at the token it stands for. How tokens are found:
-`tokens.py`.
-"""
+"""A question about an image as token ids with known positions. How tokens are found: `tokens.py`."""
 
 from dataclasses import dataclass, field
 from numbers import Integral
 
 import torch
 
-from .tokens import PromptError, align, find_phrase, locate, normalise, overlap, token_range, token_texts
+from .tokens import PromptError, find_phrase, locate, normalise, overlap, token_texts
 
 ROLES = ("visual", "constraint", "text_constraint", "last", "other")
 
@@ -54,36 +49,6 @@ class Prompt:
 
     def __len__(self) -> int:
         return len(self.roles)
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Gaussian noise on input embeddings: `scale` standard deviations of them, `samples` draws from `seed`.
-
-    A recipe, not a tensor: the draws are made where the weights are, the same on every device.
-    """
-
-    positions: tuple[int, ...]
-    scale: float
-    samples: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class CorruptedPrompt:
-    """The corrupted prompt of T' tokens and how it corresponds to the clean one.
-
-    text: the chat text; with a repeated token or noise the clean one's, for only tokens or embeddings differ.
-    alignment: for each of the T clean positions the corrupted position that stands for it, or None.
-    first_corrupted: everything before it is the same in both, so restoring there has no effect.
-    """
-
-    text: str
-    input_ids: torch.Tensor = field(repr=False)  # [T']
-    tokens: tuple[str, ...] = field(repr=False)
-    alignment: tuple[int | None, ...] = field(repr=False)
-    first_corrupted: int
-    noise: Noise | None = None
 
 
 def build_prompt(
@@ -143,90 +108,14 @@ def in_format(model, question: str, has_image: bool, protocol: str = "paper") ->
     question = normalise(question)
     if not question:
         raise PromptError("question is empty: give the question's text.")
-    _without_image_token(model, "question", question)
+    without_image_token(model, "question", question)
     return template, question.rstrip("?").rstrip() if "{question}?" in template else question
 
 
-def _without_image_token(model, name: str, text: str) -> None:
+def without_image_token(model, name: str, text: str) -> None:
+    """Raises PromptError for a text, the parameter `name`, in which an image would be put."""
     if model.image_token and model.image_token in text:
         raise PromptError(f"{name} contains {model.image_token!r}, the placeholder of the image: leave it out.")
-
-
-def corrupt(
-    model,
-    prompt: Prompt,
-    *,
-    visual_replacement: str | None = None,
-    text_replacement: str | None = None,
-    repeat_token: str | int | None = None,
-    repeat_role: str | tuple[str, ...] = "constraint",
-) -> CorruptedPrompt:
-    """Replace the visual constraint, the text constraint, or both (paper, section 3.2).
-
-    visual_replacement, text_replacement: fluent phrases put in place of the constraints; the new text is
-    tokenised as a whole. Alignment is identical before a constraint and by distance from the right end after
-    it; inside, the last token stands for the last, and clean tokens left over stand for nothing.
-    repeat_token: the authors' way instead: every token of the constraint `repeat_role` (or of several) becomes this
-    one token (an id, or a word whose first token is taken), so lengths agree.
-    Raises PromptError.
-    """
-    if repeat_token is not None:
-        if visual_replacement is not None or text_replacement is not None:
-            raise PromptError(
-                "repeat_token replaces the constraint by itself: give it or the replacements, not both."
-            )
-        return _repeat(model, prompt, repeat_token, (repeat_role,) if isinstance(repeat_role, str) else repeat_role)
-    replacements = {"constraint": visual_replacement, "text_constraint": text_replacement}
-    replacements = {role: normalise(phrase) for role, phrase in replacements.items() if phrase is not None}
-    if not replacements or not all(replacements.values()):
-        raise PromptError(
-            "visual_replacement, text_replacement or repeat_token must be given, and not be empty."
-        )
-    for role, phrase in replacements.items():
-        if role not in prompt.spans:
-            raise PromptError(f"text_replacement was given but the prompt has no {role}: build it with one.")
-        _without_image_token(model, {"constraint": "visual_replacement"}.get(role, "text_replacement"), phrase)
-    template = model.prompt_template(image=bool(prompt.image_inputs), protocol=prompt.protocol)
-    question, spans = _replace(prompt.question, prompt.spans, replacements)
-    ids, members = locate(model, template, question, spans, len(prompt.visual))
-    phrases = sorted(
-        (token_range(prompt.positions(role)), token_range(members[role])) for role in prompt.spans
-    )
-    alignment, first_corrupted = align(prompt.input_ids.tolist(), ids, phrases)
-    return CorruptedPrompt(
-        text=template.format(question=question),
-        input_ids=torch.tensor(ids),
-        tokens=tuple(token_texts(model, ids)),
-        alignment=alignment,
-        first_corrupted=first_corrupted,
-    )
-
-
-def noise(
-    model, prompt: Prompt, positions, *, scale: float = 3.0, samples: int = 10, seed: int = 0
-) -> CorruptedPrompt:
-    """Gaussian noise on the input embeddings at positions (indices, or names of roles), visual tokens
-    included.
-
-    Standard causal tracing (ROME, section 2.1) noises ("visual", "constraint"). The noise's standard deviation is
-    `scale` times that of the prompt's own embeddings at these positions, visual and text tokens each by their own;
-    effects are means over `samples` draws. Raises PromptError.
-    """
-    chosen = resolve_positions(prompt, positions, PromptError)
-    if not chosen:
-        raise PromptError("positions names no token of this prompt: give indices or roles that it has.")
-    if not scale > 0:
-        raise PromptError(f"scale must be larger than 0, not {scale}.")
-    if samples < 1:
-        raise PromptError(f"samples must be at least 1, not {samples}.")
-    return CorruptedPrompt(
-        text=prompt.text,
-        input_ids=prompt.input_ids,
-        tokens=prompt.tokens,
-        alignment=tuple(range(len(prompt))),
-        first_corrupted=chosen[0],
-        noise=Noise(chosen, float(scale), int(samples), int(seed)),
-    )
 
 
 def resolve_positions(prompt: Prompt, positions, error=PromptError) -> tuple[int, ...]:
@@ -244,44 +133,3 @@ def resolve_positions(prompt: Prompt, positions, error=PromptError) -> tuple[int
         else:
             chosen.add(int(entry) % len(prompt))
     return tuple(sorted(chosen))
-
-
-def _replace(question: str, spans: dict, replacements: dict) -> tuple[str, dict]:
-    """The question with phrases replaced, and where all constraints now stand."""
-    moved, shift = {}, 0
-    for role, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
-        phrase = replacements.get(role, question[begin + shift : end + shift])
-        question = question[: begin + shift] + phrase + question[end + shift :]
-        moved[role] = (begin + shift, begin + shift + len(phrase))
-        shift += len(phrase) - (end - begin)
-    return question, moved
-
-
-def _repeat(model, prompt: Prompt, token: str | int, roles: tuple[str, ...]) -> CorruptedPrompt:
-    """The released scripts' corruption: one and the same token id all over the constraint."""
-    for role in roles:
-        if role not in prompt.spans:
-            raise PromptError(
-                f"repeat_role {role!r} has no token in this prompt: use {' or '.join(map(repr, prompt.spans))}."
-            )
-    positions = resolve_positions(prompt, roles)
-    if isinstance(token, str):
-        if not token.strip():
-            raise PromptError("repeat_token is empty: give a word, or the id of a token.")
-        # As it would stand after other words, and in any tokenizer without a token for the space alone.
-        pieces = model.tokenizer(
-            f"{token.strip()} {token.strip()}", add_special_tokens=False, return_offsets_mapping=True
-        )
-        begin = len(token.strip()) + 1
-        token = next(
-            i for i, (_, b) in zip(pieces["input_ids"], pieces["offset_mapping"], strict=True) if b > begin
-        )
-    ids = prompt.input_ids.clone()
-    ids[list(positions)] = int(token)
-    return CorruptedPrompt(
-        text=prompt.text,
-        input_ids=ids,
-        tokens=tuple(token_texts(model, ids.tolist())),
-        alignment=tuple(range(len(prompt))),
-        first_corrupted=positions[0],
-    )

@@ -7,7 +7,8 @@ import tiny
 import torch
 
 from interventions.causal_trace import trace
-from interventions.prompt import build_prompt, corrupt
+from interventions.corruption import corrupt
+from interventions.prompt import build_prompt
 from interventions.testbed import Item, load_image
 
 SINGLE = {

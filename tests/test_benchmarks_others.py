@@ -17,7 +17,8 @@ from benchmarks.compare import Asked, Disagreement
 from benchmarks.subjects import Subject, mini_questions, shaped
 from benchmarks.ways import WAYS, Way
 from interventions.causal_trace import KINDS
-from interventions.prompt import build_prompt, corrupt
+from interventions.corruption import corrupt
+from interventions.prompt import build_prompt
 
 LOCAL = [name for name, way in WAYS.items() if way.package in (None, "nnsight")]
 

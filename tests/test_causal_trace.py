@@ -14,7 +14,7 @@ from tiny import ask
 
 from interventions import restoration
 from interventions.causal_trace import TraceError, trace, window_spans
-from interventions.prompt import corrupt, noise
+from interventions.corruption import corrupt, noise
 
 CASES = {  # name -> (how the prompt is corrupted, options of the trace, the least largest effect)
     "equal lengths": (dict(visual_replacement="Sri Lanka"), {}, 0.3),

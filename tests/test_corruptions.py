@@ -11,7 +11,8 @@ from answering import MULTI, questions, renamed, speaking
 
 import interventions.testbed.tries as module
 from interventions.causal_trace import trace
-from interventions.prompt import PromptError, build_prompt, corrupt
+from interventions.corruption import corrupt
+from interventions.prompt import PromptError, build_prompt
 from interventions.testbed import TestBed, TestBedError, load_image, load_testbed, save_testbed
 from interventions.testbed.candidates import Candidates
 from interventions.testbed.corruptions import choose_corruptions, write_corruptions

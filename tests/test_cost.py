@@ -13,8 +13,9 @@ from benchmarks.subjects import Subject
 from interventions import ModelError, cost, packing
 from interventions import __main__ as command
 from interventions.causal_trace import trace
+from interventions.corruption import corrupt
 from interventions.cost import CPU, CostError, Device, estimate
-from interventions.prompt import build_prompt, corrupt
+from interventions.prompt import build_prompt
 from interventions.published import published_config, skeleton
 from interventions.workload import (
     Question,

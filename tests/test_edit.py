@@ -14,6 +14,7 @@ from tiny import with_biases
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, LlamaForCausalLM
 
 from interventions import attention_contributions, attention_knockout, load_model, load_testbed, trace
+from interventions.corruption import corrupt
 from interventions.edit import FORMAT, Edit, Fact, apply_edits, digest, load_edit, w_proj
 from interventions.edit_errors import EditError
 from interventions.edit_export import export_peft, merged
@@ -21,7 +22,7 @@ from interventions.forward import greedy_answer
 from interventions.model import VisionLanguageModel
 from interventions.multedit import edit_facts
 from interventions.optimized_value import Optimizer, optimize_value
-from interventions.prompt import build_prompt, corrupt
+from interventions.prompt import build_prompt
 
 QUESTION = "Name a country that borders this country and starts with B"
 # In a test, pytest's own filters take the place of the one that `edit.py` sets.

@@ -58,7 +58,7 @@ def test_every_number_is_that_of_the_edited_model(model, items, edited):
     asked = questions_about(model, items[0], items)
     others = [reference(model, item) for item in items[1:]]
     found = evaluate(changed, target, asked, others)
-    token = module.target_tokens(model, asked["target"][0], target)
+    token = module.answer_tokens(model, asked["target"][0], target)
     assert len(token) == 1
     log_p, _ = whole(changed, items[0])
     assert found["p_target"] == pytest.approx(log_p[token[0]].exp().item(), abs=1e-5)

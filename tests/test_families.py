@@ -21,9 +21,10 @@ from transformers import (
 from interventions import families
 from interventions.causal_trace import trace
 from interventions.checkpoints import ModelError
+from interventions.corruption import corrupt
 from interventions.loading import load_model
 from interventions.model import VisionLanguageModel
-from interventions.prompt import build_prompt, corrupt
+from interventions.prompt import build_prompt
 
 MROPE = {"rope_type": "default", "mrope_section": [16, 24, 24]}  # as Qwen2-VL's checkpoints have it
 

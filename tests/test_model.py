@@ -15,9 +15,10 @@ from interventions import checkpoints, loading
 from interventions import model as model_module
 from interventions.causal_trace import trace
 from interventions.checkpoints import ModelError, resolve
+from interventions.corruption import corrupt
 from interventions.loading import load_model
 from interventions.model import VisionLanguageModel
-from interventions.prompt import PromptError, build_prompt, corrupt
+from interventions.prompt import PromptError, build_prompt
 from interventions.testbed import TestBedError
 
 QUESTION = "The capital of this country is"

@@ -51,7 +51,8 @@ def test_parameter_files_are_accepted_and_name_their_figure(name):
 
 
 def test_fig8_shows_single_questions_and_replaces_wrong_ones(run):
-    path, record = run("fig8_questions", "maps", name="fig9_questions", figure="fig9_questions", kinds="attention", limit=1)
+    named = {"name": "fig9_questions", "figure": "fig9_questions"}
+    path, record = run("fig8_questions", "maps", **named, kinds="attention", limit=1)
     assert {row["kind"] for row in record["table"]} == {"attention"}
     assert {row["dataset"] for row in record["table"]} == {"known", "okvqa", "movies"}  # one of each could be used
     assert len({row["id"] for row in record["table"]}) == 3

@@ -6,7 +6,8 @@ import pytest
 import tiny
 
 from interventions.checkpoints import ModelError
-from interventions.prompt import PromptError, build_prompt, corrupt, noise
+from interventions.corruption import corrupt, noise
+from interventions.prompt import PromptError, build_prompt
 from interventions.tokens import align, find_phrase, token_texts
 
 QUESTION = "The capital of this country is"

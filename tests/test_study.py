@@ -17,9 +17,10 @@ from answering import questions, renamed, speaking, words
 import interventions.study as module
 from interventions.causal_trace import trace
 from interventions.conditions import Conditions
+from interventions.corruption import corrupt
 from interventions.model import VisionLanguageModel
 from interventions.parameters import ParameterError
-from interventions.prompt import build_prompt, corrupt
+from interventions.prompt import build_prompt
 from interventions.study import ROLES, trace_study
 from interventions.testbed import load_image
 

@@ -17,7 +17,8 @@ from tokenizers import normalizers
 from transformers import AddedToken, CodeGenTokenizer, LlamaTokenizer
 
 from interventions.convert import _image_token
-from interventions.prompt import build_prompt, corrupt
+from interventions.corruption import corrupt
+from interventions.prompt import build_prompt
 
 DATA = Path(__file__).parent / "data"
 QUESTIONS = [  # template with {} at the constraint, constraint

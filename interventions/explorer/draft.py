@@ -9,7 +9,8 @@ from itertools import takewhile
 from pathlib import Path
 
 from ..conditions import Conditions, Unusable, clean_prompt, corrupted_prompt, corrupted_roles
-from ..prompt import CorruptedPrompt, Prompt
+from ..corruption import CorruptedPrompt
+from ..prompt import Prompt
 from ..testbed import Item, TestBedError
 from ..testbed.images import image_problem
 from ..testbed.phrases import FUNCTION_WORDS, phrase_problem, trim

@@ -18,6 +18,7 @@ from ..attention import FLOWS, AttentionError, attention_contributions
 from ..causal_trace import CausalTrace, trace
 from ..checkpoints import ModelError
 from ..conditions import Conditions, corrupted_roles
+from ..corruption import CorruptedPrompt
 from ..edit import Edit, apply_edits
 from ..example import example_at
 from ..knockout import attention_knockout
@@ -25,7 +26,7 @@ from ..loading import load_model
 from ..metrics import answer_accuracy
 from ..model import VisionLanguageModel
 from ..multedit import edit_facts
-from ..prompt import CorruptedPrompt, Prompt
+from ..prompt import Prompt
 from ..study import shown_positions
 from ..testbed import TestBed
 from .draft import Draft

@@ -9,9 +9,10 @@ import numpy as np
 
 from ..causal_trace import KINDS, CausalTrace
 from ..conditions import Conditions
+from ..corruption import CorruptedPrompt
 from ..example import WorkedExample
 from ..knockout import AttentionKnockout
-from ..prompt import CorruptedPrompt, Prompt
+from ..prompt import Prompt
 from ..testbed import Item
 
 READERS = ("constraint", "last")  # of the image: the last token of the visual constraint, and of the prompt

@@ -10,10 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..causal_trace import answer_tokens, clean_run_only
+from ..causal_trace import answer_tokens
+from ..corruption import CorruptedPrompt, corrupt
 from ..forward import in_session
-from ..prompt import CorruptedPrompt, Prompt, PromptError, corrupt
+from ..prompt import Prompt, PromptError
 from ..restoration import clean_run, corrupted_run
+from ..run_request import clean_request
 from ..tokens import find_phrase, normalise
 from .candidates import Candidates
 from .phrases import needs_image
@@ -70,7 +72,7 @@ def run_tries(model, prompt: Prompt, item: Item, groups: list[list[Try]], max_p:
         for one in group:
             begin, end = end, end + len(one.corrupted.input_ids)
             spans[-1].append((begin, end, one.equal))
-    request = clean_run_only(model, prompt, min(one.first_corrupted for one in corrupted)) | {
+    request = clean_request(model, prompt, min(one.first_corrupted for one in corrupted)) | {
         "corrupted_ids": torch.cat([one.input_ids for one in corrupted])[None], "groups": spans, "max_p": max_p,
         "noise": None, "max_answer_tokens": 1,
     }
