@@ -151,7 +151,7 @@ test-remote: $(READY) $(NDIF_READY)  ## the tests of remote runs, on a server of
 
 explore: $(READY)  ## look at single questions by hand, in JupyterLab
 	pip install --quiet -e '.[explore]'
-	papermill --prepare-only notebooks/explore.ipynb explore.ipynb $(PARAMETERS)
+	[[ -e explore.ipynb && -z '$(P)' ]] || papermill --prepare-only notebooks/explore.ipynb explore.ipynb $(PARAMETERS)
 	jupyter lab explore.ipynb
 
 test-browser: $(READY)  ## the tests of what people use by hand, in Chromium (Debian: apt install chromium)

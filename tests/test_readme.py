@@ -100,6 +100,14 @@ def test_costs_of_attention_are_those_of_the_benchmark():
     assert results["attention/long_text/square_tensors"]["value"] == 0
 
 
+def test_the_control_that_is_not_empty_is_that_of_figure_3():
+    numbers = json.loads((ROOT / "reports/mini/fig3_trace.record.json").read_text())["numbers"]
+    control = {name: number["value"] for name, number in numbers.items() if name.endswith("control/other position")}
+    there, effect = control.pop("movies/mlp/control/other position"), numbers["movies/mlp/peak_effect"]["value"]
+    elsewhere = max(value for name, value in control.items() if not name.startswith("movies"))
+    assert f"in Movies ({there:.2f} beside {effect:.2f}; {elsewhere:.2f} at most elsewhere)" in " ".join(README.split())
+
+
 def test_numbers_of_figure_17_are_those_of_its_report():
     numbers = json.loads((ROOT / "reports/mini/fig17_failure.record.json").read_text())["numbers"]
     text = " ".join(README.split())
