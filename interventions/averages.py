@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .metrics import bootstrap_interval
-from .study import ROLES, TraceStudy
+from .study import SITE_ROLES, TraceStudy
 
 # "Early" is the first quarter of the layers but at least four: 0-7 of 32 (the paper finds 1-4 and edits 0-5),
 # 0-3 of 8.
@@ -55,7 +55,7 @@ def by_role_layer(sites: pd.DataFrame, quantity: str = "effect") -> pd.DataFrame
             cells.assign(part=part, role=role, **{quantity: value, "low": low, "high": high, "n": len(table)})
         )
     result = pd.concat(frames, ignore_index=True)[columns].astype({"kind": object})
-    order = {name: list(dict.fromkeys(sites[name])) for name in ("part", "kind")} | {"role": ROLES}
+    order = {name: list(dict.fromkeys(sites[name])) for name in ("part", "kind")} | {"role": SITE_ROLES}
 
     def rank(column: pd.Series) -> pd.Series:
         return column.map(order[column.name].index) if column.name in order else column

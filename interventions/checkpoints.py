@@ -18,7 +18,8 @@ CHECKPOINTS = Path(__file__).parent / "mini" / "checkpoints"
 # Below this many bytes of weights a model is run in float32 unless asked otherwise: exactness costs nothing
 # there.
 SMALL_BYTES = 2e9
-KINDS = ("*.json", "*.model", "*.txt", "*.jinja")  # files beside the weights that a local model's numbers depend on
+# Beside the weights, what a local model's numbers depend on.
+SETTINGS_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
 
 
 # Else transformers asks a public service to convert pickles, and loads what that makes under another revision.
@@ -97,7 +98,7 @@ def read_module(path: str, *, multimodal: bool, name: str, **options) -> torch.n
 def _revision(path: Path) -> str:
     """One sha256 of all that a local model's numbers depend on: weights, configuration, tokenizer, processor."""
     digest = hashlib.sha256()
-    for file in sorted({*_weights(path), *(file for kind in KINDS for file in path.glob(kind))}):
+    for file in sorted({*_weights(path), *(file for kind in SETTINGS_FILES for file in path.glob(kind))}):
         if file.name != "training.json":  # a note of how it was made
             with open(file, "rb") as handle:
                 digest.update(file.name.encode() + hashlib.file_digest(handle, "sha256").digest())

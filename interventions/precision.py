@@ -20,7 +20,7 @@ from .testbed import Item
 
 REFERENCE = "float32"
 DTYPES = ("bfloat16", "float16", "nf4", "int8")  # the last two hold weights in 4 and 8 bits, and compute in 16
-METHODS = {"plain": "separate runs", "rows": "exact mode", "packed": "fast mode"}
+METHOD_NAMES = {"plain": "separate runs", "rows": "exact mode", "packed": "fast mode"}
 _SITE, _RUN = ["id", "part", "kind", "role", "position", "layer"], ["dtype", "method"]
 
 
@@ -104,7 +104,7 @@ def precision_study(
     runs = {}
     for model in halves:
         dtype = model.quantization or str(model.dtype).removeprefix("torch.")
-        for method, name in METHODS.items():
+        for method, name in METHOD_NAMES.items():
             study = trace_study(model, items, method=method, label=f"{dtype}, {name}", **options)
             runs[dtype, method] = _same_answers(study, first)
     return PrecisionStudy(first, runs)

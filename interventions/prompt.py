@@ -7,7 +7,7 @@ import torch
 
 from .tokens import PromptError, find_phrase, locate, normalise, overlap, token_texts
 
-ROLES = ("visual", "constraint", "text_constraint", "last", "other")
+TOKEN_ROLES = ("visual", "constraint", "text_constraint", "last", "other")
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ def resolve_positions(prompt: Prompt, positions, error=PromptError) -> tuple[int
     chosen = set()
     for entry in positions:
         if isinstance(entry, str):
-            if entry not in ROLES:
-                raise error(f"positions names the unknown role {entry!r}: use {', '.join(ROLES)} or indices.")
+            if entry not in TOKEN_ROLES:
+                raise error(f"positions names the unknown role {entry!r}: use {', '.join(TOKEN_ROLES)} or indices.")
             chosen.update(prompt.positions(entry))
         elif not -len(prompt) <= entry < len(prompt):
             raise error(f"positions holds {entry}, but the prompt has {len(prompt)} tokens.")

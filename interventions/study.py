@@ -22,7 +22,7 @@ from .prompt import Prompt
 from .testbed import Item
 
 # Rows of the heat maps. The paper reads effects at the last token of a constraint: it has a row of its own.
-ROLES = (
+SITE_ROLES = (
     "visual", "before", "constraint", "constraint_last", "between", "text_constraint", "text_constraint_last",
     "last",
 )
@@ -33,7 +33,7 @@ _SITE_COLUMNS = ["id", "part", "kind", "position", "token", "role", "layer", "p_
 class TraceStudy:
     """Two tidy frames, and the settings that a figure must name.
 
-    `sites`, one row a site of every question used: id, part, kind, position, token, role (of `ROLES`), layer,
+    `sites`, one row a site of every question used: id, part, kind, position, token, role (of `SITE_ROLES`), layer,
     p_restored, effect. `questions`, one row a question asked: id, part, constraints, question, entity,
     relation, split, style, answer (the model's), answer_id (its first token), correct, used, reason, p_clean,
     p_corrupted, p_restored_<kind> (the best layer at the last token of the constraint that was corrupted).
@@ -164,7 +164,7 @@ def shown_positions(prompt: Prompt) -> tuple[int, ...]:
 
 
 def _with_roles(result: CausalTrace, prompt: Prompt) -> pd.DataFrame:
-    """The trace's table, with the roles of `ROLES` in place of the prompt's coarser ones."""
+    """The trace's table, with the roles of `SITE_ROLES` in place of the prompt's coarser ones."""
     fine = {positions[-1]: f"{role}_last" for role in ("constraint", "text_constraint")
             if (positions := prompt.positions(role))}
     for position, role in enumerate(prompt.roles):

@@ -20,7 +20,7 @@ from interventions.claims import (
 )
 from interventions.conditions import Conditions, clean_prompt, corrupted_prompt
 from interventions.parameters import ParameterError
-from interventions.precision import METHODS, PrecisionStudy, precision_study
+from interventions.precision import METHOD_NAMES, PrecisionStudy, precision_study
 from interventions.precision_parameters import PrecisionParameters
 from interventions.study import trace_study
 
@@ -55,7 +55,7 @@ def traced(model, halves, items, results):
 def test_every_run_is_the_trace_of_its_type_and_method(traced, model, halves, items):
     found = traced.sites()
     assert found["effect"].abs().max() > 0.2
-    assert set(zip(found["dtype"], found["method"], strict=True)) == {(d, m) for d in DTYPES for m in METHODS}
+    assert set(zip(found["dtype"], found["method"], strict=True)) == {(d, m) for d in DTYPES for m in METHOD_NAMES}
     item = next(item for item in items if item.id in set(found["id"]))
     for half, dtype in zip(halves, DTYPES, strict=True):
         for own, method in [(half, "packed"), (half, "plain"), (model, "float32")]:
@@ -84,7 +84,7 @@ def test_the_exact_mode_equals_separate_runs_and_the_fast_mode_does_not(traced):
 
 def test_stored_results_are_found_again_and_shared_with_figure_3(traced, model, halves, items, results):
     written = {path: path.stat().st_mtime_ns for path in results.rglob("*.parquet")}
-    assert len(written) == len(items) * (1 + 2 * len(METHODS))
+    assert len(written) == len(items) * (1 + 2 * len(METHOD_NAMES))
     again = precision_study(model, halves, items, window=3, results_dir=results)
     trace_study(model, items, window=3, results_dir=results)  # as Figure 3 traces
     trace_study(halves[0], items, window=3, method="rows", results_dir=results)
@@ -123,7 +123,7 @@ def shifted(by=lambda kind, role, layer, q: 0.0, p_clean: float = 0.95):
 
 
 def by_hand(plain, rows, packed) -> PrecisionStudy:
-    runs = zip(METHODS, (plain, rows, packed), strict=True)
+    runs = zip(METHOD_NAMES, (plain, rows, packed), strict=True)
     return PrecisionStudy(shifted(), {("bfloat16", method): study for method, study in runs})
 
 
@@ -201,7 +201,7 @@ def test_texts_and_numbers_are_those_of_the_study():
     study = by_hand(shifted(rounding), shifted(rounding), shifted(fast))
     questions, means = study.by_question(), study.means()
     rows = precision_table(questions).set_index("method")
-    assert list(rows.index) == list(METHODS.values())
+    assert list(rows.index) == list(METHOD_NAMES.values())
     assert rows.loc["exact mode", "difference to separate runs (mean)"] == "0 (0)"
     assert rows.loc["fast mode", "difference to separate runs (mean)"] == "0.02 (0.00016)"
     assert rows.loc["fast mode", "peaks as in float32"] == "7 of 8"

@@ -21,7 +21,7 @@ from interventions.corruption import corrupt
 from interventions.model import VisionLanguageModel
 from interventions.parameters import ParameterError
 from interventions.prompt import build_prompt
-from interventions.study import ROLES, trace_study
+from interventions.study import SITE_ROLES, trace_study
 from interventions.testbed import load_image
 
 
@@ -98,7 +98,7 @@ def test_roles_are_those_of_the_heat_maps(study, items):
     assert "before" in set(single["role"])
     assert single["role"].iloc[-1] == "last"
     assert list(multi["token"][multi["role"] == "text_constraint_last"]) == [" B"]
-    assert set(study.sites["role"]) <= set(ROLES)
+    assert set(study.sites["role"]) <= set(SITE_ROLES)
 
 
 @pytest.mark.parametrize(("constraints", "role"), [("single", "constraint_last"), ("multi", "text_constraint_last")])

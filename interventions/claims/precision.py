@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ..averages import NEGLIGIBLE
-from ..precision import METHODS
+from ..precision import METHOD_NAMES
 from ..record import Claim, Number
 
 MODES = {"rows": "exact mode", "packed": "fast mode"}
@@ -23,7 +23,7 @@ def precision_table(questions: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (dtype, method), cells in questions.groupby(["dtype", "method"], sort=False):
         rows.append({
-            "precision": dtype, "method": METHODS[method], "questions": len(cells), "sites": cells["sites"].sum(),
+            "precision": dtype, "method": METHOD_NAMES[method], "questions": len(cells), "sites": cells["sites"].sum(),
             **{f"difference to {name} (mean)": f"{_digits(cells[f'to_{other}'].max())} ({_mean_text(cells, other)})"
                for other, name in OTHERS.items()},
             "P(clean) changes by at most": _digits(cells["p_clean_change"].abs().max()),
@@ -40,7 +40,7 @@ def precision_numbers(questions: pd.DataFrame, means: pd.DataFrame) -> dict[str,
     """
     numbers = {}
     for (dtype, method), cells in questions.groupby(["dtype", "method"], sort=False):
-        key, n = f"{dtype}/{METHODS[method]}", len(cells)
+        key, n = f"{dtype}/{METHOD_NAMES[method]}", len(cells)
         for other in OTHERS:
             numbers[f"{key}/to_{other}"] = Number(cells[f"to_{other}"].max(), n=n)
             numbers[f"{key}/mean_to_{other}"] = Number(_mean(cells, other), n=n)
@@ -95,7 +95,7 @@ def precision_sentence(questions: pd.DataFrame, device: str) -> str:
     """The numbers in words: what the fast mode adds to the rounding that all modes share. device: where it was run."""
     said = [f"This was run on {device}; another device, or another version of torch, may add up in another order."]
     for dtype, cells in questions.groupby("dtype", sort=False):
-        separate, exact, fast = (cells[cells["method"] == method] for method in METHODS)
+        separate, exact, fast = (cells[cells["method"] == method] for method in METHOD_NAMES)
         largest = exact["to_separate"].max()
         equal = f"differs by up to {_digits(largest)} from" if largest else "gives the same bits as"
         said.append(

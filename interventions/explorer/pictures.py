@@ -21,7 +21,7 @@ from ..plots.style import (
     CONTRIBUTION_LABEL,
     FAINT,
     INK,
-    KINDS,
+    KIND_LOOKS,
     STYLE,
     arrow,
     kinds_of,
@@ -107,7 +107,7 @@ def _contributions(found: Contributed, reader: str, layer: int) -> Figure:
 
     upper, lower = right.subgridspec(2, 1, height_ratios=[2.2, 0.5 + 0.25 * len(names)])
     bars = figure.add_subplot(upper)
-    bars.bar(range(n_layers), norms.sum(1), color=[KINDS["attention"][1] if i == layer else "#d9b3aa"
+    bars.bar(range(n_layers), norms.sum(1), color=[KIND_LOOKS["attention"][1] if i == layer else "#d9b3aa"
                                                     for i in range(n_layers)], width=0.8)
     bars.set_title(f"visual tokens → {_reader(reader)}, by layer")
     bars.set_ylabel("sum of ||a||")

@@ -12,10 +12,10 @@ from ..metrics import bootstrap_interval
 from .style import (
     FAINT,
     INK,
-    KINDS,
+    KIND_LOOKS,
     PARTS,
     QUANTITIES,
-    ROLES,
+    ROLE_LABELS,
     kinds_of,
     layer_axis,
     limits,
@@ -32,8 +32,8 @@ from .style import (
 RUNS = {  # column of TraceStudy.questions -> label and colour
     "p_clean": ("clean", "#4d4d4d"),
     "p_corrupted": ("corrupted", "#4d4d4d"),
-    "p_restored_mlp": ("with\nMLP", KINDS["mlp"][1]),
-    "p_restored_attention": ("with\nattention", KINDS["attention"][1]),
+    "p_restored_mlp": ("with\nMLP", KIND_LOOKS["mlp"][1]),
+    "p_restored_attention": ("with\nattention", KIND_LOOKS["attention"][1]),
 }
 NEGATIVE, UNSEEN = "PuBu", 0.02  # colours of effects below -UNSEEN; nearer to 0 they are white
 CONTROLS = {  # control of `controls.control_effects` -> label
@@ -56,7 +56,7 @@ def effects_by_layer(
     at_role = frame[frame["role"] == role]
     figure, axes = panel_grid(len(kinds), parts, height=0.7 + 1.45 * len(kinds))
     for axis, kind, part in panels(axes, kinds, parts):
-        name, colour, _, marker, line = KINDS[kind]
+        name, colour, _, marker, line = KIND_LOOKS[kind]
         cells = at_role[(at_role["part"] == part) & (at_role["kind"] == kind)]
         axis.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
         line_with_band(axis, cells, (colour, marker, line), alpha=0.22, quantity=quantity)
@@ -66,7 +66,7 @@ def effects_by_layer(
             axis.set_ylabel(f"{name} {QUANTITIES[quantity]}", color=colour)
     layer_axis(axes[0, 0], frame)
     axes[0, 0].set_ylim(limits(at_role, quantity))
-    where = f"restored at: {ROLES[role].rstrip('*')}"
+    where = f"restored at: {ROLE_LABELS[role].rstrip('*')}"
     figure.supxlabel(f"{window_label(window, window_rule)}\n({where})", fontsize=8)
     return figure
 
@@ -79,13 +79,13 @@ def role_layer_maps(frame: pd.DataFrame, *, window: int, window_rule: str = "cen
     goes below 0 only where there are effects below -0.02; these are blue.
     """
     quantity, parts, kinds = quantity_of(frame), parts_of(frame), kinds_of(frame)
-    roles = [role for role in ROLES if role in set(frame["role"])]
+    roles = [role for role in ROLE_LABELS if role in set(frame["role"])]
     lowest, highest = frame[quantity].min(), max(0.1, frame[quantity].max())
     figure, axes = panel_grid(len(kinds), parts, height=0.6 + (0.35 + 0.19 * len(roles)) * len(kinds), margin=2.2)
     for axis, kind, part in panels(axes, kinds, parts):
         cells = frame[(frame["part"] == part) & (frame["kind"] == kind)]
         grid = cells.pivot(index="role", columns="layer", values=quantity).reindex(roles).astype(float)
-        colours, start = mean_colours(KINDS[kind][2], lowest, highest)
+        colours, start = mean_colours(KIND_LOOKS[kind][2], lowest, highest)
         picture = axis.pcolormesh(
             grid.columns, np.arange(len(roles)), grid, shading="nearest", cmap=colours, vmin=start,
             vmax=highest, edgecolors="white", linewidth=0.4 if grid.shape[1] <= 16 else 0,
@@ -96,9 +96,9 @@ def role_layer_maps(frame: pd.DataFrame, *, window: int, window_rule: str = "cen
             axis.set_title(title(part, cells["n"].max()))
         if part == parts[-1]:
             bar = figure.colorbar(picture, ax=axes[kinds.index(kind)], pad=0.015, aspect=14, shrink=0.92)
-            bar.set_label(f"{KINDS[kind][0]} {QUANTITIES[quantity]}")
+            bar.set_label(f"{KIND_LOOKS[kind][0]} {QUANTITIES[quantity]}")
             bar.outline.set_visible(False)
-    axes[0, 0].set_yticks(range(len(roles)), [ROLES[role] for role in roles])
+    axes[0, 0].set_yticks(range(len(roles)), [ROLE_LABELS[role] for role in roles])
     axes[0, 0].set_ylim(len(roles) - 0.5, -0.5)
     layer_axis(axes[0, 0], frame)
     figure.supxlabel(window_label(window, window_rule), fontsize=8)
@@ -143,7 +143,7 @@ def effects_and_controls(frame: pd.DataFrame) -> Figure:
     figure, axes = panel_grid(len(kinds), parts, height=0.6 + (0.45 + 0.2 * len(rows)) * len(kinds), margin=1.6)
     for axis, kind, part in panels(axes, kinds, parts):
         cells = frame[(frame["part"] == part) & (frame["kind"] == kind)].set_index("control").reindex(rows)
-        name, colour, _, marker, _ = KINDS[kind]
+        name, colour, _, marker, _ = KIND_LOOKS[kind]
         places = np.arange(len(rows))
         axis.axvline(0, color=FAINT, linewidth=0.6, zorder=0)
         axis.hlines(places, cells["low"], cells["high"], color=colour, linewidth=1.2)

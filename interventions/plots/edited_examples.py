@@ -9,10 +9,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .style import FAINT, INK, KINDS, nothing_to_show, styled
+from .style import FAINT, INK, KIND_LOOKS, nothing_to_show, styled
 from .words import CHARACTERS, LINE_HEIGHT, show_image, wrapped, write_lines
 
-GREEN, RED = KINDS["mlp"][1], KINDS["attention"][1]
+GREEN, RED = KIND_LOOKS["mlp"][1], KIND_LOOKS["attention"][1]
 
 
 @styled

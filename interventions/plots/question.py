@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from ..causal_trace import KIND_NAMES
-from .style import FAINT, INK, KINDS, PARTS, QUANTITIES, kinds_of, layer_axis, styled, window_label
+from .style import FAINT, INK, KIND_LOOKS, PARTS, QUANTITIES, kinds_of, layer_axis, styled, window_label
 from .words import CHARACTERS, LINE_HEIGHT, LOUD, show_image, token_label, wrapped, write_heading, write_lines
 
 BELOW = {"mlp": "Purples", "attention": "Blues"}  # colours of values below 0; with those above, maps that all can read
@@ -127,7 +127,7 @@ def question_colours(kind: str, low: float, high: float) -> ListedColormap:
     """Palest at 0, the kind's colours above and another below it, equally strong at equal distances.
 
     Unlike `averages.mean_colours`, which leaves noise of means white: one question is shown as it is."""
-    above, below, reach = colormaps[KINDS[kind][2]], colormaps[BELOW[kind]], max(high, -low)
+    above, below, reach = colormaps[KIND_LOOKS[kind][2]], colormaps[BELOW[kind]], max(high, -low)
     values = np.linspace(low, high, 512) / reach
     fading = np.clip(values / -0.1, 0, 1)[:, None]  # from the tint of 0, or a hair's breadth below it would be a step
     tail = fading * below(-values) + (1 - fading) * np.array(above(0.0))
@@ -185,7 +185,7 @@ def _limits(values: pd.Series) -> tuple[float, float]:
 
 
 def _name_bar(bar, kind: str, quantity: str, values: pd.Series) -> None:
-    bar.set_label(f"{KINDS[kind][0]} {QUANTITIES[quantity]}\n({_signed(values.min())} to {_signed(values.max())})")
+    bar.set_label(f"{KIND_LOOKS[kind][0]} {QUANTITIES[quantity]}\n({_signed(values.min())} to {_signed(values.max())})")
     bar.locator = MaxNLocator(4)
     bar.update_ticks()
     bar.outline.set_visible(False)

@@ -39,12 +39,12 @@ STYLE = {
     "legend.frameon": False,
     "pdf.fonttype": 42,  # text stays text in the PDF
 }
-KINDS = {  # name, colour, colour map, marker, line
+KIND_LOOKS = {  # name, colour, colour map, marker, line
     "mlp": ("MLP", "#00714f", "Greens", "o", "-"),
     "attention": ("Attention", "#c8432b", "Reds", "s", "--"),
 }
 PARTS = {"known": "Known", "okvqa": "OK-VQA", "movies": "Movies"}
-ROLES = {
+ROLE_LABELS = {
     "visual": "visual tokens",
     "before": "question, before",
     "constraint": "visual constraint, other*",
@@ -59,7 +59,7 @@ INK, FAINT = "#333333", "#9a9a9a"
 # Colours of Okabe and Ito, told apart by colour-blind readers too, and a grey beside them.
 BLUE, VERMILION, PURPLE, SKY_BLUE, GREY = "#0072b2", "#d55e00", "#cc79a7", "#56b4e9", "#595959"
 LOOKS = ((BLUE, "o", "-"), (VERMILION, "s", "--"), (GREY, "^", ":"), (PURPLE, "D", "-."))  # colour, marker, line
-CONTRIBUTION_LABEL, CONTRIBUTION_COLOURS = "contribution ||a||", KINDS["attention"][2]
+CONTRIBUTION_LABEL, CONTRIBUTION_COLOURS = "contribution ||a||", KIND_LOOKS["attention"][2]
 
 
 def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -101,7 +101,7 @@ def parts_of(frame: pd.DataFrame) -> list[str]:
 
 
 def kinds_of(frame: pd.DataFrame) -> list[str]:
-    return [kind for kind in KINDS if kind in set(frame["kind"])]
+    return [kind for kind in KIND_LOOKS if kind in set(frame["kind"])]
 
 
 def panel_grid(rows: int, parts: list[str], *, height: float, margin: float = 0.9) -> tuple[Figure, np.ndarray]:

@@ -15,7 +15,7 @@ from ..averages import NEGLIGIBLE
 from .style import (
     FAINT,
     INK,
-    KINDS,
+    KIND_LOOKS,
     LOOKS,
     kinds_of,
     layer_axis,
@@ -52,7 +52,7 @@ def compared_by_layer(frame: pd.DataFrame, *, window_rule: str = "centered", by:
             axis.set_title(title(part, cells["n"].max()))
         if kind == kinds[-1] and by == "window":
             axis.set_xlabel(window_label(window, window_rule))
-        axis.set_ylabel(f"{KINDS[kind][0]} effect")
+        axis.set_ylabel(f"{KIND_LOOKS[kind][0]} effect")
         axis.label_outer()
     layer_axis(axes[0, 0], frame)
     axes[0, 0].set_ylim(limits(frame))
@@ -89,7 +89,7 @@ def peak_histograms(frame: pd.DataFrame, *, n_layers: int, window_rule: str = "c
             axis.set_title(title(part, len(cells)))
         if (name, kind) == rows[-1]:
             axis.set_xlabel(window_label(window, window_rule))
-        axis.set_ylabel(f"{name}\n{KINDS[kind][0]}".replace(", ", ",\n"), color=looks[name][0])
+        axis.set_ylabel(f"{name}\n{KIND_LOOKS[kind][0]}".replace(", ", ",\n"), color=looks[name][0])
         axis.label_outer()
     layer_axis(axes[0, 0], pd.DataFrame({"layer": bins}))
     axes[0, 0].set_ylim(0, 1.02)
@@ -120,7 +120,7 @@ def effects_by_window(frame: pd.DataFrame, *, window_rule: str = "centered") -> 
             axis.scatter(x, cells["effect"], s=16, marker=marker, color=face, edgecolor=colour, linewidth=0.9, zorder=3)
         if kind == kinds[0]:
             axis.set_title(title(part, here["n"].max()))
-        axis.set_ylabel(f"{KINDS[kind][0]} effect,\nbest layer")
+        axis.set_ylabel(f"{KIND_LOOKS[kind][0]} effect,\nbest layer")
         axis.label_outer()
     axes[0, 0].set_xticks(windows)
     axes[0, 0].set_xlim(windows[0] - 0.7, windows[-1] + 0.7)
