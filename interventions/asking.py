@@ -60,25 +60,29 @@ def ask(
     (verb, past), key = purpose, key | model.key()
     store, items = ResultStore(results_dir), in_shard(list(testbed), shard)
     asked, failure, n_used, progress = [], None, 0, Progress(len(items), label)
+    begun = set()  # ids of what was not read back from an earlier run
 
-    def one(item: Item) -> tuple[pd.DataFrame | None, str, Exception | None, bool]:
+    def compute_now(item: Item) -> pd.DataFrame:
+        begun.add(item.id)
+        return compute(item)
+
+    def one(item: Item) -> tuple[pd.DataFrame | None, str, Exception | None]:
         own = {"item": item.content(), "named": "" if model.is_multimodal else item.entity}
-        stored = store.path(key | own).exists()
         try:
-            table = store.get_or_compute(key | own, partial(compute, item))
-            return table, table.loc[0, "reason"], None, stored
+            table = store.get_or_compute(key | own, partial(compute_now, item))
+            return table, table.loc[0, "reason"], None
         except Unusable as error:
-            return None, str(error), None, stored
+            return None, str(error), None
         except (ServerUnreachable, RequestRefused):
             raise
         except Exception as error:  # one question's fault must not cost the others
             release_frames(error)
-            return None, f"failed: {error!r}", error, stored
+            return None, f"failed: {error!r}", error
 
     found = in_order(one, items, model.concurrency)
     for item in items:
         try:
-            table, reason, error, stored = next(found)
+            table, reason, error = next(found)
         except NDIFError as error:
             kept = f"{len(asked)} of {len(items)} questions are done and kept: start again to go on."
             raise type(error)(f"{error} {kept}") from error
@@ -90,7 +94,7 @@ def ask(
             ) from error
         asked.append(Asked(item, table, reason))
         n_used += not reason
-        progress.step(f"{n_used} used", stored=stored)
+        progress.step(f"{n_used} used", stored=item.id not in begun)
     if not n_used:
         if failure is not None:
             raise failure
