@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from .asking import ask, reasons
+from .averages import early_layers
 from .closed_form import LAMBDA
 from .edit import apply_edits
 from .edit_errors import DivergedError, EditError, NoGradientError
@@ -163,8 +164,14 @@ def edit_every_layer(
 
 
 def random_layer(item: Item, n_layers: int, layers: Iterable[int], seed: int = 0) -> int:
-    """The control's layer: any but those edited and the last, whose output no later token reads; by a hash."""
-    others = [layer for layer in range(n_layers - 1) if layer not in set(layers)] or list(layers)
+    """The control's layer, by a hash: not early, not one of those edited, and not the last, which no later token reads.
+
+    A model that has no such layer takes an early one that is not edited, or else an edited one.
+    """
+    layers = list(layers)
+    others = [layer for layer in range(n_layers - 1) if layer not in layers]
+    late = [layer for layer in others if layer not in early_layers(n_layers)]
+    others = late or others or layers
     return others[int.from_bytes(lot("layer", seed, item.id)) % len(others)]
 
 

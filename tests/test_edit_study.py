@@ -307,9 +307,20 @@ def test_facts_whose_answer_is_said_elsewhere_are_a_task_of_their_own(study):
     assert len(apart) == len(study.results) + len(own)
 
 
-def test_the_control_layer_is_another_one(bed):
-    layers = {random_layer(replace(bed[0], id=str(n)), 8, (2, 3)) for n in range(200)}
-    assert layers == {0, 1, 4, 5, 6}
+def drawn_layers(item, n_layers: int, edited) -> set[int]:
+    return {random_layer(replace(item, id=str(n)), n_layers, edited) for n in range(200)}
+
+
+def test_the_control_layer_is_neither_early_nor_edited_nor_the_last(bed):
+    assert drawn_layers(bed[0], 8, (2, 3)) == {4, 5, 6}  # early are 0 and 1
+    assert drawn_layers(bed[0], 8, (1,)) == {2, 3, 4, 5, 6}
+    assert drawn_layers(bed[0], 32, (2,)) == set(range(6, 31))
+
+
+def test_the_control_layer_of_a_shallow_model_is_what_is_left(bed):
+    assert drawn_layers(bed[0], 3, (0,)) == {1}
+    assert drawn_layers(bed[0], 3, (1,)) == {0}  # only an early one is left
+    assert drawn_layers(bed[0], 2, (0,)) == {0}  # none is
 
 
 def test_unrelated_questions_do_not_depend_on_the_order(model, bed, monkeypatch):
