@@ -1,14 +1,19 @@
 """Test beds: what an item must hold, and that they come back from disk as they were saved."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from transformers.image_utils import load_image as transformers_load_image
 
-from interventions.testbed import Item, TestBedError, load_image, load_testbed, save_testbed
+from interventions.testbed import Item, TestBedError, load_image, load_testbed, on_white, save_testbed
 from interventions.testbed.errors import first_line
+from interventions.testbed.images import image_problem
 from interventions.testbed.table import COLUMNS
 
 
@@ -266,3 +271,107 @@ def test_unreadable_images_are_named(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(TestBedError, match=r"broken\.png"):
         load_image(path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["jpg", "png", "tiff", "webp"])
+def test_a_picture_is_seen_upright(tmp_path, kind, orientation):
+    """As by transformers' own `load_image`, from the file and from the open picture, and only once."""
+    path, exif = tmp_path / f"turned.{kind}", Image.Exif()
+    exif[0x0112] = orientation
+    Image.effect_noise((32, 16), 90).convert("RGB").resize((64, 32)).save(path, exif=exif)
+    expected = transformers_load_image(str(path))
+    with Image.open(path) as opened:
+        seen = [load_image(path), load_image(opened), on_white(opened), load_image(load_image(path))]
+    for image in seen:
+        assert image.size == expected.size == ((32, 64) if orientation > 4 else (64, 32))
+        assert np.array_equal(np.asarray(image), np.asarray(expected))
+
+
+RAMP = np.linspace(0, 1, 256).reshape(16, 16)  # of black to white
+
+
+@pytest.mark.parametrize(("mode", "white", "dtype", "endings"), [
+    ("I;16", 65535, np.uint16, ("png", "tiff")), ("I;16", 65535, ">u2", ("tiff",)), ("I", 65535, np.int32, ("tiff",)),
+    ("I", 255, np.int32, ("tiff",)), ("I", 2**31 - 1, np.int32, ("tiff",)), ("F", 1, np.float32, ("tiff",)),
+    ("F", 255, np.float32, ("tiff",)), ("F", 65535, np.float32, ("tiff",)),
+])
+def test_grey_of_more_than_8_bits_is_scaled(tmp_path, mode, white, dtype, endings):
+    """Pillow's own conversion cuts values off at 255: nearly everything would be white."""
+    image = Image.fromarray((RAMP * white).astype(dtype))
+    seen = [load_image(image)]
+    for ending in endings:
+        image.save(tmp_path / f"deep.{ending}")
+        with Image.open(tmp_path / f"deep.{ending}") as opened:
+            assert opened.mode.startswith(mode)
+        seen.append(load_image(tmp_path / f"deep.{ending}"))
+    for picture in seen:
+        assert picture.mode == "RGB"
+        assert abs(np.asarray(picture, float) - 255 * RAMP[..., None]).max() <= 1
+
+
+def test_a_clear_value_of_16_bits_is_white(tmp_path):
+    values = np.full((4, 4), 30_000, np.uint16)
+    values[0] = 100
+    Image.fromarray(values).save(tmp_path / "clear.png", transparency=100)
+    image = load_image(tmp_path / "clear.png")
+    assert image.getpixel((0, 0)) == (255,) * 3 and image.getpixel((0, 1)) == (117,) * 3
+
+
+@pytest.mark.parametrize(("mode", "colour", "seen"), [
+    ("1", 1, (255, 255, 255)), ("L", 9, (9, 9, 9)), ("LA", (9, 0), (255, 255, 255)), ("La", (0, 0), (255, 255, 255)),
+    ("RGBa", (0, 0, 0, 0), (255, 255, 255)), ("CMYK", (0, 255, 255, 0), (255, 0, 0)),
+    ("YCbCr", (76, 85, 255), (254, 0, 0)),
+    ("HSV", (0, 255, 255), (255, 0, 0)), ("PA", (0, 0), (255, 255, 255)),
+])
+def test_every_mode_becomes_rgb(mode, colour, seen):
+    image = load_image(Image.new(mode, (2, 2), colour))
+    assert image.mode == "RGB" and image.getpixel((1, 1)) == seen
+
+
+def test_a_palette_with_alpha_is_on_white():
+    image = Image.new("P", (2, 2), 0)
+    image.putpalette([255, 0, 0, 0], "RGBA")
+    assert load_image(image).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_picture_that_was_cut_short_is_a_test_bed_error_however_it_comes(tmp_path):
+    path = tmp_path / "cut.png"
+    Image.effect_noise((64, 64), 90).save(path)
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(TestBedError, match=r"cut\.png' cannot be read"):
+        load_image(path)
+    with Image.open(path) as lazy, pytest.raises(TestBedError, match="image, a PngImageFile that is open, cannot be"):
+        load_image(lazy)
+
+
+def test_one_limit_of_size_for_all_ways(tmp_path, monkeypatch, recwarn):
+    path = tmp_path / "large.png"
+    Image.new("L", (40, 30)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 30)
+    assert image_problem(path) == "" and load_image(path).size == (40, 30)
+    for limit in (40 * 30 - 1, 40):  # of the second Pillow itself makes an error
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 30)
+        opened = Image.open(path)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        told = f"it has more than {limit:,} pixels"
+        assert image_problem(path) == told
+        for image in (path, str(path), opened, Image.new("L", (40, 30))):
+            with pytest.raises(TestBedError, match=re.escape(f"cannot be read ({told}): replace it or leave its item")):
+                load_image(image)
+    assert not [one for one in recwarn if one.category is Image.DecompressionBombWarning]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert load_image(path).size == (40, 30) and image_problem(path) == ""
+
+
+@pytest.mark.parametrize("image", [
+    "data:image/png;base64," + "A" * 200_000, b"\x89PNG" * 100_000,
+    np.zeros((400, 400, 3)), "https://a.org/" + "a" * 999,
+    [0] * 100_000, "x" * 100_000, Path("y" * 5_000), 7,
+], ids=lambda image: type(image).__name__)
+def test_messages_quote_the_beginning_of_what_is_no_picture(image):
+    with pytest.raises(TestBedError) as error:
+        load_image(image)
+    message = str(error.value)
+    assert len(message) < 400 and "\n" not in message
+    assert "path of a picture or a PIL image, not" in message or "cannot be read" in message

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from ..text import shortened
+
 
 class TestBedError(ValueError):
     """A test bed, an item, a source or an image that cannot be used; the message is one sentence with the remedy."""
@@ -14,7 +16,8 @@ class TestBedError(ValueError):
 
 def first_line(error: BaseException) -> str:
     """What an error of another library says, short enough to stand in brackets."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return shortened(line, 200)  # it may quote what it was given
 
 
 def reason_kinds(reasons: Iterable[str]) -> Counter[str]:

@@ -8,9 +8,11 @@ import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
 from ..files import natural_order
+from ..text import quoted
 from .errors import TestBedError, first_line
 
 # No others: some of Pillow's start programs (EPS), or are read by code that was never meant for strangers' files.
@@ -18,15 +20,23 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
-def load_image(path: str | Path) -> Image.Image:
-    """The picture in a file, as `on_white` has it; one that cannot be read is a `TestBedError`."""
+def load_image(image: str | Path | Image.Image) -> Image.Image:
+    """The picture in a file, or one that is open, as a reader sees it: `on_white`.
+
+    Raises TestBedError for what is no picture, cannot be decoded, or has more than `PIL.Image.MAX_IMAGE_PIXELS`.
+    """
+    if isinstance(image, Image.Image):
+        return _as_seen(image, f"image, a {type(image).__name__} that is open,")
+    if not isinstance(image, (str, Path)) or re.match(r"data:|https?:", str(image)):
+        raise TestBedError(f"image must be the path of a picture or a PIL image, not {quoted(image)}.")
+    named = f"Image {quoted(image)}"
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            return on_white(image)
+        with _opened(image) as opened:
+            return _as_seen(opened, named)
+    except TestBedError:
+        raise
     except Exception as error:  # decoders raise whatever they like
-        raise TestBedError(
-            f"Image {str(path)!r} cannot be read ({first_line(error)}): replace it or leave its item out."
-        ) from error
+        raise TestBedError(_unreadable(named, _problem_of(error, Path(image)))) from error
 
 
 def small_image(path: str | Path, side: int) -> Image.Image:
@@ -37,11 +47,25 @@ def small_image(path: str | Path, side: int) -> Image.Image:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """The picture as RGB, transparent parts on white (a flag on a transparent ground must not turn black)."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        layer = image.convert("RGBA")
+    """The picture as RGB in 8 bits, upright as its EXIF orientation says, transparent parts on white (a flag on a
+    transparent ground must not turn black)."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _in_8_bits(image)
+    palette = image.palette.mode if image.mode == "P" and image.palette else ""
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or palette.endswith("A") or "transparency" in image.info:
+        layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     return image.convert("RGB")
+
+
+def on_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    """The picture in the middle of a square of its longer side: what LLaVA's and Bunny's original code does with it."""
+    width, height = image.size
+    side = max(width, height)
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    return square
 
 
 def image_problem(path: Path) -> str:
@@ -50,27 +74,84 @@ def image_problem(path: Path) -> str:
     A picture of more pixels than `PIL.Image.MAX_IMAGE_PIXELS` (89 million) is refused before it is decoded.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                if min(image.size) < 2:
-                    return f"{image.width} x {image.height} pixels are no picture"
+        with _opened(path) as image:
+            problem = _size_problem(image)
+            if not problem:
                 image.load()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels"
-    except FileNotFoundError:
-        return "it is not there"
+            return problem
     except Exception as error:  # decoders raise whatever they like
+        return _problem_of(error, path)
+
+
+def _opened(path: str | Path) -> Image.Image:
+    """An open file, not decoded yet. Pillow warns of pictures that are too large, which `_size_problem` refuses."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(path, formats=FORMATS)
+
+
+def _as_seen(image: Image.Image, named: str) -> Image.Image:
+    """`on_white` of a picture, if it is one. named: how a message calls it."""
+    problem = _size_problem(image)
+    if not problem:
+        try:
+            return on_white(image)
+        except Exception as error:  # decoders raise whatever they like, and pictures are decoded only when looked at
+            raise TestBedError(_unreadable(named, first_line(error))) from error
+    raise TestBedError(_unreadable(named, problem))
+
+
+def _unreadable(named: str, problem: str) -> str:
+    return f"{named} cannot be read ({problem}): replace it or leave its item out."
+
+
+def _size_problem(image: Image.Image) -> str:
+    """Why a picture of this size cannot be used, short; empty if it can."""
+    if min(image.size) < 2:
+        return f"{image.width} x {image.height} pixels are no picture"
+    limit = Image.MAX_IMAGE_PIXELS
+    return f"it has more than {limit:,} pixels" if limit and image.width * image.height > limit else ""
+
+
+def _problem_of(error: Exception, path: Path) -> str:
+    """Why a file could not be opened or decoded, short."""
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels"
+    if isinstance(error, FileNotFoundError):
+        return "it is not there"
+    try:
         head = path.open("rb").read(256).lstrip().lower() if path.is_file() else b""
         if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
             return "it is a web page, not a picture"
-        return "it is empty" if path.is_file() and not path.stat().st_size else f"it cannot be decoded ({_kind(error)})"
-    return ""
+        if path.is_file() and not path.stat().st_size:
+            return "it is empty"
+    except (OSError, ValueError):  # a name that no file can have, or one that may not be read
+        pass
+    return f"it cannot be decoded ({_kind(error)})"
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """Grey values of 16 or 32 bits, or of floating point, as 8 bits. Pillow's own conversion cuts them off at 255.
+
+    Such modes do not say what white is: the largest number of 8, 16 or 32 bits that holds all values, and 1 for
+    floating-point values up to 1. Of mode "I;16" it is that of 16 bits.
+    """
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
+    if image.mode.startswith("I;16"):
+        white = 2**16 - 1
+    else:
+        whites = (*((1,) if image.mode == "F" else ()), 2**8 - 1, 2**16 - 1, 2**31 - 1, 2**32 - 1)
+        white = next((one for one in whites if values.max() <= one), values.max())
+    grey = Image.fromarray(np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if clear is not None:  # one value, in the bits of the file
+        grey.paste(255, mask=Image.fromarray(np.uint8(values == clear) * 255))
+    return grey
 
 
 def n_pixels(path: Path) -> int:
     """Of a picture without an `image_problem`."""
-    with Image.open(path, formats=FORMATS) as image:
+    with _opened(path) as image:
         return image.width * image.height
 
 
@@ -91,7 +172,7 @@ class ImageFolder:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
-            raise TestBedError(f"images: {str(root)!r} is no folder: name the one that holds the pictures.")
+            raise TestBedError(f"images: {quoted(root)} is no folder: name the one that holds the pictures.")
         self._listed: dict[Path, dict[str, list[str]]] = {}
         self._named: set[str] = set()  # entries of the root that were asked for, to tell afterwards which were not
 
@@ -141,7 +222,7 @@ def safe_parts(name: str) -> tuple[str, ...]:
     path = PurePosixPath(name.replace("\\", "/"))
     parts = tuple(part for part in path.parts if part != ".")
     if path.is_absolute() or ".." in parts or "\0" in name or re.match(r"[A-Za-z]:", name) or not parts:
-        raise TestBedError(f"the image name {name!r} leads out of the folder of images")
+        raise TestBedError(f"the image name {quoted(name)} leads out of the folder of images")
     return parts
 
 
