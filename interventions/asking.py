@@ -1,39 +1,62 @@
 """The loop of every experiment: ask the questions of a test bed, one stored table a question.
 
-A question that cannot be used is left out with its reason, and a fault costs its own question, not the others; only a
-server that does not answer any more, or takes no more requests, ends the run. What is finished by then is kept.
+A question that cannot be used is left out with its reason, and so is one that fails by itself: an error of the kinds
+QUESTION_ERRORS costs its own question, not the others. Everything else ends the run at once, and what is finished by
+then is kept. A fault of the machine (storage, memory, a broken installation) or of the server would hit the next
+question too, and is told in one sentence. An error of any other kind is a mistake in this package: counted among the
+failed questions it would be overlooked, so it is raised as it is, with the question's id.
 """
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import pandas as pd
+import torch
 
+from .attention import AttentionError
 from .conditions import Unusable
+from .edit_errors import EditError
+from .errors import TraceError
 from .model import VisionLanguageModel
-from .ndif import NDIFError, RequestRefused, ServerUnreachable
+from .ndif import JobFailed, NDIFError
 from .parameters import ParameterError, shard_of
 from .progress import Progress
+from .prompt import PromptError
 from .results import ResultStore
-from .testbed import Item
-from .testbed.errors import reason_kinds
+from .testbed import Item, TestBedError
+from .testbed.errors import first_line, reason_kinds
 from .turns import in_order
 
 ITEM_COLUMNS = ["id", "part", "constraints", "question", "entity", "relation", "split", "style"]
+QUESTION_ERRORS = (TraceError, AttentionError, EditError, PromptError, TestBedError, JobFailed)
+MACHINE_FAULTS = (OSError, MemoryError, torch.OutOfMemoryError, ImportError)
+
+
+class RunStopped(RuntimeError):
+    """A fault of the machine that ended a run; the message is one sentence."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints in place of a traceback."""
+        return [str(self)]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A question, its stored table (None: there is none) and why it is not used ("": it is)."""
+    """A question, its stored table (None: there is none) and why it is not used ("": it is).
+
+    error: the error of a question that failed.
+    """
 
     item: Item
     table: pd.DataFrame | None
     reason: str
+    error: Exception | None = None
 
     def row(self, columns: Iterable[str]) -> dict:
         """What a table of questions says of it: ITEM_COLUMNS, used, reason, and columns of the stored table's first
@@ -47,55 +70,57 @@ class Asked:
 def ask(
     model: VisionLanguageModel, testbed: Iterable[Item], compute: Callable[[Item], pd.DataFrame], *, key: dict,
     purpose: tuple[str, str], results_dir: str | Path = "results", shard: str = "", required: bool = False,
-    label: str = "",
+    label: str = "", own_key: Callable[[Item], dict] | None = None,
+    enough: Callable[[list[Asked]], bool] | None = None, optional: bool = False,
 ) -> list[Asked]:
     """`compute(item)` of every item, or what is stored of it; its table must have a column "reason".
 
-    key: all that determines a table besides model and item. purpose: the verb of error messages, and its past ("trace",
-    "traced").
-    shard, required, label: as for `study.trace_study`. `model.concurrency` items wait for a server at a time. Raises
-    ParameterError for an item that is required and not used, and if none is used; if a question failed then, its error;
-    and `ndif.ServerUnreachable` or `RequestRefused`, with which no other question would fare better.
+    `model.concurrency` items wait for a server at a time.
+
+    Args:
+        model: the model that is asked.
+        testbed: the items.
+        compute: makes the table of one item; it may raise `conditions.Unusable`.
+        key: all that determines a table besides model and item, see `results.ResultStore`.
+        purpose: the verb of error messages, and its past ("trace", "traced").
+        results_dir, shard, required, label: as for `study.trace_study`.
+        own_key: what determines an item's table and differs between items, besides the item itself.
+        enough: whether those asked so far are enough; the rest is not asked then.
+        optional: whether a run in which no question is used is no error.
+
+    Returns:
+        The items that were asked, in their order.
+
+    Raises:
+        ParameterError: a required item is not used, or no item is. If a question failed then, its error.
+        RunStopped: a fault of the machine (MACHINE_FAULTS).
+        NDIFError: the server does not answer any more, or takes no more requests.
     """
-    (verb, past), key = purpose, key | model.key()
-    store, items = ResultStore(results_dir), in_shard(list(testbed), shard)
+    (verb, past), store = purpose, ResultStore(results_dir, device_of(model))
+    items = in_shard(list(testbed), shard)
     asked, failure, n_used, progress = [], None, 0, Progress(len(items), label)
-    begun = set()  # ids of what was not read back from an earlier run
 
-    def compute_now(item: Item) -> pd.DataFrame:
-        begun.add(item.id)
-        return compute(item)
+    def one(item: Item) -> tuple[Asked, bool]:
+        return ask_one(model, item, compute, key | (own_key(item) if own_key else {}), store)
 
-    def one(item: Item) -> tuple[pd.DataFrame | None, str, Exception | None]:
-        own = {"item": item.content(), "named": "" if model.is_multimodal else item.entity}
-        try:
-            table = store.get_or_compute(key | own, partial(compute_now, item))
-            return table, table.loc[0, "reason"], None
-        except Unusable as error:
-            return None, str(error), None
-        except (ServerUnreachable, RequestRefused):
-            raise
-        except Exception as error:  # one question's fault must not cost the others
-            release_frames(error)
-            return None, f"failed: {error!r}", error
-
-    found = in_order(one, items, model.concurrency)
-    for item in items:
-        try:
-            table, reason, error = next(found)
-        except NDIFError as error:
-            kept = f"{len(asked)} of {len(items)} questions are done and kept: start again to go on."
-            raise type(error)(f"{error} {kept}") from error
-        failure = failure or error
-        if required and reason:
-            raise ParameterError(
-                f"Parameter 'items': question {item.id!r} cannot be {past}, {reason.rstrip('.')}: "
-                "name another one, or leave items empty to sample."
-            ) from error
-        asked.append(Asked(item, table, reason))
-        n_used += not reason
-        progress.step(f"{n_used} used", stored=item.id not in begun)
-    if not n_used:
+    with closing(in_order(one, items, model.concurrency)) as found:
+        for item in items:
+            try:
+                entry, stored = next(found)
+            except Exception as error:
+                _stop(error, item, f"{len(asked)} of {len(items)} questions are done and kept")
+            failure = failure or entry.error
+            if required and entry.reason:
+                raise ParameterError(
+                    f"Parameter 'items': question {item.id!r} cannot be {past}, {entry.reason.rstrip('.')}: "
+                    "name another one, or leave items empty to sample."
+                ) from entry.error
+            asked.append(entry)
+            n_used += not entry.reason
+            progress.step(f"{n_used} used", stored=stored)
+            if enough and enough(asked):
+                break
+    if not n_used and not optional:
         if failure is not None:
             raise failure
         raise ParameterError(
@@ -104,6 +129,45 @@ def ask(
         )
     progress.close(f"{n_used} used")
     return asked
+
+
+def ask_one(
+    model: VisionLanguageModel, item: Item, compute: Callable[[Item], pd.DataFrame], key: dict, store: ResultStore
+) -> tuple[Asked, bool]:
+    """One question of `ask`, and whether its table was stored already. Raises what ends a run."""
+    computed = []
+
+    def compute_now() -> pd.DataFrame:
+        computed.append(item)
+        return compute(item)
+
+    try:
+        table = store.get_or_compute(key | model.key() | {"item": item.content()}, compute_now)
+        return Asked(item, table, table.loc[0, "reason"]), not computed
+    except Unusable as error:
+        return Asked(item, None, str(error)), False
+    except QUESTION_ERRORS as error:
+        release_frames(error)
+        return Asked(item, None, f"failed: {error!r}", error), False
+
+
+def _stop(error: Exception, item: Item, kept: str) -> NoReturn:
+    """Raise what tells the user of an error that ends the run."""
+    if isinstance(error, NDIFError):
+        raise type(error)(f"{error} {kept}: start again to go on.") from error
+    release_frames(error)
+    if isinstance(error, MACHINE_FAULTS):
+        raise RunStopped(
+            f"The machine failed at question {item.id!r} ({type(error).__name__}: {first_line(error)}): {kept}, mend "
+            "that and start again to go on."
+        ) from error
+    error.add_note(f"This happened at question {item.id!r}. {kept}.")
+    raise error
+
+
+def device_of(model: VisionLanguageModel) -> str:
+    """Where the model computes."""
+    return str(model.server.device if model.server else model.device)
 
 
 def reasons(texts: Iterable[str]) -> str:
@@ -115,7 +179,7 @@ def release_frames(error: BaseException) -> None:
     """The traceback of an error, and of those that led to it, as the text of a note.
 
     A traceback holds the tensors of a whole trace, and so does nnsight's second one, whose frames have them among their
-    globals: after an error that was out of a GPU's memory, every other question would find that memory taken.
+    globals: after an error, other questions, and whoever starts again in the same kernel, would find that memory taken.
     """
     errors = [error]
     for one in errors:

@@ -206,11 +206,21 @@ def send(method: str, path: str, **content) -> httpx.Response:
     if response.status_code in _PASSING_CODES:
         kind = InternalError if response.status_code == 500 else ServerUnreachable
         raise kind(f"{where} is not ready ({response.status_code}: {said}): try again later.")
-    if response.status_code in (400, 401, 403) and "key" in said.lower():
+    if _key_is_refused(response, said):
         raise KeyRefused(f"{where} does not accept the key in NDIF_API_KEY ({said}).")
     if response.status_code in (400, 401, 403):  # of a client that is too old, for one
         raise RequestRefused(f"{where} refuses requests ({response.status_code}: {said}).")
     raise JobFailed(f"{where} refuses this request ({response.status_code}: {said}).")
+
+
+def _key_is_refused(response: httpx.Response, said: str) -> bool:
+    """Whether a server refuses the key: it asks for another one, not for a password, or says so of an API key.
+
+    Other sentences hold the letters "key", too: "model_key", "Turkey-8B".
+    """
+    if response.status_code == 401 and not response.headers.get("www-authenticate", "").lower().startswith("basic"):
+        return True
+    return response.status_code in (400, 401, 403) and bool(re.search(r"\bapi[ _-]?key\b", said, re.IGNORECASE))
 
 
 def _without_login(address: str) -> tuple[str, tuple[str, str] | None]:

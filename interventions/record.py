@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import platform
-import subprocess
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import nbformat
@@ -20,11 +18,12 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
+from .environment import commit, versions
 from .files import in_one_step
 from .ndif import TRAFFIC
+from .results import computed_by
 
 MIME_TYPE = "application/vnd.interventions.record+json"
-_PACKAGE = Path(__file__).parent
 _VERSIONS = ("interventions", "torch", "transformers", "nnsight", "numpy", "pandas", "papermill")
 
 
@@ -68,15 +67,17 @@ def record(
 ) -> dict:
     """Display the record in the notebook, write it to `path` and return it.
 
-    Its fields: `figure`, `parameters`, `environment` (versions, model, revision, device, dtype, commit, server),
-    `numbers` (name -> value, low, high, n), `table` (tidy rows), `claims` (claim, paper, here, holds). NaN
-    becomes null.
+    Its fields: `figure`, `parameters`, `environment` (of this run: versions, model, revision, device, dtype, commit,
+    server), `computed_by` (what computed the stored tables that it read: versions, device, commit, and how many
+    `tables`), `numbers` (name -> value, low, high, n), `table` (tidy rows), `claims` (claim, paper, here, holds). NaN
+    becomes null. Where another commit computed tables, a sentence says so.
     """
     content = _plain(
         {
             "figure": figure,
             "parameters": dict(parameters),
             "environment": environment(model),
+            "computed_by": computed_by(),
             "numbers": {name: asdict(number) for name, number in numbers.items()},
             "table": table.to_dict("records"),
             "claims": [asdict(claim) for claim in claims],
@@ -85,7 +86,29 @@ def record(
     write_record(content, path := Path(path))
     text = f"Record of {figure}: {len(numbers)} numbers, {len(content['table'])} rows, also in {path}"
     display({MIME_TYPE: content, "text/plain": text}, raw=True)
+    show_text(other_commits(content))
     return content
+
+
+def other_commits(content: Mapping) -> str:
+    """The sentence about tables of a record that another commit than its own computed; "" where there are none."""
+    own, tables = content["environment"]["commit"], Counter()
+    for entry in content["computed_by"]:
+        tables[entry["commit"]] += entry["tables"]
+    others = [f"{n} by {_named(name)}" for name, n in tables.items() if name != own]
+    if not others:
+        return ""
+    return (
+        f"This run ({_named(own)}) reads {tables.total()} stored tables, some of which were computed earlier: "
+        f"{' and '.join(others)}."
+    )
+
+
+def _named(commit: str | None) -> str:
+    if commit is None:
+        return "an installed package"
+    name, _, changes = commit.partition("+")
+    return f"commit {name[:12]}" + (" with changes" if changes else "")
 
 
 def write_record(content: Mapping, path: Path) -> None:
@@ -115,9 +138,10 @@ def paper_versus_here(claims: Iterable[Claim]) -> None:
 
 
 def show_text(*paragraphs: str) -> None:
-    """Display sentences (Markdown), empty ones left out."""
+    """Display sentences (Markdown), empty ones left out; nothing where all are."""
     text = "\n\n".join(filter(None, paragraphs))
-    display({"text/markdown": text, "text/plain": text}, raw=True)
+    if text:
+        display({"text/markdown": text, "text/plain": text}, raw=True)
 
 
 def show_table(frame: pd.DataFrame) -> None:
@@ -135,7 +159,7 @@ def show_table(frame: pd.DataFrame) -> None:
 def environment(model) -> dict:
     """What has to be the same for the numbers to be the same."""
     return {
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _VERSIONS},
+        "versions": versions(_VERSIONS),
         "model": model.name,
         "revision": model.revision,
         "device": model.server.device if model.server else str(model.device),
@@ -145,26 +169,6 @@ def environment(model) -> dict:
         "commit": commit(),
         "server": model.server.as_dict() | {"traffic": dict(vars(TRAFFIC))} if model.server else None,
     }
-
-
-def commit() -> str | None:
-    """The commit of this package's checkout, with `+changes` if files differ from it; None when installed."""
-    git = ["git", "-C", str(_PACKAGE)]
-    try:
-        # An installed copy may lie inside someone else's repository: it is not tracked there.
-        subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], check=True, capture_output=True)
-        head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
-        changes = subprocess.run([*git, "status", "--porcelain", "-uno", "."], capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _plain(value):

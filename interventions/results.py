@@ -1,9 +1,12 @@
 """One small file per question and setting, so that a run that is killed and started again simply continues.
 
-A file is named by a hash of everything that determines its content and appears in one step (written beside,
-then renamed), so at any moment it is either absent or whole. A file that is unreadable all the same (a full
-disk, a copy cut short) counts as absent. What `get_or_compute` returns has always been read back from the
-file: a fresh run and a resumed one therefore give the same table, types included.
+A file is named by a hash of everything that determines its content, the version of the computation included, and
+appears in one step (written beside, then renamed), so at any moment it is either absent or whole. A file that is
+unreadable all the same (a full disk, a copy cut short) counts as absent. What `get_or_compute` returns has always been
+read back from the file: a fresh run and a resumed one therefore give the same table, types included.
+
+Each file says what computed it: versions of packages, device and commit. They are not part of its name, so a new
+version of a package or a new commit recomputes nothing; a report says which ones computed its tables.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,23 +23,42 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .environment import computing
 from .files import in_one_step
 
-SCHEMA_VERSION = 1  # raise it whenever the content of a stored table changes its meaning
-_KEY = b"interventions.key"
+# The version of what computes each table. Raise a table's number with every change of its numbers or their meaning,
+# and it is computed anew.
+COMPUTATIONS = {
+    "answers": 2,
+    "attention_contributions": 2,
+    "attention_knockouts": 2,
+    "corruptions": 2,
+    "edit": 2,
+    "kept_edit": 2,
+    "kept_edits": 2,
+    "lead_time": 2,
+    "references": 2,
+    "trace_controls": 2,
+    "trace_study": 2,
+}
+_KEY, _COMPUTED_BY = b"interventions.key", b"interventions.computed_by"
 _LEFTOVER_AGE = 3600  # seconds after which a temporary file must have lost its writer
+_read: dict[Path, str] = {}  # the tables that this run has read, and what computed each, as JSON
 
 
 class ResultStore:
     """A directory of result tables.
 
-    `store.get_or_compute({"model": revision, "item": ..., "window": 3}, compute)` returns the stored table of
-    that key, or calls `compute()` for a DataFrame and stores it. Keys hold what JSON can: strings, numbers,
-    booleans, None, lists and dictionaries of them.
+    `store.get_or_compute({"table": "trace_study", "model": revision, "item": ..., "window": 3}, compute)` returns the
+    stored table of that key, or calls `compute()` for a DataFrame and stores it. Keys hold what JSON can: strings,
+    numbers, booleans, None, lists and dictionaries of them; "table" is one of COMPUTATIONS. What computed a table is
+    its `attrs["computed_by"]`.
+
+    device: what computes new tables, told with them.
     """
 
-    def __init__(self, results_dir: str | Path) -> None:
-        self.directory = Path(results_dir).expanduser() / "questions"
+    def __init__(self, results_dir: str | Path, device: str = "") -> None:
+        self.directory, self.device = Path(results_dir).expanduser() / "questions", device
         self.directory.mkdir(parents=True, exist_ok=True)
         for path in self.directory.glob(".*.tmp"):  # a run killed while it wrote leaves one
             with suppress(FileNotFoundError):  # another run may finish it right now
@@ -48,13 +71,18 @@ class ResultStore:
 
     def get(self, key: dict) -> pd.DataFrame | None:
         """The stored table, or None if there is none that can be read."""
+        path = self.path(key)
         try:
-            table = pq.read_table(self.path(key), page_checksum_verification=True)
+            table = pq.read_table(path, page_checksum_verification=True)
         except (OSError, pa.ArrowException):
             return None
-        if (table.schema.metadata or {}).get(_KEY) != _canonical(key):
+        metadata = table.schema.metadata or {}
+        if metadata.get(_KEY) != _canonical(key):
             return None
-        return table.to_pandas()
+        _read[path] = metadata[_COMPUTED_BY].decode()
+        frame = table.to_pandas()
+        frame.attrs["computed_by"] = json.loads(_read[path])
+        return frame
 
     def get_or_compute(self, key: dict, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """The table of `key`: stored, or computed now and stored. If `compute` raises, nothing is."""
@@ -69,7 +97,8 @@ class ResultStore:
 
     def _put(self, key: dict, frame: pd.DataFrame) -> None:
         table = pa.Table.from_pandas(frame, preserve_index=False)
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: _canonical(key)})
+        own = {_KEY: _canonical(key), _COMPUTED_BY: _json(computing(self.device))}
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), **own})
 
         def write(path: Path) -> None:
             with path.open("wb") as file:  # Arrow takes a relative path such as "gpt:2/…" for a URI
@@ -78,7 +107,30 @@ class ResultStore:
         in_one_step(self.path(key), write)
 
 
+def begin_run() -> None:
+    """Forget what was read so far: what `computed_by` tells is of the run that begins here."""
+    _read.clear()
+
+
+def computed_by() -> list[dict]:
+    """What computed the tables that this run has read: `environment.computing` of each, and the number of its tables.
+
+    The one with most tables first.
+    """
+    return [json.loads(told) | {"tables": n} for told, n in Counter(_read.values()).most_common()]
+
+
+def digest(content: object) -> str:
+    """A short text that stands for much JSON content in a key."""
+    return hashlib.sha256(_json(content)).hexdigest()
+
+
 def _canonical(key: dict) -> bytes:
     """The one JSON text of a key: sorted, without spaces, refusing what has no exact JSON form."""
-    versioned = {"schema_version": SCHEMA_VERSION, **key}
-    return json.dumps(versioned, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    if key["table"] not in COMPUTATIONS:
+        raise ValueError(f"The table {key['table']!r} has no version: add it to COMPUTATIONS in results.py.")
+    return _json({**key, "version": COMPUTATIONS[key["table"]]})
+
+
+def _json(content: object) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import interventions.environment as environment
 import interventions.record as module
+import interventions.results as results
 from interventions.__main__ import main
 from interventions.record import MIME_TYPE, Claim, Number, RecordError, read_record, record
 
@@ -110,7 +112,7 @@ def test_a_number_that_is_rounded_to_zero_has_no_sign():
 
 def test_a_record_has_these_fields(tmp_path, displayed):
     content = make(tmp_path / "a.json")
-    assert set(content) == {"figure", "parameters", "environment", "numbers", "table", "claims"}
+    assert set(content) == {"figure", "parameters", "environment", "computed_by", "numbers", "table", "claims"}
     assert content["numbers"]["known/mlp"] == {"value": 0.5, "low": 0.4, "high": 0.6, "n": 7}
     assert content["numbers"]["alone"]["low"] is None
     assert content["table"] == [
@@ -128,12 +130,13 @@ def test_commit_is_that_of_the_checkout(tmp_path, monkeypatch):
     head = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    assert module.commit() in (head, head + "+changes")
-    monkeypatch.setattr(module, "_PACKAGE", tmp_path)
-    assert module.commit() is None
+    found = environment.commit.__wrapped__  # which looks each time
+    assert found() in (head, head + "+changes")
+    monkeypatch.setattr(environment, "_PACKAGE", tmp_path)
+    assert found() is None
     (tmp_path / "__init__.py").touch()
     subprocess.run(["git", "-C", tmp_path, "init", "-q"], check=True)
-    assert module.commit() is None  # inside a repository that does not track it
+    assert found() is None  # inside a repository that does not track it
 
 
 def test_the_record_of_a_notebook_is_printed(tmp_path, displayed, capsys):
@@ -164,3 +167,31 @@ def test_tables_are_shown_whole(displayed):
         assert "c" * 200 in text
         assert "0.50 [0.25, 0.75]" in text
         assert "no" in text
+
+
+def test_a_record_names_what_computed_its_tables(tmp_path, displayed, monkeypatch):
+    """Not today's commit: one table is of this commit, two are of others."""
+    store = results.ResultStore(tmp_path / "results", device="cpu")
+    today = module.commit()
+
+    def stored(commit, *names):
+        with monkeypatch.context() as patch:
+            patch.setattr(results, "computing", lambda device: {"commit": commit, "device": device})
+            for name in names:
+                store.get_or_compute({"table": "edit", "name": name}, lambda: pd.DataFrame({"p": [0.5]}))
+
+    results.begin_run()
+    stored(today, "a")
+    assert make(tmp_path / "a.json")["computed_by"] == [{"commit": today, "device": "cpu", "tables": 1}]
+    assert [list(output) for output in displayed] == [[MIME_TYPE, "text/plain"]]  # nothing more to be told
+    stored("0123456789abcdef", "b", "c")
+    stored(None, "d")
+    assert [(one["commit"], one["tables"]) for one in make(tmp_path / "a.json")["computed_by"]] == [
+        ("0123456789abcdef", 2), (today, 1), (None, 1)
+    ]
+    text = displayed[-1]["text/markdown"]
+    assert text.startswith("This run (commit ") and text.endswith(
+        "reads 4 stored tables, some of which were computed earlier: 2 by commit 0123456789ab and 1 by an installed "
+        "package."
+    )
+    results.begin_run()

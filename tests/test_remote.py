@@ -89,6 +89,11 @@ def test_a_patience_that_is_no_number_is_refused(monkeypatch, told):
     (429, "slow down", ndif.ServerUnreachable, r"\(429: slow down\)"),
     (403, {"detail": "Invalid API key."}, ndif.KeyRefused, "does not accept the key in NDIF_API_KEY"),
     (400, {"detail": f"Invalid API key format: '{KEY}'"}, ndif.RequestRefused, r"format: '\[key\]'"),
+    (401, {"detail": "Not authenticated"}, ndif.KeyRefused, "does not accept the key in NDIF_API_KEY"),
+    (403, {"detail": "API_KEY expired"}, ndif.KeyRefused, "does not accept the key in NDIF_API_KEY"),
+    (400, {"detail": "model_key is missing"}, ndif.RequestRefused, r"refuses requests \(400: model_key is missing\)"),
+    (403, {"detail": "Turkey-8B is not open to you"}, ndif.RequestRefused, r"refuses requests \(403: Turkey-8B is not"),
+    (400, "KeyError: 'layers'", ndif.RequestRefused, r"refuses requests \(400: KeyError: 'layers'\)"),
     (400, {"detail": "nnsight is too old"}, ndif.RequestRefused, r"refuses requests \(400: nnsight is too old\)"),
     (422, {"detail": ["bad envelope"]}, ndif.JobFailed, "refuses this request .*bad envelope"),
     (413, "", ndif.JobFailed, "no reason given"),
@@ -97,6 +102,7 @@ def test_answers_of_a_server_become_sentences(answering, status, body, error, wo
     answering.answers = ((status, body),)
     with pytest.raises(error, match=words) as failed:
         ndif.get("/status")
+    assert isinstance(failed.value, ndif.KeyRefused) == ("the key in NDIF_API_KEY" in str(failed.value))
     assert KEY not in str(failed.value) and "secret" not in str(failed.value)
     assert failed.value._render_traceback_() == [str(failed.value)]  # all that a notebook shows
 

@@ -2,20 +2,24 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import interventions.files as files
 import interventions.results as results
-from interventions.results import ResultStore
+from interventions.environment import commit
+from interventions.results import ResultStore, begin_run, computed_by
 
-KEY = {"model": "abc", "item": "known-1", "window": 3, "kinds": ["mlp", "attention"]}
+KEY = {"table": "trace_study", "model": "abc", "item": "known-1", "window": 3, "kinds": ["mlp", "attention"]}
 
 
 def table(value: float = 0.5) -> pd.DataFrame:
@@ -57,19 +61,60 @@ def test_the_order_of_a_keys_names_does_not_matter(tmp_path):
     assert store.path(KEY) == store.path(dict(reversed(KEY.items())))
 
 
-def test_a_new_schema_version_ignores_old_tables(tmp_path, monkeypatch):
-    store = ResultStore(tmp_path)
-    store.get_or_compute(KEY, table)
-    monkeypatch.setattr(results, "SCHEMA_VERSION", results.SCHEMA_VERSION + 1)
+def test_a_new_version_of_a_computation_computes_its_tables_anew_and_no_others(tmp_path, monkeypatch):
+    store, other = ResultStore(tmp_path), KEY | {"table": "edit"}
+    for key in (KEY, other):
+        store.get_or_compute(key, table)
+    monkeypatch.setitem(results.COMPUTATIONS, "trace_study", results.COMPUTATIONS["trace_study"] + 1)
     assert store.get(KEY) is None
+    assert store.get(other) is not None
+    assert store.get_or_compute(KEY, lambda: table(9.0))["effect"][0] == 9.0
+
+
+def test_a_table_without_a_version_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"The table 'mine' has no version: add it to COMPUTATIONS in results\.py"):
+        ResultStore(tmp_path).get(KEY | {"table": "mine"})
+
+
+def test_the_tables_of_this_package_are_those_that_have_a_version():
+    """Every `"table": "..."` of the sources, and no others."""
+    sources = "".join(path.read_text() for path in Path(results.__file__).parent.rglob("*.py"))
+    assert set(re.findall(r'"table": "(\w+)"', sources)) == set(results.COMPUTATIONS)
+
+
+def test_a_table_says_what_computed_it(tmp_path, monkeypatch):
+    begin_run()
+    store = ResultStore(tmp_path, device="cuda:0")
+    monkeypatch.setattr(results, "computing", lambda device: {"commit": "old", "device": device})
+    store.get_or_compute(KEY, table)
+    monkeypatch.setattr(results, "computing", lambda device: {"commit": "new", "device": device})
+    old = ResultStore(tmp_path, device="cpu").get_or_compute(KEY, refuse)  # which commit it was is not in the key
+    assert old.attrs["computed_by"] == {"commit": "old", "device": "cuda:0"}
+    for n in range(2):
+        new = store.get_or_compute(KEY | {"window": 7 + n}, table)
+    assert new.attrs["computed_by"] == {"commit": "new", "device": "cuda:0"}
+    new_ones, old_ones = ({"commit": name, "device": "cuda:0", "tables": n} for name, n in (("new", 2), ("old", 1)))
+    assert computed_by() == [new_ones, old_ones]  # each table once, however often it was read
+    begin_run()
+    assert computed_by() == []
+    store.get(KEY)
+    assert computed_by() == [old_ones]
+
+
+def test_what_computes_is_told_by_versions_device_and_commit(tmp_path):
+    told = ResultStore(tmp_path, device="cpu").get_or_compute(KEY, table).attrs["computed_by"]
+    assert set(told) == {"versions", "device", "commit"} and told["device"] == "cpu"
+    assert set(told["versions"]) == {"python", "interventions", "torch", "transformers", "nnsight", "numpy"}
+    assert told["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+    assert told["commit"] == commit()
 
 
 def test_keys_without_an_exact_json_form_are_refused(tmp_path):
     store = ResultStore(tmp_path)
     with pytest.raises(ValueError, match="Out of range float"):
-        store.path({"scale": float("nan")})
+        store.path(KEY | {"scale": float("nan")})
     with pytest.raises(TypeError, match="not JSON serializable"):
-        store.path({"model": tmp_path})
+        store.path(KEY | {"model": tmp_path})
 
 
 @pytest.mark.parametrize("keep", [0, 4, 0.5, 0.9, -1])
@@ -128,7 +173,7 @@ for number in range(40):
     def compute():
         time.sleep(0.01)
         return pd.DataFrame({"number": number, "effect": np.random.default_rng(number).random(20_000)})
-    frames.append(store.get_or_compute({"item": number}, compute))
+    frames.append(store.get_or_compute({"table": "trace_study", "item": number}, compute))
     print(number, flush=True)
 pd.concat(frames).to_parquet(sys.argv[2])
 """

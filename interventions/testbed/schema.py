@@ -70,15 +70,20 @@ class Item:
         )
 
     def content(self) -> dict:
-        """What of it determines a result, as JSON: the question and its phrases, the picture by its bytes."""
-        names = ("question", "visual_constraint", "visual_replacement", "text_constraint", "text_replacement")
+        """All of it that determines a result, as JSON: the picture by its bytes, and the id by which things are drawn.
+
+        Without what only says where it comes from: part, split, style.
+        """
+        names = (
+            "id", "question", "visual_constraint", "visual_replacement", "text_constraint", "text_replacement", "entity",
+            "relation",
+        )
         try:
             image = None if self.image is None else hashlib.sha256(self.image.read_bytes()).hexdigest()
         except OSError:
             image = "unreadable"
-        content = {name: getattr(self, name) for name in names} | {"answers": list(self.answers), "image": image}
-        # Only where there are some, so that results of items without them keep their names.
-        return content | ({"annotations": list(self.annotations)} if self.annotations else {})
+        lists = {name: list(getattr(self, name)) for name in ("answers", "paraphrases", "annotations")}
+        return {name: getattr(self, name) for name in names} | lists | {"image": image}
 
 
 @dataclass(frozen=True)
@@ -168,3 +173,8 @@ def _problem(item: Item) -> str:
             if _compared(constraint) not in _compared(question):
                 return f"the constraint {constraint!r} is not a contiguous part of the question {question!r}"
     return ""
+
+
+def same_entity(one: Item, other: Item) -> bool:
+    """Whether two items are known to be about the same entity; one that is not named is taken for another."""
+    return bool(one.entity) and one.entity == other.entity

@@ -52,7 +52,7 @@ def tables(model, results, compute, n=3):
         in_session(model.traced, function, content, True)
         return pd.DataFrame([{"reason": "", "item": item.id}])
 
-    return ask(model, chosen, one, key={"table": "faults"}, purpose=("ask", "asked"), results_dir=results)
+    return ask(model, chosen, one, key={"table": "trace_study"}, purpose=("ask", "asked"), results_dir=results)
 
 
 def later(seconds: float, action) -> threading.Timer:
