@@ -8,6 +8,7 @@ Every failure is a `ParameterError`, which a notebook, and so papermill's termin
 
 from __future__ import annotations
 
+import ast
 import difflib
 import re
 import typing
@@ -19,11 +20,15 @@ from transformers.utils.logging import disable_progress_bar
 
 from .checkpoints import ModelError
 from .conditions import PROTOCOLS
+from .files import why_not_writable
 from .loading import load_model
 from .model import VisionLanguageModel
+from .ndif import TRAFFIC
+from .results import begin_run
 from .testbed import TestBed, TestBedError, load_testbed
 
 _NOTEBOOK_NAMES = {"In", "Out"}  # IPython's own plain data
+_INJECTED = "# Parameters\n"  # how the cell begins that papermill adds; it may hold float('nan')
 _TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
 _DEFAULT_RESULTS = Path("results")  # in the directory the notebook runs in
 
@@ -43,14 +48,21 @@ class NotebookParameters:
     def from_notebook(cls, namespace: dict) -> typing.Self:
         """The parameters in a notebook's `globals()`; raises `ParameterError` at the first that is wrong.
 
-        All plain data in the namespace counts as a parameter; what is imported or computed does not.
+        What is imported or computed is no parameter. A run begins here, also the second one in a kernel, where the
+        first has left its variables: among names that are not declared, only those that the cells of parameters assign
+        are refused. A namespace without a notebook's history has parameters alone.
         """
+        begin_run()
+        TRAFFIC.reset()
+        defaults = {field.name: field.default for field in fields(cls)}
         given = {
             name: value
             for name, value in namespace.items()
             if _is_plain(value) and not name.startswith("_") and name not in _NOTEBOOK_NAMES
         }
-        defaults = {field.name: field.default for field in fields(cls)}
+        if "In" in namespace:
+            assigned = _assigned_in_parameters(namespace["In"])
+            given = {name: value for name, value in given.items() if name in defaults or name in assigned}
         for name in given:
             if name not in defaults:
                 raise ParameterError(f"Unknown parameter {name!r}: {closest(name, defaults)}")
@@ -97,6 +109,18 @@ class Parameters(NotebookParameters):
             raise ParameterError(
                 f"Parameter 'concurrency' is {self.concurrency}, but nothing runs on a server: add -p remote True, or "
                 "leave it out."
+            )
+        self.check_paths()
+
+    def check_paths(self) -> None:
+        """Whether results and the record can be written where they are to go."""
+        for name, folder in (("results_dir", self.results / "questions"), ("record_path", self.record_file.parent)):
+            if why := why_not_writable(folder):
+                raise ParameterError(f"Parameter {name!r}: {why}: name a folder that can be written.")
+        if self.record_file.is_dir():
+            raise ParameterError(
+                f"Parameter 'record_path': {str(self.record_file)!r} is a folder: name a file, such as "
+                f"{str(self.record_file / self.figure)}.record.json."
             )
 
     def load(self) -> tuple[VisionLanguageModel, TestBed]:
@@ -156,6 +180,37 @@ class Parameters(NotebookParameters):
         return asdict(self)
 
 
+def _assigned_in_parameters(cells: list[str]) -> set[str]:
+    """The names that the cells of parameters assign: those right before the last one, which validates them.
+
+    cells: what has been run in this kernel, in order.
+    """
+    names = set()
+    for source in reversed(cells[:-1]):
+        found = _literals(source)
+        if found is None:
+            break
+        names |= found
+    return names
+
+
+def _literals(source: str) -> set[str] | None:
+    """The names that a cell assigns; None if it does anything else than to assign plain data."""
+    try:
+        statements = ast.parse(source).body
+        names = set()
+        for statement in statements:
+            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):  # a text by itself
+                continue
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            if not source.startswith(_INJECTED):
+                ast.literal_eval(statement.value)
+            names |= {target.id for target in targets}
+    except (SyntaxError, ValueError, TypeError, AttributeError):
+        return None
+    return names
+
+
 def _is_plain(value) -> bool:
     """Whether papermill could have written it: a scalar, or a list or dictionary of such."""
     if isinstance(value, dict):
@@ -198,7 +253,8 @@ def shard_of(text: str) -> tuple[int, int]:
 
 
 def _check_type(name: str, value, expected: type, default) -> None:
-    if type(value) is expected or (
+    allowed = typing.get_args(expected) or (expected,)  # several of `int | str`
+    if type(value) in allowed or (
         expected is float and type(value) is int
     ):  # a bool is an int: hence `type`
         return
@@ -210,7 +266,7 @@ def _check_type(name: str, value, expected: type, default) -> None:
         remedy = "give one value or leave it out"
     kind = {**_TYPE_NAMES, type(None): "nothing"}.get(type(value), f"a {type(value).__name__}")
     raise ParameterError(
-        f"Parameter {name!r} must be {_TYPE_NAMES[expected]}, not {value!r} ({kind}): {remedy}."
+        f"Parameter {name!r} must be {' or '.join(map(_TYPE_NAMES.get, allowed))}, not {value!r} ({kind}): {remedy}."
     )
 
 
