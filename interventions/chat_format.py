@@ -11,6 +11,8 @@ from .checkpoints import ModelError
 from .families import IMAGE, VICUNA, Family
 
 QUESTION = "What is this thing?"  # stands for any
+ANSWER = "An answer"  # likewise
+CHATML_TURN = "<|im_start|>assistant"  # as some templates end, whose models then begin with the line break
 
 
 def chat_format(processor, family: Family, given: str | None, name: str) -> str:
@@ -21,7 +23,7 @@ def chat_format(processor, family: Family, given: str | None, name: str) -> str:
     picture), or for the checkpoint's own where the family declares none. Raises ModelError.
     """
     own = own_format(processor) if family.is_multimodal and not given else None
-    declared = given or family.prompt or own
+    declared = (given or family.prompt or own or "").rstrip(" ")  # the space before an answer belongs to the answer
     if not declared:
         raise ModelError(
             f"model {name!r} has no chat template for a question about a picture: pass its format as prompt, such "
@@ -40,19 +42,55 @@ def own_format(processor) -> str | None:
     """The format that the checkpoint's chat template makes of a question about a picture, None where it makes none."""
     if getattr(processor, "chat_template", None) is None:
         return None
-    content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+    text = _rendered(processor, _asked(), add_generation_prompt=True)
+    if text is None:
+        return None
+    told = _as_format(processor, text).rstrip(" ")
+    return told if told.count("{question}") == 1 and told.count(IMAGE) == 1 else None
+
+
+def _asked() -> list[dict]:
+    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
+
+
+def _rendered(processor, messages: list[dict], **options) -> str | None:
+    """A conversation in the checkpoint's chat template, None where it cannot be put into it."""
     try:
-        text = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
+        return processor.apply_chat_template(messages, tokenize=False, **options)
     except (TemplateError, ValueError, TypeError):
         return None
+
+
+def _as_format(processor, text: str) -> str:
+    """A rendered question as a format with `{question}` and `<image>`."""
     if processor.tokenizer.bos_token:
         text = text.removeprefix(processor.tokenizer.bos_token)  # the tokenizer writes it itself
     text = text.replace(getattr(processor, "image_token", IMAGE), IMAGE)
-    if text.count(QUESTION) != 1 or text.count(IMAGE) != 1:
-        return None
-    return text.rstrip(" ").replace("{", "{{").replace("}", "}}").replace(QUESTION, "{question}")
+    return text.replace("{", "{{").replace("}", "}}").replace(QUESTION, "{question}")
+
+
+def answer_joint(processor, declared: str) -> str:
+    """What a chat format puts between its prompt and the answer.
+
+    Read off the checkpoint's chat template where that makes this format: it says where an assistant's turn begins.
+    Else nothing where the format ends in a line break, a line break where it ends in ChatML's bare "assistant", and a
+    space elsewhere.
+
+    Args:
+        processor: the checkpoint's processor, or a tokenizer.
+        declared: the format with `{question}` that the model is asked in.
+
+    Returns:
+        White space, or nothing.
+    """
+    if own_format(processor) == declared:
+        told = _rendered(processor, [*_asked(), {"role": "assistant", "content": [{"type": "text", "text": ANSWER}]}])
+        before = "" if told is None else _as_format(processor, told.split(ANSWER)[0])
+        if before.startswith(declared) and not before[len(declared) :].strip():
+            return before[len(declared) :]
+    if declared[-1:].isspace():
+        return ""
+    return "\n" if declared.endswith(CHATML_TURN) else " "
 
 
 def _check(declared: str, family: Family) -> None:

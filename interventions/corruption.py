@@ -8,8 +8,18 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .prompt import Prompt, resolve_positions, without_image_token
-from .tokens import PromptError, align, locate, normalise, token_range, token_texts
+from .prompt import Prompt, resolve_positions
+from .text import quoted
+from .tokens import (
+    PromptError,
+    align,
+    check_token_ids,
+    locate,
+    normalise,
+    token_range,
+    token_texts,
+    without_control_tokens,
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,7 @@ def corrupt(
     for role, phrase in replacements.items():
         if role not in prompt.spans:
             raise PromptError(f"text_replacement was given but the prompt has no {role}: build it with one.")
-        without_image_token(model, {"constraint": "visual_replacement"}.get(role, "text_replacement"), phrase)
+        without_control_tokens(model, {"constraint": "visual_replacement"}.get(role, "text_replacement"), phrase)
     template = model.prompt_template(image=bool(prompt.image_inputs), protocol=prompt.protocol)
     question, spans = _replace(prompt.question, prompt.spans, replacements)
     ids, members = locate(model, template, question, spans, len(prompt.visual))
@@ -135,12 +145,13 @@ def _repeat(model, prompt: Prompt, token: str | int, roles: tuple[str, ...]) -> 
     for role in roles:
         if role not in prompt.spans:
             raise PromptError(
-                f"repeat_role {role!r} has no token in this prompt: use {' or '.join(map(repr, prompt.spans))}."
+                f"repeat_role {quoted(role)} has no token in this prompt: use {' or '.join(map(repr, prompt.spans))}."
             )
     positions = resolve_positions(prompt, roles)
     if isinstance(token, str):
         if not token.strip():
             raise PromptError("repeat_token is empty: give a word, or the id of a token.")
+        without_control_tokens(model, "repeat_token", token)
         # As it would stand after other words, and in any tokenizer without a token for the space alone.
         pieces = model.tokenizer(
             f"{token.strip()} {token.strip()}", add_special_tokens=False, return_offsets_mapping=True
@@ -149,8 +160,11 @@ def _repeat(model, prompt: Prompt, token: str | int, roles: tuple[str, ...]) -> 
         token = next(
             i for i, (_, b) in zip(pieces["input_ids"], pieces["offset_mapping"], strict=True) if b > begin
         )
+    [token] = check_token_ids(model, "repeat_token", [token])
+    if token == model.image_token_id:
+        raise PromptError(f"repeat_token {token} is the placeholder of the image: give another.")
     ids = prompt.input_ids.clone()
-    ids[list(positions)] = int(token)
+    ids[list(positions)] = token
     return CorruptedPrompt(
         text=prompt.text,
         input_ids=ids,

@@ -39,6 +39,8 @@ class Family:
     prompt: the chat format that all its models were tuned on; empty where they differ, and each checkpoint's own chat
     template is read.
     tiled: whether an image is cut into several tiles, as many as its size asks for.
+    pads: whether the original code makes a picture square by a margin (`protocol="authors"`), where Hugging Face's
+        processor crops or squeezes it.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Family:
     w_proj: str = "down_proj"
     w_o: str = "o_proj"
     tiled: bool = False
+    pads: bool = False
 
     @property
     def is_multimodal(self) -> bool:
@@ -77,9 +80,9 @@ _PHI = {"final_norm": "final_layernorm", "w_proj": "fc2", "w_o": "dense"}
 
 FAMILIES = (
     # LLaVA-1.5 (CLIP + Vicuna) and every LLaVA over a Llama, grouped-query attention or not.
-    Family("llava-llama", "llava", "llama", VICUNA),
+    Family("llava-llama", "llava", "llama", VICUNA, pads=True),
     # Bunny (SigLIP + Phi-2), converted to a native LLaVA.
-    Family("llava-phi", "llava", "phi", BUNNY, **_PHI),
+    Family("llava-phi", "llava", "phi", BUNNY, pads=True, **_PHI),
     # LLaVA over Qwen2, such as LLaVA-Interleave.
     Family("llava-qwen2", "llava", "qwen2"),
     # LLaVA-NeXT (1.6) over Vicuna.
@@ -90,6 +93,9 @@ FAMILIES = (
 )
 
 
+# What `layer_types` calls layers that see a window of the last tokens -> where its size stands. Older configurations
+# have no types, and their window is that of all layers.
+WINDOWED = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 BIDIRECTIONAL = ("paligemma", "gemma3")  # over the image's tokens; their configurations do not say so
 
 
@@ -114,11 +120,27 @@ def why_unusable(config) -> str | None:
         return "it is an encoder and a decoder, not a decoder that reads image and question alike"
     if getattr(text, "use_bidirectional_attention", None) or config.model_type in BIDIRECTIONAL:
         return "tokens of the image see each other both ways, where the intervened runs take attention for causal"
-    if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
-        return "some of its layers see a window of the last tokens only, where the intervened runs see all"
+    others = set(getattr(text, "layer_types", None) or ()) - {"full_attention", *WINDOWED}
+    if others:
+        return f"some of its layers are {min(others)!r}, where the intervened runs expect self-attention in all"
     if "mrope_section" in (getattr(text, "rope_parameters", None) or {}):
         return "its visual tokens have positions in three dimensions, where the intervened runs count in one"
     return None
+
+
+def attention_window(config) -> int | None:
+    """How many of the last tokens the layers with the smallest window see; None where all layers see all tokens.
+
+    The intervened runs see all: up to so many tokens there is no difference.
+    """
+    text = config.get_text_config()
+    types = set(getattr(text, "layer_types", None) or WINDOWED.keys())
+    found = [getattr(text, name, None) for kind, name in WINDOWED.items() if kind in types]
+    if getattr(text, "use_sliding_window", None) is False:
+        found[:] = []
+    if "local" in str(getattr(text, "attention_types", "")):  # GPT-Neo's way to say it
+        found.append(text.window_size)
+    return min(filter(None, found), default=None)
 
 
 def count_image_tokens(config) -> int:

@@ -7,17 +7,20 @@ is the number the vision encoder delivers (575 versus 576 is the classic).
 """
 
 import uuid
+from functools import cached_property
 
 import torch
 from nnsight.modeling.transformers import TransformersModel
-from PIL import Image
 
 from . import families, forward, load_checks
-from .chat_format import chat_format
+from .chat_format import answer_joint, chat_format
 from .checkpoints import ModelError
 from .preflight import Server
 from .prompt import in_format
-from .testbed import load_image, on_white
+from .testbed import load_image
+from .testbed.images import on_square
+from .text import quoted
+from .tokens import blank_tokens, check_length, control_tokens
 
 
 class VisionLanguageModel:
@@ -96,6 +99,16 @@ class VisionLanguageModel:
         """Visual tokens of an image; of each tile of it, if the model cuts images into tiles."""
         return families.count_image_tokens(self.config) if self.is_multimodal else 0
 
+    @cached_property
+    def attention_window(self) -> int | None:
+        """Tokens that a prompt and its answer may have, where layers see a window of the last tokens only."""
+        return families.attention_window(self.config)
+
+    @cached_property
+    def control_tokens(self) -> tuple[str, ...]:
+        """Texts that the tokenizer takes for control tokens, such as "</s>", "<image>" or "<|im_end|>"."""
+        return control_tokens(self.tokenizer)
+
     @property
     def device(self) -> torch.device:
         return next(self.module.parameters()).device
@@ -152,12 +165,28 @@ class VisionLanguageModel:
         """Whether the model sees an image's central square, instead of all of it made square."""
         return self.is_multimodal and bool(getattr(self.processor.image_processor, "do_center_crop", False))
 
+    def image_view(self, protocol: str = "paper") -> str:
+        """What of a picture the model sees: its central square ("cropped"), all of it in a square with a margin
+        ("padded"), or all of it squeezed into a square ("squeezed")."""
+        if protocol == "authors" and self.family.pads:
+            return "padded"
+        return "cropped" if self.crops_images else "squeezed"
+
     def prompt_template(self, *, image: bool, protocol: str = "paper") -> str:
         """The chat format with `{question}` in it, and with one `<image>` if there is a picture."""
         formats = {"paper": self.prompt, "authors": families.AUTHORS}
         if protocol not in formats:
             raise ModelError(f"protocol {protocol!r} is unknown: use one of {', '.join(formats)}.")
         return formats[protocol].replace(families.IMAGE, self.image_token if image and self.is_multimodal else "")
+
+    def answer_joint(self, protocol: str = "paper") -> str:
+        """What stands between a prompt of this format and its answer: a space, a line break or nothing."""
+        return answer_joint(self.processor, families.AUTHORS if protocol == "authors" else self.prompt)
+
+    @cached_property
+    def blank_ids(self) -> tuple[int, ...]:
+        """Tokens without a visible character: spaces and line breaks that a tokenizer writes as tokens of their own."""
+        return blank_tokens(self.tokenizer)
 
     def runs_on(self, remote: bool | str | None) -> bool | str:
         """Where an intervention runs: as asked (True, False or "local"), or as the model was loaded (None).
@@ -186,13 +215,18 @@ class VisionLanguageModel:
         encoding = self.tokenizer(text, return_offsets_mapping=True)
         return encoding["input_ids"], [tuple(pair) for pair in encoding["offset_mapping"]], text
 
-    def read_image(self, image) -> tuple[dict[str, torch.Tensor], int]:
+    def read_image(self, image, protocol: str = "paper") -> tuple[dict[str, torch.Tensor], int]:
         """A PIL image or a file -> what the model takes of it, and how many visual tokens it becomes.
+
+        protocol: "authors" puts it into the middle of a square in the encoder's mean colour first, where the
+        checkpoint's original code does.
 
         "pixel_values" [1, 3, height, width], or [1, tiles, 3, height, width] and "image_sizes" [1, 2] where the model
         cuts images into tiles. Raises TestBedError for a file that cannot be read. For multimodal models only.
         """
-        image = on_white(image) if isinstance(image, Image.Image) else load_image(image)
+        image = load_image(image)
+        if self.image_view(protocol) == "padded":
+            image = on_square(image, tuple(int(255 * mean) for mean in self.processor.image_processor.image_mean))
         inputs = dict(self.processor(images=image, text=self.image_token, return_tensors="pt"))
         n_visual = int((inputs.pop("input_ids") == self.image_token_id).sum())
         return {name: inputs[name] for name in self.processor.image_processor.model_input_names}, n_visual
@@ -205,8 +239,10 @@ class VisionLanguageModel:
         """
         template, question = in_format(self, question, image is not None)
         image_inputs, n_visual = ({}, 0) if image is None else self.read_image(image)
+        ids = self.tokenize(template.format(question=question), n_visual)[0]
+        check_length(self, len(ids), max_new_tokens)
         request = {
-            "input_ids": torch.tensor([self.tokenize(template.format(question=question), n_visual)[0]]),
+            "input_ids": torch.tensor([ids]),
             "image_inputs": image_inputs,
             "eos_token_ids": self.eos_token_ids,
             "max_answer_tokens": max_new_tokens,
@@ -221,13 +257,12 @@ class VisionLanguageModel:
 
 def family_row(config, name) -> families.Family:
     """The row of the table for a configuration, or the error of a model that has none."""
-    family = families.family_of(config)
+    family, reason = families.family_of(config), families.why_unusable(config)
+    if reason:
+        raise ModelError(f"model {quoted(str(name))} is a {config.model_type!r}, which cannot be traced: {reason}.")
     if family is None:
-        reason = families.why_unusable(config)
-        if reason:
-            raise ModelError(f"model {str(name)!r} is a {config.model_type!r}, which cannot be traced: {reason}.")
         raise ModelError(
-            f"model {str(name)!r} is a {config.model_type!r} over {config.get_text_config().model_type!r}, "
+            f"model {quoted(str(name))} is a {config.model_type!r} over {config.get_text_config().model_type!r}, "
             "for which families.py has no row: "
             f"use one of {', '.join(row.name for row in families.FAMILIES)}, or add a row."
         )

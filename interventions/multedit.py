@@ -18,6 +18,8 @@ from .edit_errors import EditError
 from .model import VisionLanguageModel
 from .optimized_value import OPTIMIZERS, Optimizer, optimize_value, read_values
 from .prompt import Prompt
+from .text import quoted
+from .tokens import normalise, without_control_tokens
 
 
 def edit_facts(
@@ -41,6 +43,9 @@ def edit_facts(
         raise EditError(f"layers must be whole numbers such as 2, not {layers}.")
     if not all(isinstance(target, str) and target.strip() for _, target in facts):
         raise EditError("facts must have targets of at least one word each: give (prompt, target) pairs.")
+    for _, target in facts:
+        without_control_tokens(model, "target", target, EditError)
+    _one_target_each(facts)
     if not 0 <= layers[0] <= layers[-1] < model.n_layers:
         raise EditError(f"layers must be among the model's 0 to {model.n_layers - 1}, not {layers}.")
     check_lambda(lam)
@@ -70,3 +75,25 @@ def edit_facts(
         weights = edit.weights | {layer: "" if weight.is_meta else digest(weight)}
         edit = replace(edit, factors=edit.factors | {layer: low_rank_update(keys, missing, lam)}, weights=weights)
     return edit
+
+
+def _one_target_each(facts: list[tuple[Prompt, str]]) -> None:
+    """Raises EditError where one prompt is to have two answers: the closed form would take their mean."""
+    seen: list[tuple[Prompt, str]] = []
+    for prompt, target in facts:
+        other = next((told for one, told in seen if _same(one, prompt)), target)
+        if normalise(other) != normalise(target):
+            raise EditError(
+                f"facts ask {quoted(prompt.question)} twice, with the targets {quoted(other)} and {quoted(target)}: "
+                "give one target for each prompt."
+            )
+        seen.append((prompt, target))
+
+
+def _same(one: Prompt, other: Prompt) -> bool:
+    """Whether two prompts are the same tokens about the same picture, edited at the same token."""
+    return (
+        torch.equal(one.input_ids, other.input_ids) and one.constraint == other.constraint
+        and one.image_inputs.keys() == other.image_inputs.keys()
+        and all(torch.equal(value, other.image_inputs[name]) for name, value in one.image_inputs.items())
+    )

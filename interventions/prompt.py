@@ -5,7 +5,8 @@ from numbers import Integral
 
 import torch
 
-from .tokens import PromptError, find_phrase, locate, normalise, overlap, token_texts
+from .text import quoted
+from .tokens import PromptError, find_phrase, locate, normalise, overlap, token_texts, without_control_tokens
 
 TOKEN_ROLES = ("visual", "constraint", "text_constraint", "last", "other")
 
@@ -16,6 +17,8 @@ class Prompt:
 
     text: the chat text with one `<image>`; question: as it stands in it (NFC, the template's punctuation).
     spans: the character spans of the constraints in `question`, by role.
+    roles: one of TOKEN_ROLES for each token. The last token can have two: where the prompt ends in a constraint, its
+        entry here is the constraint, and `positions("last")` is the same token.
     """
 
     text: str
@@ -28,7 +31,9 @@ class Prompt:
     spans: dict[str, tuple[int, int]]
 
     def positions(self, role: str) -> tuple[int, ...]:
-        """Positions of all tokens of a role."""
+        """Positions of all tokens of a role; the last token is "last" whatever else it is."""
+        if role == "last":
+            return (self.last,)
         return tuple(i for i, name in enumerate(self.roles) if name == role)
 
     @property
@@ -74,11 +79,11 @@ def build_prompt(
         spans["text_constraint"] = find_phrase(question, text_constraint, "text_constraint", last=True)
         if overlap(spans["constraint"], spans["text_constraint"]):
             raise PromptError(
-                f"text_constraint {text_constraint!r} overlaps visual_constraint {visual_constraint!r}: "
+                f"text_constraint {quoted(text_constraint)} overlaps visual_constraint {quoted(visual_constraint)}: "
                 "give phrases that stand apart in the question."
             )
     text = template.format(question=question)
-    image_inputs, n_visual = ({}, 0) if image is None else model.read_image(image)
+    image_inputs, n_visual = ({}, 0) if image is None else model.read_image(image, protocol)
     ids, members = locate(model, template, question, spans, n_visual)
     roles = ["other"] * len(ids)
     roles[-1] = "last"
@@ -108,14 +113,8 @@ def in_format(model, question: str, has_image: bool, protocol: str = "paper") ->
     question = normalise(question)
     if not question:
         raise PromptError("question is empty: give the question's text.")
-    without_image_token(model, "question", question)
+    without_control_tokens(model, "question", question)
     return template, question.rstrip("?").rstrip() if "{question}?" in template else question
-
-
-def without_image_token(model, name: str, text: str) -> None:
-    """Raises PromptError for a text, the parameter `name`, in which an image would be put."""
-    if model.image_token and model.image_token in text:
-        raise PromptError(f"{name} contains {model.image_token!r}, the placeholder of the image: leave it out.")
 
 
 def resolve_positions(prompt: Prompt, positions, error=PromptError) -> tuple[int, ...]:
@@ -126,7 +125,8 @@ def resolve_positions(prompt: Prompt, positions, error=PromptError) -> tuple[int
     for entry in positions:
         if isinstance(entry, str):
             if entry not in TOKEN_ROLES:
-                raise error(f"positions names the unknown role {entry!r}: use {', '.join(TOKEN_ROLES)} or indices.")
+                known = ", ".join(TOKEN_ROLES)
+                raise error(f"positions names the unknown role {quoted(entry)}: use {known} or indices.")
             chosen.update(prompt.positions(entry))
         elif not -len(prompt) <= entry < len(prompt):
             raise error(f"positions holds {entry}, but the prompt has {len(prompt)} tokens.")

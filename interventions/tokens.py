@@ -7,6 +7,11 @@ its first token carries the space before it or not, at either end of the questio
 import itertools
 import re
 import unicodedata
+from numbers import Integral
+
+from .text import quoted
+
+ANSWER_TOKENS = 16  # an answer's tokens, at most
 
 
 class PromptError(ValueError):
@@ -37,7 +42,7 @@ def find_phrase(question: str, phrase: str, name: str, *, last: bool) -> tuple[i
             if found:
                 return found[-1 if last else 0]
     raise PromptError(
-        f"{name} {phrase!r} is not in the question {question!r}: give words that stand in it as they are."
+        f"{name} {quoted(phrase)} is not in the question {quoted(question)}: give words that stand in it as they are."
     )
 
 
@@ -62,6 +67,7 @@ def locate(
     n_visual: tokens that the picture becomes.
     """
     ids, offsets, text = model.tokenize(template.format(question=question), n_visual)
+    check_length(model, len(ids))
     head = template.split("{question}")[0]
     shift = (
         len(text) - len(template.format(question=question))
@@ -76,10 +82,49 @@ def locate(
         overlapping = [i for i, (a, b) in enumerate(offsets) if a < b and overlap((a, b), place)]
         if not overlapping:
             raise PromptError(
-                f"{role} {question[begin:end]!r} has no token of its own in {question!r}: reword it."
+                f"{role} {quoted(question[begin:end])} has no token of its own in {quoted(question)}: reword it."
             )
         members[role] = tuple(overlapping)
     return ids, members
+
+
+def check_length(model, n_tokens: int, n_answer: int = ANSWER_TOKENS) -> None:
+    """Raises PromptError for a prompt that, with its answer, is longer than what all layers of the model see."""
+    window = model.attention_window
+    if window is not None and n_tokens + n_answer > window:
+        raise PromptError(
+            f"question makes a prompt of {n_tokens} tokens, and with {n_answer} of an answer that is more than the "
+            f"{window} that some layers of model {model.name!r} see: shorten it, or use a model without such a window."
+        )
+
+
+def control_tokens(tokenizer) -> tuple[str, ...]:
+    """Texts that a tokenizer takes for control tokens: its special ones, and others that are added in brackets."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    texts = {str(one.content) for one in added if one.special or re.fullmatch(r"<.+>|\[[A-Z_]+\]", one.content)}
+    return tuple(sorted(texts | set(tokenizer.all_special_tokens)))
+
+
+def without_control_tokens(model, name: str, text: str, error: type[ValueError] = PromptError) -> None:
+    """Raises `error` for a text, the parameter `name`, that holds a control token such as "</s>" or "<image>"."""
+    for token in model.control_tokens:
+        if token in text:
+            what = "the placeholder of the image" if token == model.image_token else "a control token of this model"
+            raise error(f"{name} contains {token!r}, {what}: leave it out.")
+    control = set(model.tokenizer.convert_tokens_to_ids(list(model.control_tokens))) - {model.tokenizer.unk_token_id}
+    for token in control.intersection(model.tokenizer(text, add_special_tokens=False)["input_ids"]):  # spelt otherwise
+        spelt = model.tokenizer.convert_ids_to_tokens(token)
+        raise error(f"{name} holds the control token {spelt!r} of this model: reword it.")
+
+
+def check_token_ids(model, name: str, ids, error: type[ValueError] = PromptError) -> tuple[int, ...]:
+    """Token ids as plain numbers. Raises `error` for what is no id of the model's vocabulary."""
+    size, checked = model.config.get_text_config().vocab_size, []
+    for token in ids:
+        if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= token < size:
+            raise error(f"{name} must be token ids, whole numbers from 0 to {size - 1}, not {quoted(token)}.")
+        checked.append(int(token))
+    return tuple(checked)
 
 
 def align(clean_ids: list[int], ids: list[int], phrases: list) -> tuple[tuple[int | None, ...], int]:
@@ -144,3 +189,16 @@ def token_texts(model, ids: list[int]) -> list[str]:
         spaces = len(piece) - len(piece.lstrip("▁"))  # decoded alone, a token of two spaces would be one
         texts[token] = " " * spaces + text.lstrip(" ") if spaces else text
     return [texts[token] for token in ids]
+
+
+def blank_tokens(tokenizer) -> tuple[int, ...]:
+    """Ids of the tokens without a visible character: white space, control and format characters.
+
+    A token of some bytes of a character decodes to a replacement character, which is visible.
+    """
+    special = set(tokenizer.all_special_ids)
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    return tuple(
+        token for token, text in enumerate(texts)
+        if token not in special and all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in text)
+    )

@@ -336,12 +336,26 @@ def test_a_fact_of_the_embedded_model_is_changed(start, target, layer, tmp_path)
         ({"layers": (1, 4)}, "layer 4 gives no gradient"),
         ({"items": ["a", "b"]}, "items must be one id for each of the 1 facts, not 2"),
         ({"lam": 0.0}, "lam must be above 0"),
+        ({"facts": [(None, "Li</s>ma")]}, "target contains '</s>', a control token of this model: leave it out"),
     ],
 )
 def test_what_cannot_be_edited_is_said_in_a_sentence(options, message):
     model = tiny.build()
     with pytest.raises(EditError, match=message):
         edit_facts(model, **{"facts": [(ask(model), "Lima")], "optimizer": replace(FAR, steps=1)} | options)
+
+
+def test_one_prompt_has_one_target():
+    """Two would be solved for by their mean, which says neither."""
+    model = tiny.build()
+    same = build_prompt(model, f" {QUESTION}", tiny.picture(), visual_constraint="this country")
+    with pytest.raises(EditError, match=f"facts ask '{QUESTION}' twice, with the targets 'Lima' and 'Paris': give one"):
+        edit_facts(model, [(ask(model), "Lima"), (ask(model, "The capital of this country was"), "Colombo"),
+                           (same, "Paris")])
+    other = build_prompt(model, QUESTION, tiny.picture(1), visual_constraint="this country")  # another picture
+    for second in ((other, "Paris"), (same, " Lima")):
+        edit = edit_facts(model, [(ask(model), "Lima"), second], optimizer=replace(FAR, steps=1))
+        assert len(edit.facts) == 2
 
 
 # Files

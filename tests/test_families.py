@@ -1,5 +1,7 @@
 """Every row of the table names modules that exist, and counts the tokens that the encoder really delivers."""
 
+import copy
+
 import pytest
 import tiny
 import torch
@@ -10,12 +12,19 @@ from transformers import (
     Gemma2Config,
     Gemma3Config,
     GPT2Config,
+    GPTNeoConfig,
     IdeficsConfig,
     InstructBlipConfig,
+    Llama4TextConfig,
+    LlamaConfig,
     LlavaConfig,
+    LlavaForConditionalGeneration,
+    MistralConfig,
     MllamaConfig,
     PaliGemmaConfig,
+    Qwen2Config,
     Qwen2VLConfig,
+    Qwen3NextConfig,
 )
 
 from interventions import families
@@ -23,8 +32,8 @@ from interventions.causal_trace import trace
 from interventions.checkpoints import ModelError
 from interventions.corruption import corrupt
 from interventions.loading import load_model
-from interventions.model import VisionLanguageModel
-from interventions.prompt import build_prompt
+from interventions.model import VisionLanguageModel, family_row
+from interventions.prompt import PromptError, build_prompt
 
 MROPE = {"rope_type": "default", "mrope_section": [16, 24, 24]}  # as Qwen2-VL's checkpoints have it
 
@@ -75,7 +84,7 @@ def test_a_model_that_is_not_in_the_table():
         (BartConfig(), "an encoder and a decoder"),
         (PaliGemmaConfig(), "see each other both ways"),
         (Gemma3Config(), "see each other both ways"),
-        (LlavaConfig(text_config=Gemma2Config()), "a window of the last tokens"),
+        (LlavaConfig(text_config=Qwen3NextConfig()), "'linear_attention', where the intervened runs expect"),
         (Qwen2VLConfig(text_config={"rope_scaling": MROPE}), "positions in three dimensions"),
     ],
     ids=lambda value: getattr(value, "model_type", None),
@@ -89,6 +98,77 @@ def test_models_that_cannot_work_are_refused_with_the_reason(config, reason, tmp
 
 def test_the_models_of_the_table_are_not_refused():
     assert {families.why_unusable(tiny.build(*key).config) for key in tiny.SEEDS} == {None}
+
+
+def test_a_row_is_no_excuse():
+    """A family of the table whose configuration turns on what the interventions cannot follow."""
+    config = tiny.build("qwen2", "siglip").config
+    config.text_config.layer_types = ["full_attention", "linear_attention"]
+    assert families.family_of(config).name == "llava-qwen2"
+    with pytest.raises(ModelError, match="cannot be traced: some of its layers are 'linear_attention'"):
+        family_row(config, "tiny")
+
+
+@pytest.mark.parametrize(("config", "window"), [
+    (Qwen2Config(), None), (Qwen2Config(sliding_window=8), None), (LlamaConfig(), None), (GPT2Config(), None),
+    (Qwen2Config(use_sliding_window=True, sliding_window=64, num_hidden_layers=5, max_window_layers=2), 64),
+    (Qwen2Config(use_sliding_window=True, sliding_window=64, num_hidden_layers=5, max_window_layers=5), None),
+    (MistralConfig(sliding_window=512), 512), (MistralConfig(sliding_window=None), None), (GPTNeoConfig(), 256),
+    (Gemma2Config(), 4096), (LlavaConfig(text_config=MistralConfig(sliding_window=32)), 32),
+    (Llama4TextConfig(attention_chunk_size=128), 128),
+])
+def test_the_window_of_attention_is_read_off_any_configuration(config, window):
+    assert families.attention_window(config) == window
+
+
+def windowed(window):
+    """LLaVA over Qwen2 whose last three layers see a window, with the weights of `tiny.build`."""
+    model = tiny.build("qwen2", "siglip")
+    config = copy.deepcopy(model.config)
+    text = config.text_config.to_dict() | {
+        "use_sliding_window": True, "sliding_window": window, "max_window_layers": 2, "layer_types": None,
+    }
+    config.text_config = Qwen2Config(**text)
+    config._attn_implementation = "sdpa"
+    module = LlavaForConditionalGeneration._from_config(config, attn_implementation="sdpa")
+    module.load_state_dict(model.module.state_dict())
+    return model, VisionLanguageModel.from_module(module, model.processor, prompt=families.VICUNA)
+
+
+@pytest.mark.parametrize("window", [4096, 64])  # of the second, packed runs are longer
+def test_a_model_whose_window_holds_the_prompt_is_traced_as_one_without(window):
+    plain, model = windowed(window)
+    assert plain.attention_window is None and model.attention_window == window
+    assert set(model.config.text_config.layer_types) == {"full_attention", "sliding_attention"}
+    results = []
+    for one in (plain, model):
+        prompt = tiny.ask(one)
+        assert len(prompt) + 16 <= 64
+        results.append(trace(one, prompt, corrupt(one, prompt, visual_replacement="Sri Lanka")))
+    assert abs(results[0].effects - results[1].effects).max() < 1e-5 < abs(results[0].effects).max()
+    assert results[0].answer_ids == results[1].answer_ids
+    answers = [one.generate_answer(tiny.picture(), tiny.QUESTION) for one in (plain, model)]
+    assert answers[0] == answers[1]
+
+
+def test_a_prompt_longer_than_the_window_is_refused():
+    """Everything that asks: the traced runs see all tokens, the model itself would not."""
+    n = len(tiny.ask(tiny.build("qwen2", "siglip")))
+    _, model = windowed(8)
+    told = f"question makes a prompt of {n} tokens, and with 16 of an answer that is more than the 8 that"
+    with pytest.raises(PromptError, match=told):
+        tiny.ask(model)
+    with pytest.raises(PromptError, match="with 16 of an answer that is more than the 8 that"):
+        model.generate_answer(tiny.picture(), tiny.QUESTION)
+    for window, refused in ((n + 16, False), (n + 15, True)):
+        _, model = windowed(window)
+        if refused:
+            with pytest.raises(PromptError, match=f"more than the {window} that"):
+                tiny.ask(model)
+            continue
+        prompt = tiny.ask(model)
+        with pytest.raises(PromptError, match=f"more than the {window} that"):  # the corrupted prompt is longer
+            corrupt(model, prompt, visual_replacement="this very long name of another country")
 
 
 def test_an_image_becomes_as_many_tiles_as_its_size_asks_for():

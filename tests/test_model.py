@@ -195,3 +195,41 @@ def test_an_unreadable_image(tmp_path):
     broken.write_bytes(b"no picture")
     with pytest.raises(TestBedError, match="cannot be read"):
         tiny.build().generate_answer(broken, QUESTION)
+
+
+def squared(image, mean):
+    """`expand2square` of LLaVA's original code (llava/mm_utils.py), which Bunny's repeats."""
+    colour, (width, height) = tuple(int(x * 255) for x in mean), image.size
+    if width == height:
+        return image
+    side = max(width, height)
+    result = Image.new(image.mode, (side, side), colour)
+    result.paste(image, (0, (width - height) // 2) if width > height else ((height - width) // 2, 0))
+    return result
+
+
+@pytest.mark.parametrize("size", [(40, 30), (31, 60), (24, 24)])
+@pytest.mark.parametrize("key", [("llama", "clip"), ("gqa", "siglip"), ("phi", "siglip"), ("qwen2", "siglip"),
+                                 ("llama", "tiles")], ids=str)
+@pytest.mark.parametrize("crops", [True, False])
+def test_the_authors_protocol_pads_where_the_original_code_does(key, size, crops):
+    model, image = tiny.build(*key), Image.effect_noise(size, 90).convert("RGB")
+    reads = model.processor.image_processor
+    if crops and key[1] != "tiles":
+        reads.do_center_crop, reads.size = True, {"shortest_edge": 24}
+        reads.crop_size = {"height": 24, "width": 24}
+    pads = key in (("llama", "clip"), ("gqa", "siglip"), ("phi", "siglip"))
+    plain, _ = model.read_image(image)
+    padded, n = model.read_image(image, "authors")
+    expected = squared(image, reads.image_mean) if pads else image
+    expected = reads(expected, return_tensors="pt")["pixel_values"]
+    assert torch.equal(padded["pixel_values"], expected)
+    assert torch.equal(plain["pixel_values"], reads(image, return_tensors="pt")["pixel_values"])
+    assert torch.equal(plain["pixel_values"], padded["pixel_values"]) == (not pads or size == (24, 24))
+    if pads:
+        assert n == 9 and model.image_view("authors") == "padded"
+    assert model.image_view() == ("cropped" if model.crops_images else "squeezed")
+    prompts = [build_prompt(model, QUESTION, image, visual_constraint="this country", protocol=protocol)
+               for protocol in ("paper", "authors")]
+    for prompt, pixels in zip(prompts, (plain, padded), strict=True):
+        assert torch.equal(prompt.image_inputs["pixel_values"], pixels["pixel_values"])

@@ -1,14 +1,19 @@
 """Positions come from character offsets; every restored pair stands for the same word."""
 
+import re
 import unicodedata
 
+import numpy as np
 import pytest
 import tiny
 
 from interventions.checkpoints import ModelError
 from interventions.corruption import corrupt, noise
+from interventions.edit_errors import EditError
+from interventions.errors import TraceError
+from interventions.multedit import edit_facts
 from interventions.prompt import PromptError, build_prompt
-from interventions.tokens import align, find_phrase, token_texts
+from interventions.tokens import align, check_token_ids, find_phrase, token_texts
 
 QUESTION = "The capital of this country is"
 
@@ -285,3 +290,61 @@ def test_a_token_beyond_the_tokenizer_has_no_text():
     """Embeddings are padded to a round number (Phi-2's by 905 rows), and a model may answer with a spare one."""
     model = tiny.build()
     assert token_texts(model, [len(model.tokenizer) + 5, 40]) == ["", model.tokenizer.decode([40])]
+
+
+# Control tokens and ids
+
+
+def with_chatml():
+    """A tiny model whose tokenizer has control tokens in several ways, as Qwen2's."""
+    words = tiny.tokenizer()
+    words.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    words.add_tokens(["<tool_call>", "[INST]", "Lima"])  # added, but not special; the last is a word
+    return tiny.build(words=words)
+
+
+@pytest.mark.parametrize("token", ["</s>", "<s>", "<pad>", "<image>", "<|im_end|>", "<tool_call>", "[INST]"])
+def test_control_tokens_in_what_users_write_are_refused(token):
+    model = with_chatml()
+    prompt, what = ask(model), "the placeholder of the image" if token == "<image>" else "a control token of this model"
+    cases = {
+        "question": lambda: ask(model, f"The {token} capital of this country is"),
+        "visual_replacement": lambda: corrupt(model, prompt, visual_replacement=f"Sri{token}Lanka"),
+        "repeat_token": lambda: corrupt(model, prompt, repeat_token=token),
+    }
+    for name, case in cases.items():
+        with pytest.raises(PromptError, match=re.escape(f"{name} contains {token!r}, {what}: leave it out.")):
+            case()
+    with pytest.raises(EditError, match=re.escape(f"target contains {token!r}, {what}: leave it out.")):
+        edit_facts(model, [(prompt, f"Lima{token}")])
+    with pytest.raises(PromptError, match="question contains"):
+        model.generate_answer(None, f"What is {token}?")
+
+
+def test_what_only_looks_like_a_control_token_is_asked():
+    model = with_chatml()
+    for question in ("Is this country < Peru > Chile", "Lima and this country <3 [A]", "this country </i>"):
+        assert ask(model, question).question == question
+
+
+@pytest.mark.parametrize("token", [9999, -1, 3.5, True, None.__class__, float("nan"), 10**30])
+def test_a_token_to_repeat_is_one_of_the_vocabulary(model, token):
+    with pytest.raises(PromptError, match=r"^repeat_token must be token ids, whole numbers from 0 to \d+, not .*\.$"):
+        corrupt(model, ask(model), repeat_token=token)
+
+
+def test_the_image_s_own_token_is_not_repeated(model):
+    with pytest.raises(PromptError, match="is the placeholder of the image"):
+        corrupt(model, ask(model), repeat_token=model.image_token_id)
+    ids = np.array([model.config.get_text_config().vocab_size - 1])
+    assert check_token_ids(model, "answer", ids) == tuple(ids.tolist())
+    with pytest.raises(TraceError, match=r"answer must be token ids, whole numbers from 0 to \d+, not 99999\."):
+        check_token_ids(model, "answer", [1, 99999], TraceError)
+
+
+def test_long_phrases_are_quoted_by_their_beginning(model):
+    for case in (lambda: ask(model, "x" * 5_000), lambda: ask(model, QUESTION, "y" * 5_000),
+                 lambda: corrupt(model, ask(model), repeat_token="Paris", repeat_role="z" * 5_000)):
+        with pytest.raises(PromptError) as error:
+            case()
+        assert len(str(error.value)) < 400
