@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .answers import accuracy, is_right
 from .asking import ITEM_COLUMNS, Asked, ask, reasons
 from .attention import (
     CONSTRAINT_TO_LAST,
@@ -25,16 +26,15 @@ from .attention import (
     check_weights,
     contributions_from_cache,
 )
-from .causal_trace import window_spans
 from .conditions import Conditions, clean_prompt
 from .forward import in_session
 from .knockout import attention_knockout, flow_edges
-from .metrics import RIGHT, answer_accuracy
 from .model import VisionLanguageModel
 from .prompt import Prompt
 from .restoration import clean_run
 from .run_request import MAX_ANSWER_TOKENS, clean_request
 from .testbed import Item
+from .windows import window_spans
 
 # Parts of the flow visual -> constraint that are blocked by themselves: a question's 5 % of visual tokens with the
 # largest contributions, all others, and as many others, drawn.
@@ -52,11 +52,11 @@ class AttentionStudy:
     position, token, role ("visual", "constraint", "constraint_last"), norm (||a_ij|| of Eq. 1, i the last token of the
     flow's target) and share (norm over the sum of those of all tokens that i reads in that layer).
     `knockouts`, of the questions answered right: id, part, flow (SUBSETS too), window, layer (its centre), p_blocked,
-    drop (P_clean - P_blocked of the answer's first token); the window of all layers is there once.
+    drop (P_clean - P_blocked of the answer); the window of all layers is there once.
     `questions`: id, part, constraints, question, entity, relation, split, style, answer (what the model says), expected
-    (the canonical right answer), accuracy (0 to 1, see `metrics.answer_accuracy`), correct, confidence (the probability
-    of the answer's first token), answered, reason (why not), p_clean (the confidence where it is right),
-    knockout_reason (why a right one has no knock-outs: a fault).
+    (the canonical right answer), accuracy (0 to 1, see `answers.py`), correct, confidence (the probability of the
+    answer's first token with a visible character), answered, reason (why not), p_clean (the confidence where it is
+    right), knockout_reason (why a right one has no knock-outs: a fault).
     """
 
     contributions: pd.DataFrame
@@ -176,17 +176,17 @@ def _contributions_of(model: VisionLanguageModel, conditions: Conditions, settin
             "norm": norms[layer, row, sources[source]], "share": shares[layer, row, sources[source]],
         }))
     answer = model.decode(found["answer_ids"])
-    return pd.concat(frames, ignore_index=True).assign(answer=answer, confidence=found["top_p"], reason="")
+    return pd.concat(frames, ignore_index=True).assign(answer=answer, confidence=found["p_clean"], reason="")
 
 
 def answer_and_contributions(lm, request: dict) -> dict:
-    """{"answer_ids", "top_p", "norms" [layers, queries, keys]}, in one session: the clean run is shared.
+    """{"answer_ids", "p_clean", "norms" [layers, queries, keys]}, in one session: the clean run is shared.
 
     request: as for `restoration.clean_run` and `attention.contributions_from_cache`. Runs where the weights are.
     """
     with torch.no_grad():
         clean = clean_run(lm, request)
-        return {name: clean[name] for name in ("answer_ids", "top_p")} | contributions_from_cache(lm, request, clean)
+        return {name: clean[name] for name in ("answer_ids", "p_clean")} | contributions_from_cache(lm, request, clean)
 
 
 def _knockouts_of(model: VisionLanguageModel, conditions: Conditions, settings: dict, item: Item) -> pd.DataFrame:
@@ -220,8 +220,8 @@ def _questions(asked: list[Asked]) -> pd.DataFrame:
         row["answered"] = row.pop("used")
         item, answer = entry.item, row["answer"]
         row["expected"] = item.answers[0]
-        row["accuracy"] = answer_accuracy(answer, item.answers, item.annotations) if row["answered"] else np.nan
-        row["correct"] = bool(row["accuracy"] >= RIGHT)
+        row["accuracy"] = accuracy(answer, item) if row["answered"] else np.nan
+        row["correct"] = bool(row["answered"] and is_right(answer, item))
         row["p_clean"] = row["confidence"] if row["correct"] else np.nan
         rows.append(row)
     told = ["answer", "expected", "accuracy", "correct", "confidence", "answered", "reason", "p_clean"]

@@ -8,16 +8,18 @@ is looked at, p and interval are corrected for their number.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
 
+from .depth import in_layers
 from .metrics import bootstrap_interval
 from .study import SITE_ROLES, TraceStudy
 
-# "Early" is the first quarter of the layers but at least four: 0-7 of 32 (the paper finds 1-4 and edits 0-5),
-# 0-3 of 8.
-EARLY_SHARE, EARLY_LEAST = 4, 4
+# Shares of the depth. Early: the paper finds MLP layers 1-4 (Figure 1) and edits the early layers 0-5 (appendix G).
+# Middle: it reaches up to layers 16 and 17, which the paper calls middle layers (section 4.4).
+EARLY, EARLY_AND_MIDDLE = Fraction(6, 32), Fraction(18, 32)
 FLIPS = 10_000
 # Probabilities that a restored token lifts from 0.0001 to 0.0002 are surely above 0, but nothing to speak of.
 NEGLIGIBLE = 0.01
@@ -25,13 +27,13 @@ RESOLUTION = 1e-5  # of a probability: what the trace itself is exact to
 
 
 def early_layers(n_layers: int) -> range:
-    """The layers that count as early."""
-    return range(min(n_layers, max(EARLY_LEAST, n_layers // EARLY_SHARE)))
+    """The layers that count as early: 0-5 of 32, 0-1 of 8."""
+    return range(min(n_layers, in_layers(EARLY, n_layers)))
 
 
 def early_and_middle_layers(n_layers: int) -> range:
-    """All but the last third: where the paper finds effects in questions with two constraints."""
-    return range(n_layers - n_layers // 3)
+    """Where the paper finds effects in questions with two constraints: layers 0-17 of 32, 0-4 of 8."""
+    return range(min(n_layers, in_layers(EARLY_AND_MIDDLE, n_layers)))
 
 
 def by_role_layer(sites: pd.DataFrame, quantity: str = "effect") -> pd.DataFrame:
@@ -63,32 +65,34 @@ def by_role_layer(sites: pd.DataFrame, quantity: str = "effect") -> pd.DataFrame
     return result.sort_values(columns[:4], key=rank, ignore_index=True)
 
 
-def effects_at(sites: pd.DataFrame, role: str, part: str, kind: str) -> pd.DataFrame:
-    """Effects [questions, layers] at the tokens of one role, averaged within a question; index id, columns layer."""
-    chosen = sites[(sites["role"] == role) & (sites["part"] == part) & (sites["kind"] == kind)]
-    means = chosen.groupby(["id", "layer"], observed=True, sort=False)["effect"].mean().unstack("layer")
-    return means.dropna().sort_index(axis=1)
+def effects_at(sites: pd.DataFrame, part: str, kind: str, quantity: str = "effect") -> pd.DataFrame:
+    """Effects (or p_restored) [questions, layers] at the token that each question is read at, by id and layer."""
+    chosen = sites[sites["read"] & (sites["part"] == part) & (sites["kind"] == kind)].astype({"id": str})
+    return chosen.pivot(index="id", columns="layer", values=quantity).dropna().sort_index(axis=1)
 
 
-def by_part_and_kind(study: TraceStudy) -> Iterable[tuple[str, str, pd.DataFrame]]:
-    """(part, kind, `effects_at` the study's role); none where no question was used."""
+def by_part_and_kind(study: TraceStudy, quantity: str = "effect") -> Iterable[tuple[str, str, pd.DataFrame]]:
+    """(part, kind, `effects_at`); none where no question was used."""
     for part in dict.fromkeys(study.sites["part"]):
         for kind in dict.fromkeys(study.sites["kind"]):
-            effects = effects_at(study.sites, study.role, part, kind)
+            effects = effects_at(study.sites, part, kind, quantity)
             if len(effects):
                 yield part, kind, effects
 
 
-def by_layer(study: TraceStudy) -> pd.DataFrame:
-    """Mean effects by layer, with bootstrap intervals. Columns part, kind, layer, effect, low, high, n."""
+def by_layer(study: TraceStudy, quantity: str = "effect") -> pd.DataFrame:
+    """Mean effects (or p_restored) by layer at the token that is read, with bootstrap intervals over questions.
+
+    Columns part, kind, layer, <quantity>, low, high, n.
+    """
     frames = []
-    for part, kind, effects in by_part_and_kind(study):
-        mean, low, high = bootstrap_interval(effects.to_numpy(float))
+    for part, kind, values in by_part_and_kind(study, quantity):
+        mean, low, high = bootstrap_interval(values.to_numpy(float))
         frames.append(pd.DataFrame({
-            "part": part, "kind": kind, "layer": np.asarray(effects.columns, int), "effect": mean, "low": low,
-            "high": high, "n": len(effects),
+            "part": part, "kind": kind, "layer": np.asarray(values.columns, int), quantity: mean, "low": low,
+            "high": high, "n": len(values),
         }))
-    return joined(frames, ["part", "kind", "layer", "effect", "low", "high", "n"])
+    return joined(frames, ["part", "kind", "layer", quantity, "low", "high", "n"])
 
 
 def layer_tests(study: TraceStudy) -> pd.DataFrame:

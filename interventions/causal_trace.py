@@ -13,24 +13,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-import torch
 
+from .answers import answer_tokens, is_accepted, own_answer
 from .corruption import CorruptedPrompt
+from .errors import TraceError
 from .forward import in_session
 from .prompt import Prompt, resolve_positions
 from .restoration import restore_sites
 from .run_request import MAX_ANSWER_TOKENS, request_of_both
+from .windows import MASKABLE, check_packing, choice, default_method, window_spans
 
 KIND_NAMES = {"mlp": "MLP", "attention": "self-attention"}
 KINDS = tuple(KIND_NAMES)
 METHODS = ("packed", "rows", "plain")
-WINDOW_RULES = ("centered", "radius")
-MASKABLE = ("sdpa", "eager")  # attention implementations that take a mask of one's own
 ANSWER_SCORES = ("first_token", "sequence")
-
-
-class TraceError(ValueError):
-    """A trace that cannot be run as asked, in one sentence naming the parameter and the fix."""
 
 
 @dataclass(frozen=True)
@@ -106,15 +102,17 @@ def trace(
 ) -> CausalTrace:
     """Trace one question (paper, section 3.2).
 
-    answer: text or token ids; None = the model's own. It must be what the clean run begins with, unless
-        require_top=False.
+    answer: text or token ids; None = the model's own. It must be what the clean run says, token by token, unless
+        require_top=False; the run may go on behind it.
     window, window_rule: "centered" = exactly W layers around l as in ROME, "radius" = l - W .. l + W as in
         the released scripts (where W = 1 means one layer); both clipped at the ends.
     positions: clean positions or role names; None = all from the first corrupted token on (before it every
         effect is exactly 0, which is filled in without running anything).
-    answer_score: probability of the answer's "first_token" (paper) or of all its tokens ("sequence").
-    accepted, min_p_clean: texts of right answers (or one), and how probable the answer must be; where the clean run
-        begins with none of them, or is less sure, nothing more is run, and p_corrupted and restored are NaN.
+    answer_score: probability of the answer's "first_token" (paper), which is the first with a visible character (blank
+        ones before it are teacher-forced), or of all its tokens ("sequence").
+    accepted, min_p_clean: texts of right answers (or one), and how probable the answer must be; where the model's whole
+        answer is none of them, or it is less sure, nothing more is run, and p_corrupted and restored are NaN. Takes one
+        more request, for the answer.
     method: "packed" (fastest), "rows" (as exact in half precision as separate runs), "plain" (one whole
         forward a site: the reference); None = packed in float32, rows in half precision.
     max_packed_tokens: tokens of all segments or rows of a forward; None = by the device and its free memory.
@@ -122,11 +120,11 @@ def trace(
     Raises TraceError, also for an answer that is not the model's; ModelError for remote; NDIFError.
     """
     spans = window_spans(window, window_rule, model.n_layers)
-    kinds = _choice("kinds", (kinds,) if isinstance(kinds, str) else tuple(kinds), KINDS)
-    _choice("answer_score", (answer_score,), ANSWER_SCORES)
+    kinds = choice("kinds", (kinds,) if isinstance(kinds, str) else tuple(kinds), KINDS)
+    choice("answer_score", (answer_score,), ANSWER_SCORES)
     maskable = model.attention in MASKABLE
     method = method or default_method(model.dtype, maskable)
-    _choice("method", (method,), METHODS)
+    choice("method", (method,), METHODS)
     if method == "packed" and not maskable:
         raise TraceError(
             f"method 'packed' needs attn_implementation {' or '.join(map(repr, MASKABLE))}, not {model.attention!r}: "
@@ -150,13 +148,13 @@ def trace(
                     cells.append((k, i, layer))
                     sites.append(((kind,), ((position, partners[position]),), start, stop))
     given = answer_tokens(model, prompt, answer) if isinstance(answer, str) else answer
-    answer_ids = None if given is None else list(given)
-    begins = None
+    answer_ids, own = None if given is None else list(given), None
     if accepted is not None:
-        accepted = (accepted,) if isinstance(accepted, str) else accepted
-        begins = [answer_tokens(model, prompt, text)[0] for text in accepted]
-    elif answer is not None and require_top:
-        begins = answer_ids[:1]
+        own = own_answer(model, prompt, max_answer_tokens=max_answer_tokens, remote=remote)
+        answer_ids = list(own.ids) if answer_ids is None else answer_ids
+    correct = own is None or is_accepted(own.text, (accepted,) if isinstance(accepted, str) else accepted)
+    if not correct:
+        sites = []
     result = in_session(
         model.traced,
         restore_sites,
@@ -164,8 +162,8 @@ def trace(
             "kinds": kinds,
             "sites": sites,
             "answer_ids": answer_ids,
-            "begins": begins,
-            "min_p_clean": min_p_clean,
+            "require_top": answer is not None and require_top and own is None,
+            "min_p_clean": min_p_clean if correct else math.inf,
             "sequence": answer_score == "sequence",
             "max_answer_tokens": max_answer_tokens,
             "method": method,
@@ -173,12 +171,10 @@ def trace(
         },
         model.runs_on(remote),
     )
-    correct = begins is None or result["top_id"] in begins
-    if not correct and accepted is None:
+    if "said" in result:
         raise TraceError(
-            f"answer {answer!r} is not what the model answers, which begins with "
-            f"{model.tokenizer.decode([result['top_id']]).strip()!r} (p = {result['top_p']:.2f}): "
-            "leave answer out to trace that, or pass require_top=False."
+            f"answer {_told(answer)} is not what the model answers, which is {model.decode(result['said'])!r}: leave "
+            "answer out to trace that, or pass require_top=False."
         )
 
     p_corrupted = result.get("p_corrupted", math.nan)
@@ -205,48 +201,5 @@ def trace(
     )
 
 
-def default_method(dtype: torch.dtype, maskable: bool = True) -> str:
-    """Packed in float32, rows in half precision, which packing would round otherwise."""
-    return "packed" if maskable and dtype == torch.float32 else "rows"
-
-
-def window_spans(window: int, rule: str, n_layers: int) -> list[tuple[int, int]]:
-    """The layers [start, stop) restored for each layer l, clipped at the model's ends."""
-    if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window <= n_layers:
-        raise TraceError(
-            f"window must be a whole number from 1 to the model's {n_layers} layers, not {window!r}."
-        )
-    _choice("window_rule", (rule,), WINDOW_RULES)
-    if rule == "centered":
-        before, after = window // 2, window - window // 2
-    else:
-        before = 0 if window == 1 else window
-        after = before + 1
-    return [(max(0, layer - before), min(n_layers, layer + after)) for layer in range(n_layers)]
-
-
-def check_packing(max_packed_tokens: int | None, error: type[ValueError] = TraceError) -> None:
-    """Raises `error` for a number of tokens that no forward has."""
-    if max_packed_tokens is not None and max_packed_tokens < 1:
-        raise error(f"max_packed_tokens must be at least 1, not {max_packed_tokens}: leave it out to have it chosen.")
-
-
-def _choice(name: str, values: tuple, allowed: tuple) -> tuple:
-    unknown = [value for value in values if value not in allowed]
-    if unknown or not values:
-        what = f"unknown: {unknown[0]!r}" if unknown else "empty"
-        raise TraceError(f"{name} is {what}; use {', '.join(map(repr, allowed))}.")
-    return values
-
-
-def answer_tokens(
-    model, prompt: Prompt, answer: str, name: str = "answer", error: type[ValueError] = TraceError
-) -> list[int]:
-    """Tokens of an answer as they follow the prompt; the rest of the answer's text is the model's format, a
-    space. Raises `error`, about the parameter `name`, if it has none of its own."""
-    answer = answer.strip()
-    prompt_ids = prompt.input_ids.tolist()
-    ids = model.tokenize(f"{prompt.text} {answer}", len(prompt.visual))[0]
-    if not answer or ids[: len(prompt_ids)] != prompt_ids or len(ids) == len(prompt_ids):
-        raise error(f"{name} {answer!r} has no tokens of its own behind the prompt: give the words of the answer.")
-    return ids[len(prompt_ids) :]
+def _told(answer) -> str:
+    return repr(answer if isinstance(answer, str) else list(answer))[:80]

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, replace
 
 from PIL import Image
 
-from .causal_trace import WINDOW_RULES
 from .corruption import CorruptedPrompt, corrupt, noise
 from .prompt import Prompt, PromptError, build_prompt
 from .testbed import Item, TestBedError, load_image
 from .tokens import find_phrase, normalise
+from .windows import WINDOW_RULES
 
 CORRUPTIONS = ("replacement", "repeat", "noise", "standard")
 CONSTRAINTS = {"visual": ("constraint",), "text": ("text_constraint",), "both": ("constraint", "text_constraint")}

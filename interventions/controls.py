@@ -27,8 +27,8 @@ from .ndif import JobFailed
 from .parameters import ParameterError
 from .prompt import Prompt
 from .results import ResultStore
-from .study import TraceStudy, trace_study
-from .testbed import Item
+from .study import TraceStudy, read_role, trace_study
+from .testbed import Item, same_entity
 from .turns import in_order
 
 CONTROLS = ("other image", "other position")
@@ -59,7 +59,9 @@ def trace_controls(
     model: VisionLanguageModel, testbed: Iterable[Item], study: TraceStudy, *, limit: int = 0, seed: int = 0,
     results_dir="results", method: str | None = None, remote: bool | str | None = None,
 ) -> pd.DataFrame:
-    """The controls of a study, at its role, on the questions it used. Columns control, id, part, kind, layer, effect.
+    """The controls of a study, at the token that is read, on the questions it used.
+
+    Columns control, id, part, kind, layer, effect.
 
     testbed: where other images come from, the studied items among them. limit: questions of each part (0: all).
     A question without another image has no row of that control.
@@ -69,18 +71,18 @@ def trace_controls(
     settings = {"window": study.window, "kinds": list(dict.fromkeys(study.sites["kind"])), "method": method,
                 "remote": model.runs_on(remote)}
     key = settings | model.key() | study.conditions.key()
-    key |= {"table": "trace_controls", "role": study.role, "seed": seed}
+    key |= {"table": "trace_controls", "seed": seed}
     store = ResultStore(results_dir)
 
     def one(asked: tuple) -> pd.DataFrame | None:
         row, control = asked
-        item, answer_id = by_id[row.id], int(row.answer_id)
+        item, answer_ids = by_id[row.id], [int(token) for token in row.answer_ids]
         other = other_item(item, pool, seed) if control == "other image" else None
         own = {
-            "control": control, "item": item.content(), "answer_id": answer_id, "other": other and other.content(),
+            "control": control, "item": item.content(), "answer_ids": answer_ids, "other": other and other.content(),
             "named": [] if model.is_multimodal else [item.entity, other and other.entity],
         } | ({"id": item.id} if control == "other position" else {})  # by which the position is drawn
-        compute = partial(_trace, model, item, other, control, study, answer_id, seed, settings)
+        compute = partial(_trace, model, item, other, control, study, answer_ids, seed, settings)
         try:
             table = store.get_or_compute(key | own, compute)
         except JobFailed as error:
@@ -106,7 +108,7 @@ def control_effects(study: TraceStudy, controls: pd.DataFrame, twin: TraceStudy 
         chosen = controls[(controls["part"] == part) & (controls["kind"] == kind) & (controls["layer"] == layer)]
         found |= {name: chosen.loc[chosen["control"] == name, "effect"] for name in CONTROLS}
         if twin is not None:
-            other = effects_at(twin.sites, twin.role, part, kind)
+            other = effects_at(twin.sites, part, kind)
             found |= {"other model": other[layer]} if layer in other else {}
         for name, values in found.items():
             if values.empty:
@@ -145,12 +147,12 @@ def other_item(item: Item, pool: Iterable[Item], seed: int = 0) -> Item | None:
     fitting = [
         other for other in pool
         if other.visual_constraint == item.visual_constraint and other.image not in (None, item.image)
-        and not (item.entity and other.entity == item.entity) and not set(other.answers) & set(item.answers)
+        and not same_entity(item, other) and not set(other.answers) & set(item.answers)
     ]
     return min(fitting, key=rank, default=None)
 
 
-def _trace(model, item, other, control, study, answer_id: int, seed: int, settings: dict) -> pd.DataFrame:
+def _trace(model, item, other, control, study, answer_ids: list[int], seed: int, settings: dict) -> pd.DataFrame:
     """Effects by kind and layer of one control on one question; no row where it cannot be run."""
     none = pd.DataFrame({"kind": np.array([], object), "layer": np.array([], int), "effect": np.array([], float)})
     if control == "other image":
@@ -162,11 +164,11 @@ def _trace(model, item, other, control, study, answer_id: int, seed: int, settin
         corrupted = corrupted_prompt(model, item, prompt, study.conditions)
     except Unusable:
         return none
-    position = prompt.positions(study.role.removesuffix("_last"))[-1]
+    position = prompt.positions(read_role(study.conditions, item.constraints == "multi").removesuffix("_last"))[-1]
     if control == "other position":
         corrupted, position = _moved(prompt, corrupted, position, f"{seed}:{item.id}")
     result = trace(
-        model, prompt, corrupted, positions=(position,), answer=(answer_id,), require_top=False,
+        model, prompt, corrupted, positions=(position,), answer=answer_ids, require_top=False,
         window_rule=study.conditions.window_rule, **settings,
     )
     return result.to_frame()[["kind", "layer", "effect"]]

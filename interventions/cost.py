@@ -19,11 +19,12 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
-from .causal_trace import TraceError, default_method
 from .checkpoints import ModelError
+from .errors import TraceError
 from .model import family_row
 from .parameters import closest
 from .published import published_config
+from .windows import default_method
 from .workload import (
     WAYS,
     Architecture,

@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from .causal_trace import answer_tokens
+from .answers import accuracy, answer_tokens, is_accepted
 from .conditions import Conditions, Unusable, clean_prompt, named
 from .edit import digest
 from .edit_errors import EditError
 from .forward import decode, extend, in_session, prompt_inputs, run
 from .lots import lot
-from .metrics import answer_accuracy, answer_probability
+from .metrics import answer_probability
 from .model import VisionLanguageModel
 from .prompt import Prompt
 from .run_request import MAX_ANSWER_TOKENS
-from .testbed import Item
+from .testbed import Item, same_entity
 
 # Relations of the embedded test bed: what country something lies in, and what of that country is asked ("pcapital").
 LIES_IN, TWO_STEPS = "country", "p{}"
@@ -68,11 +68,12 @@ def evaluate(
         columns[f"p_{group}"], columns[f"n_{group}"] = float(np.mean(own)) if own else np.nan, len(own)
     first = next(i for i, (name, _) in enumerate(asked) if name == "target")
     accuracies = [
-        one.accuracy if unchanged else answer_accuracy(model.decode(ids), one.item.answers, one.item.annotations)
+        one.accuracy if unchanged else accuracy(model.decode(ids), one.item)
         for one, unchanged, ids in zip(references, exact[len(asked):], found["answers"][len(asked):], strict=True)
     ]
+    after = target if exact[first] else model.decode(found["answers"][first])
     return columns | {
-        "exact": bool(exact[first]), "after": target if exact[first] else model.decode(found["answers"][first]),
+        "exact": is_accepted(after, (target,)), "after": after,
         "accuracy_before": _mean(one.accuracy for one in references), "accuracy_after": _mean(accuracies),
         "n_unrelated": len(references), "kl": _mean(found["kl"][len(asked):]),
     }
@@ -84,8 +85,7 @@ def reference(model: VisionLanguageModel, item: Item, protocol: str = "paper") -
     request = answering(model) | {"questions": [(prompt.input_ids[None], prompt.image_inputs, None, None)]}
     found = in_session(model.traced, ask_edited, request, model.runs_on(None))
     ids = tuple(found["answers"][0])
-    accuracy = answer_accuracy(model.decode(ids), item.answers, item.annotations)
-    return Reference(item, prompt, ids, accuracy, found["log_p"][0])
+    return Reference(item, prompt, ids, accuracy(model.decode(ids), item), found["log_p"][0])
 
 
 def questions_about(model: VisionLanguageModel, item: Item, others: Iterable[Item], protocol: str = "paper") -> dict:
@@ -120,7 +120,8 @@ def questions_about(model: VisionLanguageModel, item: Item, others: Iterable[Ite
 def unrelated(item: Item, pool: Iterable[Reference], n: int, seed: int = 0) -> list[Reference]:
     """n references about other entities that share no answer with the item, drawn by a hash."""
     fitting = [
-        other for other in pool if other.item.entity != item.entity and not set(other.item.answers) & set(item.answers)
+        other for other in pool
+        if not same_entity(other.item, item) and not set(other.item.answers) & set(item.answers)
     ]
     return sorted(fitting, key=lambda other: lot(seed, item.id, other.item.id))[:n]
 

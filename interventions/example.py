@@ -9,7 +9,6 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from .causal_trace import window_spans
 from .conditions import (
     REPEAT_TOKEN,
     Conditions,
@@ -24,11 +23,12 @@ from .forward import extend, in_session, run
 from .model import VisionLanguageModel
 from .parameters import ParameterError
 from .prompt import Prompt
-from .restoration import clean_run, corrupted_run, n_samples, site_writes
+from .restoration import clean_run, corrupted_run, n_samples, scored_part, site_writes
 from .run_request import request_of_both
 from .study import TraceStudy, trace_study
 from .testbed import Item, load_image
 from .tokens import constraint_spans, normalise, token_texts
+from .windows import window_spans
 
 ASK_AT_MOST = 20  # questions for each one wanted, before a part is given up
 
@@ -39,8 +39,9 @@ class WorkedExample:
 
     texts: the clean and the corrupted question in pieces: run, text, role ("" outside the constraints, and outside the
         corrupted ones in the corrupted question).
-    answers: the likeliest next tokens of the clean, corrupted and restored run, and the answer's first token where it
-        is not among them: run, rank (1 is the likeliest), token_id, token, p, is_answer.
+    answers: the likeliest next tokens of the clean, corrupted and restored run (behind the answer's blank tokens, if it
+        begins with some), and the answer's first visible one where it is not among them: run, rank (1 is the
+        likeliest), token_id, token, p, is_answer.
     sites: the question's rows of `TraceStudy.sites`.
     site: what is restored in the restored run: kind, position, token, layer (the window's), layers (first, last).
     """
@@ -128,26 +129,26 @@ def worked_example(
     """
     own = study.only([item.id])
     asked = own.questions.iloc[0]
-    at_constraint = own.sites[own.sites["role"] == own.role]
+    at_constraint = own.sites[own.sites["read"]]
     best = at_constraint.loc[at_constraint["p_restored"].idxmax()]
     item = as_asked(model, item)
     prompt = clean_prompt(model, item, study.conditions)
     return example_at(
         model, item, prompt, corrupted_prompt(model, item, prompt, study.conditions), own.sites,
         (str(best["kind"]), int(best["position"]), int(best["layer"])), conditions=study.conditions,
-        window=study.window, answer=asked["answer"], answer_id=int(asked["answer_id"]), top=top, remote=remote,
+        window=study.window, answer=asked["answer"], answer_ids=asked["answer_ids"], top=top, remote=remote,
     )
 
 
 def example_at(
     model: VisionLanguageModel, item: Item, prompt: Prompt, corrupted: CorruptedPrompt, sites: pd.DataFrame,
-    site: tuple[str, int, int], *, conditions: Conditions, window: int, answer: str, answer_id: int, top: int = 5,
-    remote: bool | str | None = None,
+    site: tuple[str, int, int], *, conditions: Conditions, window: int, answer: str, answer_ids: Iterable[int],
+    top: int = 5, remote: bool | str | None = None,
 ) -> WorkedExample:
     """The three runs of one question, with a site (kind, position, layer) of one's own choice restored.
 
     item: as this model is asked; prompt, corrupted: its own, under the conditions. sites: the question's, as of
-    `CausalTrace.to_frame` or `TraceStudy.sites`. answer_id: the first token of answer.
+    `CausalTrace.to_frame` or `TraceStudy.sites`. answer_ids: the tokens of answer.
     Raises `Unusable` for a site at which nothing is restored.
     """
     kind, position, layer = site
@@ -159,11 +160,12 @@ def example_at(
     request = request_of_both(model, prompt, corrupted) | {
         "kinds": (kind,),
         "site": ((kind,), ((position, corrupted.alignment[position]),), start, stop),
-        "answer_ids": [answer_id],
+        "answer_ids": [int(token) for token in answer_ids],
         "sequence": False,
         "top": top,
     }
     found = in_session(model.traced, top_answers, request, model.runs_on(remote))
+    answer_id = scored_part(request["answer_ids"], model.blank_ids, sequence=False)[1][0]
     answers = pd.DataFrame(
         [(name, rank, token, p, token == answer_id) for name, rows in found.items() for rank, token, p in rows],
         columns=["run", "rank", "token_id", "p", "is_answer"],
@@ -195,7 +197,7 @@ def top_answers(lm, request: dict) -> dict:
     """The likeliest next tokens [(rank, token, p)] of the clean, the corrupted and the restored run, by run.
 
     request: as for `restoration.restore_sites`, with one `site` in place of `sites`, and `top`, the number of tokens;
-    the answer's first token comes last where it is not among them. With noise, probabilities are means over samples.
+    the answer's scored token comes last where it is not among them. With noise, probabilities are means over samples.
     Plain code, for it runs where the weights are.
     """
     with torch.no_grad():

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from .causal_trace import answer_tokens
+from .answers import answer_tokens
 from .edit_errors import DivergedError, EditError
 from .forward import prompt_inputs
 from .model import VisionLanguageModel

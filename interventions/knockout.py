@@ -18,14 +18,15 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .answers import answer_tokens
 from .attention import FLOWS, AttentionError
-from .causal_trace import MASKABLE, answer_tokens, check_packing, default_method, window_spans
 from .forward import extend, in_session, run
 from .metrics import answer_probability
 from .packing import budget, packed_inputs, rows_that_fit
 from .prompt import Prompt, PromptError, resolve_positions
 from .restoration import clean_run, corrupted_run, packs
 from .run_request import clean_request
+from .windows import MASKABLE, check_packing, default_method, window_spans
 
 METHODS = ("packed", "rows")
 
@@ -34,7 +35,8 @@ METHODS = ("packed", "rows")
 class AttentionKnockout:
     """P(answer) with each flow blocked around each layer, float32 [flows, layers], and in all layers [flows].
 
-    p_clean: with nothing blocked, computed the same way. answer_ids: the whole answer; its first token decides.
+    p_clean: with nothing blocked, computed the same way. answer_ids: the whole answer; its first token with a visible
+    character decides.
     """
 
     flows: tuple[str, ...]
@@ -82,7 +84,8 @@ def attention_knockout(
 
     flows: name -> (source, target), each positions or names of roles; all target tokens then read none of the source
         tokens (a token always reads itself). None = `attention.FLOWS`, those that the prompt has the tokens for.
-    answer: text whose first token's probability is told; None = the model's own.
+    answer: text whose probability is told, that of its first token with a visible character; None = the model's own.
+        Where blank tokens stand before it, a flow to the last token is blocked at them too: it is read there.
     window, window_rule: see `causal_trace.trace`.
     method: "packed" (a segment of one sequence each; fastest) or "rows" (a batch row each, as exact in half precision
         as separate runs); None = packed in float32, rows in half precision.
@@ -178,8 +181,13 @@ def blocked_sites(lm, request: dict, clean: dict) -> torch.Tensor:
     """P(answer) [sites] float32 with the edges of each site blocked."""
     with torch.no_grad():
         base = corrupted_run(lm, request, clean, 0)
+        last, end = request["clean_ids"].shape[1] - 1, base["end"]
+        sites = [  # the answer is read behind its blank tokens, if it has some: there "last" is all of these
+            ((*targets, *range(last + 1, end)) if last in targets else targets, *rest)
+            for targets, *rest in request["sites"]
+        ]
         block = {"packed": block_packed, "rows": block_rows}[request["method"]]
-        return block(lm, request, clean, base)
+        return block(lm, request | {"sites": sites}, clean, base)
 
 
 def block_packed(lm, request: dict, clean: dict, base: dict) -> torch.Tensor:

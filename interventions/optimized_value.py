@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 import torch
 from transformers import DynamicCache
 
-from .causal_trace import answer_tokens
+from .answers import answer_tokens
 from .edit_errors import DivergedError, EditError, NoGradientError
 from .forward import extend, in_sandbox, in_session, prompt_inputs, run
 from .prompt import Prompt
+from .restoration import scored_part
 from .run_request import clean_request
 
 SANDBOXED = (
@@ -55,7 +56,8 @@ class Optimizer:
     """How a value is found. `OPTIMIZERS["authors"]` has what the released script does beyond the paper.
 
     steps: at most; stop: P(O*) at which it ends; weight_decay: of ||z - z0|| / ||z0||^2 in the loss; clamp: the largest
-    ||z - z0|| / ||z0|| (0: any); first_token: only the target's first token counts, else all of them together.
+    ||z - z0|| / ||z0|| (0: any); first_token: only the target's first token with a visible character counts, behind the
+    blank ones before it; else all of them together.
     """
 
     learning_rate: float = 0.1
@@ -107,10 +109,11 @@ def optimize_value(
     if not 0 <= position < len(prompt):
         raise EditError(f"position must be one of the prompt's 0 to {len(prompt) - 1}, not {position}.")
     target_ids = answer_tokens(model, prompt, target, "target", EditError)
-    target_ids = target_ids[:1] if optimizer.first_token else target_ids
+    forced, target_ids = scored_part(target_ids, model.blank_ids, sequence=not optimizer.first_token)
     request = clean_request(model, prompt, position) | {
-        "layer": layer, "target_ids": target_ids, "learning_rate": optimizer.learning_rate, "steps": optimizer.steps,
-        "stop": optimizer.stop, "weight_decay": optimizer.weight_decay, "clamp": optimizer.clamp,
+        "layer": layer, "forced_ids": forced, "target_ids": target_ids, "learning_rate": optimizer.learning_rate,
+        "steps": optimizer.steps, "stop": optimizer.stop, "weight_decay": optimizer.weight_decay,
+        "clamp": optimizer.clamp,
     }
     remote = model.runs_on(remote)
     found = in_session(model.traced, optimize, request, remote)
@@ -142,9 +145,10 @@ def optimize(lm, request: dict) -> dict:
     if in_sandbox(lm):
         return {"sandboxed": True}
     first, layer, target = request["first"], request["layer"], torch.tensor(request["target_ids"])
+    fed = torch.tensor([[*request["forced_ids"], *request["target_ids"]][:-1]], dtype=torch.long)
     skip = min(layer, *getattr(lm, "edited_layers", (layer,)))  # edits in force before it have to be run
-    ids = torch.cat([request["clean_ids"], target[None, :-1]], dim=1)
-    keep = torch.arange(request["clean_ids"].shape[1] - 1, ids.shape[1])
+    ids = torch.cat([request["clean_ids"], fed], dim=1)
+    keep = torch.arange(ids.shape[1] - len(target), ids.shape[1])
     with torch.no_grad():
         clean = run(
             lm, prompt_inputs(ids, request["image_inputs"]), keep=keep, cache=DynamicCache(),

@@ -21,7 +21,7 @@ from .testbed import Item
 REFERENCE = "float32"
 DTYPES = ("bfloat16", "float16", "nf4", "int8")  # the last two hold weights in 4 and 8 bits, and compute in 16
 METHOD_NAMES = {"plain": "separate runs", "rows": "exact mode", "packed": "fast mode"}
-_SITE, _RUN = ["id", "part", "kind", "role", "position", "layer"], ["dtype", "method"]
+_SITE, _RUN = ["id", "part", "kind", "role", "read", "position", "layer"], ["dtype", "method"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class PrecisionStudy:
     def sites(self) -> pd.DataFrame:
         """Effects of the questions that every run used, one row a site, dtype and method.
 
-        Columns id, part, kind, role, position, layer, dtype, method, effect; separate and float32 (the effect by
+        Columns id, part, kind, role, read, position, layer, dtype, method, effect; separate and float32 (the effect by
         separate runs of the same type, and in float32). Sites that are never run are left out: without a corrupted
         counterpart, or before the first corrupted token.
         """
@@ -70,7 +70,7 @@ class PrecisionStudy:
             for other in ("separate", "float32"):
                 difference = (cells["effect"] - cells[other]).abs()
                 row |= {f"to_{other}": difference.max(), f"mean_to_{other}": difference.mean()}
-            read = cells[cells["role"] == self.reference.role]
+            read = cells[cells["read"]]
             own, best = (read.loc[read[column].idxmax()] for column in ("effect", "float32"))
             rows.append(row | {
                 "p_clean_change": clean[tuple(run)][name] - clean[REFERENCE][name], "peak_kind": own["kind"],
@@ -85,7 +85,7 @@ class PrecisionStudy:
         Columns dtype, method, part, kind, layer, effect, separate, float32, n.
         """
         sites = self.sites()
-        groups = sites[sites["role"] == self.reference.role].groupby([*_RUN, "part", "kind", "layer"], sort=False)
+        groups = sites[sites["read"]].groupby([*_RUN, "part", "kind", "layer"], sort=False)
         return groups[["effect", "separate", "float32"]].mean().assign(n=groups["id"].nunique()).reset_index()
 
     def _named(self, studies: dict) -> dict:
@@ -111,9 +111,9 @@ def precision_study(
 
 
 def _same_answers(study: TraceStudy, reference: TraceStudy) -> TraceStudy:
-    """The study without the questions whose answer begins otherwise than in the reference: effects are an answer's."""
+    """The study without the questions that are answered otherwise than in the reference: effects are an answer's."""
     questions, expected = study.questions.copy(), reference.questions
-    other = questions["used"] & expected["used"] & (questions["answer_id"] != expected["answer_id"])
+    other = questions["used"] & expected["used"] & (questions["answer"] != expected["answer"])
     questions.loc[other, "reason"] = "another answer than in float32: " + questions.loc[other, "answer"]
     return replace(study, questions=questions.assign(used=questions["used"] & ~other))
 

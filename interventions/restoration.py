@@ -24,20 +24,21 @@ def restore_sites(lm, request: dict) -> dict:
       clean_ids [1, T], corrupted_ids [1, T'], image_inputs (of the picture, see `Prompt`), image_token_id (-1: none);
       first: no position before it differs between the runs; noise: None or (positions, scale, samples, seed);
       kinds; sites: as in the module's docstring, pairs at or after `first`;
-      answer_ids: list, or None for the model's own (up to max_answer_tokens, or one of eos_token_ids);
-      begins: first tokens of acceptable answers, or None for any; min_p_clean: the work ends after the clean
-      run if it begins with another token, or if its answer is less probable;
-      sequence: all tokens of the answer are scored, not only the first;
+      answer_ids: list, or None for the model's own (up to max_answer_tokens, or one of eos_token_ids); blank_ids,
+      sequence: which of its tokens are scored, see `scored_part`;
+      require_top: the work ends after the clean run if the answer given is not what the model says;
+      min_p_clean: and if the answer is less probable than that;
       method: "packed" | "rows" | "plain"; max_packed_tokens: a number or None.
-    Returns {"p_clean", "p_corrupted", "restored" [sites] float32, "answer_ids", "top_id", "top_p"}; with
-    noise the corrupted and restored probabilities are means over the samples. Work that ended after the clean
-    run has no "p_corrupted" and "restored".
+    Returns {"p_clean", "p_corrupted", "restored" [sites] float32, "answer_ids"}; with noise the corrupted and restored
+    probabilities are means over the samples. Work that ended after the clean run has no "p_corrupted" and "restored",
+    and where the answer was another one, has "said": the model's own.
     """
     with torch.no_grad():
         clean = clean_run(lm, request)
-        result = {key: clean[key] for key in ("p_clean", "answer_ids", "top_id", "top_p")}
-        begins = request["begins"]
-        if (begins is not None and clean["top_id"] not in begins) or clean["p_clean"] < request["min_p_clean"]:
+        result = {key: clean[key] for key in ("p_clean", "answer_ids")}
+        if request["require_top"] and not clean["is_top"]:
+            return result | {"said": own_answer(lm, request, clean)}
+        if clean["p_clean"] < request["min_p_clean"]:
             return result
         restore = {"packed": restore_packed, "rows": restore_rows, "plain": restore_plain}[request["method"]]
         samples = n_samples(request)
@@ -58,38 +59,63 @@ def clean_run(lm, request: dict) -> dict:
     """The clean prompt, once: encodes the image, records module outputs from `first` on, decides the answer.
 
     Returns attention, mlp (lists of [1, T - first, d] by layer), embeddings [1, T, d], embedded (those of the corrupted
-    prompt's text, where the request has one, and of the scored answer but its last token), cache (of the prompt),
-    answer_ids, scored (the answer tokens that count), p_clean, top_id, top_p.
+    prompt's text, where the request has one, and of the answer's tokens that are fed), cache (of the prompt),
+    first_logits [1, 1, V] (behind the prompt), answer_ids, forced and scored (see `scored_part`), logits
+    [1, len(scored), V] (those that predict the scored tokens), p_clean, is_top (whether every token of the answer, or
+    without require_top every forced and scored one, is the likeliest).
     """
     ids = request["clean_ids"]
-    n_tokens = ids.shape[1]
     clean = run(
         lm,
         prompt_inputs(ids, request["image_inputs"]),
-        keep=[n_tokens - 1],
+        keep=[ids.shape[1] - 1],
         cache=DynamicCache(),
         reads=(*request["kinds"], "embeddings", "cache"),
         start=request["first"],
         embed=request.get("corrupted_ids"),
     )
-    cache = extend(clean["cache"], n_tokens)  # to decode with, which extends it in turn
-    top_p, top_id = clean["logits"][0, -1].float().softmax(-1).max(-1)
-    clean["top_id"], clean["top_p"] = int(top_id), float(top_p)
+    clean["first_logits"] = clean["logits"]
     answer = request["answer_ids"]
-    if answer is None:
-        answer = decode(lm, cache, clean["logits"], request["eos_token_ids"], request["max_answer_tokens"])
-    clean["answer_ids"] = list(answer) or [clean["top_id"]]  # the end token, if a model answers nothing
-    clean["scored"] = clean["answer_ids"] if request["sequence"] else clean["answer_ids"][:1]
-    logits = clean["logits"]
-    if len(clean["scored"]) > 1:
-        inputs = {"input_ids": torch.tensor([clean["scored"][:-1]])}
-        keep = torch.arange(len(clean["scored"]) - 1)
-        more = run(lm, inputs, keep=keep, cache=extend(clean["cache"], n_tokens), reads=("embeddings",))
+    answer = list(own_answer(lm, request, clean) if answer is None else answer)
+    forced, scored = scored_part(answer, request["blank_ids"], request["sequence"])
+    fed = [*forced, *scored][:-1]
+    checked = answer if request.get("require_top") else [*forced, *scored]
+    logits = clean["first_logits"]
+    if len(checked) > 1:
+        inputs, keep = {"input_ids": torch.tensor([checked[:-1]])}, torch.arange(len(checked) - 1)
+        cache = extend(clean["cache"], ids.shape[1])
+        more = run(lm, inputs, keep=keep, cache=cache, reads=("embeddings",))
         logits = torch.cat([logits, more["logits"]], dim=1)
         if "embedded" in clean:
-            clean["embedded"] = torch.cat([clean["embedded"], more["embeddings"]], dim=1)
-    clean["p_clean"] = float(answer_probability(logits, clean["scored"])[0])
+            clean["embedded"] = torch.cat([clean["embedded"], more["embeddings"][:, : len(fed)]], dim=1)
+    clean |= {"answer_ids": answer, "forced": forced, "scored": scored}
+    clean["is_top"] = logits[0].argmax(-1).tolist() == checked
+    clean["logits"] = logits[:, len(forced) : len(forced) + len(scored)]
+    clean["p_clean"] = float(answer_probability(clean["logits"], scored)[0])
     return clean
+
+
+def own_answer(lm, request: dict, clean: dict) -> list[int]:
+    """The model's own answer behind a clean run: its tokens without the end; the end token, if it answers nothing."""
+    cache = extend(clean["cache"], request["clean_ids"].shape[1])  # decoding extends it in turn
+    logits = clean["first_logits"]
+    answer = decode(lm, cache, logits, request["eos_token_ids"], request["max_answer_tokens"])
+    return answer or [int(logits[0, -1].argmax())]
+
+
+def scored_part(answer: list[int], blank_ids, sequence: bool) -> tuple[list[int], list[int]]:
+    """(forced, scored): the answer's tokens that are only fed to the model, and those whose probability counts behind
+    them.
+
+    Scored is the first token with a visible character: where a tokenizer writes the space before "2006" as a token of
+    its own, that one says nothing about the answer, so it is teacher-forced. sequence: all tokens are scored.
+    """
+    if sequence:
+        return [], list(answer)
+    n = 0
+    while n < len(answer) - 1 and answer[n] in blank_ids:
+        n += 1
+    return list(answer[:n]), list(answer[n : n + 1])
 
 
 def corrupted_run(lm, request: dict, clean: dict, sample: int) -> dict:
@@ -99,8 +125,9 @@ def corrupted_run(lm, request: dict, clean: dict, sample: int) -> dict:
     sequence), ids [1, end] (the sequence), end (its length), keep (positions that predict the scored tokens), logits
     [1, len(keep), V], p_corrupted.
     """
-    first, scored = request["first"], clean["scored"]
-    ids = torch.cat([request["corrupted_ids"], torch.tensor([scored[:-1]], dtype=torch.long)], dim=1)
+    first, forced, scored = request["first"], clean["forced"], clean["scored"]
+    fed = torch.tensor([[*forced, *scored][:-1]], dtype=torch.long)
+    ids = torch.cat([request["corrupted_ids"], fed], dim=1)
     embeddings = clean["embedded"][:, first:].clone()
     visual = clean["embeddings"][(request["clean_ids"] == request["image_token_id"]).to(embeddings.device)]  # [m, d]
     is_visual = (ids[:, first:] == request["image_token_id"]).to(embeddings.device)
@@ -108,8 +135,8 @@ def corrupted_run(lm, request: dict, clean: dict, sample: int) -> dict:
         embeddings[is_visual] = visual[len(visual) - int(is_visual.sum()) :]
     if request["noise"] is not None:
         embeddings = embeddings + embedding_noise(request, clean["embeddings"], embeddings, sample)
-    last, end = request["corrupted_ids"].shape[1] - 1, ids.shape[1]
-    keep = torch.arange(last, end)
+    end = ids.shape[1]
+    keep = torch.arange(end - len(scored), end)
     cache = extend(clean["cache"], first)
     inputs = {"inputs_embeds": embeddings, "position_ids": torch.arange(first, end)[None]}
     corrupted = run(lm, inputs, keep=keep - first, cache=cache, reads=("hidden", "cache"))

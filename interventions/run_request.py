@@ -24,6 +24,7 @@ def clean_request(model, prompt: Prompt, first: int) -> dict:
         "first": first,
         "kinds": (),
         "answer_ids": None,
+        "blank_ids": model.blank_ids,
         "sequence": False,
         "eos_token_ids": model.eos_token_ids,
         "max_answer_tokens": MAX_ANSWER_TOKENS,

@@ -1,8 +1,8 @@
 """The experiment behind every tracing figure: trace the questions of a test bed, one stored table a question.
 
-A notebook, a script and a test all call `trace_study`. A question counts only if the model answers it right (the
-clean run's top token begins an accepted answer), because what is traced is where *that* answer comes from; every
-question left out keeps its reason. Averages are in `averages.py`.
+A notebook, a script and a test all call `trace_study`. A question counts only if the model answers it right (its whole
+answer, see `answers.py`), because what is traced is where *that* answer comes from; every question left out keeps its
+reason. Averages are in `averages.py`.
 """
 
 from __future__ import annotations
@@ -12,31 +12,39 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from .answers import is_right, item_answer
 from .asking import ITEM_COLUMNS, ask, reasons
-from .causal_trace import KINDS, CausalTrace, trace, window_spans
+from .causal_trace import KINDS, CausalTrace, trace
 from .conditions import Conditions, clean_prompt, corrupted_prompt
 from .model import VisionLanguageModel
 from .prompt import Prompt
 from .testbed import Item
+from .windows import window_spans
 
 # Rows of the heat maps. The paper reads effects at the last token of a constraint: it has a row of its own.
 SITE_ROLES = (
     "visual", "before", "constraint", "constraint_last", "between", "text_constraint", "text_constraint_last",
     "last",
 )
-_SITE_COLUMNS = ["id", "part", "kind", "position", "token", "role", "layer", "p_restored", "effect"]
+_SITE_COLUMNS = ["id", "part", "kind", "position", "token", "role", "read", "layer", "p_restored", "effect"]
+
+
+READ_AT = {"constraint_last": "visual constraint", "text_constraint_last": "text constraint",
+           None: "corrupted constraint"}
 
 
 @dataclass(frozen=True)
 class TraceStudy:
     """Two tidy frames, and the settings that a figure must name.
 
-    `sites`, one row a site of every question used: id, part, kind, position, token, role (of `SITE_ROLES`), layer,
-    p_restored, effect. `questions`, one row a question asked: id, part, constraints, question, entity,
-    relation, split, style, answer (the model's), answer_id (its first token), correct, used, reason, p_clean,
-    p_corrupted, p_restored_<kind> (the best layer at the last token of the constraint that was corrupted).
+    `sites`, one row a site of every question used: id, part, kind, position, token, role (of `SITE_ROLES`), read
+    (whether this is the token to read: the last one of the constraint that was corrupted), layer, p_restored, effect.
+    `questions`, one row a question asked: id, part, constraints, question, entity, relation, split, style, answer (the
+    model's), answer_ids (its tokens), correct, used, reason, p_clean, p_corrupted, p_restored_<kind> (the best layer at
+    the token that is read).
     """
 
     sites: pd.DataFrame
@@ -54,9 +62,15 @@ class TraceStudy:
         return self.conditions.reported
 
     @property
-    def role(self) -> str:
-        """The role to read: the last token of the constraint that was corrupted."""
-        return _read_role(self.conditions, set(self.questions["constraints"]) == {"multi"})
+    def role(self) -> str | None:
+        """The role of the tokens that are read, None if questions differ in it."""
+        roles = {read_role(self.conditions, kind == "multi") for kind in set(self.questions["constraints"])}
+        return roles.pop() if len(roles) == 1 else None
+
+    @property
+    def read_at(self) -> str:
+        """Where effects are read, for titles and claims."""
+        return READ_AT[self.role]
 
     def only(self, ids: Iterable[str]) -> TraceStudy:
         """The same, of these questions alone."""
@@ -107,49 +121,52 @@ def trace_study(
                 "remote": model.runs_on(remote)}
     key = settings | conditions.key() | {"table": "trace_study", "min_p_clean": min_p_clean}
     asked = ask(
-        model, testbed, partial(_trace_item, model, conditions, min_p_clean, settings, only_read),
+        model, testbed, partial(_trace_item, model, conditions, min_p_clean, settings, only_read, results_dir),
         key=key | ({"only_read": True} if only_read else {}), purpose=("trace", "traced"), results_dir=results_dir,
         shard=shard, required=required, label=label,
     )
     rows, tables = [], []
     for entry in asked:
-        row = {"correct": False} | entry.row(["answer", "answer_id", "correct", "p_clean", "p_corrupted"])
+        row = {"correct": False} | entry.row(["answer", "answer_ids", "correct", "p_clean", "p_corrupted"])
         if row["used"]:
             tables.append(entry.table.assign(id=entry.item.id, part=entry.item.part))
-            row |= _best_restored(entry.table, _read_role(conditions, entry.item.constraints == "multi"))
+            row |= _best_restored(entry.table)
         rows.append(row)
     return TraceStudy(_sites(tables), _questions(rows, kinds), model.n_layers, window, conditions)
 
 
-def _read_role(conditions: Conditions, multi: bool) -> str:
+def read_role(conditions: Conditions, multi: bool) -> str:
+    """The role of the token to read: the last one of the constraint that is corrupted, the visual one if both are."""
     return "text_constraint_last" if multi and conditions.corrupted == "text" else "constraint_last"
 
 
 def _trace_item(
-    model, conditions: Conditions, min_p_clean: float, settings: dict, only_read: bool, item: Item
+    model, conditions: Conditions, min_p_clean: float, settings: dict, only_read: bool, results_dir: str | Path,
+    item: Item,
 ) -> pd.DataFrame:
     """The table stored for one question: its sites, or one row without a site if it is left out."""
     prompt = clean_prompt(model, item, conditions)
     corrupted = corrupted_prompt(model, item, prompt, conditions)
-    positions = shown_positions(prompt)
-    if only_read:
-        role = _read_role(conditions, item.constraints == "multi")
-        positions = prompt.positions(role.removesuffix("_last"))[-1:]
-    result = trace(
-        model, prompt, corrupted, positions=positions, accepted=item.answers, min_p_clean=min_p_clean,
-        window_rule=conditions.window_rule, **settings,
+    answer = item_answer(
+        model, item, protocol=conditions.protocol, results_dir=results_dir, remote=settings["remote"]
     )
-    facts = {
-        "answer": result.answer_text, "answer_id": result.answer_ids[0], "correct": result.correct, "reason": "",
-        "p_clean": result.p_clean, "p_corrupted": result.p_corrupted,
-    }
-    if not result.correct:
-        facts["reason"] = f"answered wrongly: {result.answer_text!r} instead of {item.answers[0]!r}"
-    elif result.p_clean < min_p_clean:
-        facts["reason"] = f"P_clean too low: {result.p_clean:.3f} is below {min_p_clean}"
+    facts = {"answer": answer.text, "answer_ids": list(answer.ids), "correct": is_right(answer.text, item),
+             "reason": "", "p_clean": answer.p, "p_corrupted": np.nan}
+    if not facts["correct"]:
+        facts["reason"] = f"answered wrongly: {answer.text!r} instead of {item.answers[0]!r}"
+    elif answer.p < min_p_clean:
+        facts["reason"] = f"P_clean too low: {answer.p:.3f} is below {min_p_clean}"
     if facts["reason"]:
         return pd.DataFrame([facts])
-    return _with_roles(result, prompt).assign(**facts)
+    read = prompt.positions(read_role(conditions, item.constraints == "multi").removesuffix("_last"))[-1]
+    result = trace(
+        model, prompt, corrupted, positions=(read,) if only_read else shown_positions(prompt), answer=answer.ids,
+        require_top=False, window_rule=conditions.window_rule, **settings,
+    )
+    sites = _with_roles(result, prompt, read)
+    return sites.assign(**facts | {
+        "answer_ids": [facts["answer_ids"]] * len(sites), "p_clean": result.p_clean, "p_corrupted": result.p_corrupted,
+    })
 
 
 def shown_positions(prompt: Prompt) -> tuple[int, ...]:
@@ -163,8 +180,8 @@ def shown_positions(prompt: Prompt) -> tuple[int, ...]:
     return tuple(i for i in range(first, len(prompt)) if i == image or prompt.roles[i] != "visual")
 
 
-def _with_roles(result: CausalTrace, prompt: Prompt) -> pd.DataFrame:
-    """The trace's table, with the roles of `SITE_ROLES` in place of the prompt's coarser ones."""
+def _with_roles(result: CausalTrace, prompt: Prompt, read: int) -> pd.DataFrame:
+    """The trace's table, with the roles of `SITE_ROLES` in place of the prompt's coarser ones; read: a position."""
     fine = {positions[-1]: f"{role}_last" for role in ("constraint", "text_constraint")
             if (positions := prompt.positions(role))}
     for position, role in enumerate(prompt.roles):
@@ -172,11 +189,12 @@ def _with_roles(result: CausalTrace, prompt: Prompt) -> pd.DataFrame:
             fine[position] = "before" if position < prompt.constraint[0] else "between"
     frame = result.to_frame()
     frame["role"] = [fine.get(p, role) for p, role in zip(frame["position"], frame["role"], strict=True)]
-    return frame[["kind", "position", "token", "role", "layer", "p_restored", "effect"]]
+    frame["read"] = frame["position"] == read
+    return frame[["kind", "position", "token", "role", "read", "layer", "p_restored", "effect"]]
 
 
-def _best_restored(table: pd.DataFrame, role: str) -> dict[str, float]:
-    at_constraint = table[table["role"] == role]
+def _best_restored(table: pd.DataFrame) -> dict[str, float]:
+    at_constraint = table[table["read"]]
     return {f"p_restored_{kind}": p for kind, p in at_constraint.groupby("kind")["p_restored"].max().items()}
 
 
@@ -187,5 +205,5 @@ def _sites(tables: list[pd.DataFrame]) -> pd.DataFrame:
 
 def _questions(rows: list[dict], kinds: list[str]) -> pd.DataFrame:
     numbers = ["p_clean", "p_corrupted", *(f"p_restored_{kind}" for kind in kinds)]
-    frame = pd.DataFrame(rows, columns=[*ITEM_COLUMNS, "answer", "answer_id", "correct", "used", "reason", *numbers])
+    frame = pd.DataFrame(rows, columns=[*ITEM_COLUMNS, "answer", "answer_ids", "correct", "used", "reason", *numbers])
     return frame.astype(dict.fromkeys(numbers, float) | {"correct": bool, "used": bool})

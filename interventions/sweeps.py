@@ -1,8 +1,8 @@
 """One experiment run several times, side by side: other windows, another model, another corruption.
 
 A *sweep* is one such run at several windows, `{window: TraceStudy}`; what is compared is named, `{series: sweep}`.
-Compared are effects (never P(restored): P(corrupted) differs from series to series), at the role that each study reads,
-on the questions that all of them used.
+Compared are effects (never P(restored): P(corrupted) differs from series to series), at the token that each study
+reads, on the questions that all of them used.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def paired_bests(one: TraceStudy, other: TraceStudy) -> pd.DataFrame:
     """
     studies, rows = on_common_questions(one, other), []
     for part, kind, own in by_part_and_kind(studies[0]):
-        tables = own, effects_at(studies[1].sites, studies[1].role, part, kind)
+        tables = own, effects_at(studies[1].sites, part, kind)
         both = tables[0].index.intersection(tables[1].index)
         if both.empty:
             continue

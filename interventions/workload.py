@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 from . import packing
-from .causal_trace import METHODS, window_spans
+from .causal_trace import METHODS
 from .families import count_image_tokens, family_of
 from .published import skeleton
 from .restoration import packs
+from .windows import window_spans
 
 AUTHORS = "authors"  # the released scripts: a forward of three rows a site, image encoder included
 WAYS = (*METHODS, AUTHORS)

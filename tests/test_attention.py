@@ -127,6 +127,7 @@ def test_behind_a_clean_run_only_the_suffix_is_run_again(model, monkeypatch):
         "clean_ids": prompt.input_ids[None], "image_inputs": prompt.image_inputs, "queries": whole.queries,
         "keys": whole.keys, "layers": whole.layers, "also": EVERYTHING, "kinds": (), "first": 0, "answer_ids": [5],
         "image_token_id": model.image_token_id if model.is_multimodal else -1, "sequence": False,
+        "blank_ids": (),
     }
     with torch.no_grad():
         clean = clean_run(model.traced, request)

@@ -52,13 +52,17 @@ class Hooked:
     def __init__(self, model, prompt, result):
         self.module, self.image_inputs = model.module, prompt.image_inputs
         self.layers = model.module.get_submodule(model.family.language_model).layers
-        n_scored = None if result.answer_score == "sequence" else 1
-        self.answer = list(result.answer_ids)[:n_scored]
+        self.answer, self.forced = list(result.answer_ids), []
+        if result.answer_score != "sequence":  # the first token that can be seen; white space before it is given
+            texts = [model.tokenizer.decode([token]) for token in self.answer]
+            n = next((i for i, text in enumerate(texts) if text.strip()), len(texts) - 1)
+            self.answer, self.forced = self.answer[n : n + 1], self.answer[:n]
 
     def probability(self, input_ids, hooks=()):
         """P(answer) with {(kind, layer): function of the output tensor} in force."""
         handles = [self.register(key, function) for key, function in dict(hooks).items()]
-        ids = torch.cat([input_ids, torch.tensor(self.answer[:-1], dtype=torch.long)])[None]
+        given = torch.tensor([*self.forced, *self.answer[:-1]], dtype=torch.long)
+        ids = torch.cat([input_ids, given])[None]
         image = self.image_inputs
         logits = self.module(input_ids=ids, **image).logits[0, -len(self.answer) :]
         for handle in handles:
@@ -128,7 +132,8 @@ def request_for(model, prompt, corrupted, sites, **changes):
         "kinds": ("mlp", "attention"),
         "sites": sites,
         "answer_ids": None,
-        "begins": None,
+        "blank_ids": model.blank_ids,
+        "require_top": False,
         "min_p_clean": 0.0,
         "sequence": False,
         "eos_token_ids": (),

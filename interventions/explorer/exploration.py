@@ -188,7 +188,7 @@ class Exploration:
         example = example_at(
             self.model, traced.item, traced.prompt, traced.corrupted, result.to_frame(), site,
             conditions=settings.conditions, window=settings.window, answer=result.answer_text,
-            answer_id=result.answer_ids[0],
+            answer_ids=result.answer_ids,
         )
         return replace(traced, example=example)
 

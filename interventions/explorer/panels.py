@@ -12,10 +12,11 @@ from html import escape
 from ipywidgets import HTML, BoundedIntText, Box, HBox, IntRangeSlider, IntSlider, Layout, VBox
 
 from ..attention import FLOWS
-from ..causal_trace import ANSWER_SCORES, KIND_NAMES, KINDS, WINDOW_RULES, window_spans
+from ..causal_trace import ANSWER_SCORES, KIND_NAMES, KINDS
 from ..conditions import CONSTRAINTS, CORRUPTIONS, PROTOCOLS, Conditions
 from ..plots.style import arrow
 from ..plots.words import token_label
+from ..windows import WINDOW_RULES, window_spans
 from .exploration import Exploration
 from .findings import READERS, Settings, Traced
 from .parts import LABEL, ClickablePicture, button, choice, paragraph, table

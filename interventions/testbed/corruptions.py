@@ -42,8 +42,8 @@ class Corruptions:
     items: all of them, in their order. settings: as asked for.
     choices, one row a constraint of every item (a question with two has two): id, part, constraints, role ("visual" |
     "text"), constraint, status, phrase, source (of `candidates.SOURCES`), tokens and phrase_tokens (words where
-    unchecked), equal_length, tried (candidates that were run), p_clean and p_corrupted (of the first token of the
-    model's answer), correct (whether that begins an accepted answer; the item is given a phrase in any case),
+    unchecked), equal_length, tried (candidates that were run), p_clean and p_corrupted (of the model's
+    answer), correct (whether it is right; the item is given a phrase in any case),
     needs_image (whether the new question still points at the picture; of visual constraints), reason (of "none").
     status: "chosen"; "unchecked", without a model; "kept", it had one; "not asked", in another part or beyond `limit`;
     "none", nothing was found, and what was there stays. What does not apply is missing.

@@ -9,12 +9,14 @@ The embedded sample and an imported copy of the paper's own sets are read by the
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..lots import lot
-from ..tokens import normalise
+from ..text import quoted
+from ..tokens import PromptError, constraint_spans, overlap
 from .errors import TestBedError
 
 EMBEDDED = Path(__file__).parent / "embedded"
@@ -22,6 +24,13 @@ PAPER_PARTS = ("known", "okvqa", "movies")  # the order in which the paper's fig
 TABLE = "items.parquet"
 
 N_ANNOTATORS = 10  # of a question of VQA and OK-VQA
+
+# Fields of an item by what they hold.
+REQUIRED_TEXT = (
+    "id", "part", "question", "visual_constraint", "visual_replacement", "entity", "relation", "split", "style",
+)
+OPTIONAL_TEXT = ("text_constraint", "text_replacement")
+TEXTS = ("answers", "paraphrases", "annotations")
 
 
 @dataclass(frozen=True)
@@ -50,9 +59,15 @@ class Item:
     annotations: tuple[str, ...] = ()  # the ten answers of annotators, where a source has them (OK-VQA)
 
     def __post_init__(self) -> None:
-        problem = _problem(self)
+        problem = _wrong_type(self)
+        if not problem:
+            for name in TEXTS:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+            if self.image is not None:
+                object.__setattr__(self, "image", Path(self.image))
+            problem = _problem(self)
         if problem:
-            raise TestBedError(f"Item {self.id!r}: {problem}.")
+            raise TestBedError(f"Item {quoted(self.id)}: {problem}.")
 
     @property
     def constraints(self) -> str:
@@ -61,12 +76,13 @@ class Item:
 
     def with_constraints(self, visual_constraint: str, text_constraint: str | None) -> Item:
         """The same with other constraints: without paraphrases that lack them, and without a replacement for none."""
-        phrases = [_compared(phrase) for phrase in (visual_constraint, text_constraint) if phrase]
         return replace(
             self, visual_constraint=visual_constraint, text_constraint=text_constraint,
             visual_replacement=self.visual_replacement if visual_constraint else "",
             text_replacement=self.text_replacement if text_constraint else None,
-            paraphrases=tuple(text for text in self.paraphrases if all(p in _compared(text) for p in phrases)),
+            paraphrases=tuple(
+                text for text in self.paraphrases if not _missing(text, visual_constraint, text_constraint)
+            ),
         )
 
     def content(self) -> dict:
@@ -145,34 +161,73 @@ class TestBed:
         return replace(self, items=tuple(chosen))
 
 
-def _compared(text: str) -> str:
-    """A text as the experiments search it: in one Unicode form, case forgiven."""
-    return normalise(text).casefold()
+def _missing(question: str, visual_constraint: str, text_constraint: str | None) -> str:
+    """Why the experiments would not find the constraints in a question, as the end of a sentence; "" if they would."""
+    spans = {}
+    for name, phrase in (("visual", visual_constraint), ("text", text_constraint)):
+        try:
+            spans |= constraint_spans(question, *((phrase, None) if name == "visual" else ("", phrase)))
+        except PromptError:
+            return f"the constraint {quoted(phrase)} is not a contiguous part of the question {quoted(question)}"
+    if len(spans) == 2 and overlap(*spans.values()):
+        return (
+            f"the constraints {quoted(visual_constraint)} and {quoted(text_constraint)} overlap in the question "
+            f"{quoted(question)}"
+        )
+    return ""
+
+
+def _wrong_type(item: Item) -> str:
+    """Which field holds something else than it must, as the end of a sentence; empty when none does."""
+    for name in (*REQUIRED_TEXT, *OPTIONAL_TEXT):
+        value = getattr(item, name)
+        if not isinstance(value, str) and not (value is None and name in OPTIONAL_TEXT):
+            return f"{name} must be a text, not {quoted(value)}"
+    for name in TEXTS:
+        value = getattr(item, name)
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            return f"{name} must be a list or tuple of texts, such as ({quoted(str(value))},), not {quoted(value)}"
+        wrong = [one for one in value if not isinstance(one, str)]
+        if wrong and not (name == "annotations" and wrong == [None] * len(wrong)):  # of these, `_problem` says more
+            return f"{name} must hold texts, not {quoted(wrong[0])}"
+    if item.image is not None and not isinstance(item.image, (str, Path)):
+        return f"image must be the path of a picture or None, not {quoted(item.image)}"
+    return ""
+
+
+def _is_blank(text: str) -> bool:
+    """Whether a text has no visible character."""
+    return all(one.isspace() or unicodedata.category(one) in ("Cc", "Cf") for one in text)
 
 
 def _problem(item: Item) -> str:
     """What is wrong with an item, as the end of a sentence; empty when nothing is."""
     if not item.id or not item.part:
         return "id and part must not be empty"
+    if _is_blank(item.question):
+        return "question must not be empty"
     for phrase, needed in (("text_replacement", "text_constraint"), ("visual_replacement", "visual_constraint")):
         if getattr(item, phrase) and not getattr(item, needed):
             return f"{phrase} replaces {needed}, which is missing"
-    if item.text_constraint == "" or item.text_replacement == "":
+    if item.text_constraint is not None and _is_blank(item.text_constraint) or (
+        item.text_replacement is not None and _is_blank(item.text_replacement)
+    ):
         return "text_constraint and text_replacement must be None where there is none, not empty"
     if item.text_constraint and not item.visual_constraint:
         return "text_constraint needs a visual_constraint beside it"
-    if not item.answers or not all(item.answers):
+    for name in ("visual_constraint", "visual_replacement"):
+        if getattr(item, name) and _is_blank(getattr(item, name)):
+            return f"{name} must be '' where there is none, not blank"
+    if not item.answers or any(map(_is_blank, item.answers)):
         return "it needs at least one answer, and no answer may be empty"
     if len(item.annotations) not in (0, N_ANNOTATORS) or None in item.annotations:
         return (
             f"annotations must be {N_ANNOTATORS} answers, none of them missing, or () (then `answers` decide what is "
             f"right), not {len(item.annotations)}"
         )
-    for constraint in filter(None, (item.visual_constraint, item.text_constraint)):
-        for question in (item.question, *item.paraphrases):
-            if _compared(constraint) not in _compared(question):
-                return f"the constraint {constraint!r} is not a contiguous part of the question {question!r}"
-    return ""
+    questions = (item.question, *item.paraphrases)
+    missing = (_missing(question, item.visual_constraint, item.text_constraint) for question in questions)
+    return next(filter(None, missing), "")
 
 
 def same_entity(one: Item, other: Item) -> bool:

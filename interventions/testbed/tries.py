@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..causal_trace import answer_tokens
+from ..answers import is_right
 from ..corruption import CorruptedPrompt, corrupt
 from ..forward import in_session
 from ..prompt import Prompt, PromptError
@@ -74,11 +74,11 @@ def run_tries(model, prompt: Prompt, item: Item, groups: list[list[Try]], max_p:
             spans[-1].append((begin, end, one.equal))
     request = clean_request(model, prompt, min(one.first_corrupted for one in corrupted)) | {
         "corrupted_ids": torch.cat([one.input_ids for one in corrupted])[None], "groups": spans, "max_p": max_p,
-        "noise": None, "max_answer_tokens": 1,
+        "noise": None,
     }
     found = in_session(model.traced, candidate_probabilities, request, remote)
-    begins = {answer_tokens(model, prompt, text)[0] for text in item.answers}
-    return {"p_clean": found["p_clean"], "correct": found["top_id"] in begins}, found["p_corrupted"]
+    said = model.decode(found["answer_ids"])
+    return {"p_clean": found["p_clean"], "correct": is_right(said, item)}, found["p_corrupted"]
 
 
 def candidate_probabilities(lm, request: dict) -> dict:
@@ -87,18 +87,18 @@ def candidate_probabilities(lm, request: dict) -> dict:
     request: as for `restoration.clean_run`, with corrupted_ids [1, n], those of all candidates one after the other;
     groups, for each constraint a list of (begin, end, equal): where a candidate's ids stand there, and whether its
     length is equal; max_p. A group ends with the first candidate that is good enough.
-    Plain code, for it runs where the weights are. Returns {"top_id", "p_clean", "p_corrupted": a list by group}.
+    Plain code, for it runs where the weights are. Returns {"answer_ids", "p_clean", "p_corrupted": a list by group}.
     """
     with torch.no_grad():
         clean = clean_run(lm, request)
-        found = []
+        answer, found = clean["embedded"][:, request["corrupted_ids"].shape[1] :], []  # of its blank tokens, if any
         for group in request["groups"]:
             found.append([])
             for begin, end, equal in group:
                 one = request | {"corrupted_ids": request["corrupted_ids"][:, begin:end]}
-                embedded = clean | {"embedded": clean["embedded"][:, begin:end]}
+                embedded = clean | {"embedded": torch.cat([clean["embedded"][:, begin:end], answer], dim=1)}
                 p = corrupted_run(lm, one, embedded, 0)["p_corrupted"]
                 found[-1].append(p)
                 if equal and p <= request["max_p"] * clean["p_clean"]:
                     break
-        return {"top_id": clean["top_id"], "p_clean": clean["p_clean"], "p_corrupted": found}
+        return {"answer_ids": clean["answer_ids"], "p_clean": clean["p_clean"], "p_corrupted": found}
