@@ -104,7 +104,8 @@ fig3: $(READY)  ## Figure 3; likewise table1, fig1 to fig18, and precision
 	mkdir -p $(OUT)
 	rm -f $(OUT)/.done/$@
 	papermill notebooks/fig3_trace.ipynb $(OUT)/fig3_trace.ipynb$(profile) -p window 3 $(PARAMETERS)
-	python -m interventions record $(OUT)/fig3_trace.ipynb > $(OUT)/fig3_trace.record.json
+	python -m interventions record $(OUT)/fig3_trace.ipynb > $(OUT)/.record.tmp || { rm -f $(OUT)/.record.tmp; exit 1; }
+	mv $(OUT)/.record.tmp $(OUT)/fig3_trace.record.json
 
 $(filter-out fig3,$(FIGURES)): $(READY)
 	mkdir -p $(OUT)

@@ -108,7 +108,7 @@ def ask(
             try:
                 entry, stored = next(found)
             except Exception as error:
-                _stop(error, item, f"{len(asked)} of {len(items)} questions are done and kept")
+                stop_run(error, item, f"{len(asked)} of {len(items)} questions are done and kept")
             failure = failure or entry.error
             if required and entry.reason:
                 raise ParameterError(
@@ -134,7 +134,10 @@ def ask(
 def ask_one(
     model: VisionLanguageModel, item: Item, compute: Callable[[Item], pd.DataFrame], key: dict, store: ResultStore
 ) -> tuple[Asked, bool]:
-    """One question of `ask`, and whether its table was stored already. Raises what ends a run."""
+    """One question of `ask`, and whether its table was stored already; key: as there, with what is the item's own.
+
+    Raises what ends a run, see `stop_run`.
+    """
     computed = []
 
     def compute_now() -> pd.DataFrame:
@@ -151,8 +154,8 @@ def ask_one(
         return Asked(item, None, f"failed: {error!r}", error), False
 
 
-def _stop(error: Exception, item: Item, kept: str) -> NoReturn:
-    """Raise what tells the user of an error that ends the run."""
+def stop_run(error: Exception, item: Item, kept: str) -> NoReturn:
+    """Raise what tells the user of an error of `ask_one`, which ends the run; kept: what is not lost, as a clause."""
     if isinstance(error, NDIFError):
         raise type(error)(f"{error} {kept}: start again to go on.") from error
     release_frames(error)

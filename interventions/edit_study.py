@@ -5,8 +5,6 @@ Every edit starts from the unedited model. What is edited, and what is asked bes
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Iterable
@@ -28,6 +26,7 @@ from .lots import lot
 from .model import VisionLanguageModel
 from .multedit import edit_facts
 from .optimized_value import Optimizer
+from .results import digest
 from .testbed import Item
 
 OURS = "MultEdit"
@@ -121,7 +120,7 @@ def edit_study(
         raise EditError(f"methods has none that {model.name!r} allows: name one of {', '.join(map(repr, possible))}.")
     said = {item.id: (task, answer) for task, items in chosen.items() for item, answer in items}
     sayable = {answer for item in testbed if item.split != "never" for answer in item.answers}
-    surroundings = {"pool": [one.item.content() for one in pool], "testbed": _content(testbed)}
+    surroundings = {"pool": pool_digest(pool), "testbed": _testbed_digest(testbed)}
     items, frames, left_out = [item for found in chosen.values() for item, _ in found], [], []
     for method in dict.fromkeys(("no edit", *methods)):
         asked = ask(
@@ -175,10 +174,15 @@ def random_layer(item: Item, n_layers: int, layers: Iterable[int], seed: int = 0
     return others[int.from_bytes(lot("layer", seed, item.id)) % len(others)]
 
 
-def _content(testbed: list[Item]) -> str:
-    """A digest of all that other pictures and questions that follow can be taken from."""
-    told = [[item.id, item.entity, item.relation, str(item.split), item.content()] for item in testbed]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+def pool_digest(pool: Iterable[Reference]) -> str:
+    """What stands for unrelated questions in the key of a table."""
+    return digest(sorted(digest(one.item.content()) for one in pool))
+
+
+def _testbed_digest(testbed: list[Item]) -> str:
+    """The same for all that other pictures, which differ by their file, and questions that follow can be taken from."""
+    first = {}
+    return digest([[first.setdefault(item.image, n), item.content()] for n, item in enumerate(testbed)])
 
 
 def _edit_item(

@@ -46,6 +46,29 @@ def new_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def why_not_writable(folder: Path) -> str:
+    """Why no file can be made in a folder, which need not be there yet: a clause such as "'a/b' is no folder".
+
+    "" if one can. Tried out, since permissions do not tell all (a disk that is mounted read-only, /proc).
+    """
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+        if not there.is_dir():
+            return f"{str(there)!r} is no folder"
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        return f"{str(folder)!r} cannot be written ({error.strerror})"
+    return ""
+
+
 def natural_order(name: str) -> list:
     """What to sort names by: Image_2 comes before Image_10."""
     return [int(piece) if piece.isdecimal() else piece.casefold() for piece in re.split(r"(\d+)", name)]
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; not where the system takes no such name (too long, for one)."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

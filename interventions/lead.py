@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import platform
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
 
+import pandas as pd
 import torch
 
+from .asking import ask, device_of
 from .attention import attention_contributions
-from .conditions import Conditions, Unusable, clean_prompt
+from .conditions import Conditions, clean_prompt
 from .forward import greedy_answer, in_session
 from .metrics import bootstrap_interval
 from .model import VisionLanguageModel
@@ -22,45 +28,64 @@ REPEATS = 3  # of which the fastest counts: other work on the machine can only s
 
 def lead_time(
     model: VisionLanguageModel, items: Iterable[Item], layers: tuple[int, int] | None, *, limit: int = 10,
-    protocol: str = "paper", remote: bool | str | None = None,
+    protocol: str = "paper", remote: bool | str | None = None, results_dir: str | Path = "results",
 ) -> dict:
     """The forward that ends where the last of `layers` has read its queries, against the whole one.
 
     Both start from the image and the question, and both are one request: the first returns the contribution constraint
     -> last of layers first to last, the second the answer's first token. Measured on the first `limit` items that can
-    be asked, alternating; on a server the way there and back is part of both.
+    be asked, one at a time, alternating; on a server the way there and back is part of both.
     layers: (first, last), or None where none could be chosen; nothing is measured then.
+    results_dir: one stored table a question: what was measured once on this kind of machine is not measured again.
     Returns layers_needed, n_layers and time_ratio, a Number: mean over questions of early / whole seconds.
     """
-    remote = model.runs_on(remote)
-    ratios = []
-    for item in items if layers else ():
-        try:
-            prompt = clean_prompt(model, item, Conditions(protocol))
-        except Unusable:
-            continue
-        request = clean_request(model, prompt, 0) | {"input_ids": prompt.input_ids[None], "max_answer_tokens": 1}
-
-        def early(prompt=prompt):
-            attention_contributions(
-                model, prompt, queries=prompt.last, keys=prompt.constraint[-1],
-                layers=range(layers[0], layers[1] + 1), remote=remote,
-            )
-
-        def whole(request=request):
-            in_session(model.traced, greedy_answer, request, remote)
-
-        if not ratios:  # what is only done once
-            early(), whole()
-        seconds = [(_seconds(model, early), _seconds(model, whole)) for _ in range(REPEATS)]
-        ratios.append(min(first for first, _ in seconds) / min(second for _, second in seconds))
-        if len(ratios) == limit:
-            break
+    remote, ratios = model.runs_on(remote), []
+    if layers:
+        key = {
+            "table": "lead_time", "layers": list(layers), "protocol": protocol, "remote": remote, "repeats": REPEATS,
+            "machine": [device_of(model), _hardware(model), torch.get_num_threads()],
+        }
+        alone, warm = copy.copy(model), []
+        alone.concurrency = 1  # another question at the same time would take its share
+        asked = ask(
+            alone, items, partial(_time, model, layers, protocol, remote, warm), key=key, purpose=("time", "timed"),
+            results_dir=results_dir, label="lead time", optional=True,
+            enough=lambda done: sum(not entry.reason for entry in done) == limit,
+        )
+        ratios = [entry.table.loc[0, "early"] / entry.table.loc[0, "whole"] for entry in asked if not entry.reason]
     value, low, high = bootstrap_interval(ratios)
     return {
         "layers_needed": layers[1] + 1 if layers else math.nan, "n_layers": model.n_layers,
         "time_ratio": Number(float(value), float(low), float(high), n=len(ratios)),
     }
+
+
+def _time(
+    model: VisionLanguageModel, layers: tuple[int, int], protocol: str, remote: bool | str, warm: list, item: Item
+) -> pd.DataFrame:
+    """The table stored for one question: the fastest seconds of each forward. warm: empty before the first one."""
+    prompt = clean_prompt(model, item, Conditions(protocol))
+    request = clean_request(model, prompt, 0) | {"input_ids": prompt.input_ids[None], "max_answer_tokens": 1}
+
+    def early() -> None:
+        attention_contributions(
+            model, prompt, queries=prompt.last, keys=prompt.constraint[-1], layers=range(layers[0], layers[1] + 1),
+            remote=remote,
+        )
+
+    def whole() -> None:
+        in_session(model.traced, greedy_answer, request, remote)
+
+    if not warm:  # what is only done once
+        early(), whole()
+        warm.append(True)
+    first, second = zip(*((_seconds(model, early), _seconds(model, whole)) for _ in range(REPEATS)), strict=True)
+    return pd.DataFrame([{"early": min(first), "whole": min(second), "reason": ""}])
+
+
+def _hardware(model: VisionLanguageModel) -> str:
+    """What computes here, by name: timings of one machine are none of another."""
+    return torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else platform.processor()
 
 
 def lead_text(lead: dict) -> str:

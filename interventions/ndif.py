@@ -118,6 +118,10 @@ class Traffic:
         again = f", {self.repeated} repeated" if self.repeated else ""
         return f"{self.requests} requests{again}, {_size(self.bytes_up)} up, {_size(self.bytes_down)} down"
 
+    def reset(self) -> None:
+        """Begin to count anew."""
+        vars(self).update(vars(Traffic()))
+
     def since(self, before: Traffic) -> Traffic:
         """What was added."""
         return Traffic(**{name: value - getattr(before, name) for name, value in vars(self).items()})

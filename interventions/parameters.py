@@ -63,6 +63,12 @@ class NotebookParameters:
         if "In" in namespace:
             assigned = _assigned_in_parameters(namespace["In"])
             given = {name: value for name, value in given.items() if name in defaults or name in assigned}
+        for name in defaults:
+            if name in namespace and name not in given:
+                raise ParameterError(
+                    f"Parameter {name!r} is no plain value but a {type(namespace[name]).__name__}: run the cell of "
+                    "parameters again."
+                )
         for name in given:
             if name not in defaults:
                 raise ParameterError(f"Unknown parameter {name!r}: {closest(name, defaults)}")
@@ -120,7 +126,7 @@ class Parameters(NotebookParameters):
         if self.record_file.is_dir():
             raise ParameterError(
                 f"Parameter 'record_path': {str(self.record_file)!r} is a folder: name a file, such as "
-                f"{str(self.record_file / self.figure)}.record.json."
+                f"{self.record_file / self.figure}.record.json."
             )
 
     def load(self) -> tuple[VisionLanguageModel, TestBed]:

@@ -167,7 +167,7 @@ def test_the_weights_are_bit_for_bit_those_before_after_every_single_evaluation(
 
 def test_what_could_not_be_edited_is_told(model, chosen, bed, pool, tmp_path, monkeypatch):
     lost = chosen["insert"][0][0]
-    monkeypatch.setattr(module, "edit_facts", failing_for(lost, RuntimeError("out of memory")))
+    monkeypatch.setattr(module, "edit_facts", failing_for(lost, JobFailed("out of memory")))
     found = edit_study(model, chosen, bed, pool, QUICK, methods=["MultEdit"], results_dir=tmp_path)
     assert found.left_out[["task", "method", "id"]].to_numpy().tolist() == [["insert", "MultEdit", lost.id]]
     summary = found.summary().set_index("task")
@@ -205,7 +205,12 @@ def test_every_layer_is_edited_and_the_last_one_changes_nothing(model, chosen, b
     assert (found["p_target"] - found["p_before"]).iloc[:-1].max() > 0.1
 
 
-def test_kept_edits_are_made_on_the_edited_model(model, chosen, bed, pool, monkeypatch):
+def one_after_the_other(model, chosen, bed, pool, out, counts, settings=QUICK):
+    """`sequential_edits` of the errors."""
+    return kept.sequential_edits(model, {"correct": chosen["correct"]}, bed, pool, settings, counts, results_dir=out)
+
+
+def test_kept_edits_are_made_on_the_edited_model(model, chosen, bed, pool, tmp_path, monkeypatch):
     seen, plain = [], kept.edit_facts
 
     def watched(edited, *given, **options):
@@ -213,14 +218,16 @@ def test_kept_edits_are_made_on_the_edited_model(model, chosen, bed, pool, monke
         return plain(edited, *given, **options)
 
     monkeypatch.setattr(kept, "edit_facts", watched)
-    found = kept.sequential_edits(model, {"correct": chosen["correct"]}, bed, pool, QUICK, counts=(1, 2, 9))
+    found = one_after_the_other(model, chosen, bed, pool, tmp_path, (1, 2, 9))
     assert seen == [0, 1]
     assert found[["task", "edits", "skipped"]].to_numpy().tolist() == [["correct", 1, 0], ["correct", 2, 0]]
     assert np.isnan(found["low"][0]) and found["low"][1] <= found["p_target"][1] <= found["high"][1]
     assert found["p_target"].min() > 0.1 and found["kl"].min() > 0
 
 
-def test_kept_edits_are_compared_on_questions_that_have_nothing_to_do_with_any(model, chosen, bed, pool, monkeypatch):
+def test_kept_edits_are_compared_on_questions_that_have_nothing_to_do_with_any(
+    model, chosen, bed, pool, tmp_path, monkeypatch
+):
     seen, plain = [], kept.evaluate
 
     def watched(edited, target, questions, references, *rest):
@@ -228,7 +235,7 @@ def test_kept_edits_are_compared_on_questions_that_have_nothing_to_do_with_any(m
         return plain(edited, target, questions, references, *rest)
 
     monkeypatch.setattr(kept, "evaluate", watched)
-    found = kept.sequential_edits(model, {"correct": chosen["correct"]}, bed, pool, QUICK, counts=(2,))
+    found = one_after_the_other(model, chosen, bed, pool, tmp_path, (2,))
     [row] = found.to_dict("records")
     edited = [item for item, _ in chosen["correct"]]
     answers = {answer for item in edited for answer in item.answers}
@@ -237,23 +244,22 @@ def test_kept_edits_are_compared_on_questions_that_have_nothing_to_do_with_any(m
     assert set(seen[-1]) == apart and row["n_unrelated"] == len(apart) < len(pool)
 
 
-def test_an_item_that_cannot_be_edited_is_skipped_and_counted(model, chosen, bed, pool, monkeypatch):
+def test_an_item_that_cannot_be_edited_is_skipped_and_counted(model, chosen, bed, pool, tmp_path, monkeypatch):
     (first, _), (second, _) = chosen["correct"]
     monkeypatch.setattr(kept, "edit_facts", failing_for(first, NoGradientError("none")))
     seen, plain = [], kept.evaluate
     monkeypatch.setattr(kept, "evaluate", lambda *given: seen.append(given[3]) or plain(*given))
-    asked = {"correct": chosen["correct"]}
     apart = unrelated(second, pool, len(pool))
-    found = kept.sequential_edits(model, asked, bed, apart, QUICK, counts=(1,))
+    found = one_after_the_other(model, chosen, bed, apart, tmp_path, (1,))
     assert found[["edits", "skipped"]].to_numpy().tolist() == [[1, 1]]
     expected = {one.item.id for one in unrelated(first, apart, len(apart))}
     assert {one.item.id for one in seen[-1]} == expected and len(expected) == found["n_unrelated"][0]
     # The sample was drawn for the first: one that it asks about does not take its place.
     assert any(one.item.id == second.id for one in unrelated(first, pool, len(pool)))
-    assert kept.sequential_edits(model, asked, bed, pool, QUICK, counts=(1,)).empty
+    assert one_after_the_other(model, chosen, bed, pool, tmp_path, (1,)).empty
 
 
-def test_a_count_at_which_a_request_fails_costs_its_own_row(model, chosen, bed, pool, monkeypatch):
+def test_a_count_at_which_a_request_fails_costs_its_own_row(model, chosen, bed, pool, tmp_path, monkeypatch):
     calls, plain = [], kept.evaluate
 
     def faulty(*given):
@@ -263,13 +269,13 @@ def test_a_count_at_which_a_request_fails_costs_its_own_row(model, chosen, bed, 
         return plain(*given)
 
     monkeypatch.setattr(kept, "evaluate", faulty)
-    found = kept.sequential_edits(model, {"correct": chosen["correct"]}, bed, pool, QUICK, counts=(1, 2))
+    found = one_after_the_other(model, chosen, bed, pool, tmp_path, (1, 2))
     assert found[["edits", "skipped"]].to_numpy().tolist() == [[2, 0]]
 
 
-def test_edits_in_several_layers_can_be_kept(model, chosen, bed, pool):
+def test_edits_in_several_layers_can_be_kept(model, chosen, bed, pool, tmp_path):
     settings = replace(QUICK, layers=(1, 2))
-    found = kept.sequential_edits(model, {"correct": chosen["correct"]}, bed, pool, settings, counts=(2,))
+    found = one_after_the_other(model, chosen, bed, pool, tmp_path, (2,), settings)
     assert found["edits"].tolist() == [2] and found["kl"].iloc[0] > 1e-3
 
 

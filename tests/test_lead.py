@@ -22,12 +22,12 @@ def items(model, tmp_path_factory):
     return questions(model, tmp_path_factory.mktemp("bed"))
 
 
-def test_the_early_forward_runs_no_layer_behind_the_last_one_needed(model, items):
+def test_the_early_forward_runs_no_layer_behind_the_last_one_needed(model, items, tmp_path):
     layers = model.module.get_submodule(model.family.language_model).layers
     ran = []
     handles = [layer.mlp.register_forward_hook(lambda *_, index=index: ran.append(index))
                for index, layer in enumerate(layers)]
-    found = lead_time(model, items[:1], (1, 2))
+    found = lead_time(model, items[:1], (1, 2), results_dir=tmp_path)
     for handle in handles:
         handle.remove()
     assert (found["layers_needed"], found["n_layers"], found["time_ratio"].n) == (3, 5, 1)
@@ -35,13 +35,13 @@ def test_the_early_forward_runs_no_layer_behind_the_last_one_needed(model, items
     assert [ran.count(index) for index in range(5)] == [2 * runs, 2 * runs, runs, runs, runs]
 
 
-def test_what_is_timed_are_the_contributions_of_all_layers_of_the_predictor(model, items, monkeypatch):
+def test_what_is_timed_are_the_contributions_of_all_layers_of_the_predictor(model, items, monkeypatch, tmp_path):
     asked, plain = [], module.attention_contributions
     monkeypatch.setattr(
         module, "attention_contributions",
         lambda *given, layers, **options: asked.append(tuple(layers)) or plain(*given, layers=layers, **options),
     )
-    lead_time(model, items[:1], (1, 3))
+    lead_time(model, items[:1], (1, 3), results_dir=tmp_path)
     assert set(asked) == {(1, 2, 3)}
 
 
@@ -53,7 +53,7 @@ def test_the_ratio_is_that_of_the_fastest_runs_and_its_mean_is_over_questions(mo
         *(0, 1), *(0, 4), *(0, 1), *(0, 4), *(0, 1), *(0, 4),  # 1 of 4
     ])
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
-    found = lead_time(model, [broken, *items], (0, 0), limit=2)
+    found = lead_time(model, [broken, *items], (0, 0), limit=2, results_dir=tmp_path)
     assert found["time_ratio"].value == pytest.approx((0.5 + 0.25) / 2)
     assert (found["time_ratio"].n, found["layers_needed"]) == (2, 1)
     assert next(clock, None) is None
@@ -61,9 +61,9 @@ def test_the_ratio_is_that_of_the_fastest_runs_and_its_mean_is_over_questions(mo
 
 def test_nothing_to_time_is_no_number(model, items, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    found = lead_time(model, [replace(items[0], image=tmp_path / "broken.png")], (0, 0))
+    found = lead_time(model, [replace(items[0], image=tmp_path / "broken.png")], (0, 0), results_dir=tmp_path)
     assert found["time_ratio"].n == 0 and math.isnan(found["time_ratio"].value)
-    found = lead_time(model, items, None)
+    found = lead_time(model, items, None, results_dir=tmp_path)
     assert found["time_ratio"].n == 0 and math.isnan(found["layers_needed"])
     assert lead_text(found) == "No layers could be chosen, so no early end was timed."
 

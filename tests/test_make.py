@@ -32,12 +32,25 @@ def venv(tmp_path):
 
 def test_make_fig3_runs_the_papermill_command(venv):
     command = "papermill notebooks/fig3_trace.ipynb reports/mini/fig3_trace.ipynb -p window 3"
-    run, record = (line.strip() for line in make("fig3", venv).stdout.splitlines()[-2:])
+    run, record, _ = (line.strip() for line in make("fig3", venv).stdout.splitlines()[-3:])
     assert run == command
     assert record.startswith("python -m interventions record reports/mini/fig3_trace.ipynb > ")
-    run = make("fig3", venv, "P=limit=5 remote=True results_dir=/tmp/a=b").stdout.splitlines()[-2].strip()
+    run = make("fig3", venv, "P=limit=5 remote=True results_dir=/tmp/a=b").stdout.splitlines()[-3].strip()
     assert run == f"{command} -p limit '5' -p remote 'True' -p results_dir '/tmp/a=b'"
     assert command.replace("reports/mini/fig3_trace.ipynb", "out.ipynb") in README
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_record_that_cannot_be_read_leaves_the_one_that_is_there(venv, tmp_path, fails):
+    (tmp_path / "out").mkdir()
+    kept = tmp_path / "out" / "fig3_trace.record.json"
+    kept.write_text("good")
+    if fails:
+        (tmp_path / "venv" / "bin" / "python").write_text("#!/bin/sh\necho half\nexit 1\n")
+    done = subprocess.run(["make", "fig3", venv, f"OUT={tmp_path / 'out'}"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode != 0) == fails, done.stderr
+    assert (kept.read_text() == "good") == fails
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [kept.name]
 
 
 def test_make_refuses_a_parameter_without_a_value():

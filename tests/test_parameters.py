@@ -1,14 +1,19 @@
 """The parameters that every notebook has: types, refusals in one sentence, and what only shows after loading."""
 
+import errno
 import types
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import tiny
 from answering import questions, speaking
 
+import interventions.files as files
 from interventions.figure_parameters import Fig3Parameters
+from interventions.ndif import TRAFFIC, Traffic
 from interventions.parameters import ParameterError
+from interventions.results import ResultStore, computed_by
 from interventions.testbed import load_testbed, save_testbed
 
 
@@ -54,13 +59,88 @@ def test_a_notebooks_namespace_holds_other_things_too():
     assert parameters == Fig3Parameters(window=1, parts="known")
 
 
+CELL = 'window: int = 3  # layers\nlimit: int = 40\n'
+VALIDATE = "parameters = Fig3Parameters.from_notebook(globals())"
+
+
+@pytest.mark.parametrize(("cells", "left", "found"), [
+    ([CELL, VALIDATE], {"window": 1}, {"window": 1}),
+    # Run again from the top, with what the first run left.
+    ([CELL, VALIDATE, "layer = 3; options = dict(kinds='mlp')", CELL, VALIDATE],
+     {"layer": 3, "options": {"kinds": "mlp"}}, {}),
+    # One value changed in a cell of its own, or in papermill's, and only the second cell run again.
+    ([CELL, VALIDATE, "layer = peak(first)", "limit = 5", VALIDATE], {"layer": 3, "limit": 5}, {"limit": 5}),
+    ([CELL, "# Parameters\nlimit = 5\nmin_p_clean = float('inf')\n", VALIDATE], {"limit": 5}, {"limit": 5}),
+    ([CELL, VALIDATE, "%matplotlib inline", VALIDATE], {"layer": 3}, {}),
+    ([CELL, VALIDATE, "wndow = 5", "record('fig3')", VALIDATE], {"wndow": 5}, {}),  # not right before
+])
+def test_what_an_earlier_run_left_in_the_kernel_is_no_parameter(cells, left, found):
+    parameters = Fig3Parameters.from_notebook({"In": ["", *cells], "Out": {}, **left})
+    assert parameters == Fig3Parameters(**found)
+
+
+@pytest.mark.parametrize("cells", [
+    [CELL, "# Parameters\nwndow = 5\n", VALIDATE],
+    [CELL, VALIDATE, "layer = 3; peak()", CELL + "wndow: int = 5", VALIDATE],
+    [CELL, "wndow = 5", "'a text'", "", VALIDATE],
+])
+def test_an_unknown_parameter_is_refused_in_every_run(cells):
+    text = sentence({"In": ["", *cells], "window": 3, "layer": 3, "wndow": 5})
+    assert text == "Unknown parameter 'wndow': did you mean 'window'?"
+
+
+def test_a_parameter_that_the_notebook_has_put_something_else_into_is_not_taken_for_its_default():
+    text = sentence({"In": ["", VALIDATE], "window": Fig3Parameters()})
+    assert text == "Parameter 'window' is no plain value but a Fig3Parameters: run the cell of parameters again."
+
+
+@pytest.mark.parametrize(("name", "value", "told"), [
+    ("results_dir", "{here}/file", "Parameter 'results_dir': '{here}/file' is no folder: name a folder that can be "
+     "written."),
+    ("results_dir", "{here}/file/deeper", "Parameter 'results_dir': '{here}/file' is no folder: name a folder that can "
+     "be written."),
+    ("results_dir", "{here}/full", "Parameter 'results_dir': '{here}/full/questions' is no folder: name a folder that "
+     "can be written."),
+    ("results_dir", "/proc/1/results", "Parameter 'results_dir': '/proc/1/results/questions' cannot be written ("),
+    ("record_path", "{here}", "Parameter 'record_path': '{here}' is a folder: name a file, such as "
+     "{here}/fig3_trace.record.json."),
+    ("record_path", "{here}/file/fig3.json", "Parameter 'record_path': '{here}/file' is no folder: name a folder that "
+     "can be written."),
+    ("record_path", "/proc/1/fig3.json", "Parameter 'record_path': '/proc/1' cannot be written ("),
+])
+def test_what_cannot_be_written_is_told_before_anything_is_loaded(tmp_path, name, value, told):
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "questions").touch()
+    here = {"results_dir": str(tmp_path / "results")} | {name: value.format(here=tmp_path)}
+    assert sentence(here).startswith(told.format(here=tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full"]  # nothing was made
+
+
+def test_a_disk_that_is_read_only_is_told(tmp_path, monkeypatch):
+    def refuse(dir):
+        raise OSError(errno.EROFS, "Read-only file system", str(dir))
+
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
+    assert sentence({"results_dir": str(tmp_path)}).endswith("cannot be written (Read-only file system): name a folder "
+                                                             "that can be written.")
+
+
+def test_a_run_that_begins_counts_anew(tmp_path):
+    ResultStore(tmp_path).get_or_compute({"table": "edit"}, lambda: pd.DataFrame({"p": [0.5]}))
+    TRAFFIC.requests += 3
+    assert computed_by()
+    Fig3Parameters.from_notebook({})
+    assert computed_by() == [] and Traffic() == TRAFFIC
+
+
 @pytest.mark.parametrize(
     ("name", "value", "remedy"),
     [
-        ("window", "3", "-p window 3"),
-        ("window", 3.0, "whole number"),
-        ("window", True, "whole number"),
-        ("window", None, "whole number"),
+        ("limit", "3", "-p limit 40"),
+        ("limit", 3.0, "whole number"),
+        ("limit", True, "whole number"),
+        ("limit", None, "whole number"),
         ("limit", "all", "-p limit 40"),
         ("remote", 1, "True or False"),
         ("remote", "yes", "-p remote False"),
