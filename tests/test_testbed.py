@@ -8,10 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tiny
 from PIL import Image
 from transformers.image_utils import load_image as transformers_load_image
 
-from interventions.testbed import Item, TestBedError, load_image, load_testbed, on_white, save_testbed
+from interventions.prompt import PromptError, build_prompt
+from interventions.testbed import Item, TestBed, TestBedError, load_image, load_testbed, on_white, save_testbed
+from interventions.testbed.corruptions import choose_corruptions, write_corruptions
 from interventions.testbed.errors import first_line
 from interventions.testbed.images import image_problem
 from interventions.testbed.table import COLUMNS
@@ -138,16 +141,15 @@ def test_a_selection_that_does_not_exist_is_refused(bed, arguments):
 
 def test_content_is_what_determines_a_result(bed, tmp_path):
     first = bed[0].items[0]
-    same = replace(first, id="other", paraphrases=(), style="emoji")
+    same = replace(first, part="other", style="emoji", split="never", held_out_style=True)
     assert same.content() == first.content()
-    assert replace(first, answers=("Lima",)).content() != first.content()
+    for change in ({"answers": ("Lima",)}, {"paraphrases": ()}, {"id": "other"}, {"entity": "x"}, {"relation": "y"}):
+        assert replace(first, **change).content() != first.content()
     (tmp_path / "images" / "copy.png").write_bytes(first.image.read_bytes())
     assert replace(first, image=tmp_path / "images" / "copy.png").content() == first.content()
     Image.new("RGB", (4, 4), "blue").save(tmp_path / "images" / "copy.png")
     assert replace(first, image=tmp_path / "images" / "copy.png").content() != first.content()
     assert replace(first, image=tmp_path / "missing.png").content()["image"] == "unreadable"
-    # Annotations count where there are some, and items without keep the name of their result.
-    assert "annotations" not in first.content()
     assert replace(first, annotations=TEN).content() == first.content() | {"annotations": list(TEN)}
 
 
@@ -220,6 +222,24 @@ def test_a_write_that_fails_leaves_the_table_as_it_was(bed, tmp_path, monkeypatc
         ({"text_constraint": ""}, "must be None where there is none"),
         ({"text_constraint": "capital", "text_replacement": ""}, "must be None where there is none"),
         ({"id": ""}, "id and part"),
+        ({"answers": ("Lima", " ")}, "no answer may be empty"),
+        ({"answers": ("Lima", "\u200b\n")}, "no answer may be empty"),
+        ({"answers": "Lima"}, r"answers must be a list or tuple of texts, such as \('Lima',\), not 'Lima'"),
+        ({"paraphrases": "Name the capital of this country"}, "paraphrases must be a list or tuple of texts"),
+        ({"annotations": "Lima"}, "annotations must be a list or tuple of texts"),
+        ({"answers": 7}, "answers must be a list or tuple of texts"),
+        ({"answers": None}, "answers must be a list or tuple of texts"),
+        ({"answers": ("Lima", 2006)}, "answers must hold texts, not 2006"),
+        ({"answers": (None,)}, "answers must hold texts, not None"),
+        ({"question": None}, "question must be a text, not None"),
+        ({"entity": 4}, "entity must be a text, not 4"),
+        ({"image": b"bytes" * 999}, "image must be the path of a picture or None, not b'bytes"),
+        ({"question": " ", "visual_constraint": "", "visual_replacement": ""}, "question must not be empty"),
+        ({"visual_replacement": " "}, "visual_replacement must be '' where there is none, not blank"),
+        ({"text_constraint": "capital", "text_replacement": " "}, "must be None where there is none"),
+        ({"question": "this STRASSE", "visual_constraint": "this Straße", "paraphrases": ()}, "not a contiguous part"),
+        ({"question": "is it İSTANBUL", "visual_constraint": "ıstanbul i", "paraphrases": ()}, "not a contiguous part"),
+        ({"text_constraint": "country"}, "text_constraint 'country' overlaps visual_constraint"),
         ({"annotations": ("Lima",) * 9}, "annotations must be 10 answers"),
         ({"annotations": ("Lima",) * 11}, "not 11"),
         ({"annotations": ("Lima",) * 9 + (None,)}, "none of them missing"),
@@ -228,6 +248,36 @@ def test_a_write_that_fails_leaves_the_table_as_it_was(bed, tmp_path, monkeypatc
 def test_malformed_items_are_refused(changes, problem):
     with pytest.raises(TestBedError, match=problem):
         item(**changes)
+
+
+@pytest.mark.parametrize(("question", "constraint"), [
+    ("The mayor of istanbul is", "İSTANBUL"), ("The mayor of İSTANBUL is", "istanbul"),
+    ("THIS COUNTRY is", "this country"),
+    ("this STRASSE", "this strasse"), ("this Straße", "this Straße"), ("this Straße", "this STRASSE"),
+    ("L\u2019e\u0301tat de ce pays", "l\u2019\u00e9tat"), ("ΟΔΟΣ", "οδος"),
+    ("this ﬁsh", "this fish"), ("यह देश है", "यह देश"),
+])
+def test_an_item_can_be_built_if_it_can_be_asked(question, constraint):
+    """One rule for both: what `build_prompt` does not find, the item refuses."""
+    try:
+        build_prompt(tiny.build("gqa", None), question, visual_constraint=constraint)
+    except PromptError:
+        with pytest.raises(TestBedError, match="is not a contiguous part of the question"):
+            item(question=question, visual_constraint=constraint, paraphrases=())
+        return
+    assert item(question=question, visual_constraint=constraint, paraphrases=()).visual_constraint == constraint
+
+
+def test_lists_and_paths_as_texts_are_taken(tmp_path):
+    made = item(answers=["Lima"], paraphrases=[], image=str(tmp_path / "a.png"))
+    assert (made.answers, made.paraphrases, made.image) == (("Lima",), (), tmp_path / "a.png")
+    assert made == item(answers=("Lima",), paraphrases=(), image=tmp_path / "a.png")
+
+
+def test_a_long_id_is_quoted_by_its_beginning():
+    with pytest.raises(TestBedError) as error:
+        item(id="i" * 9_999, question="q" * 9_999)
+    assert len(str(error.value)) < 400
 
 
 def test_malformed_tables_are_refused(tmp_path):
@@ -271,6 +321,45 @@ def test_unreadable_images_are_named(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(TestBedError, match=r"broken\.png"):
         load_image(path)
+
+
+@pytest.mark.parametrize("linked", ["picture", "folder", "test bed"])
+def test_a_test_bed_of_links_is_saved_as_it_was_loaded(tmp_path, linked):
+    """A picture, all of images/ or the test bed itself may be a link to where the files lie."""
+    real, bed = tmp_path / "elsewhere", tmp_path / "bed"
+    (real / "images").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(real / "images" / "0.png")
+    if linked == "test bed":
+        bed.symlink_to(real)
+    else:
+        (bed / "images").mkdir(parents=True)
+        if linked == "folder":
+            (bed / "images").rmdir()
+            (bed / "images").symlink_to(real / "images")
+        else:
+            (bed / "images" / "0.png").symlink_to(real / "images" / "0.png")
+    save_testbed([item(image=Path("images/0.png"), visual_replacement="")], bed)
+    for _ in range(2):
+        loaded = load_testbed(bed)
+        assert load_image(loaded.items[0].image).size == (4, 4)
+        save_testbed(loaded, bed)
+        assert pq.read_table(bed / "items.parquet")["image"].to_pylist() == ["images/0.png"]
+    save_testbed([replace(loaded.items[0], image=bed / "images/../images/0.png")], bed)
+    assert pq.read_table(bed / "items.parquet")["image"].to_pylist() == ["images/0.png"]
+    other = item(1, entity="Chile", answers=("Santiago",))
+    found = choose_corruptions(TestBed("bed", loaded.directory, (*loaded, other)))
+    write_corruptions(loaded, replace(found, items=found.items[:1]))
+    assert load_testbed(bed).items[0].visual_replacement
+    for way_out in (tmp_path / "other.png", bed / "../other.png"):
+        with pytest.raises(TestBedError, match=r"must lie in .*: copy it to images/ there"):
+            save_testbed([item(image=way_out)], bed)
+
+
+def test_names_that_no_file_can_have():
+    for name in ("b" * 9_999, "a\0b"):
+        with pytest.raises(TestBedError, match="Unknown test bed") as error:
+            load_testbed(name)
+        assert len(str(error.value)) < 300
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

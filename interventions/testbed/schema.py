@@ -91,8 +91,8 @@ class Item:
         Without what only says where it comes from: part, split, style.
         """
         names = (
-            "id", "question", "visual_constraint", "visual_replacement", "text_constraint", "text_replacement", "entity",
-            "relation",
+            "id", "question", "visual_constraint", "visual_replacement", "text_constraint", "text_replacement",
+            "entity", "relation",
         )
         try:
             image = None if self.image is None else hashlib.sha256(self.image.read_bytes()).hexdigest()
@@ -162,7 +162,7 @@ class TestBed:
 
 
 def _missing(question: str, visual_constraint: str, text_constraint: str | None) -> str:
-    """Why the experiments would not find the constraints in a question, as the end of a sentence; "" if they would."""
+    """Why the experiments would not find the constraints in a question, as the end of a sentence; "": they would."""
     spans = {}
     for name, phrase in (("visual", visual_constraint), ("text", text_constraint)):
         try:
@@ -171,8 +171,8 @@ def _missing(question: str, visual_constraint: str, text_constraint: str | None)
             return f"the constraint {quoted(phrase)} is not a contiguous part of the question {quoted(question)}"
     if len(spans) == 2 and overlap(*spans.values()):
         return (
-            f"the constraints {quoted(visual_constraint)} and {quoted(text_constraint)} overlap in the question "
-            f"{quoted(question)}"
+            f"text_constraint {quoted(text_constraint)} overlaps visual_constraint {quoted(visual_constraint)} in the "
+            f"question {quoted(question)}: give phrases that stand apart"
         )
     return ""
 
@@ -209,7 +209,7 @@ def _problem(item: Item) -> str:
     for phrase, needed in (("text_replacement", "text_constraint"), ("visual_replacement", "visual_constraint")):
         if getattr(item, phrase) and not getattr(item, needed):
             return f"{phrase} replaces {needed}, which is missing"
-    if item.text_constraint is not None and _is_blank(item.text_constraint) or (
+    if (item.text_constraint is not None and _is_blank(item.text_constraint)) or (
         item.text_replacement is not None and _is_blank(item.text_replacement)
     ):
         return "text_constraint and text_replacement must be None where there is none, not empty"

@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..files import in_one_step
+from ..files import in_one_step, is_file
+from ..text import quoted
 from .errors import TestBedError, first_line
 from .images import safe_parts
 from .schema import EMBEDDED, TABLE, Item, TestBed
@@ -44,9 +45,9 @@ def load_testbed(name: str | Path = "embedded") -> TestBed:
     """
     directory = EMBEDDED if str(name) == "embedded" else Path(name).expanduser()
     path = directory / TABLE
-    if not path.is_file():
+    if not is_file(path):
         raise TestBedError(
-            f"Unknown test bed {str(name)!r}: use 'embedded' or a directory that holds {TABLE} and images/."
+            f"Unknown test bed {quoted(str(name))}: use 'embedded' or a directory that holds {TABLE} and images/."
         )
     try:
         table = pq.read_table(path)
@@ -96,7 +97,7 @@ def _item(row: dict, directory: Path) -> Item:
     try:
         path = None if image is None else directory.joinpath(*safe_parts(image))
     except TestBedError as error:
-        raise TestBedError(f"Item {row['id']!r}: {error}: name one below images/.") from error
+        raise TestBedError(f"Item {quoted(row['id'])}: {error}: name one below images/.") from error
     return Item(**row, image=path)
 
 
@@ -104,7 +105,7 @@ def _check_ids(items: tuple[Item, ...], path: Path) -> None:
     seen: set[str] = set()
     for item in items:
         if item.id in seen:
-            raise TestBedError(f"{path} has the id {item.id!r} twice: ids must be unique.")
+            raise TestBedError(f"{path} has the id {quoted(item.id)} twice: ids must be unique.")
         seen.add(item.id)
 
 
@@ -113,8 +114,13 @@ def _relative(image: Path | None, directory: Path, item_id: str) -> str | None:
         return None
     image = Path(image)
     if image.is_absolute():
-        image = image.resolve()
-        if not image.is_relative_to(directory):
-            raise TestBedError(f"Item {item_id!r}: its image {str(image)!r} must lie in {str(directory)!r}.")
-        image = image.relative_to(directory)
+        # As it is named, first: a picture (or all of images/) may be a link to where the pictures lie.
+        named = (image, image.parent.resolve() / image.name, image.resolve())
+        inside = next((path for path in named if ".." not in path.parts and path.is_relative_to(directory)), None)
+        if inside is None:
+            raise TestBedError(
+                f"Item {quoted(item_id)}: its image {quoted(image)} must lie in {quoted(directory)}: copy it to "
+                "images/ there."
+            )
+        image = inside.relative_to(directory)
     return "/".join(safe_parts(image.as_posix()))

@@ -75,8 +75,11 @@ class NewTestBed:
         return self.rows[-1]
 
     def keep(self, row: Row, **item) -> None:
-        """The row becomes an item; `image` may be a file of the user's."""
-        self.items.append(Item(id=row.id, part=row.part, question=row.question, **item))
+        """The row becomes an item; `image` may be a file of the user's. Raises LeftOut for what cannot be one."""
+        try:
+            self.items.append(Item(id=row.id, part=row.part, question=row.question, **item))
+        except TestBedError as error:
+            raise LeftOut(f"no valid item: {error}") from error
         row.status = "repaired" if row.repairs else "kept"
 
     def leave_out(self, row: Row, reason: str) -> None:

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ...tokens import PromptError, constraint_spans, overlap
 from ..errors import TestBedError, first_line
 from ..json_lines import append_lines
 from ..schema import EMBEDDED, Item, TestBed
@@ -152,14 +151,7 @@ def default_log(testbed: TestBed) -> Path:
 
 def spans_problem(item: Item) -> str:
     """Why the item's constraints cannot be traced, as the end of a sentence; empty if they can."""
-    if not item.visual_constraint:
-        return "its visual constraint is not marked"
-    try:
-        spans = constraint_spans(item.question, item.visual_constraint, item.text_constraint)
-    except PromptError as error:
-        return str(error).rstrip(".")
-    overlapping = "text" in spans and overlap(spans["visual"], spans["text"])
-    return "its two constraints overlap" if overlapping else ""
+    return "" if item.visual_constraint else "its visual constraint is not marked"  # the rest the item itself refuses
 
 
 def _parsed(line: bytes) -> Decision | None:
