@@ -18,7 +18,7 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from .checkpoints import ModelError
+from .checkpoints import ALIASES, CHECKPOINTS, ModelError
 from .conditions import PROTOCOLS
 from .files import why_not_writable
 from .loading import load_model
@@ -232,6 +232,18 @@ def named(parameter: str, error_type: type[Exception], function, *arguments, **o
         return function(*arguments, **options)
     except error_type as error:
         raise ParameterError(f"Parameter {parameter!r}: {error}") from error
+
+
+def must_differ(parameter: str, name: str, model: str) -> None:
+    """Raises ParameterError where the model that a parameter names is `model` itself, by whatever name; "" is none."""
+    if name and _place(name) == _place(model):
+        raise ParameterError(f"Parameter {parameter!r} is {name!r}, the model itself: name another one.")
+
+
+def _place(model: str) -> Path | str:
+    """The folder that a model's name stands for, or the name of one on the Hub."""
+    folder = CHECKPOINTS / model if model in ALIASES else Path(model).expanduser()
+    return folder.resolve() if folder.exists() else model
 
 
 def by_id(testbed: TestBed, ids: list[str]) -> TestBed:

@@ -10,6 +10,8 @@ import tiny
 from answering import questions, speaking
 
 import interventions.files as files
+from interventions.attention_parameters import Fig5Parameters
+from interventions.checkpoints import CHECKPOINTS
 from interventions.figure_parameters import Fig3Parameters
 from interventions.ndif import TRAFFIC, Traffic
 from interventions.parameters import ParameterError
@@ -115,6 +117,22 @@ def test_what_cannot_be_written_is_told_before_anything_is_loaded(tmp_path, name
     here = {"results_dir": str(tmp_path / "results")} | {name: value.format(here=tmp_path)}
     assert sentence(here).startswith(told.format(here=tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full"]  # nothing was made
+
+
+@pytest.mark.parametrize("kind", [Fig3Parameters, Fig5Parameters])
+@pytest.mark.parametrize(("model", "control_model"), [
+    ("mini-free", "mini-free"), ("mini-free", str(CHECKPOINTS / "mini-free")), ("{here}", "{here}/../here/"),
+    ("a/b-7b-hf", "a/b-7b-hf"),
+])
+def test_the_control_model_is_another_one(tmp_path, kind, model, control_model):
+    (tmp_path / "here").mkdir()
+    model, control_model = (name.format(here=tmp_path / "here") for name in (model, control_model))
+    given = {"results_dir": str(tmp_path), "model": model}
+    with pytest.raises(ParameterError) as error:
+        kind.from_notebook(given | {"control_model": control_model})
+    assert str(error.value) == f"Parameter 'control_model' is {control_model!r}, the model itself: name another one."
+    assert kind.from_notebook(given | {"control_model": "mini"}).control_model == "mini"
+    assert kind.from_notebook(given).control_model == ""
 
 
 def test_a_disk_that_is_read_only_is_told(tmp_path, monkeypatch):
