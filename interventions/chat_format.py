@@ -86,8 +86,9 @@ def answer_joint(processor, declared: str) -> str:
     if own_format(processor) == declared:
         told = _rendered(processor, [*_asked(), {"role": "assistant", "content": [{"type": "text", "text": ANSWER}]}])
         before = "" if told is None else _as_format(processor, told.split(ANSWER)[0])
-        if before.startswith(declared) and not before[len(declared) :].strip():
-            return before[len(declared) :]
+        between = before.removeprefix(declared)
+        if before.startswith(declared) and not between.strip():
+            return between.lstrip(" ") if "\n" in between else between  # some write "role " and then the line break
     if declared[-1:].isspace():
         return ""
     return "\n" if declared.endswith(CHATML_TURN) else " "

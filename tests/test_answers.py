@@ -40,16 +40,31 @@ INTERLEAVE = (  # as LLaVA-Interleave over Qwen2 has it: the assistant's turn be
 
 
 @pytest.fixture(scope="module")
-def llama():
-    """A tiny LLaVA with a real SentencePiece tokenizer that says nothing but the answers of LLAMA."""
-    words = llama_tokenizer("new")
+def words():
+    return llama_tokenizer("new")
+
+
+@torch.no_grad()
+def deciding(words, answer: str, shift: float = 4.0):
+    """A tiny LLaVA with a real SentencePiece tokenizer, and its prompts: behind the answer's blank tokens, its first
+    visible one has a logit of 5 + shift after the clean prompt, of -5 + shift after the corrupted one, against 0."""
     model = tiny.build(words=words)
     prompt = ask(model)
-    said = {token for text in LLAMA for token in answer_tokens(model, prompt, text)}
-    with torch.no_grad():
-        model.module.lm_head.weight[[token for token in range(len(words)) if token not in said]] = 0
-        model.module.lm_head.weight *= 3
-    return model
+    corrupted = corrupt(model, prompt, visual_replacement="Sri Lanka")
+    forced, (token,) = restoration.scored_part(answer_tokens(model, prompt, answer), model.blank_ids, sequence=False)
+    clean, other = (
+        model.module.model(
+            input_ids=torch.cat([ids, torch.tensor(forced, dtype=torch.long)])[None], **prompt.image_inputs
+        ).last_hidden_state[0, -1]
+        for ids in (prompt.input_ids, corrupted.input_ids)
+    )
+    middle, between = (clean + other) / 2, clean - other
+    between = between - (between @ middle) / (middle @ middle) * middle
+    head = model.module.lm_head.weight
+    head[:] = -40 * middle / (middle @ middle)
+    head[token] = 10 * between / (between @ (clean - other)) + shift * middle / (middle @ middle)
+    head[words.convert_tokens_to_ids("▁Peru")] = 0
+    return model, prompt, corrupted
 
 
 @pytest.mark.parametrize("form", ["new", "legacy", "normalizer"])
@@ -86,9 +101,9 @@ def test_an_answer_of_nothing_but_blanks_is_scored_by_its_last():
 
 @pytest.mark.parametrize(
     ("template", "joint"),
-    [(CHATML, ""), (INTERLEAVE, "\n"), (CHATML.replace("assistant\\n", "assistant:"), " "),
-     (CHATML.replace("{{ '<|im_start|>assistant\\n' }}", ""), " ")],
-    ids=["ChatML", "ChatML without the line break", "a word", "no generation prompt"],
+    [(CHATML, ""), (INTERLEAVE, "\n"), (CHATML.replace("assistant\n", "assistant:"), " "),
+     (CHATML.replace("assistant\n", "assistant"), "\n")],
+    ids=["ChatML", "ChatML without the line break", "a word", "a template without answers"],
 )
 def test_the_joint_follows_the_chat_format(template, joint):
     model = with_chat(template, ("qwen2", "siglip"))
@@ -110,38 +125,39 @@ def test_a_format_that_ends_in_a_line_break_is_answered_without_a_space():
 
 
 @pytest.mark.parametrize("answer", ["4", "2006", "東京", "12 Angry Men", "Lima"])
-def test_traces_equal_hooks_that_teacher_force_the_space(llama, answer):
-    prompt = ask(llama)
-    corrupted = corrupt(llama, prompt, visual_replacement="Sri Lanka")
-    for settings in ({}, {"method": "rows"}, {"method": "plain", "positions": "constraint"}, {"answer_score": "sequence"}):
-        result = trace(llama, prompt, corrupted, answer=answer, require_top=False, **settings)
-        p_clean, p_corrupted, restored = oracle(llama, prompt, corrupted, result)
+def test_traces_equal_hooks_that_teacher_force_the_space(words, answer):
+    model, prompt, corrupted = deciding(words, answer)
+    for settings in ({}, {"method": "rows"}, {"method": "plain", "positions": "constraint"}):
+        result = trace(model, prompt, corrupted, answer=answer, require_top=False, **settings)
+        assert result.p_clean > 0.99 and result.p_corrupted < 0.3 and np.nanmax(result.effects) > 0.3
+        p_clean, p_corrupted, restored = oracle(model, prompt, corrupted, result)
         assert abs(result.p_clean - p_clean) < 1e-5 and abs(result.p_corrupted - p_corrupted) < 1e-5
         np.testing.assert_allclose(result.restored, restored, rtol=0, atol=1e-5)
 
 
-def test_effects_of_digits_are_large_and_differ_from_those_of_the_space(llama):
-    prompt = ask(llama)
-    corrupted = corrupt(llama, prompt, visual_replacement="Sri Lanka")
-    traces = [trace(llama, prompt, corrupted, answer=text, require_top=False) for text in ("4", "2006", "東京")]
-    space = trace(llama, prompt, corrupted, answer=[traces[0].answer_ids[0]], require_top=False)
-    assert max(np.nanmax(np.abs(one.effects)) for one in traces) > 0.3
-    for one in traces:
-        assert abs(one.p_clean - space.p_clean) > 0.01  # not P("▁"), which says nothing of the answer
+def test_all_tokens_of_an_answer_hold_its_space_too(words):
+    model, prompt, corrupted = deciding(words, "4")
+    result = trace(model, prompt, corrupted, answer="4", require_top=False, answer_score="sequence")
+    p_clean, _, restored = oracle(model, prompt, corrupted, result)
+    assert result.p_clean == pytest.approx(p_clean, rel=1e-4)
+    np.testing.assert_allclose(result.restored, restored, rtol=0, atol=1e-5)
+    first = trace(model, prompt, corrupted, answer="4", require_top=False)
+    assert result.p_clean < first.p_clean / 2  # the space is unlikely here
 
 
-def test_noise_and_several_draws_teacher_force_too(llama):
-    prompt = ask(llama)
-    corrupted = noise(llama, prompt, "constraint", samples=2)
-    result = trace(llama, prompt, corrupted, answer="2006", require_top=False, positions="constraint")
-    p_clean, p_corrupted, restored = oracle(llama, prompt, corrupted, result)
+def test_noise_and_several_draws_teacher_force_too(words):
+    model, prompt, _ = deciding(words, "2006", shift=0)
+    corrupted = noise(model, prompt, "constraint", samples=2)
+    result = trace(model, prompt, corrupted, answer="2006", require_top=False, positions="constraint")
+    assert np.nanmax(np.abs(result.effects)) > 0.01
+    _, p_corrupted, restored = oracle(model, prompt, corrupted, result)
     assert abs(result.p_corrupted - p_corrupted) < 1e-5
     np.testing.assert_allclose(result.restored, restored, rtol=0, atol=1e-5)
 
 
-def test_knockouts_block_the_last_token_where_the_answer_is_read(llama):
+def test_knockouts_block_the_last_token_where_the_answer_is_read(words):
     """Behind the space another token reads the image: blocked only before it, nothing would be lost."""
-    prompt = ask(llama)
+    llama, prompt, _ = deciding(words, "2006", shift=0)
     flows = {"all": (tuple(range(prompt.last)), "last")}
     for method in ("packed", "rows"):
         found = attention_knockout(llama, prompt, flows=flows, answer="2006", method=method)
@@ -151,7 +167,7 @@ def test_knockouts_block_the_last_token_where_the_answer_is_read(llama):
         assert abs(found.p_clean - logits(llama, prompt, ids, mask)[digit]) < 1e-5
         mask[..., prompt.last :, : prompt.last] = torch.finfo(torch.float32).min
         assert abs(found.p_all_blocked[0] - logits(llama, prompt, ids, mask)[digit]) < 1e-5
-        assert abs(found.p_clean - found.p_all_blocked[0]) > 0.01
+        assert found.p_clean - found.p_all_blocked[0] > 0.3
 
 
 @torch.no_grad()
@@ -160,8 +176,8 @@ def logits(model, prompt, ids, mask):
     return found.logits[0, -1].softmax(-1).numpy()
 
 
-def test_values_are_optimised_for_what_can_be_seen(llama):
-    prompt = ask(llama)
+def test_values_are_optimised_for_what_can_be_seen(words):
+    llama, prompt, _ = deciding(words, "2006")
     first = optimize_value(llama, prompt, "2006", layer=1, optimizer=replace(OPTIMIZERS["authors"], clamp=0.0, steps=1))
     assert llama.tokenizer.convert_ids_to_tokens(first.target_ids) == ["2"]
     named = trace(llama, prompt, corrupt(llama, prompt, visual_replacement="Peru"), answer="2006", require_top=False)
@@ -170,9 +186,9 @@ def test_values_are_optimised_for_what_can_be_seen(llama):
     assert llama.tokenizer.convert_ids_to_tokens(whole.target_ids) == ["▁", "2", "0", "0", "6"]
 
 
-def test_a_model_that_says_seven_is_not_right_about_four(llama):
+def test_a_model_that_says_seven_is_not_right_about_four(words):
     """Both begin with the space, which was all that was looked at."""
-    model = only(llama, "▁", "7", after="▁")
+    model = only(words, "▁", "7")
     prompt = ask(model)
     corrupted = corrupt(model, prompt, visual_replacement="Sri Lanka")
     assert own_answer(model, prompt, max_answer_tokens=2).text == "7"
@@ -184,9 +200,8 @@ def test_a_model_that_says_seven_is_not_right_about_four(llama):
 
 
 @torch.no_grad()
-def only(model, first: str, then: str, after: str):
-    """The same model, which says `first`, and `then` behind it: read off the last token's embedding alone."""
-    words = model.tokenizer
+def only(words, first: str, then: str):
+    """A model that says `first`, and `then` behind it: read off the last token's embedding alone."""
     copy = tiny.build(words=words)
     ids = words.convert_tokens_to_ids([first, then])
     for layer in copy.module.model.language_model.layers:
@@ -194,9 +209,8 @@ def only(model, first: str, then: str, after: str):
         layer.mlp.down_proj.weight.zero_()
     head, embeddings = copy.module.lm_head.weight, copy.module.model.language_model.embed_tokens.weight
     head.zero_()
-    head[ids[0]] = 1e-3
     head[ids[0]] = embeddings[ask(copy).input_ids[-1]]
-    head[ids[1]] = embeddings[words.convert_tokens_to_ids(after)] * 3
+    head[ids[1]] = embeddings[ids[0]]
     return copy
 
 
