@@ -10,9 +10,10 @@ from .attention import CONSTRAINT_TO_LAST, AttentionError
 from .attention_study import AttentionStudy, attention_study, check_comparable
 from .checkpoints import TWINS
 from .model import VisionLanguageModel
-from .parameters import ParameterError, at_least
+from .parameters import ParameterError, at_least, must_differ
 from .selection import SampleParameters
 from .testbed import Item
+from .trace_parameters import resolve_window, window_list, window_sentence
 
 # Model shape (family, layers, hidden size) -> the layers of the paper's section 4.4, counted from 0.
 PAPER_LAYERS = {("llava-llama", 32, 4096): (16, 17)}
@@ -30,7 +31,7 @@ def check_comparable_as(parameter: str, model: VisionLanguageModel) -> None:
 class Fig5Parameters(SampleParameters):
     """notebooks/fig5_attention.ipynb"""
 
-    window: int = 3
+    window: int | str = 3
     examples: int = 1
     control_model: str = ""
 
@@ -38,8 +39,9 @@ class Fig5Parameters(SampleParameters):
 
     def check(self) -> None:
         super().check()
-        at_least("window", self.window, 1, "it counts the layers that are blocked together")
+        window_list("window", self.window)  # refuses what is no window
         at_least("examples", self.examples, 1, "it counts the questions of each part that are drawn over their image")
+        must_differ("control_model", self.control_model, self.model)
 
     def check_model(self, model: VisionLanguageModel) -> None:
         self._check_shape("model", model)
@@ -51,30 +53,35 @@ class Fig5Parameters(SampleParameters):
                 f"Parameter {parameter!r}: {model.name!r} sees no image, so it has no visual tokens: name a multimodal "
                 "model."
             )
-        if self.window > model.n_layers:
-            raise ParameterError(
-                f"Parameter 'window' is {self.window}, but model {model.name!r} has {model.n_layers} layers: choose 1 "
-                f"to {model.n_layers}."
-            )
+        resolve_window("window", self.window, model.n_layers)
+
+    def in_layers(self, model: VisionLanguageModel) -> dict[str, int]:
+        """What the record keeps beside the parameters: the window in layers of this model."""
+        return {"window_layers": resolve_window("window", self.window, model.n_layers)}
+
+    def windows_told(self, model: VisionLanguageModel) -> str:
+        """A sentence: "Window: 3 of 8 layers."."""
+        return window_sentence("window", self.window, model.n_layers)
 
     def load_control_model(self) -> VisionLanguageModel | None:
         """A model that takes another route: `control_model`, or the twin of `mini`; None if there is none."""
         name = self.control_model or TWINS.get(self.model, "")
         if not name:
             return None
-        if name == self.model:
-            raise ParameterError(f"Parameter 'control_model' is {name!r}, the model itself: name another one.")
         model = self.load_model("control_model", name)
         self._check_shape("control_model", model)
         return model
 
     def control_studies(self, model: VisionLanguageModel | None, questions: Iterable[Item]) -> list[AttentionStudy]:
         """The same experiment on the model that takes another route, or none."""
-        return [] if model is None else [attention_study(model, questions, **self.for_study() | {"label": model.name})]
+        if model is None:
+            return []
+        return [attention_study(model, questions, **self.for_study(model) | {"label": model.name})]
 
-    def for_study(self) -> dict:
+    def for_study(self, model: VisionLanguageModel) -> dict:
         """The arguments of `attention_study.attention_study`."""
-        return {"knockouts": True, "window": self.window, "protocol": self.protocol} | self.asking()
+        window = resolve_window("window", self.window, model.n_layers)
+        return {"knockouts": True, "window": window, "protocol": self.protocol} | self.asking()
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,9 @@ class Fig17Parameters(OutcomeParameters):
 
     def for_lead(self) -> dict:
         """The arguments of `lead.lead_time`."""
-        return {"limit": self.timed, "protocol": self.protocol, "remote": self.remote}
+        return {
+            "limit": self.timed, "protocol": self.protocol, "remote": self.remote, "results_dir": self.results,
+        }
 
     def layers_for(self, model: VisionLanguageModel) -> tuple[int, int] | None:
         """(first, last) of the layers whose mean contribution predicts: those named, or the paper's for its model.

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .averages import early_layers, joined
+from .depth import layer_range
 from .edit_items import TASKS
 from .edit_study import EDIT_METHODS, OURS
 from .example import marked
@@ -78,8 +79,9 @@ def early_advantage(by_layer: pd.DataFrame, n_layers: int) -> pd.DataFrame:
     """Is efficacy larger where an early layer is edited (`averages.early_layers`)? A row a task.
 
     The last layer is not among the others: no later token reads what is edited there, in any model. Columns task,
-    early, others (mean efficacy over these layers), difference, low, high (taken within each item), gain,
-    gain_low, gain_high (efficacy less P(O*) before, mean over the other layers), n. Items that have every layer count.
+    early_layers (their range), early, others (mean efficacy over these layers), difference, low, high (taken within
+    each item), gain, gain_low, gain_high (efficacy less P(O*) before, mean over the other layers), n. Items that have
+    every layer count.
     """
     rows, early = [], list(early_layers(n_layers))
     edited = by_layer[by_layer["layer"].between(0, n_layers - 2)]
@@ -95,10 +97,12 @@ def early_advantage(by_layer: pd.DataFrame, n_layers: int) -> pd.DataFrame:
         difference, low, high = bootstrap_interval((means[0] - means[1]).to_numpy())
         gain, gain_low, gain_high = bootstrap_interval(gains.loc[:, ~is_early].mean(axis=1).to_numpy())
         rows.append({
-            "task": task, "early": means[0].mean(), "others": means[1].mean(), "difference": difference, "low": low,
-            "high": high, "gain": gain, "gain_low": gain_low, "gain_high": gain_high, "n": len(efficacy),
+            "task": task, "early_layers": layer_range(early_layers(n_layers)), "early": means[0].mean(),
+            "others": means[1].mean(), "difference": difference, "low": low, "high": high, "gain": gain,
+            "gain_low": gain_low, "gain_high": gain_high, "n": len(efficacy),
         })
-    columns = ["task", "early", "others", "difference", "low", "high", "gain", "gain_low", "gain_high", "n"]
+    columns = ["task", "early_layers", "early", "others", "difference", "low", "high", "gain", "gain_low", "gain_high",
+               "n"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -153,7 +157,7 @@ def _intervals(values: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for metric, found in values.items():
         found = found.dropna().to_numpy(float)
-        value, low, high = map(float, bootstrap_interval(found))
+        value, low, high = map(float, bootstrap_interval(found)) if len(found) else (np.nan,) * 3
         rows.append({"metric": metric, "value": value, "low": low, "high": high, "n": len(found)})
     return pd.DataFrame(rows)
 

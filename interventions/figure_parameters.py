@@ -11,9 +11,9 @@ from transformers import AutoConfig
 from .causal_trace import KINDS
 from .checkpoints import ALIASES, CHECKPOINTS, TWINS
 from .model import VisionLanguageModel
-from .parameters import ParameterError, Parameters, at_least, listed, one_of
+from .parameters import ParameterError, Parameters, at_least, listed, must_differ, one_of
 from .testbed import TestBed, load_testbed
-from .trace_parameters import TraceParameters, as_windows
+from .trace_parameters import TraceParameters, resolve_window, window_list
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,28 @@ class Fig1Parameters(TraceParameters):
 
     def check(self) -> None:
         super().check()
-        swept = as_windows("windows", self.windows)
-        for window in as_windows("shown", self.shown):
+        swept = window_list("windows", self.windows)
+        for window in window_list("shown", self.shown):
             if window not in swept:
                 raise ParameterError(
                     f"Parameter 'shown' names window {window}, which is not among windows: choose from {self.windows}."
                 )
 
-    @property
-    def shown_windows(self) -> list[int]:
-        """The windows that are drawn by layer, smallest first."""
-        return sorted(as_windows("shown", self.shown))
+    def shown_windows(self, model: VisionLanguageModel) -> list[int]:
+        """The windows that are drawn by layer, in layers of this model, smallest first."""
+        return sorted({resolve_window("shown", window, model.n_layers) for window in window_list("shown", self.shown)})
+
+    def widest(self, model: VisionLanguageModel) -> int:
+        """The largest of the windows that are drawn."""
+        return self.shown_windows(model)[-1]
+
+    def for_claims(self, model: VisionLanguageModel) -> dict:
+        """The windows that `claims.fig1_claims` reads."""
+        return {"at": self.shown_windows(model)[0], "compared": self.widest(model)}
+
+    def recorded(self, model: VisionLanguageModel, text_model: VisionLanguageModel) -> dict:
+        """The parameters as the record keeps them."""
+        return self.as_dict() | self.in_layers(model) | {"text_model_revision": text_model.revision}
 
     def load_text_model(self) -> VisionLanguageModel:
         """The text-only model that `model` is compared with."""
@@ -79,7 +90,7 @@ class QuestionParameters(TraceParameters):
 class Fig2Parameters(QuestionParameters):
     """notebooks/fig2_example.ipynb"""
 
-    window: int = 3
+    window: int | str = 3
     limit: int = 5
     parts: str = "known"
 
@@ -90,7 +101,7 @@ class Fig2Parameters(QuestionParameters):
 class Fig3Parameters(TraceParameters):
     """notebooks/fig3_trace.ipynb"""
 
-    window: int = 3
+    window: int | str = 3
     controls: int = 10
     control_model: str = ""
 
@@ -99,6 +110,7 @@ class Fig3Parameters(TraceParameters):
     def check(self) -> None:
         super().check()
         at_least("controls", self.controls, 0, "it counts the questions of each part that controls run on")
+        must_differ("control_model", self.control_model, self.model)
 
     def for_controls(self) -> dict:
         """The arguments of `controls.run_controls`."""
@@ -125,7 +137,7 @@ class Fig3Parameters(TraceParameters):
 class Fig4Parameters(TraceParameters):
     """notebooks/fig4_constraints.ipynb"""
 
-    window: int = 6
+    window: int | str = "6/32"
     windows: str = "1,3,6,8"
     constraints: str = "multi"
 
@@ -156,21 +168,18 @@ class Fig4Parameters(TraceParameters):
 
 @dataclass(frozen=True)
 class Fig7Parameters(TraceParameters):
-    """notebooks/fig7_standard.ipynb; a window larger than the model becomes all its layers."""
+    """notebooks/fig7_standard.ipynb"""
 
-    window: int = 10
-    compared_window: int = 3
+    window: int | str = "10/32"
+    compared_window: int | str = 3
     corruption: str = "standard"
     parts: str = "known,movies"
 
     figure: typing.ClassVar[str] = "fig7_standard"
 
-    def check_model(self, model: VisionLanguageModel) -> None:
-        replace(self, window=self.clipped(model)).check_windows(model)
-
-    def clipped(self, model: VisionLanguageModel) -> int:
-        """The window that is used: the paper's 10 of 32 layers, all layers of a smaller model."""
-        return min(self.window, model.n_layers)
+    def for_comparison(self, model: VisionLanguageModel) -> dict:
+        """The arguments of `study.trace_study` for the run that standard tracing is compared with, that of Figure 3."""
+        return self.for_study(self.window_in(model, "compared_window"), corruption="")
 
 
 @dataclass(frozen=True)
@@ -178,7 +187,7 @@ class Fig8Parameters(QuestionParameters):
     """notebooks/fig8_questions.ipynb, which draws Figures 8 to 13; its files are named by the figure."""
 
     figure: str = "fig8_questions"
-    window: int = 1
+    window: int | str = 1
     limit: int = 1
     kinds: str = "mlp,attention"
 

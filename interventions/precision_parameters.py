@@ -19,7 +19,7 @@ from .trace_parameters import TraceParameters
 class PrecisionParameters(TraceParameters):
     """notebooks/precision_modes.ipynb"""
 
-    window: int = 3
+    window: int | str = 3
     limit: int = 5
     dtypes: str = "bfloat16,float16"
 

@@ -1,14 +1,17 @@
-"""The parameters that all notebooks share which trace."""
+"""The parameters that all notebooks share which trace, and windows as parameters name them."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from fractions import Fraction
 
-from .causal_trace import WINDOW_RULES
 from .conditions import CONSTRAINTS, CORRUPTIONS, Conditions
+from .depth import in_layers, spanned
 from .model import VisionLanguageModel
 from .parameters import ParameterError, at_least, listed, one_of
 from .selection import SampleParameters
+from .windows import WINDOW_RULES
 
 
 @dataclass(frozen=True)
@@ -45,22 +48,37 @@ class TraceParameters(SampleParameters):
         """A window that the model is too small for is refused."""
         for name, windows in self._windows().items():
             for window in windows:
-                if window > model.n_layers:
-                    raise ParameterError(
-                        f"Parameter {name!r} is {window}, but model {model.name!r} has {model.n_layers} layers: "
-                        f"choose 1 to {model.n_layers}."
-                    )
+                resolve_window(name, window, model.n_layers)
 
-    def _windows(self) -> dict[str, list[int]]:
-        """Parameter -> its windows, of those that the figure has."""
+    def _windows(self) -> dict[str, list[int | str]]:
+        """Parameter -> its windows as they are written, of those that the figure has."""
         names = ("window", "windows", "compared_window")
-        return {name: as_windows(name, getattr(self, name)) for name in names if hasattr(self, name)}
+        return {name: window_list(name, getattr(self, name)) for name in names if hasattr(self, name)}
 
-    @property
-    def swept(self) -> list[int]:
-        """The windows of a sweep and the figure's own, smallest first."""
-        own = [self.window] if hasattr(self, "window") else []
-        return sorted({*as_windows("windows", self.windows), *own})
+    def window_in(self, model: VisionLanguageModel, name: str = "window") -> int:
+        """How many layers a parameter's window has in this model."""
+        return resolve_window(name, getattr(self, name), model.n_layers)
+
+    def swept(self, model: VisionLanguageModel) -> list[int]:
+        """The windows of a sweep and the figure's own in layers of this model, smallest first."""
+        names = [name for name in ("windows", "window") if hasattr(self, name)]
+        written = [(name, window) for name in names for window in window_list(name, getattr(self, name))]
+        return sorted({resolve_window(name, window, model.n_layers) for name, window in written})
+
+    def for_sweep(self, model: VisionLanguageModel, **changes) -> dict:
+        """The arguments of `sweeps.trace_windows`; changes are those of `for_study`."""
+        return self.for_study(**changes) | {"windows": self.swept(model)}
+
+    def in_layers(self, model: VisionLanguageModel) -> dict[str, int | list[int]]:
+        """What the record keeps beside the parameters: their windows in layers of this model."""
+        single = {f"{name}_layers": self.window_in(model, name)
+                  for name in ("window", "compared_window") if hasattr(self, name)}
+        return single | ({"windows_layers": self.swept(model)} if hasattr(self, "windows") else {})
+
+    def windows_told(self, model: VisionLanguageModel) -> str:
+        """A sentence for each window parameter: "Window: 10/32 of the depth, 3 of 8 layers."."""
+        return " ".join(window_sentence(name, getattr(self, name), model.n_layers, self.rule)
+                        for name in self._windows())
 
     @property
     def rule(self) -> str:
@@ -68,10 +86,7 @@ class TraceParameters(SampleParameters):
         return Conditions(self.protocol, self.window_rule).window_rule
 
     def for_study(self, window: int | None = None, **changes) -> dict:
-        """The arguments of `study.trace_study`, or of `sweeps.trace_windows`, which sets the window.
-
-        Changes replace fields of `Conditions`.
-        """
+        """The arguments of `study.trace_study`; changes replace fields of `Conditions`."""
         chosen = {name: getattr(self, name) for name in
                   ("protocol", "window_rule", "corruption", "corrupted", "noise_samples")}
         return {
@@ -81,14 +96,55 @@ class TraceParameters(SampleParameters):
         } | self.asking()
 
 
-def as_windows(name: str, value: int | str) -> list[int]:
-    """The windows that a parameter holds: one number, or several separated by commas."""
-    if isinstance(value, int):
-        at_least(name, value, 1, "it counts the layers that are restored together")
-        return [value]
-    entries = listed(value)
-    if not entries or not all(entry.isdecimal() and int(entry) >= 1 for entry in entries):
+def resolve_window(name: str, value: int | str, n_layers: int) -> int:
+    """How many layers a window has that parameter `name` gives in layers (3) or as a share of the depth ("10/32").
+
+    A share is rounded to whole layers, halves up, and is at least one layer. Raises ParameterError.
+    """
+    share = _share(name, value)
+    if isinstance(share, Fraction):
+        return in_layers(share, n_layers)
+    if share > n_layers:
         raise ParameterError(
-            f"Parameter {name!r} must be whole numbers of layers, at least 1, not {value!r}: write for example 1,3,6."
+            f"Parameter {name!r} is {value}, but the model has {n_layers} layers: choose 1 to {n_layers}, or a share "
+            "of the depth such as 10/32."
         )
-    return [int(entry) for entry in entries]
+    return share
+
+
+def window_list(name: str, value: int | str) -> list[int | str]:
+    """The windows that a parameter holds, as they are written: one, or several separated by commas."""
+    windows = [value] if isinstance(value, int) else listed(value) or [""]
+    for window in windows:
+        _share(name, window)
+    return windows
+
+
+def window_sentence(name: str, value: int | str, n_layers: int, rule: str = "centered") -> str:
+    """What a window parameter means in a model of so many layers: "Window: 10/32 of the depth, 3 of 8 layers."."""
+    written = window_list(name, value)
+    shares = [str(window) for window in written if "/" in str(window)]
+    layers = list(dict.fromkeys(resolve_window(name, window, n_layers) for window in written))
+    told = f"{name.replace('_', ' ').capitalize()}: "
+    told += f"{', '.join(shares)} of the depth, " if shares else ""
+    told += "a radius of " if rule == "radius" else ""
+    told += f"{', '.join(map(str, layers))} of {n_layers} layers"
+    if rule == "radius":
+        told += f", which restores {', '.join(str(min(n_layers, spanned(window, rule))) for window in layers)} together"
+    return f"{told}."
+
+
+def _share(name: str, value: int | str) -> int | Fraction:
+    """A window as it is written: a number of layers, or a share of the depth."""
+    if isinstance(value, int):
+        at_least(name, value, 1, "it counts layers")
+        return value
+    found = re.fullmatch(r"([0-9]+)(?:/([0-9]+))?", value.strip())
+    if found and found[2] is None and int(found[1]) >= 1:
+        return int(found[1])
+    if found and found[2] is not None and 1 <= int(found[1]) <= int(found[2]):
+        return Fraction(int(found[1]), int(found[2]))
+    raise ParameterError(
+        f"Parameter {name!r} must name windows as numbers of layers, at least 1, or as shares of the depth, not "
+        f"{value!r}: write for example 3, or 10/32 for ten of the 32 layers of the paper's models."
+    )

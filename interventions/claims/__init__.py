@@ -21,6 +21,7 @@ from .editing import (
     fig18_claims,
     fig18_numbers,
     sequential_claims,
+    whole_answers,
 )
 from .failure import (
     fig15_claims,
@@ -51,5 +52,5 @@ __all__ = [
     "fig15_numbers", "fig15_table", "fig16_claims", "fig16_numbers", "fig17_claims", "fig17_numbers", "fig18_claims",
     "fig18_numbers", "knockout_claims", "precision_claims", "precision_numbers", "precision_sentence",
     "precision_table", "question_claims", "question_numbers", "question_peaks", "route_claims", "sequential_claims",
-    "subset_claims", "sweep_numbers", "table1_claims", "table1_numbers", "window_caveat",
+    "subset_claims", "sweep_numbers", "table1_claims", "table1_numbers", "whole_answers", "window_caveat",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,9 +10,10 @@ import pandas as pd
 
 from ..averages import by_layer, early_layers, early_tests, layer_tests
 from ..causal_trace import KIND_NAMES
+from ..depth import layer_range
 from ..record import Claim, Number
 from ..study import TraceStudy
-from .common import SUBSTANTIAL, above_zero, lost, number, number_of, p_text
+from .common import SUBSTANTIAL, above_zero, expected_layers, lost, number, number_of, p_text
 
 CONTROL_NAMES = {
     "other image": "the clean run sees another image",
@@ -54,35 +56,38 @@ def fig3_numbers(study: TraceStudy, controls: pd.DataFrame | None = None) -> dic
 def fig3_claims(study: TraceStudy) -> list[Claim]:
     """The finding of Figure 3, once a part and kind.
 
-    It holds if the largest effect at the visual constraint's last token lies in an early layer, its interval
-    stays above 0, it is substantial, and no late layer reaches half of it. A part of which no question could be used
-    cannot say.
+    It holds if the largest effect at the token that is read lies in the layers that the paper names for it (early ones
+    at the visual constraint, see `expected_layers`), its interval stays above 0, it is substantial, and no layer of the
+    second half behind them reaches half of it. A part of which no question could be used cannot say.
     """
-    early = early_layers(study.n_layers)
+    expected, where = expected_layers(study)
+    behind = max(expected.stop, study.n_layers / 2)
     claims = []
     for (part, kind), cells in _at_constraint(study):
-        title = f"{part}: {KIND_NAMES[kind]} at the visual constraint"
-        paper = f"high effect in early layers, here {early[0]}-{early[-1]} of {study.n_layers}"
+        title, paper = f"{part}: {KIND_NAMES[kind]} at the {study.read_at}", f"high effect in {where}"
         if cells.empty:
             claims.append(Claim(title, paper, "no question could be used", None))
             continue
         layer, effect = _peak(cells)
-        late = cells.loc[cells["layer"] >= study.n_layers / 2, "effect"].max()
+        late = cells.loc[cells["layer"] >= behind, "effect"].max()
         substantial = effect.value >= SUBSTANTIAL * lost(study, part)
-        holds = layer in early and above_zero(effect) and substantial and late < effect.value / 2
-        here = f"largest effect {effect} at layer {layer}, at most {late:.2f} in the second half"
+        holds = layer in expected and above_zero(effect) and substantial and not late >= effect.value / 2
+        here = f"largest effect {effect} at layer {layer}"
+        if not np.isnan(late):
+            here += f", at most {late:.2f} in layers {math.ceil(behind)}-{study.n_layers - 1}"
         claims.append(Claim(title, paper, here, bool(holds)))
     return claims
 
 
 def fig3_statistics(study: TraceStudy) -> pd.DataFrame:
     """A table for readers: the best layer, its p corrected for the number of layers, early against other layers."""
+    early = f"early ({layer_range(early_layers(study.n_layers))} of {study.n_layers})"
     rows = [
         {
             "part": row["part"], "kind": KIND_NAMES[row["kind"]], "n": row["n"], "best layer": row["layer"],
             "effect [95 %]": str(number_of(row)),
             f"p, corrected for {study.n_layers} layers": p_text(row["p_corrected"]),
-            "early − other layers [95 %]": str(number_of(row, *EARLY)), "p, early > others": p_text(row["p_early"]),
+            f"{early} − other layers [95 %]": str(number_of(row, *EARLY)), "p, early > others": p_text(row["p_early"]),
         }
         for _, row in _tests(study).iterrows()
     ]
@@ -93,14 +98,15 @@ def control_claims(controls: pd.DataFrame) -> list[Claim]:
     """Whether each control comes out as it should; not the paper's findings, but what makes a trace believable.
 
     `controls` is the frame of `controls.control_effects`. A control passes if, wherever the trace's own effect is above
-    0, its whole interval lies below half of that effect: what a late layer must not reach either (`fig3_claims`).
-    Where the trace has no effect of its own, a control cannot say.
+    0, the upper end of its interval lies below half of that effect: what a late layer must not reach either
+    (`fig3_claims`). Where the trace has no effect of its own, a control cannot say.
     """
     keys = ["part", "kind"]
     trace = controls[(controls["control"] == "none") & (controls["low"].isna() | (controls["low"] > 0))].set_index(keys)
     claims = []
     for control, cells in controls[controls["control"] != "none"].groupby("control", sort=False):
-        title, expected = f"control: {CONTROL_NAMES[control]}", "not in the paper; must stay below half of the effect"
+        title = f"control: {CONTROL_NAMES[control]}"
+        expected = "not in the paper; the upper end of its interval must stay below half of the trace's effect"
         cells = cells.set_index(keys).join(trace["effect"].rename("own"), how="inner")
         cells = cells[cells["own"] > 0]
         if cells.empty:
@@ -109,7 +115,10 @@ def control_claims(controls: pd.DataFrame) -> list[Claim]:
         bound = cells["high"].fillna(cells["effect"])
         part, kind = (bound / cells["own"]).idxmax()  # where it comes closest to failing
         row = cells.loc[part, kind]
-        here = f"at most {number_of(row)} beside {row['own']:.2f} ({part}, {KIND_NAMES[kind]}, n = {row['n']:.0f})"
+        here = (
+            f"{number_of(row)} beside the trace's {row['own']:.2f}, half of it is {row['own'] / 2:.2f} "
+            f"({part}, {KIND_NAMES[kind]}, n = {row['n']:.0f}: where it comes closest)"
+        )
         claims.append(Claim(title, expected, here, bool((bound < cells["own"] / 2).all())))
     return claims
 
@@ -123,7 +132,7 @@ def _tests(study: TraceStudy) -> pd.DataFrame:
 
 
 def _at_constraint(study: TraceStudy) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
-    """((part, kind), effects by layer at the visual constraint's last token, none if no question was used)"""
+    """((part, kind), effects by layer at the token that is read, none if no question was used)"""
     effects = by_layer(study)
     for part in study.questions["part"].unique():
         for kind in effects["kind"].unique():

@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pandas as pd
 
+from ..averages import early_and_middle_layers, early_layers
+from ..depth import layer_range, spanned
 from ..metrics import bootstrap_interval
 from ..record import Claim, Number
 from ..study import TraceStudy
@@ -14,7 +16,7 @@ from ..study import TraceStudy
 # "Late" is the second half of the layers; for "early" see `averages.early_layers`.
 # An effect below this share of P_clean - P_corrupted is too small to say that the answer comes from there.
 SUBSTANTIAL = 0.25
-WIDE = 3  # a window of more than a third of the layers cannot localise (the paper's 10 of 32 can)
+WIDE = 4  # a window of more than a quarter of the layers says little about the depth
 
 ORGANISMS = {
     "mini": (
@@ -56,13 +58,14 @@ def closing_sentence(claims: list[Claim]) -> str:
 
 
 def checks_sentence(checks: list[Claim]) -> str:
-    """The same for what the paper does not have: how many of the further rows of the table come out."""
+    """The same for what the paper does not have: how many of the further rows of the table pass, and which fail."""
     decided = [check for check in checks if check.holds is not None]
     failed = [check.claim for check in decided if not check.holds]
     if not decided:
         return ""
-    return f"Of {len(decided)} further checks, which the paper does not make, {len(decided) - len(failed)} come out" + (
-        f", not: {'; '.join(failed)}." if failed else "."
+    passed = len(decided) - len(failed)
+    return f"Of {len(decided)} further checks, which the paper does not make, {passed} pass." + (
+        f" Failed: {'; '.join(failed)}." if failed else ""
     )
 
 
@@ -71,14 +74,26 @@ def caveat(model_name: str) -> str:
     return ORGANISMS.get(model_name, "")
 
 
-def window_caveat(window: int, n_layers: int) -> str:
-    """What a window that covers much of a small model cannot show; empty where it covers little."""
-    if window <= n_layers / WIDE:
+def window_caveat(window: int, n_layers: int, window_rule: str = "centered") -> str:
+    """What a window that covers much of the model cannot show; empty where it covers little."""
+    layers = min(n_layers, spanned(window, window_rule))
+    if layers * WIDE <= n_layers:
         return ""
     return (
-        f"A window of {window} layers is {window / n_layers:.0%} of this model's {n_layers}: neighbours share most of "
-        "their layers, so the effect by layer says little about where in depth the information is stored."
+        f"The window is wide for the depth: {layers} of {n_layers} layers are restored together. A window that reaches "
+        "a layer from either side finds it, so a peak tells the depth to within a window, not a layer."
     )
+
+
+def expected_layers(study: TraceStudy) -> tuple[range, str]:
+    """The layers in which the paper finds effects at the token that is read, and what a claim says of them.
+
+    They are early at the visual constraint, early and middle at the text constraint (Figures 3 and 4).
+    """
+    early = study.role == "constraint_last"
+    layers = (early_layers if early else early_and_middle_layers)(study.n_layers)
+    name = "early" if early else "early and middle"
+    return layers, f"{name} layers, here {layer_range(layers)} of {study.n_layers}"
 
 
 def lost(study: TraceStudy, part: str) -> float:

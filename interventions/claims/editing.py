@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from ..averages import NEGLIGIBLE, early_layers
+from ..depth import layer_range
 from ..edit_averages import PAPER, PRODUCT
 from ..edit_items import TASKS
 from ..edit_study import BASELINES, OURS
@@ -27,6 +28,7 @@ BROKEN = 0.1  # the share of its best value with fewer edits that a quantity has
 KEPT = 0.1  # efficacy below it: nothing was inserted that more edits could break
 OTHERS_GAIN = "gain", "gain_low", "gain_high"  # columns of `edit_averages.early_advantage`
 NOT_MEASURED = "not measured"
+APART = 0.1  # how far the share of whole answers may lie below P(O*) before a report says so
 ROUNDING = 1e-9
 
 
@@ -63,6 +65,8 @@ def fig6_claims(means: pd.DataFrame, differences: pd.DataFrame, tasks: Iterable[
                 claims.append(Claim(title, paper, NOT_MEASURED, None))
                 continue
             here = f"{value}{points} (n = {value.n})"
+            if metric == "efficacy" and (said := found.get((task, OURS, "exact"))) is not None:
+                here += f", the whole answer is the target in {said.value:.0%}"
             if metric != "specificity" and before is not None:
                 here += f", {before} before"
                 if (task, "no edit", metric) in PAPER:
@@ -87,6 +91,23 @@ def fig6_claims(means: pd.DataFrame, differences: pd.DataFrame, tasks: Iterable[
             holds = False if worse else True if len(better) == len(LEAST) and all(better) else None
             claims.append(Claim(title, paper, _sorted_out(more) if better else NOT_MEASURED, holds))
     return claims
+
+
+def whole_answers(means: pd.DataFrame) -> str:
+    """Where MultEdit's P(O*) is high and the whole answer often another one: a sentence a task, or nothing.
+
+    means: as for `fig6_numbers`. P(O*) is that of the target's tokens; an answer may go on behind them.
+    """
+    found, told = _table(means, "value"), []
+    for task in dict.fromkeys(means["task"]):
+        p, said = (found.get((task, OURS, metric)) for metric in ("efficacy", "exact"))
+        if p is not None and said is not None and said.value < p.value - APART:
+            told.append(
+                f"{task}: P(target) is {p.value:.2f} after {OURS}, but the whole answer is the target in "
+                f"{said.value:.0%} of {said.n} items only. P(target) counts the tokens of the target,"
+                " not what the model writes behind them."
+            )
+    return " ".join(told)
 
 
 def fig14_numbers(means: pd.DataFrame, advantage: pd.DataFrame) -> dict[str, Number]:
@@ -118,7 +139,7 @@ def fig14_claims(means: pd.DataFrame, advantage: pd.DataFrame, n_layers: int) ->
     for task in dict.fromkeys(means["task"]):
         best, rows = _best_layer(means, task, "efficacy"), advantage[advantage["task"] == task]
         titles = f"{task}: the best layer to edit is an early one", f"{task}: editing other layers is not trivial"
-        papers = f"early is best, here {early[0]}-{early[-1]} of {n_layers}", "non-trivial, but less effective"
+        papers = f"early is best, here {layer_range(early)} of {n_layers}", "non-trivial, but less effective"
         if best is None or rows.empty:
             here = NOT_MEASURED if best is None else "no item was edited in early and in other layers"
             claims += [Claim(title, paper, here, None) for title, paper in zip(titles, papers, strict=True)]

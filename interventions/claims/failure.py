@@ -68,7 +68,7 @@ def fig16_claims(outcome: pd.DataFrame, tests: pd.DataFrame) -> list[Claim]:
     """The findings of Figure 16, by part: higher when right, middle layers most active, and the difference there.
 
     Higher: at the layer of the largest difference, p corrected for the number of layers is below 0.05. Middle layers
-    lie behind the early ones (`averages.early_layers`) and before the last third: 8 to 21 of 32.
+    lie behind the early ones, up to those that the paper names (`averages.early_and_middle_layers`): 6 to 17 of 32.
     """
     claims, n_layers = [], int(outcome["layer"].max()) + 1 if len(outcome) else 0
     middle = range(early_layers(n_layers).stop, early_and_middle_layers(n_layers).stop)

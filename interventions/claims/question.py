@@ -6,23 +6,23 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from ..averages import early_and_middle_layers, early_layers
+from ..averages import early_layers
 from ..causal_trace import KIND_NAMES
 from ..census import PAPER_COUNTS
+from ..depth import layer_range
 from ..example import WorkedExample
 from ..record import Claim, Number
 from ..study import TraceStudy
-from .common import SUBSTANTIAL
+from .common import SUBSTANTIAL, expected_layers
 
 WEAK = 0.1  # of P_clean - P_corrupted: what "weakly causal" (Figure 9) takes at least
 LEAST_LOST = 0.1  # if the corruption takes less of P(answer) away, there is nothing to bring back
-PAPER = {  # (constraints, kind) -> finding
-    ("single", "mlp"): "early layers are causal (Figures 8 and 10)",
-    ("single", "attention"): "early layers are causal, in LLaVA weakly (Figures 9 and 11)",
-    ("multi", "mlp"): "early and middle layers are causal (Figure 12)",
-    ("multi", "attention"): "early and middle layers are causal for a majority of the questions (Figure 13)",
+PAPER = {  # (where effects are read, kind) -> which figures say that the layers there are causal
+    ("visual constraint", "mlp"): "Figures 8 and 10",
+    ("visual constraint", "attention"): "Figures 9 and 11; in LLaVA weakly",
+    ("text constraint", "mlp"): "Figure 12",
+    ("text constraint", "attention"): "Figure 13; for a majority of the questions",
 }
-CONSTRAINT_NAMES = {"constraint_last": "visual constraint", "text_constraint_last": "text constraint"}
 
 
 def question_peaks(study: TraceStudy) -> pd.DataFrame:
@@ -64,27 +64,26 @@ def question_numbers(study: TraceStudy, kinds: Iterable[str]) -> dict[str, Numbe
 def question_claims(study: TraceStudy, kinds: Iterable[str]) -> list[Claim]:
     """Where single questions have their largest effect: a claim a question and kind, and one that compares the kinds.
 
-    A claim holds if the largest effect at the corrupted constraint's tokens is in an early layer (two constraints: not
-    in the last third) and at least SUBSTANTIAL (for attention in questions with one constraint: WEAK) of what the
-    corruption took away.
+    A claim holds if the largest effect at the corrupted constraint's tokens is in an early layer (text constraint: an
+    early or middle one) and at least SUBSTANTIAL (for attention at the visual constraint: WEAK) of what the corruption
+    took away.
     """
     peaks, claims = question_peaks(study), []
     by_place = {name: group.set_index(["id", "kind"]) for name, group in peaks.groupby("where")}
     for (name, kind), peak in by_place["constraint"].iterrows():
         if kind not in kinds:
             continue
-        share = WEAK if (peak["constraints"], kind) == ("single", "attention") else SUBSTANTIAL
+        own = study.only([name])
+        share = WEAK if (own.read_at, kind) == ("visual constraint", "attention") else SUBSTANTIAL
         enough = peak["lost"] >= LEAST_LOST and peak["effect"] >= share * peak["lost"]
-        layers = early_layers if peak["constraints"] == "single" else early_and_middle_layers
-        expected = layers(study.n_layers)
-        place = CONSTRAINT_NAMES[study.only([name]).role]
+        expected, where = expected_layers(own)
         here = f"largest effect {peak['effect']:.2f} of {peak['lost']:.2f} lost, at layer {peak['layer']}"
         highest = by_place["anywhere"].loc[(name, kind)]
         if highest["position"] != peak["position"] or highest["layer"] != peak["layer"]:
             here += f"; anywhere {highest['effect']:.2f}, at {_place(highest)}, layer {highest['layer']}"
-        paper = f"{PAPER[peak['constraints'], kind]}, here 0-{expected[-1]} of {study.n_layers}"
+        paper = f"causal are {where} ({PAPER[own.read_at, kind]})"
         holds = bool(peak["layer"] in expected and enough)
-        claims.append(Claim(f"{name}: {KIND_NAMES[kind]} at the {place}", paper, here, holds))
+        claims.append(Claim(f"{name}: {KIND_NAMES[kind]} at the {own.read_at}", paper, here, holds))
     return claims + _comparison(by_place["constraint"], kinds)
 
 
@@ -133,7 +132,7 @@ def fig2_claims(example: WorkedExample, study: TraceStudy) -> list[Claim]:
         ),
         Claim(
             "the best window at the constraint is an early one", "early layers (Figure 3)",
-            f"layer {site['layer']} of {study.n_layers}, early are {early[0]}-{early[-1]}", site["layer"] in early,
+            f"layer {site['layer']}, early are {layer_range(early)} of {study.n_layers}", site["layer"] in early,
         ),
     ]
 

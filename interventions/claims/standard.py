@@ -41,8 +41,8 @@ def fig7_claims(standard: TraceStudy, replacement: TraceStudy) -> list[Claim]:
     """The finding of Figure 7, and the comparison that the paper's method rests on, once a part and kind.
 
     "Nothing is recovered" holds if the noise costs the answer, and the whole interval of the largest effect at the
-    constraint, corrected for the choice of the layer, lies below a quarter of what is lost: an effect of that size is
-    what the other figures' claims ask for.
+    token that is read, corrected for the choice of the layer, lies below a quarter of what is lost: an effect of that
+    size is what the other figures' claims ask for.
     """
     standard, replacement, bests = _compared(standard, replacement)
     found, claims = window_effects({standard.window: standard}), []
@@ -52,7 +52,7 @@ def fig7_claims(standard: TraceStudy, replacement: TraceStudy) -> list[Claim]:
         effect, taken, shares = number_of(row), lost(standard, part), number_of(best, *RECOVERED)
         p_clean = standard.questions.loc[standard.questions["part"] == part, "p_clean"].mean()
         claims.append(Claim(
-            f"{part}: {KIND_NAMES[kind]}, standard tracing recovers nothing at the visual constraint",
+            f"{part}: {KIND_NAMES[kind]}, standard tracing recovers nothing at the {standard.read_at}",
             "no causal state, window 10 of 32 layers",
             f"largest effect {effect} of {taken:.2f} lost, at layer {row['layer']}, "
             f"window {standard.window} of {standard.n_layers}",
@@ -61,8 +61,9 @@ def fig7_claims(standard: TraceStudy, replacement: TraceStudy) -> list[Claim]:
         claims.append(Claim(
             f"{part}: {KIND_NAMES[kind]}, replacing the constraint recovers a larger share of what is lost",
             "causal states in early layers (Figure 3)",
-            f"{best['recovered']:.2f} instead of {best['other_recovered']:.2f}, difference {shares}; effects "
-            f"{best['effect']:.2f} instead of {best['other_effect']:.2f}, difference {number_of(best, 'difference')}",
+            f"{best['recovered']:.2f} instead of {best['other_recovered']:.2f}, difference {shares} (windows "
+            f"{replacement.window} and {standard.window} of {standard.n_layers}); effects {best['effect']:.2f} instead "
+            f"of {best['other_effect']:.2f}, difference {number_of(best, 'difference')}",
             above_zero(shares),
         ))
     return claims

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import pandas as pd
 
@@ -16,10 +17,13 @@ from ..averages import (
     window_effects,
 )
 from ..causal_trace import KIND_NAMES
+from ..depth import in_layers, layer_range
 from ..record import Claim, Number
 from ..study import TraceStudy
 from ..sweeps import Sweep, Sweeps, on_common
 from .common import SUBSTANTIAL, above_zero, lost, number, number_of
+
+LARGE = Fraction(6, 32)  # the smallest window of the paper that shows effects at the text constraint
 
 
 def sweep_numbers(sweeps: Sweeps) -> dict[str, Number]:
@@ -68,8 +72,8 @@ def fig1_claims(sweeps: Sweeps, *, at: int, compared: int) -> list[Claim]:
         holds = row["layer"] in early and above_zero(effect) and effect.value >= SUBSTANTIAL * lost(ours[at], part)
         claims.append(Claim(
             f"{part}: {first}, MLP effects peak in early layers",
-            f"layers 1-4 of 32, early is here {early[0]}-{early[-1]} of {n_layers}",
-            f"largest effect {effect} at layer {row['layer']} (window {at})", bool(holds),
+            f"layers 1-4 of 32, early is here {layer_range(early)} of {n_layers}",
+            f"largest effect {effect} at layer {row['layer']} (window {at} of {n_layers})", bool(holds),
         ))
         smallest = _smallest(cells, ours, part)
         claims.append(Claim(f"{part}: {first}, one layer is enough", "window 1", _said(smallest), smallest[1] == 1))
@@ -79,8 +83,8 @@ def fig1_claims(sweeps: Sweeps, *, at: int, compared: int) -> list[Claim]:
             later = number(both["other"] - both["layer"])
             here = (
                 f"mean peak layer {both['other'].mean():.1f} instead of {both['layer'].mean():.1f}, difference "
-                f"{later} (window {compared}, n = {later.n})"
-            ) if later.n else f"no question has an effect in both (window {compared})"
+                f"{later} (window {compared} of {n_layers}, n = {later.n})"
+            ) if later.n else f"no question has an effect in both (window {compared} of {n_layers})"
             paper = "layers 4-7 of 32 instead of 1-4"
             holds = above_zero(later) if later.n else None
             claims.append(Claim(f"{part}: {name}, MLP effects peak later", paper, here, holds))
@@ -95,14 +99,14 @@ def fig1_claims(sweeps: Sweeps, *, at: int, compared: int) -> list[Claim]:
 def fig4_claims(sweeps: Sweeps, *, window: int) -> list[Claim]:
     """The findings of Figure 4: `sweeps` are those at the text and at the visual constraint, in this order.
 
-    At the text constraint, at `window`: the largest effect lies outside the last third of the layers, is above 0 and
+    At the text constraint, at `window`: the largest effect lies in an early or middle layer, is above 0 and
     substantial; more layers reach half of a question's largest effect than at the visual constraint; and no window
-    below 6 shows an effect to speak of, but one of 6 or more does.
+    below 6/32 of the depth shows an effect to speak of, but one of that size or more does.
     """
     sweeps = on_common(sweeps)
     (text, ours), (visual, others) = sweeps.items()
     study, found, claims = ours[window], window_effects(ours), []
-    expected = early_and_middle_layers(study.n_layers)
+    expected, large = early_and_middle_layers(study.n_layers), in_layers(LARGE, study.n_layers)
     kinds = [kind for kind in KIND_NAMES if kind in set(study.sites["kind"])]
     for part in dict.fromkeys(study.sites["part"]):
         cells, taken = {kind: _cells(found, part, kind) for kind in kinds}, lost(study, part)
@@ -111,7 +115,8 @@ def fig4_claims(sweeps: Sweeps, *, window: int) -> list[Claim]:
             effect = number_of(row)
             holds = row["layer"] in expected and above_zero(effect) and effect.value >= SUBSTANTIAL * taken
             claims.append(Claim(
-                f"{part}: {KIND_NAMES[kind]} at the {text}", "high effect in early and middle layers, window 6 of 32",
+                f"{part}: {KIND_NAMES[kind]} at the {text}", f"high effect in early and middle layers, here "
+                f"{layer_range(expected)} of {study.n_layers}; window 6 of 32",
                 f"largest effect {effect} of {taken:.2f} lost, at layer {row['layer']}, window {window} of "
                 f"{study.n_layers}",
                 bool(holds),
@@ -127,9 +132,9 @@ def fig4_claims(sweeps: Sweeps, *, window: int) -> list[Claim]:
         ))
         smallest = {kind: _smallest(cells[kind], ours, part) for kind in kinds}
         claims.append(Claim(
-            f"{part}: a large window is needed at the {text}", "at least 6",
+            f"{part}: a large window is needed at the {text}", f"at least 6 of 32, here {large} of {study.n_layers}",
             "; ".join(f"{KIND_NAMES[kind]}: {_said(windows)}" for kind, windows in smallest.items()),
-            all(windows[1] >= 6 for windows in smallest.values()),
+            all(windows[1] >= large for windows in smallest.values()),
         ))
     return claims
 
@@ -151,7 +156,7 @@ def _peaks(study: TraceStudy, part: str, kind: str) -> pd.DataFrame:
 
 def _breadth(study: TraceStudy, part: str, kind: str) -> pd.Series:
     """How many layers reach half of the question's largest effect; index id."""
-    effects = effects_at(study.sites, study.role, part, kind)
+    effects = effects_at(study.sites, part, kind)
     return effects.ge(effects.max(axis=1) / 2, axis=0).sum(axis=1).rename(index=str)
 
 

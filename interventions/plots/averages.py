@@ -5,9 +5,12 @@ from __future__ import annotations
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 
+from ..averages import early_layers
+from ..depth import layer_range
 from ..metrics import bootstrap_interval
 from .style import (
     FAINT,
@@ -35,6 +38,8 @@ RUNS = {  # column of TraceStudy.questions -> label and colour
     "p_restored_mlp": ("with\nMLP", KIND_LOOKS["mlp"][1]),
     "p_restored_attention": ("with\nattention", KIND_LOOKS["attention"][1]),
 }
+LABELS = ROLE_LABELS | {"visual": "last visual token"}  # the only visual token that is traced
+SHADE = "#e6e6e6"  # of early layers
 NEGATIVE, UNSEEN = "PuBu", 0.02  # colours of effects below -UNSEEN; nearer to 0 they are white
 CONTROLS = {  # control of `controls.control_effects` -> label
     "none": "the trace itself",
@@ -46,37 +51,50 @@ CONTROLS = {  # control of `controls.control_effects` -> label
 
 @styled
 def effects_by_layer(
-    frame: pd.DataFrame, *, window: int, window_rule: str = "centered", role: str = "constraint_last"
+    frame: pd.DataFrame, *, window: int, window_rule: str = "centered", read_at: str = "visual constraint"
 ) -> Figure:
-    """The paper's Figure 3: one column a part, one row a kind, effect by layer at one role, with intervals.
+    """The paper's Figure 3: one column a part, one row a kind, effect by layer at the token that is read.
 
-    `frame` is that of `averages.by_role_layer`: part, kind, role, layer, effect (or p_restored), low, high, n.
+    `frame` is that of `averages.by_layer`: part, kind, layer, effect (or p_restored), low, high, n. read_at: where that
+    token is, as `TraceStudy.read_at` names it. Early layers are shaded.
     """
     quantity, parts, kinds = quantity_of(frame), parts_of(frame), kinds_of(frame)
-    at_role = frame[frame["role"] == role]
-    figure, axes = panel_grid(len(kinds), parts, height=0.7 + 1.45 * len(kinds))
+    figure, axes = panel_grid(len(kinds), parts, height=0.85 + 1.45 * len(kinds))
     for axis, kind, part in panels(axes, kinds, parts):
         name, colour, _, marker, line = KIND_LOOKS[kind]
-        cells = at_role[(at_role["part"] == part) & (at_role["kind"] == kind)]
+        cells = frame[(frame["part"] == part) & (frame["kind"] == kind)]
         axis.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
+        shade_early(axis, frame)
         line_with_band(axis, cells, (colour, marker, line), alpha=0.22, quantity=quantity)
         if kind == kinds[0]:
             axis.set_title(title(part, cells["n"].max()))
         if part == parts[0]:
             axis.set_ylabel(f"{name} {QUANTITIES[quantity]}", color=colour)
     layer_axis(axes[0, 0], frame)
-    axes[0, 0].set_ylim(limits(at_role, quantity))
-    where = f"restored at: {ROLE_LABELS[role].rstrip('*')}"
-    figure.supxlabel(f"{window_label(window, window_rule)}\n({where})", fontsize=8)
+    axes[0, 0].set_ylim(limits(frame, quantity))
+    told = (window_label(window, window_rule), f"restored at the last token of the {read_at}", early_told(frame))
+    figure.supxlabel("\n".join(told), fontsize=8)
     return figure
+
+
+def shade_early(axis: Axes, frame: pd.DataFrame) -> None:
+    """A band behind the early layers of a panel whose axis is `layer_axis(axis, frame)`."""
+    early = early_layers(int(frame["layer"].max()) + 1)
+    axis.axvspan(early.start - 0.5, early.stop - 0.5, color=SHADE, linewidth=0, zorder=-1)
+
+
+def early_told(frame: pd.DataFrame) -> str:
+    n_layers = int(frame["layer"].max()) + 1
+    return f"shaded: early layers, {layer_range(early_layers(n_layers))} of {n_layers}"
 
 
 @styled
 def role_layer_maps(frame: pd.DataFrame, *, window: int, window_rule: str = "centered") -> Figure:
     """Heat maps of token role x layer, one column a part and one row a kind, one scale for all of them.
 
-    `frame` as for `effects_by_layer`. Constraint rows are starred. A role that a part lacks stays white. The scale
-    goes below 0 only where there are effects below -0.02; these are blue.
+    `frame` is that of `averages.by_role_layer`: part, kind, role, layer, effect (or p_restored), low, high, n.
+    Constraint rows are starred. A role that a part lacks stays white. The scale goes below 0 only where there are
+    effects below -0.02; these are blue.
     """
     quantity, parts, kinds = quantity_of(frame), parts_of(frame), kinds_of(frame)
     roles = [role for role in ROLE_LABELS if role in set(frame["role"])]
@@ -98,7 +116,7 @@ def role_layer_maps(frame: pd.DataFrame, *, window: int, window_rule: str = "cen
             bar = figure.colorbar(picture, ax=axes[kinds.index(kind)], pad=0.015, aspect=14, shrink=0.92)
             bar.set_label(f"{KIND_LOOKS[kind][0]} {QUANTITIES[quantity]}")
             bar.outline.set_visible(False)
-    axes[0, 0].set_yticks(range(len(roles)), [ROLE_LABELS[role] for role in roles])
+    axes[0, 0].set_yticks(range(len(roles)), [LABELS[role] for role in roles])
     axes[0, 0].set_ylim(len(roles) - 0.5, -0.5)
     layer_axis(axes[0, 0], frame)
     figure.supxlabel(window_label(window, window_rule), fontsize=8)
@@ -136,6 +154,8 @@ def probabilities(frame: pd.DataFrame) -> Figure:
 def effects_and_controls(frame: pd.DataFrame) -> Figure:
     """The trace's largest effect beside its controls at the same layer: one row a kind, one column a part.
 
+    The dotted line is half of the trace's effect, below which a control's whole interval must stay.
+
     `frame` is that of `controls.control_effects`: part, kind, layer, control, effect, low, high, n.
     """
     parts, kinds = parts_of(frame), kinds_of(frame)
@@ -146,6 +166,7 @@ def effects_and_controls(frame: pd.DataFrame) -> Figure:
         name, colour, _, marker, _ = KIND_LOOKS[kind]
         places = np.arange(len(rows))
         axis.axvline(0, color=FAINT, linewidth=0.6, zorder=0)
+        axis.axvline(cells["effect"].get("none", np.nan) / 2, color=INK, linewidth=0.8, linestyle=":", zorder=0)
         axis.hlines(places, cells["low"], cells["high"], color=colour, linewidth=1.2)
         look = {"marker": marker, "edgecolor": colour, "linewidth": 0.9, "zorder": 3}
         axis.scatter(cells["effect"], places, s=16, color=[colour] + ["white"] * (len(rows) - 1), **look)
@@ -156,7 +177,8 @@ def effects_and_controls(frame: pd.DataFrame) -> Figure:
     axes[0, 0].set_yticks(range(len(rows)), [CONTROLS[control] for control in rows])
     axes[0, 0].set_ylim(len(rows) - 0.5, -0.5)
     axes[0, 0].set_xlim(limits(frame, room=1.05))
-    figure.supxlabel("effect at the layer where the trace has its largest", fontsize=8)
+    note = "dotted: half of it, controls must stay below"
+    figure.supxlabel(f"effect at the layer where the trace has its largest\n({note})", fontsize=8)
     return figure
 
 

@@ -13,9 +13,11 @@ from matplotlib.ticker import NullLocator
 
 from ..averages import early_layers
 from ..claims.editing import NOT_MEASURED
+from ..depth import layer_range
 from ..edit_averages import PAPER, known_first
 from ..edit_items import TASKS
 from ..edit_study import EDIT_METHODS, KNOWN_ANSWER, OURS
+from .averages import SHADE
 from .style import (
     BLUE,
     FAINT,
@@ -43,18 +45,17 @@ AXES = {  # what the axis of a metric says
     "efficacy": "P(target),\nthe edited question",
     "generalisation": "P(target),\nparaphrased questions",
     "specificity": "change in accuracy on\nunrelated questions (points)",
-    "exact": "share of answers\nthat are the target",
+    "exact": "share of answers that\nare the target, as a whole",
     "pictures": "P(target), other pictures\nof the same entity",
     "following": "P(target), questions that\nfollow from the fact",
     "kl": "KL on unrelated questions\n(nats, linear below 0.001)",
 }
-METRIC_NAMES = {"exact": "exact answers", "pictures": "other pictures", "following": "what follows", "kl": "KL"}
+METRIC_NAMES = {"exact": "whole answers", "pictures": "other pictures", "following": "what follows", "kl": "KL"}
 SEQUENTIAL_TITLES = {
     "p_target": "efficacy\nP(target), all facts kept", "p_paraphrase": "generalisation\nP(target), paraphrases",
     "accuracy_after": "specificity\naccuracy, unrelated questions",
 }
 BEFORE = {"color": FAINT, "linewidth": 0.9, "linestyle": (0, (5, 3))}
-SHADE = "#e6e6e6"  # of early layers
 LINEAR = 0.001  # KL below it is drawn on a linear scale: that of no edit is 0
 
 
@@ -62,16 +63,17 @@ LINEAR = 0.001  # KL below it is drawn on a linear scale: that of no edit is 0
 def methods_by_metric(means: pd.DataFrame) -> Figure:
     """The paper's Figure 6: a row a task, a column a metric, a dot with its interval a method.
 
+    Beside efficacy, P(O*), stands the share of answers that are O* as a whole, which the paper does not report.
     means: that of `edit_averages.method_means`: task, method, metric, value, low, high, n. Values stand at the right,
     with n where it is not that of the panel. Upright ticks are the paper's values, where its text gives them.
     """
-    return _methods(means, ("efficacy", "generalisation", "specificity"))
+    return _methods(means, ("efficacy", "exact", "generalisation", "specificity"))
 
 
 @styled
 def further_metrics(means: pd.DataFrame) -> Figure:
-    """What the paper does not report, drawn as Figure 6: exact answers, other pictures, questions that follow, KL."""
-    return _methods(means, ("exact", "pictures", "following", "kl"))
+    """What the paper does not report, drawn as Figure 6: other pictures, questions that follow, KL."""
+    return _methods(means, ("pictures", "following", "kl"))
 
 
 @styled
@@ -103,7 +105,8 @@ def efficacy_by_layer(means: pd.DataFrame, n_layers: int, layer: int | None = No
     axes[0, 0].set_ylabel("P(target) after the edit")
     figure.supxlabel("edited layer", fontsize=8)
     handles = [legend_line(metric, look) for metric, look in METRIC_LOOKS.items()]
-    handles += [Line2D([], [], **BEFORE, label="efficacy before the edit"), Patch(color=SHADE, label="early layers")]
+    handles += [Line2D([], [], **BEFORE, label="efficacy before the edit"),
+                Patch(color=SHADE, label=f"early layers, {layer_range(early)}")]
     if layer is not None:
         handles.append(Line2D([], [], color=INK, linewidth=0.8, linestyle=":", label=f"MultEdit's layer, {layer}"))
     figure.legend(handles=handles, loc="outside upper center", ncols=min(3, 1 + len(tasks)), handlelength=3)

@@ -12,6 +12,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..averages import NEGLIGIBLE
+from ..depth import spanned
+from .averages import early_told, shade_early
 from .style import (
     FAINT,
     INK,
@@ -34,32 +36,35 @@ KEY_CHARACTERS = 13  # of the key's font, on an inch
 
 
 @styled
-def compared_by_layer(frame: pd.DataFrame, *, window_rule: str = "centered", by: str = "part") -> Figure:
+def compared_by_layer(
+    frame: pd.DataFrame, *, window_rule: str = "centered", by: str = "part", read_at: str = ""
+) -> Figure:
     """Effects by layer with intervals, a line a series; one row a kind.
 
     `frame` is that of `sweeps.series_by_layer`: series, window, part, kind, layer, effect, low, high, n.
     by: "window" = one column a part and window; "part" = one column a part, where every series has a single window
-    (the key names it if they differ).
+    (the key names it if they differ). read_at: the constraint at whose last token all series are read, if it is one.
+    Early layers are shaded.
     """
     columns, kinds, looks = _columns(frame, by), kinds_of(frame), _looks(frame)
     figure, axes = panel_grid(len(kinds), columns, height=1.1 + 1.45 * len(kinds))
     for axis, kind, (part, window) in panels(axes, kinds, columns):
         axis.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
+        shade_early(axis, frame)
         cells = _cells(frame, part, window, kind)
         for name, look in looks.items():
             line_with_band(axis, cells[cells["series"] == name], look, alpha=0.18)
         if kind == kinds[0]:
-            axis.set_title(title(part, cells["n"].max()))
-        if kind == kinds[-1] and by == "window":
-            axis.set_xlabel(window_label(window, window_rule))
+            axis.set_title(_title(part, cells["n"].max(), window, window_rule))
         axis.set_ylabel(f"{KIND_LOOKS[kind][0]} effect")
         axis.label_outer()
     layer_axis(axes[0, 0], frame)
     axes[0, 0].set_ylim(limits(frame))
     labels = {name: window_label(cells["window"].iloc[0], window_rule) for name, cells in frame.groupby("series")}
     alike = by == "window" or len(set(labels.values())) == 1
-    if by == "part":
-        figure.supxlabel(labels[min(labels)] if alike else "layer, or centre of the window", fontsize=8)
+    label = "layer, or centre of the window" if by == "window" or not alike else labels[min(labels)]
+    where = [f"restored at the last token of the {read_at}"] if read_at else []
+    figure.supxlabel("\n".join([label, *where, early_told(frame)]), fontsize=8)
     _name_series(figure, looks, {} if alike else labels)
     return figure
 
@@ -86,7 +91,7 @@ def peak_histograms(frame: pd.DataFrame, *, n_layers: int, window_rule: str = "c
             note = f"no effect: {1 - len(layers) / len(cells):.0%}"
             axis.text(0.98, 0.95, note, transform=axis.transAxes, ha="right", va="top", fontsize=7, color=INK)
         if (name, kind) == rows[0]:
-            axis.set_title(title(part, len(cells)))
+            axis.set_title(_title(part, len(cells), window, window_rule))
         if (name, kind) == rows[-1]:
             axis.set_xlabel(window_label(window, window_rule))
         axis.set_ylabel(f"{name}\n{KIND_LOOKS[kind][0]}".replace(", ", ",\n"), color=looks[name][0])
@@ -145,6 +150,14 @@ def _columns(frame: pd.DataFrame, by: str) -> list[tuple[str, int | None]]:
 def _cells(frame: pd.DataFrame, part: str, window: int | None, kind: str) -> pd.DataFrame:
     found = frame[(frame["part"] == part) & (frame["kind"] == kind)]
     return found if window is None else found[found["window"] == window]
+
+
+def _title(part: str, n: float, window: int | None, window_rule: str) -> str:
+    """The part and its number of questions, and the window where panels differ in it."""
+    if window is None:
+        return title(part, n)
+    layers = spanned(window, window_rule)
+    return f"{title(part, n)}\nwindow of {layers} layer{'' if layers == 1 else 's'}"
 
 
 def _name_series(figure: Figure, looks: dict, windows: dict[str, str]) -> None:
