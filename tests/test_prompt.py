@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import tiny
 
+from interventions.attention import attention_contributions
 from interventions.checkpoints import ModelError
 from interventions.corruption import corrupt, noise
 from interventions.edit_errors import EditError
 from interventions.errors import TraceError
+from interventions.knockout import attention_knockout
 from interventions.multedit import edit_facts
-from interventions.prompt import PromptError, build_prompt
+from interventions.prompt import PromptError, build_prompt, resolve_positions
 from interventions.tokens import align, check_token_ids, find_phrase, token_texts
 
 QUESTION = "The capital of this country is"
@@ -348,3 +350,17 @@ def test_long_phrases_are_quoted_by_their_beginning(model):
         with pytest.raises(PromptError) as error:
             case()
         assert len(str(error.value)) < 400
+
+
+def test_the_last_token_is_last_whatever_else_it_is():
+    """A format may end in the question, and the question in its constraint: then one token has two roles."""
+    model = tiny.build()
+    model.prompt = "USER: <image>{question}"
+    prompt = ask(model, "Name the capital of this country")
+    assert prompt.constraint[-1] == prompt.last and prompt.roles[-1] == "constraint"
+    assert prompt.positions("last") == (prompt.last,)
+    assert resolve_positions(prompt, ("last", "constraint")) == prompt.constraint
+    flows = attention_knockout(model, prompt, flows={"to the last": ("visual", "last")})
+    assert flows.p_clean != flows.p_all_blocked[0]
+    found = attention_contributions(model, prompt, queries="last", keys="visual")
+    assert found.queries == (prompt.last,) and found.norms.max() > 0
