@@ -12,12 +12,16 @@ import torch
 import transformers
 from nnsight.modeling.quantization import QUANTIZATIONS, resolve_load_kwargs
 
+from .files import is_file
+from .text import quoted
+
 ALIASES = ("mini", "mini-free", "mini-text", "mini-bunny")
 TWINS = {"mini": "mini-free"}  # an embedded model -> the one that takes another route to the same answers
 CHECKPOINTS = Path(__file__).parent / "mini" / "checkpoints"
 # Below this many bytes of weights a model is run in float32 unless asked otherwise: exactness costs nothing
 # there.
 SMALL_BYTES = 2e9
+PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential")  # what accelerate decides about devices
 # Beside the weights, what a local model's numbers depend on.
 SETTINGS_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
 
@@ -39,16 +43,76 @@ def resolve(name: str) -> tuple[str, str | None]:
                 f"model {name!r} has no checkpoint at {path}: make it with "
                 "`python -m interventions.mini.train`, or name a directory or a Hub id."
             )
-    elif (Path(name) / "config.json").exists():
+    elif is_file(Path(name) / "config.json"):
         path = Path(name)
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists():
+    elif re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", name) and not Path(name).exists():
         return name, None
     else:
         raise ModelError(
-            f"model {name!r} is unknown: give an alias ({', '.join(ALIASES)}), "
+            f"model {quoted(name)} is unknown: give an alias ({', '.join(ALIASES)}), "
             "a directory with a config.json, or a Hub id such as llava-hf/llava-1.5-7b-hf."
         )
     return str(path), _revision(path)
+
+
+def check_device_map(device_map) -> None:
+    """Raises ModelError for a device that this machine has not, alone or in a map of modules to devices."""
+    wanted = device_map.values() if isinstance(device_map, dict) else (device_map,)
+    if isinstance(device_map, dict) and not device_map:
+        raise ModelError("device_map is an empty dict: name a device for each module, or leave it out.")
+    for device in wanted:
+        if device is None or (device in PLACEMENTS and not isinstance(device_map, dict)):
+            continue
+        problem = _device_problem(device)
+        if problem:
+            raise ModelError(
+                f"device_map {quoted(device)} {problem}: use 'auto', 'cpu', a device of this machine, or leave it out."
+            )
+
+
+def _device_problem(device) -> str:
+    """Why weights cannot lie on a device, as the end of a sentence; empty if they can."""
+    if isinstance(device, str) and device.isdecimal():
+        device = int(device)
+    if isinstance(device, bool) or not isinstance(device, (str, int, torch.device)):
+        return "is no device"
+    if device == "disk":
+        return "leaves weights on the disk, where no intervention reaches them"
+    try:
+        device = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    except (RuntimeError, ValueError):
+        return "is no device"
+    if device.type == "meta":
+        return "has no memory for weights"
+    backend = getattr(torch, device.type, None)
+    n = 1 if device.type == "cpu" else backend.device_count() if hasattr(backend, "device_count") else 0
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        n = 0
+    if (device.index or 0) >= n:
+        return f"is not on this machine, which has {n or 'no'} {device.type} device{'' if n == 1 else 's'}"
+    return ""
+
+
+def foreign_layout(path: str, revision: str | None) -> str:
+    """What to do about a checkpoint with classes of its own, as the end of a sentence; empty for others."""
+    try:
+        config, _ = transformers.PretrainedConfig.get_config_dict(path, revision=revision)
+    except (OSError, ValueError):
+        return ""
+    kind = str(config.get("model_type", ""))
+    if kind == "bunny-phi":
+        return (
+            "it has Bunny's own layout: make a native LLaVA of its folder with `python -m interventions convert bunny "
+            "SRC DST`, and name DST"
+        )
+    if kind.startswith("bunny"):
+        return "it has Bunny's own layout, and only Bunny over Phi-2 can be converted: use BAAI/Bunny-v1_0-3B"
+    if "mm_vision_tower" in config or (kind.startswith("llava_") and kind not in transformers.CONFIG_MAPPING):
+        return (
+            "it has the layout of LLaVA's original code: name its copy for Hugging Face, such as "
+            "llava-hf/llava-1.5-7b-hf"
+        )
+    return ""
 
 
 def chosen_dtype(path: str, dtype: torch.dtype | str | None) -> torch.dtype | str:
@@ -60,7 +124,8 @@ def chosen_dtype(path: str, dtype: torch.dtype | str | None) -> torch.dtype | st
         name, dtype = dtype, getattr(torch, dtype.removeprefix("torch."), None)
         if not isinstance(dtype, torch.dtype):
             raise ModelError(
-                f"dtype {name!r} is unknown: use float32, bfloat16 or float16, or nf4 or int8 for quantised weights."
+                f"dtype {quoted(name)} is unknown: use float32, bfloat16 or float16, or nf4 or int8 for quantised "
+                "weights."
             )
     return dtype
 

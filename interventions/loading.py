@@ -9,10 +9,12 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 
 from . import load_checks
-from .checkpoints import ALIASES, ModelError, chosen_dtype, read_module, resolve
+from .checkpoints import ALIASES, ModelError, check_device_map, chosen_dtype, foreign_layout, read_module, resolve
+from .families import Family
 from .model import VisionLanguageModel, check_remote, family_row, preprocessors, where_it_is
 from .preflight import Server, preflight
 from .testbed.errors import first_line
+from .text import quoted
 
 
 def load_model(
@@ -44,20 +46,24 @@ def load_model(
             f"concurrency must be a whole number, at least 1, and 1 without remote=True, not {concurrency}: it counts "
             "the questions that wait for a server at a time."
         )
+    if remote is not True:
+        check_device_map(device_map)
     if revision and digest:
-        raise ModelError(f"revision {revision!r} is given for local files at {path}: leave it out.")
+        raise ModelError(f"revision {quoted(revision)} is given for local files at {path}: leave it out.")
     try:
-        config = AutoConfig.from_pretrained(path, revision=revision)
-        family = family_row(config, name)
-        kind = AutoProcessor if family.is_multimodal else AutoTokenizer
-        processor = kind.from_pretrained(path, revision=revision)
+        remedy = foreign_layout(path, revision)
+        if remedy:
+            raise ModelError(f"model {quoted(str(name))} cannot be loaded as it is, for {remedy}.")
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except ModelError:
         raise
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(
-            f"model {str(name)!r} cannot be loaded ({first_line(error)}): "
+            f"model {quoted(str(name))} cannot be loaded ({first_line(error)}): "
             f"give an alias ({', '.join(ALIASES)}), a directory with a config.json, or a Hub id."
         ) from error
+    family = family_row(config, name)
+    processor = _processor(path, family, str(name), revision)
     options = {"dtype": chosen_dtype(path, dtype), "attn_implementation": attn_implementation}
     options |= {"device_map": None if remote is True else device_map}
     options = {key: value for key, value in options.items() if value is not None}
@@ -89,6 +95,19 @@ def load_model(
         traced, processor, name=str(name), revision=commit, remote=remote, prompt=prompt, server=server,
         concurrency=concurrency,
     )
+
+
+def _processor(path: str, family: Family, name: str, revision: str | None):
+    """The checkpoint's processor, or its tokenizer if it is text-only. Raises ModelError."""
+    kind = AutoProcessor if family.is_multimodal else AutoTokenizer
+    try:
+        return kind.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except Exception as error:  # what is wrong in its files shows in many ways
+        files = "processor_config.json, preprocessor_config.json and " if family.is_multimodal else ""
+        raise ModelError(
+            f"model {quoted(name)} has a {'processor' if family.is_multimodal else 'tokenizer'} that cannot be loaded "
+            f"({first_line(error)}): get {files}tokenizer.json of its checkpoint."
+        ) from error
 
 
 def _as_on_server(traced, name: str, dtype, attn_implementation: str | None) -> Server:

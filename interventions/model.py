@@ -46,6 +46,8 @@ class VisionLanguageModel:
         self.edits, self.unedited = (), None  # see `edit.apply_edits`
         self.config = traced._module.config
         self.family = family_row(self.config, name)
+        if self.family.is_multimodal:
+            load_checks.check_processor(processor, self.config, name)
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.prompt = chat_format(processor, self.family, prompt, name)
         self.module.requires_grad_(False).eval()

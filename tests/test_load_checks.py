@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 
-from interventions import load_checks
+from interventions import checkpoints, load_checks
 from interventions.checkpoints import ModelError
 from interventions.families import BUNNY, VICUNA
 from interventions.loading import load_model
@@ -206,3 +206,98 @@ def test_a_text_only_model_is_asked_as_its_counterpart_without_the_picture():
     assert tiny.build("phi", None).prompt == BUNNY.replace("<image>", "")
     assert with_chat(CHATML, ("gqa", None)).prompt == VICUNA.replace("<image>", "")
     assert with_chat(None, ("gqa", None), prompt="Q: {question} A:").prompt == "Q: {question} A:"
+
+
+# Processors, layouts, devices
+
+
+def rewrite(path, **changes):
+    """Change a JSON file; None takes a field away."""
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+@pytest.mark.parametrize(("field", "sentence"), [
+    ("patch_size", r"has no patch_size in its processor_config.json, .*: write it there, such as \"patch_size\": 8"),
+    ("vision_feature_select_strategy", r"has no vision_feature_select_strategy in its .*: \"default\""),
+])
+def test_a_processor_that_lacks_a_setting(copied, field, sentence):
+    rewrite(copied / "processor_config.json", **{field: None})
+    refused(copied, sentence)
+
+
+@pytest.mark.parametrize("value", ["one", 1.5])
+def test_a_processor_with_a_setting_of_another_type(copied, value):
+    rewrite(copied / "processor_config.json", num_additional_image_tokens=value)
+    refused(copied, f"has the num_additional_image_tokens {value!r} in its processor_config.json: write 1 for")
+
+
+def test_an_image_token_that_the_tokenizer_does_not_know(copied):
+    rewrite(copied / "config.json", image_token_index=99_999, image_token_id=99_999)
+    refused(copied, "has the image token 99999, which its tokenizer does not know")
+
+
+def test_a_processor_that_is_none(copied):
+    """transformers takes a tokenizer for the processor where the other files are missing."""
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        (copied / name).unlink(missing_ok=True)
+    refused(copied, "has a processor that cannot be loaded .* get processor_config.json, preprocessor_config.json and")
+    model = tiny.build()
+    with pytest.raises(ModelError, match=r"has no image processor: get preprocessor_config.json"):
+        VisionLanguageModel.from_module(model.module, model.tokenizer)
+
+
+@pytest.mark.parametrize(("config", "sentence"), [
+    ({"model_type": "bunny-phi"}, "Bunny's own layout: make a native LLaVA .* `python -m interventions convert bunny"),
+    ({"model_type": "bunny-phi", "auto_map": {"AutoConfig": "bunny_phi.BunnyPhiConfig"}}, "convert bunny"),
+    ({"model_type": "bunny-llama"}, "only Bunny over Phi-2 can be converted"),
+    ({"model_type": "llava_llama"}, "layout of LLaVA's original code: .* llava-hf/llava-1.5-7b-hf"),
+    ({"model_type": "llava", "mm_vision_tower": "openai/clip-vit-large-patch14-336"}, "LLaVA's original code"),
+    ({"model_type": "llava_mistral", "auto_map": {"AutoConfig": "a.B"}}, "LLaVA's original code"),
+])
+def test_checkpoints_with_classes_of_their_own(tmp_path, config, sentence):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    refused(tmp_path, sentence)
+
+
+def test_remote_code_is_never_asked_for(tmp_path, monkeypatch):
+    """transformers would ask at the keyboard whether to run it."""
+    monkeypatch.setattr("builtins.input", lambda *told: pytest.fail("asked"))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "other", "auto_map": {"AutoConfig": "a.B"}}))
+    refused(tmp_path, "cannot be loaded")
+
+
+@pytest.mark.parametrize(("device_map", "problem"), [
+    ("cuda", "is not on this machine, which has no cuda devices"), ("cuda:7", "no cuda devices"),
+    (0, "no cuda devices"), ("0", "no cuda devices"), (torch.device("cuda", 1), "no cuda devices"),
+    ("mps", "no mps devices"), ("xpu", "no xpu devices"), ("meta", "has no memory for weights"),
+    ("cpu:3", "which has 1 cpu device"), ("disk", "no intervention reaches them"), ("gpu", "is no device"),
+    ({"": "cuda"}, "no cuda devices"), ({"model": "cpu", "lm_head": "cuda:1"}, "'cuda:1' is not on this machine"),
+    ({"": "meta"}, "'meta' has no memory"), ({"": "disk"}, "'disk' leaves weights"), ({"": "auto"}, "is no device"),
+    (True, "is no device"), (1.5, "is no device"), ({}, "is an empty dict"), ("x" * 9_999, "is no device"),
+    (-1, "no device"),
+], ids=lambda value: str(value)[:20])
+def test_devices_that_are_not_there(monkeypatch, device_map, problem):
+    for backend in ("cuda", "xpu", "mps"):
+        monkeypatch.setattr(getattr(torch, backend), "device_count", lambda: 0)
+    with pytest.raises(ModelError, match=problem) as error:
+        load_model("mini", device_map=device_map)
+    message = str(error.value)
+    assert message.startswith("device_map ") and message.endswith(".") and "\n" not in message and len(message) < 400
+
+
+def test_devices_that_are_there(copied, monkeypatch):
+    for device_map in (None, "auto", "cpu", torch.device("cpu"), {"": "cpu"}, "cpu:0"):
+        assert load_model(copied, device_map=device_map).device.type == "cpu"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for device_map in ("cuda", "cuda:1", 1, {"": 0}):
+        checkpoints.check_device_map(device_map)
+    with pytest.raises(ModelError, match="which has 2 cuda devices"):
+        checkpoints.check_device_map("cuda:2")
+
+
+@pytest.mark.parametrize("options", [{"name": "n" * 9_999}, {"name": "a/" + "b" * 9_999}, {"dtype": "d" * 9_999}])
+def test_long_names_are_quoted_by_their_beginning(options):
+    with pytest.raises(ModelError) as error:
+        load_model(**options)
+    assert len(str(error.value)) < 400

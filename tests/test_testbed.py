@@ -344,7 +344,8 @@ def test_a_test_bed_of_links_is_saved_as_it_was_loaded(tmp_path, linked):
         assert load_image(loaded.items[0].image).size == (4, 4)
         save_testbed(loaded, bed)
         assert pq.read_table(bed / "items.parquet")["image"].to_pylist() == ["images/0.png"]
-    save_testbed([replace(loaded.items[0], image=bed / "images/../images/0.png")], bed)
+    if linked != "folder":  # there it would be another file
+        save_testbed([replace(loaded.items[0], image=bed / "images/../images/0.png")], bed)
     assert pq.read_table(bed / "items.parquet")["image"].to_pylist() == ["images/0.png"]
     other = item(1, entity="Chile", answers=("Santiago",))
     found = choose_corruptions(TestBed("bed", loaded.directory, (*loaded, other)))
