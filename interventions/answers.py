@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from .conditions import Conditions, clean_prompt
+from .environment import device_of
 from .errors import TraceError
 from .forward import in_session
 from .metrics import RIGHT, answer_accuracy
@@ -23,6 +24,8 @@ from .restoration import clean_run
 from .results import ResultStore
 from .run_request import MAX_ANSWER_TOKENS, clean_request
 from .testbed import Item
+from .text import quoted
+from .tokens import without_control_tokens
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,14 @@ def answer_tokens(
         The ids, blank ones at the beginning included.
 
     Raises:
-        error: the answer has no token of its own behind the prompt.
+        error: the answer has no token of its own behind the prompt, or holds a control token.
     """
     answer = answer.strip()
+    without_control_tokens(model, name, answer, error)
     before = prompt.input_ids.tolist()
     ids = model.tokenize(prompt.text + model.answer_joint(prompt.protocol) + answer, len(prompt.visual))[0]
     if not answer or ids[: len(before)] != before or len(ids) == len(before):
-        raise error(f"{name} {answer[:80]!r} has no tokens of its own behind the prompt: give the words of the answer.")
+        raise error(f"{name} {quoted(answer)} has no tokens of its own behind the prompt: give the words of the answer.")
     return ids[len(before) :]
 
 
@@ -131,16 +135,22 @@ def item_answer(
         Unusable: the item cannot be asked.
         ModelError, NDIFError: for remote.
     """
-    remote = model.runs_on(remote)
-    key = model.key() | {
-        "table": "answers", "item": item.content(), "named": "" if model.is_multimodal else item.entity,
-        "protocol": protocol, "max_answer_tokens": max_answer_tokens, "remote": remote,
-    }
-
-    def compute() -> pd.DataFrame:
-        prompt = clean_prompt(model, item, Conditions(protocol))
-        found = own_answer(model, prompt, max_answer_tokens=max_answer_tokens, remote=remote)
-        return pd.DataFrame([{"answer": found.text, "answer_ids": list(found.ids), "p": found.p}])
-
-    row = ResultStore(results_dir).get_or_compute(key, compute).loc[0]
+    key = model.key() | answers_key(model, protocol, max_answer_tokens, remote) | {"item": item.content()}
+    store = ResultStore(results_dir, device_of(model))
+    row = store.get_or_compute(key, lambda: answer_table(model, protocol, max_answer_tokens, remote, item)).loc[0]
     return Answer(tuple(map(int, row["answer_ids"])), row["answer"], float(row["p"]))
+
+
+def answers_key(model, protocol: str, max_answer_tokens: int, remote: bool | str | None) -> dict:
+    """What of `item_answer` determines the stored table, besides model and item."""
+    told = {"protocol": protocol, "max_answer_tokens": max_answer_tokens, "remote": model.runs_on(remote)}
+    return {"table": "answers"} | told
+
+
+def answer_table(
+    model, protocol: str, max_answer_tokens: int, remote: bool | str | None, item: Item
+) -> pd.DataFrame:
+    """What `item_answer` stores: one row. For `asking.ask`, which asks many items."""
+    prompt = clean_prompt(model, item, Conditions(protocol))
+    found = own_answer(model, prompt, max_answer_tokens=max_answer_tokens, remote=remote)
+    return pd.DataFrame([{"answer": found.text, "answer_ids": list(found.ids), "p": found.p, "reason": ""}])

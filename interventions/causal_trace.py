@@ -21,6 +21,8 @@ from .forward import in_session
 from .prompt import Prompt, resolve_positions
 from .restoration import restore_sites
 from .run_request import MAX_ANSWER_TOKENS, request_of_both
+from .text import quoted
+from .tokens import check_token_ids
 from .windows import MASKABLE, check_packing, choice, default_method, window_spans
 
 KIND_NAMES = {"mlp": "MLP", "attention": "self-attention"}
@@ -147,8 +149,14 @@ def trace(
                 if position in partners:
                     cells.append((k, i, layer))
                     sites.append(((kind,), ((position, partners[position]),), start, stop))
-    given = answer_tokens(model, prompt, answer) if isinstance(answer, str) else answer
-    answer_ids, own = None if given is None else list(given), None
+    answer_ids, own = None, None
+    if answer is not None:
+        answer_ids = list(
+            answer_tokens(model, prompt, answer) if isinstance(answer, str)
+            else check_token_ids(model, "answer", answer, TraceError)
+        )
+        if not answer_ids:
+            raise TraceError("answer holds no token: give a text or token ids, or leave it out for the model's own.")
     if accepted is not None:
         own = own_answer(model, prompt, max_answer_tokens=max_answer_tokens, remote=remote)
         answer_ids = list(own.ids) if answer_ids is None else answer_ids
@@ -173,7 +181,7 @@ def trace(
     )
     if "said" in result:
         raise TraceError(
-            f"answer {_told(answer)} is not what the model answers, which is {model.decode(result['said'])!r}: leave "
+            f"answer {quoted(answer)} is not what the model answers, which is {model.decode(result['said'])!r}: leave "
             "answer out to trace that, or pass require_top=False."
         )
 
@@ -199,7 +207,3 @@ def trace(
         p_corrupted=p_corrupted,
         restored=restored,
     )
-
-
-def _told(answer) -> str:
-    return repr(answer if isinstance(answer, str) else list(answer))[:80]

@@ -373,3 +373,24 @@ def test_mistakes_end_in_a_sentence(settings, sentence):
     with pytest.raises(TraceError, match=sentence) as error:
         trace(model, prompt, corrupt(model, prompt, visual_replacement="Sri Lanka"), **settings)
     assert str(error.value).count("\n") == 0 and str(error.value).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        ([99999], r"answer must be token ids, whole numbers from 0 to \d+, not 99999"),
+        ([-1], "answer must be token ids"),
+        ([True], "answer must be token ids"),
+        ([3.5], "answer must be token ids"),
+        ([], "answer holds no token"),
+        ("", "answer '' has no tokens of its own"),
+        ("Lima</s>", "answer contains '</s>'"),
+        ("x" * 500, "answer 'x{,80}"),
+    ],
+)
+def test_answers_that_cannot_be_scored(answer, sentence):
+    model = tiny.build()
+    prompt = ask(model)
+    with pytest.raises(TraceError, match=sentence) as error:
+        trace(model, prompt, corrupt(model, prompt, visual_replacement="Peru"), answer=answer)
+    assert len(str(error.value)) < 300
