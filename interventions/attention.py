@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .forward import extend, in_session, prompt_inputs, run
+from .forward import UnreachedEdit, extend, in_session, prompt_inputs, run
 from .prompt import Prompt, PromptError, resolve_positions
 
 VISUAL_TO_CONSTRAINT = "visual -> constraint"
@@ -88,8 +88,8 @@ def attention_contributions(
     layers: None = all. The forward ends where the last of them has read its queries, so early layers cost less.
     also: "vectors", "head_norms", "weights" beside the norms.
     remote: False | True | "local"; None = as the model was loaded.
-    Computed in float32 at least, whatever the model's own type. Raises AttentionError, and ValueError for a model whose
-    attention cannot be read, or with an edit in a layer that is not reached.
+    Computed in float32 at least, whatever the model's own type. Raises AttentionError, also for an edit in a layer that is
+    not reached, and ValueError for a model whose attention cannot be read.
     """
     check_weights(model)
     queries = _positions(prompt, queries, "queries")
@@ -106,7 +106,10 @@ def attention_contributions(
         "input_ids": prompt.input_ids[None], "image_inputs": prompt.image_inputs,
         "queries": queries, "keys": keys, "layers": layers, "also": also,
     }
-    found = in_session(model.traced, read_contributions, request, model.runs_on(remote))
+    try:
+        found = in_session(model.traced, read_contributions, request, model.runs_on(remote))
+    except UnreachedEdit as error:
+        raise AttentionError(str(error)) from error
     return AttentionContributions(layers, queries, keys, **{name: value.numpy() for name, value in found.items()})
 
 

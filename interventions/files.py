@@ -22,7 +22,7 @@ def in_one_step(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         write(temporary)
-        with temporary.open("rb") as file:
+        with temporary.open("rb+") as file:  # Windows puts only files on the disk that may be written
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:

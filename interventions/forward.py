@@ -23,7 +23,13 @@ import nnsight
 import torch
 from transformers import DynamicCache
 
+from .edit_errors import EditError
+from .errors import TraceError
 from .remote import Job, model_key
+
+
+class UnreachedEdit(TraceError, EditError):
+    """An intervention whose forward ends before a layer that is edited."""
 
 
 def in_session(lm, function, request: dict, remote: bool | str = False):
@@ -150,11 +156,14 @@ def run(
 
 
 def refuse_unreached_edits(lm, skip: int, stop: int | None, queries) -> None:
-    """An edited layer must run up to its MLP: nnsight waits for it, and complains of an order that nobody chose."""
+    """An edited layer must run up to its MLP: nnsight waits for it, and complains of an order that nobody chose.
+
+    Raises UnreachedEdit.
+    """
     end = len(lm.layers) if stop is None else stop - (queries is not None)
     beyond = [layer for layer in getattr(lm, "edited_layers", ()) if not skip <= layer < end]
     if beyond:
-        raise ValueError(
+        raise UnreachedEdit(
             f"this forward does not reach layer {beyond[0]}, which is edited: give `merged(model)`, which has the "
             "edits in its weights, instead of the edited model."
         )

@@ -14,6 +14,8 @@ import torch
 CPU_PACKED_TOKENS = 300  # measured on two cores: flat from 200 to 600
 GPU_PACKED_TOKENS = 2048  # measured on an H200: flat from 2048 to 8192
 MEMINFO = "/proc/meminfo"  # Linux only
+CGROUP_OF, CGROUPS = "/proc/self/cgroup", "/sys/fs/cgroup"  # likewise
+GUESSED_BYTES = 4 << 30  # free on a system that tells nothing of its memory (Windows)
 
 
 def packed_inputs(hidden, first: int, begins, ends):
@@ -99,7 +101,56 @@ def free_bytes(device) -> int:
     if device.type == "cuda":
         reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserve
+    return max(0, int(min(machine_bytes(), container_bytes())))
+
+
+def machine_bytes() -> int:
+    """Free memory of the machine."""
     if os.path.exists(MEMINFO):  # what the kernel would give back counts, file caches above all
         with open(MEMINFO) as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    return os.sysconf("SC_PHYS_PAGES") // 2 * os.sysconf("SC_PAGE_SIZE")  # macOS: not told, so a guess
+    if hasattr(os, "sysconf"):  # macOS: not told, so a guess
+        return os.sysconf("SC_PHYS_PAGES") // 2 * os.sysconf("SC_PAGE_SIZE")
+    return GUESSED_BYTES
+
+
+def container_bytes() -> float:
+    """Free memory under the limits of the control groups that this process is in (a container's, a job's); infinite
+    without one.
+
+    /proc/meminfo tells the machine's memory inside a container, too.
+    """
+    if not os.path.exists(CGROUP_OF):
+        return float("inf")
+    with open(CGROUP_OF) as file:
+        lines = [line.rstrip("\n").split(":", 2) for line in file]
+    free = float("inf")
+    for _, controllers, path in lines:
+        if not controllers:  # version 2
+            root, names = CGROUPS, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            root = f"{CGROUPS}/memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        while path:  # a group's limits are those of the groups above it, too
+            free = min(free, group_bytes(root + path.rstrip("/"), *names))
+            path = "" if path == "/" else os.path.dirname(path)
+    return free
+
+
+def group_bytes(folder: str, limit: str, usage: str, cache: str) -> float:
+    """What a control group may still take; infinite where it has no limit. File caches that it gives back count."""
+    found = {}
+    for name in (limit, usage):
+        if not os.path.exists(f"{folder}/{name}"):
+            return float("inf")
+        with open(f"{folder}/{name}") as file:
+            found[name] = file.read().strip()
+    if not found[limit].isdecimal():  # "max"
+        return float("inf")
+    given_back = 0
+    if os.path.exists(f"{folder}/memory.stat"):
+        with open(f"{folder}/memory.stat") as file:
+            given_back = sum(int(line.split()[1]) for line in file if line.startswith(f"{cache} "))
+    return int(found[limit]) - (int(found[usage]) - given_back)

@@ -13,7 +13,15 @@ from safetensors import safe_open
 from tiny import with_biases
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, LlamaForCausalLM
 
-from interventions import attention_contributions, attention_knockout, load_model, load_testbed, trace
+from interventions import (
+    AttentionError,
+    TraceError,
+    attention_contributions,
+    attention_knockout,
+    load_model,
+    load_testbed,
+    trace,
+)
 from interventions.corruption import corrupt
 from interventions.edit import FORMAT, Edit, Fact, apply_edits, digest, load_edit, w_proj
 from interventions.edit_errors import EditError
@@ -140,6 +148,18 @@ def test_edit_merged_weights_and_peft_adapter_agree(model, tmp_path):
         assert again == tokens and apart(logits, chosen) < 1e-5
     whole = inputs_of(prompt) | {"input_ids": torch.cat([prompt.input_ids, torch.tensor(tokens)])[None]}
     assert apart(logits_by_trace(edited, whole)[:, len(prompt) - 1 : -1], chosen[None]) < 1e-5
+
+
+@pytest.mark.parametrize("remote", [False, "local"])
+def test_an_edit_that_an_intervention_does_not_reach_is_an_error_of_the_library(model, remote):
+    prompt, edited = ask(model), apply_edits(model, [an_edit(model, 1, 3)])
+    told = r"^this forward does not reach layer 1, which is edited: give `merged\(model\)`, .* edited model\.$"
+    with pytest.raises(TraceError, match=told):
+        trace(edited, prompt, corrupt(edited, prompt, visual_replacement="Sri Lanka"), remote=remote)
+    with pytest.raises(AttentionError, match=told):
+        attention_contributions(edited, prompt, layers=[0], remote=remote)
+    with pytest.raises((AttentionError, TraceError), match=told):
+        attention_knockout(edited, prompt, remote=remote)
 
 
 def test_nnsight_s_own_generation_has_the_edit_at_every_token(model):

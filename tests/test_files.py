@@ -1,6 +1,8 @@
 """Files and folders that appear whole or not at all."""
 
+import importlib.util
 import os
+import sys
 
 import pytest
 
@@ -91,3 +93,16 @@ def test_two_who_make_one_folder_do_not_write_into_each_other(tmp_path):
 def test_natural_order():
     names = ["Image_10.jpg", "image_2.jpg", "Image_1.jpg", "fig14", "fig2", "fig2b"]
     assert sorted(names, key=natural_order) == ["fig2", "fig2b", "fig14", "Image_1.jpg", "image_2.jpg", "Image_10.jpg"]
+
+
+def test_lines_are_appended_where_files_cannot_be_locked(tmp_path, monkeypatch):
+    """Windows has no fcntl: the module loads, and a line cut off is ended all the same."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    module = importlib.util.module_from_spec(importlib.util.find_spec("interventions.testbed.json_lines"))
+    module.__spec__.loader.exec_module(module)
+    assert module.fcntl is None
+    path = tmp_path / "lines.jsonl"
+    module.append_lines(path, [{"a": 1}])
+    path.write_bytes(path.read_bytes() + b'{"b"')
+    module.append_lines(path, [{"c": 3}, {"d": 4}])
+    assert path.read_text().splitlines() == ['{"a": 1}', '{"b"', '{"c": 3}', '{"d": 4}']

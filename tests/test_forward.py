@@ -121,6 +121,7 @@ def test_free_memory_is_known_on_every_system(monkeypatch, tmp_path):
     """On a GPU torch's own reserve counts as free, else every trace shrinks the next; macOS does not tell."""
     every = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0 < packing.free_bytes(torch.device("cpu")) <= every
+    monkeypatch.setattr(packing, "CGROUP_OF", str(tmp_path / "none"))
     (tmp_path / "meminfo").write_text("MemTotal: 900 kB\nMemFree: 100 kB\nMemAvailable: 700 kB\n")
     monkeypatch.setattr(packing, "MEMINFO", str(tmp_path / "meminfo"))
     assert packing.free_bytes(torch.device("cpu")) == 700 * 1024  # more than what nothing uses at all
@@ -129,6 +130,40 @@ def test_free_memory_is_known_on_every_system(monkeypatch, tmp_path):
     for name, value in {"mem_get_info": (10, 100), "memory_reserved": 70, "memory_allocated": 20}.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     assert packing.free_bytes(torch.device("cuda")) == 60
+
+
+GROUPS = {  # folder below /sys/fs/cgroup -> its files
+    "version 2": ("0::/\n", {"": {
+        "memory.max": 1000, "memory.current": 700, "memory.stat": "anon 5\ninactive_file 200\n"}}, 500),
+    "version 2, nested": ("0::/pod/job\n", {
+        "": {}, "pod": {"memory.max": 1000, "memory.current": 900, "memory.stat": "inactive_file 0\n"},
+        "pod/job": {"memory.max": "max", "memory.current": 100},
+    }, 100),
+    "version 1": ("4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n0::/x\n", {"memory": {
+        "memory.limit_in_bytes": 1000, "memory.usage_in_bytes": 600,
+        "memory.stat": "inactive_file 7\ntotal_inactive_file 100\n",
+    }}, 500),
+    "version 1, no limit": ("4:memory:/\n", {"memory": {
+        "memory.limit_in_bytes": 9223372036854771712, "memory.usage_in_bytes": 600}}, 2000 * 1024),
+    "no limit": ("0::/\n", {"": {"memory.max": "max", "memory.current": 100}}, 2000 * 1024),
+    "over the limit": ("0::/\n", {"": {"memory.max": 100, "memory.current": 101}}, 0),
+    "not mounted": ("0::/\n", {}, 2000 * 1024),
+}
+
+
+@pytest.mark.parametrize("case", GROUPS)
+def test_the_limit_of_a_container_counts(monkeypatch, tmp_path, case):
+    """In a container /proc/meminfo tells the memory of the whole machine: what is packed by it is killed."""
+    groups, folders, free = GROUPS[case]
+    (tmp_path / "meminfo").write_text("MemAvailable: 2000 kB\n")
+    (tmp_path / "cgroup").write_text(groups)
+    for folder, files in folders.items():
+        (tmp_path / "fs" / folder).mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (tmp_path / "fs" / folder / name).write_text(f"{content}\n")
+    for name, place in {"MEMINFO": "meminfo", "CGROUP_OF": "cgroup", "CGROUPS": "fs"}.items():
+        monkeypatch.setattr(packing, name, str(tmp_path / place))
+    assert packing.free_bytes(torch.device("cpu")) == free
 
 
 def test_the_budget_is_small_where_memory_is(recorded, monkeypatch):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None
 
 from .errors import TestBedError, first_line
 
@@ -20,11 +24,14 @@ def append_lines(path: Path, contents: list[dict]) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed: another may be cut off after the look at the end
+            if fcntl is not None:  # until it is closed: another may be cut off after the look at the end
+                fcntl.flock(file, fcntl.LOCK_EX)
             size = os.fstat(file).st_size
-            if size and os.pread(file, 1, size - 1) != b"\n":
+            if size:
+                os.lseek(file, size - 1, os.SEEK_SET)  # only for the look: what is written goes to the end
+            if size and os.read(file, 1) != b"\n":
                 lines = b"\n" + lines
             if os.write(file, lines) != len(lines):
                 raise OSError("the disk is full")
