@@ -22,6 +22,7 @@ import torch
 from .attention import AttentionError
 from .conditions import Unusable
 from .edit_errors import EditError
+from .environment import device_of
 from .errors import TraceError
 from .model import VisionLanguageModel
 from .ndif import JobFailed, NDIFError
@@ -71,7 +72,7 @@ def ask(
     model: VisionLanguageModel, testbed: Iterable[Item], compute: Callable[[Item], pd.DataFrame], *, key: dict,
     purpose: tuple[str, str], results_dir: str | Path = "results", shard: str = "", required: bool = False,
     label: str = "", own_key: Callable[[Item], dict] | None = None,
-    enough: Callable[[list[Asked]], bool] | None = None, optional: bool = False,
+    enough: Callable[[Asked], bool] | None = None, optional: bool = False,
 ) -> list[Asked]:
     """`compute(item)` of every item, or what is stored of it; its table must have a column "reason".
 
@@ -85,7 +86,7 @@ def ask(
         purpose: the verb of error messages, and its past ("trace", "traced").
         results_dir, shard, required, label: as for `study.trace_study`.
         own_key: what determines an item's table and differs between items, besides the item itself.
-        enough: whether those asked so far are enough; the rest is not asked then.
+        enough: called with each question in turn; where it says True, the rest is not asked.
         optional: whether a run in which no question is used is no error.
 
     Returns:
@@ -118,7 +119,7 @@ def ask(
             asked.append(entry)
             n_used += not entry.reason
             progress.step(f"{n_used} used", stored=stored)
-            if enough and enough(asked):
+            if enough and enough(entry):
                 break
     if not n_used and not optional:
         if failure is not None:
@@ -166,11 +167,6 @@ def stop_run(error: Exception, item: Item, kept: str) -> NoReturn:
         ) from error
     error.add_note(f"This happened at question {item.id!r}. {kept}.")
     raise error
-
-
-def device_of(model: VisionLanguageModel) -> str:
-    """Where the model computes."""
-    return str(model.server.device if model.server else model.device)
 
 
 def reasons(texts: Iterable[str]) -> str:

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import pandas as pd
+import torch
 
-from .asking import reasons
-from .conditions import Unusable
+from .answers import answer_table, answers_key, is_right
+from .asking import Asked, ask, reasons
+from .conditions import Conditions, clean_prompt
 from .edit_evaluation import Reference, reference
 from .lots import lot
-from .metrics import RIGHT, answer_accuracy
 from .model import VisionLanguageModel
-from .ndif import JobFailed
 from .parameters import ParameterError
-from .progress import Progress
-from .results import ResultStore
+from .run_request import MAX_ANSWER_TOKENS
 from .testbed import Item
-from .turns import in_order
 
 TASKS = ("correct", "insert")
 Chosen = dict[str, list[tuple[Item, str]]]  # task -> what `wrong_items` found
@@ -40,9 +37,9 @@ def wrong_items(
 
     task: "correct" = facts that it was trained on, or that no one knows it was not; "insert" = those it never met.
     Asked in the order of the test bed, until there are enough; a question that cannot be asked, or whose request
-    fails, is left out. Raises ParameterError if there are none, and `ndif.JobFailed` if that is why.
+    fails, is left out. Raises ParameterError if there are none, and the first request's error if that is why.
     """
-    store, found, left_out, failure = ResultStore(results_dir), [], [], None
+    found = []
     fitting = [item for item in testbed if (item.split == "never") == (task == "insert")]
     if not fitting:
         other, what = ("correct", "of the split 'never'") if task == "insert" else ("insert", "but those never met")
@@ -50,29 +47,19 @@ def wrong_items(
             f"Parameter 'tasks': the test bed has no questions {what}, so there is nothing to {task}: write -p tasks "
             f"{other}, or choose another test bed or other parts."
         )
-    progress, model_key = Progress(len(fitting), f"looking for errors ({task})"), model.key()
 
-    def said_to(item: Item) -> tuple[str, str]:
-        """(what the model says, why it could not be asked)"""
-        nonlocal failure
-        key = model_key | {"table": "answers", "item": item.content(), "protocol": protocol}
-        try:
-            return store.get_or_compute(key, partial(_answer, model, item, protocol)).loc[0, "answer"], ""
-        except Unusable as error:
-            return "", str(error)
-        except JobFailed as error:  # one question's fault must not cost the others
-            failure = failure or error
-            return "", f"failed: {error!r}"
+    def enough(entry: Asked) -> bool:
+        if not entry.reason and not is_right(said := entry.table.loc[0, "answer"], entry.item):
+            found.append((entry.item, said))
+        return bool(limit) and len(found) == limit
 
-    for item, (said, reason) in zip(fitting, in_order(said_to, fitting, model.concurrency), strict=False):
-        if reason:
-            left_out.append(reason)
-        elif answer_accuracy(said, item.answers, item.annotations) < RIGHT:
-            found.append((item, said))
-        progress.step(f"{len(found)} answered wrongly")
-        if limit and len(found) == limit:
-            break
-    progress.close(f"{len(found)} answered wrongly" + (f", left out: {reasons(left_out)}" if left_out else ""))
+    given = (protocol, MAX_ANSWER_TOKENS, None)
+    asked = ask(
+        model, fitting, partial(answer_table, model, *given), key=answers_key(model, *given), purpose=("ask", "asked"),
+        results_dir=results_dir, label=f"looking for errors ({task})", enough=enough, optional=True,
+    )
+    left_out = [entry.reason for entry in asked if entry.reason]
+    print(f"{len(found)} answered wrongly" + (f", left out: {reasons(left_out)}" if left_out else ""), flush=True)
     if found:
         return found
     if len(left_out) < len(fitting):
@@ -80,8 +67,9 @@ def wrong_items(
             f"Parameter 'testbed': {model.name!r} answers none of {len(fitting) - len(left_out)} questions wrongly, so "
             f"there is nothing to {task}: choose another test bed or other parts."
         )
-    if failure is not None:
-        raise failure
+    for entry in asked:
+        if entry.error is not None:
+            raise entry.error
     raise ParameterError(
         f"Parameter 'testbed': {model.name!r} can be asked none of {len(fitting)} questions ({reasons(left_out)}): "
         "choose another test bed or other parts."
@@ -89,23 +77,36 @@ def wrong_items(
 
 
 def references(
-    model: VisionLanguageModel, testbed: Iterable[Item], seed: int = 0, protocol: str = "paper"
+    model: VisionLanguageModel, testbed: Iterable[Item], seed: int = 0, protocol: str = "paper", *,
+    results_dir: str | Path = "results",
 ) -> list[Reference]:
     """At most POOL unrelated questions with the unedited model's answers, drawn by a hash of seed and id.
 
-    Those that cannot be asked, or whose request fails, are left out.
+    Those that cannot be asked, or whose request fails, are left out. One stored table a question.
     """
-    drawn = sorted(testbed, key=lambda item: lot("unrelated", seed, item.id))
+    drawn, used = sorted(testbed, key=lambda item: lot("unrelated", seed, item.id)), []
 
-    def referred(item: Item) -> Reference | None:
-        try:
-            return reference(model, item, protocol)
-        except (Unusable, JobFailed):
-            return None
+    def enough(entry: Asked) -> bool:
+        if not entry.reason:
+            used.append(_stored_reference(model, protocol, entry))
+        return len(used) == POOL
 
-    return list(islice(filter(None, in_order(referred, drawn, model.concurrency)), POOL))
+    ask(
+        model, drawn, partial(_reference_table, model, protocol), key={"table": "references", "protocol": protocol},
+        purpose=("ask", "asked"), results_dir=results_dir, label="unrelated questions", enough=enough, optional=True,
+    )
+    return used
 
 
-def _answer(model: VisionLanguageModel, item: Item, protocol: str) -> pd.DataFrame:
+def _reference_table(model: VisionLanguageModel, protocol: str, item: Item) -> pd.DataFrame:
+    """The table stored for one question: one row."""
     found = reference(model, item, protocol)
-    return pd.DataFrame([{"answer": model.decode(found.answer_ids)}])
+    return pd.DataFrame([{
+        "answer_ids": list(found.answer_ids), "accuracy": found.accuracy, "log_p": found.log_p.numpy(), "reason": "",
+    }])
+
+
+def _stored_reference(model: VisionLanguageModel, protocol: str, entry: Asked) -> Reference:
+    row, prompt = entry.table.loc[0], clean_prompt(model, entry.item, Conditions(protocol))
+    ids = tuple(map(int, row["answer_ids"]))
+    return Reference(entry.item, prompt, ids, float(row["accuracy"]), torch.tensor(row["log_p"]))

@@ -60,7 +60,7 @@ class EditParameters(SampleParameters):
         return load_testbed(self.testbed)
 
     def pool(self, model: VisionLanguageModel) -> list[Reference]:
-        return references(model, self.whole_testbed(), self.seed, self.protocol)
+        return references(model, self.whole_testbed(), self.seed, self.protocol, results_dir=self.results)
 
     @property
     def settings(self) -> Editing:
@@ -104,6 +104,10 @@ class Fig6Parameters(EditParameters):
     def counts(self) -> list[int]:
         """After how many kept edits the model is looked at."""
         return [int(entry) for entry in listed(self.kept)]
+
+    def for_kept(self) -> dict:
+        """The arguments of `sequential_edits.sequential_edits`."""
+        return {"settings": self.settings, "counts": self.counts, "results_dir": self.results}
 
 
 @dataclass(frozen=True)

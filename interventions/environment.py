@@ -17,6 +17,11 @@ def computing(device: str) -> dict:
     return {"versions": versions(_COMPUTING), "device": device, "commit": commit()}
 
 
+def device_of(model) -> str:
+    """Where a model computes: "cpu", "cuda:0", or what its server says."""
+    return str(model.server.device if model.server else model.device)
+
+
 def versions(packages: tuple[str, ...]) -> dict[str, str | None]:
     """The version of Python and of each package; None for one that is not installed."""
     return {"python": platform.python_version()} | {name: _version(name) for name in packages}

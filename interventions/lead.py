@@ -13,9 +13,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from .asking import ask, device_of
+from .asking import Asked, ask
 from .attention import attention_contributions
 from .conditions import Conditions, clean_prompt
+from .environment import device_of
 from .forward import greedy_answer, in_session
 from .metrics import bootstrap_interval
 from .model import VisionLanguageModel
@@ -47,12 +48,16 @@ def lead_time(
         }
         alone, warm = copy.copy(model), []
         alone.concurrency = 1  # another question at the same time would take its share
-        asked = ask(
+
+        def enough(entry: Asked) -> bool:
+            if not entry.reason:
+                ratios.append(entry.table.loc[0, "early"] / entry.table.loc[0, "whole"])
+            return len(ratios) == limit
+
+        ask(
             alone, items, partial(_time, model, layers, protocol, remote, warm), key=key, purpose=("time", "timed"),
-            results_dir=results_dir, label="lead time", optional=True,
-            enough=lambda done: sum(not entry.reason for entry in done) == limit,
+            results_dir=results_dir, label="lead time", optional=True, enough=enough,
         )
-        ratios = [entry.table.loc[0, "early"] / entry.table.loc[0, "whole"] for entry in asked if not entry.reason]
     value, low, high = bootstrap_interval(ratios)
     return {
         "layers_needed": layers[1] + 1 if layers else math.nan, "n_layers": model.n_layers,

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from .environment import commit, versions
+from .environment import commit, device_of, versions
 from .files import in_one_step
 from .ndif import TRAFFIC
 from .results import computed_by
@@ -162,7 +162,7 @@ def environment(model) -> dict:
         "versions": versions(_VERSIONS),
         "model": model.name,
         "revision": model.revision,
-        "device": model.server.device if model.server else str(model.device),
+        "device": device_of(model),
         "dtype": str(model.dtype).removeprefix("torch."),
         "quantization": model.quantization,
         "prompt": model.prompt,

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .asking import Asked, ask_one, device_of, stop_run
+from .asking import Asked, ask_one, stop_run
 from .edit import Edit, apply_edits, load_edit
 from .edit_evaluation import Reference, evaluate, questions_about, unrelated
 from .edit_items import Chosen
 from .edit_study import NO_EDIT, Editing, pool_digest
+from .environment import device_of
 from .metrics import bootstrap_interval
 from .model import VisionLanguageModel
 from .multedit import edit_facts

@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
+import torch
 from answering import questions, renamed, speaking
 from edits import weights_digest
 
 import interventions.edit_study as module
 import interventions.sequential_edits as kept
-from interventions import edit_items
+from interventions import answers, edit_items
 from interventions.edit_errors import EditError, NoGradientError
 from interventions.edit_evaluation import reference, unrelated
 from interventions.edit_items import references, wrong_items
@@ -86,8 +87,8 @@ def test_errors_are_what_is_answered_wrongly_by_task(chosen, bed):
 
 
 def test_the_search_for_errors_stops_when_there_are_enough_and_remembers_answers(model, bed, tmp_path, monkeypatch):
-    asked, plain = [], edit_items.reference
-    monkeypatch.setattr(edit_items, "reference", lambda *given: asked.append(1) or plain(*given))
+    asked, plain = [], answers.own_answer
+    monkeypatch.setattr(answers, "own_answer", lambda *given, **options: asked.append(1) or plain(*given, **options))
     assert len(wrong_items(model, bed, "correct", 1, results_dir=tmp_path)) == 1
     assert len(asked) == 2  # the first is right
     assert len(wrong_items(model, bed, "correct", 0, results_dir=tmp_path)) == 2
@@ -111,24 +112,42 @@ def test_where_no_question_can_be_asked_the_reasons_are_told(model, bed, tmp_pat
         wrong_items(model, unmarked, "correct", 0, results_dir=tmp_path)
 
 
-def failing_reference(*names):
-    """`reference` whose request fails for the items of these names."""
-    def faulty(model, item, *given):
-        if item.id in names:
+def test_a_request_that_fails_costs_its_own_question(model, bed, tmp_path, monkeypatch, capsys):
+    def failing(model, protocol, *given):
+        if given[-1].id in (bed[0].id, bed[1].id):
+            raise JobFailed("out of memory")
+        return answers.answer_table(model, protocol, *given)
+
+    monkeypatch.setattr(edit_items, "answer_table", failing)
+    found = wrong_items(model, bed, "correct", 0, results_dir=tmp_path)
+    assert [item.id for item, _ in found] == [bed[2].id]
+    told = capsys.readouterr().out
+    assert "looking for errors (correct): 6 questions asked, 4 used" in told
+    assert told.endswith("1 answered wrongly, left out: 2 failed\n")
+    with pytest.raises(JobFailed, match="out of memory"):  # nothing else is to be told
+        wrong_items(model, bed[:2], "correct", 0, results_dir=tmp_path)
+
+
+def test_an_unrelated_question_whose_request_fails_is_left_out(model, bed, tmp_path, monkeypatch):
+    def failing(model, item, *given):
+        if item.id in (bed[0].id, bed[1].id):
             raise JobFailed("out of memory")
         return reference(model, item, *given)
 
-    return faulty
+    monkeypatch.setattr(edit_items, "reference", failing)
+    assert {one.item.id for one in references(model, bed, results_dir=tmp_path)} == {item.id for item in bed[2:]}
+    assert references(model, bed[:2], results_dir=tmp_path) == []
 
 
-def test_a_request_that_fails_costs_its_own_question(model, bed, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(edit_items, "reference", failing_reference(bed[0].id, bed[1].id))
-    found = wrong_items(model, bed, "correct", 0, results_dir=tmp_path)
-    assert [item.id for item, _ in found] == [bed[2].id]
-    assert "6 questions asked, 1 answered wrongly, left out: 2 failed" in capsys.readouterr().out
-    assert {one.item.id for one in references(model, bed)} == {item.id for item in bed[2:]}
-    with pytest.raises(JobFailed, match="out of memory"):  # nothing else is to be told
-        wrong_items(model, bed[:2], "correct", 0, results_dir=tmp_path)
+def test_what_is_read_back_of_an_unrelated_question_is_what_was_computed(model, bed, tmp_path, monkeypatch):
+    for _ in range(2):
+        found = {one.item.id: one for one in references(model, bed[:3], results_dir=tmp_path)}
+        for item in bed[:3]:
+            fresh = reference(model, item)
+            assert found[item.id].answer_ids == fresh.answer_ids and found[item.id].accuracy == fresh.accuracy
+            assert torch.equal(found[item.id].log_p, fresh.log_p)
+            assert torch.equal(found[item.id].prompt.input_ids, fresh.prompt.input_ids)
+        monkeypatch.setattr(edit_items, "reference", None)  # the second time all are stored
 
 
 def test_every_method_edits_every_item_and_leaves_the_model_as_it_was(model, study, chosen):
@@ -329,11 +348,11 @@ def test_the_control_layer_of_a_shallow_model_is_what_is_left(bed):
     assert drawn_layers(bed[0], 2, (0,)) == {0}  # none is
 
 
-def test_unrelated_questions_do_not_depend_on_the_order(model, bed, monkeypatch):
+def test_unrelated_questions_do_not_depend_on_the_order(model, bed, tmp_path, monkeypatch):
     monkeypatch.setattr(edit_items, "POOL", 3)
-    first, again = references(model, bed), references(model, bed[::-1])
+    first, again = (references(model, asked, results_dir=tmp_path) for asked in (bed, bed[::-1]))
     assert [one.item.id for one in first] == [one.item.id for one in again] and len(first) == 3
-    assert [one.item.id for one in references(model, bed, seed=1)] != [one.item.id for one in first]
+    assert [one.item.id for one in references(model, bed, 1, results_dir=tmp_path)] != [one.item.id for one in first]
 
 
 def test_an_unknown_method_is_one_sentence(model, chosen, bed, pool, tmp_path):
