@@ -10,7 +10,7 @@ from interventions.study import TraceStudy
 def sites(effect, ids=range(8), parts=("known",), kinds=("mlp", "attention"), n_layers=8) -> pd.DataFrame:
     """`effect(part, kind, role, layer, question)` at two constraint tokens and the last one."""
     rows = [
-        (f"{part}-{q}", part, kind, position, "t", role, layer, np.float32(value + 0.02), np.float32(value))
+        (f"{part}-{q}", part, kind, position, "t", role, role == "constraint_last", layer, np.float32(value + 0.02), np.float32(value))
         for part in parts
         for q in ids
         for kind in kinds
@@ -18,7 +18,7 @@ def sites(effect, ids=range(8), parts=("known",), kinds=("mlp", "attention"), n_
         for layer in range(n_layers)
         for value in [effect(part, kind, role, layer, q) + (0.2 if position == 0 else 0)]
     ]
-    columns = ["id", "part", "kind", "position", "token", "role", "layer", "p_restored", "effect"]
+    columns = ["id", "part", "kind", "position", "token", "role", "read", "layer", "p_restored", "effect"]
     return pd.DataFrame(rows, columns=columns)
 
 

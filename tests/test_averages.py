@@ -55,12 +55,14 @@ def test_order_and_missing_sites():
     np.testing.assert_allclose(restored["p_restored"], effects["effect"] + 0.02, atol=1e-6)
 
 
-def test_what_is_early():
-    assert early_layers(8) == range(4)
-    assert early_layers(32) == range(8)
-    assert early_layers(2) == range(2)
-    assert early_and_middle_layers(8) == range(6)
-    assert early_and_middle_layers(32) == range(22)
+def test_early_and_middle_are_the_papers_shares_of_the_depth():
+    assert early_layers(32) == range(6)  # the paper finds 1-4 and edits 0-5
+    assert early_layers(8) == range(2)
+    assert early_layers(40) == range(8)
+    assert [early_layers(n) for n in (1, 2, 5)] == [range(1)] * 3
+    assert early_and_middle_layers(32) == range(18)  # up to 16 and 17, which it calls middle
+    assert early_and_middle_layers(8) == range(5)
+    assert early_and_middle_layers(1) == range(1)
 
 
 def test_effects_by_layer_are_those_of_the_role_that_is_read():
@@ -224,8 +226,8 @@ def test_no_question_gives_empty_tables_with_their_columns():
 
 
 def test_early_against_others_within_each_question():
-    # A question's own level (0.2 q) drops out of its difference; layers 0 to 3 of 8 are early.
-    frame = sites(lambda part, kind, role, layer, q: 0.2 * q + (0.1 if layer < 4 else 0), kinds=("mlp",))
+    # A question's own level (0.2 q) drops out of its difference; layers 0 and 1 of 8 are early.
+    frame = sites(lambda part, kind, role, layer, q: 0.2 * q + (0.1 if layer < 2 else 0), kinds=("mlp",))
     row = early_tests(study_of(frame)).iloc[0]
     assert (row["part"], row["kind"], row["n"]) == ("known", "mlp", 8)
     assert row["early"] == pytest.approx(0.8)
@@ -239,7 +241,7 @@ def test_early_against_others_within_each_question():
 
 
 def test_what_is_early_follows_the_models_depth():
-    frame = sites(lambda part, kind, role, layer, q: float(layer < 8), kinds=("mlp",), n_layers=32)
+    frame = sites(lambda part, kind, role, layer, q: float(layer < 6), kinds=("mlp",), n_layers=32)
     row = early_tests(replace(study_of(frame), n_layers=32)).iloc[0]
     assert (row["early"], row["others"]) == (1, 0)
 

@@ -84,9 +84,9 @@ def test_what_cannot_be_said_is_left_out_of_the_count(holds, sentence):
     [
         ((), ""),
         ((None, None), ""),
-        ((True, True, None), "Of 2 further checks, which the paper does not make, 2 come out."),
+        ((True, True, None), "Of 2 further checks, which the paper does not make, 2 pass."),
         ((False, True, None, False),
-         "Of 3 further checks, which the paper does not make, 1 come out, not: claim 0; claim 3."),
+         "Of 3 further checks, which the paper does not make, 1 pass. Failed: claim 0; claim 3."),
     ],
 )
 def test_further_checks_have_a_sentence_of_their_own(holds, sentence):
@@ -123,6 +123,7 @@ def test_statistics_are_read_at_the_best_layer_and_corrected():
     study = study_of(sites(lambda *at: early(*at) if at[1] == "mlp" else 0.05 * (-1) ** at[-1]))
     table = fig3_statistics(study).set_index("kind")
     assert table.loc["MLP", "best layer"] == 1
+    assert "early (0-1 of 8) − other layers [95 %]" in table
     assert table.loc["MLP", "effect [95 %]"].startswith("0.84 [0.8")
     p = table[[column for column in table if column.startswith("p, ")]]
     assert list(p) == ["p, corrected for 8 layers", "p, early > others"]
@@ -132,8 +133,8 @@ def test_statistics_are_read_at_the_best_layer_and_corrected():
     assert numbers["known/mlp/peak_p_corrected"].value == pytest.approx(1 / 256, abs=0.002)
     assert numbers["known/attention/peak_p_corrected"].value > 0.3
     difference = numbers["known/mlp/early_difference"]
-    assert difference.value == pytest.approx((0.735 + 0.835 + 0.635 + 0.055) / 4 - 0.055, abs=1e-5)
-    assert difference.low < difference.value < difference.high
+    assert difference.value == pytest.approx((0.735 + 0.835) / 2 - (0.635 + 5 * 0.055) / 6, abs=1e-5)
+    assert difference.low <= difference.value <= difference.high  # a question's own level drops out
 
 
 def test_the_p_at_the_best_layer_is_the_corrected_one():
@@ -166,10 +167,12 @@ def test_controls_must_stay_below_half_of_the_effect():
     image, position = control_claims(frame)
     assert image.holds and not position.holds
     assert "another image" in image.claim and "a token outside" in position.claim
-    assert "0.60" in position.here and "beside 0.84" in position.here and "n = 6" in position.here
+    assert "0.60" in position.here and "beside the trace's 0.84" in position.here and "n = 6" in position.here
+    assert "half of it is 0.42" in position.here and "upper end" in position.paper
     # The interval decides: 0.41 is below half of 0.835, its interval is not.
     [close] = control_claims(controlled(study, **{"other image": 0.415}))
     assert not close.holds
+    assert close.here.startswith("0.41 [0.41, 0.42] beside the trace's 0.84, half of it is 0.42")
     numbers = fig3_numbers(study, frame)
     assert numbers["known/mlp/control/other position"].value == pytest.approx(0.6)
     assert numbers["known/mlp/control/other position"].n == 6
@@ -196,13 +199,51 @@ def test_the_worst_cell_of_a_control_is_named():
 
 
 def test_a_wide_window_carries_a_caveat():
-    assert "75%" in window_caveat(6, 8)
-    assert window_caveat(10, 32) == ""
+    assert "3 of 8 layers" in window_caveat(3, 8)
+    assert "10 of 32 layers" in window_caveat(10, 32)
+    assert [window_caveat(*window) for window in ((2, 8), (8, 32), (1, 3), (3, 32, "radius"))] == [""] * 4
+    assert "11 of 32 layers" in window_caveat(5, 32, "radius")
+
+
+def test_a_failed_control_is_in_the_closing_sentences():
+    study = study_of(sites(early))
+    checks = control_claims(controlled(study, **{"other image": 0.02, "other position": 0.6}))
+    told = checks_sentence(checks)
+    assert "1 pass" in told and "a token outside of the constraints" in told and "another image" not in told
+
+
+def at_the_text_constraint(effect):
+    """A study of questions with two constraints, of which the text one was corrupted and is read."""
+    frame = sites(lambda part, kind, role, layer, q: effect(layer) if role == "constraint_last" else 0.0)
+    frame["role"] = frame["role"].replace({"constraint": "text_constraint", "constraint_last": "text_constraint_last"})
+    study = study_of(frame)
+    return replace(study, questions=study.questions.assign(constraints="multi"))
+
+
+def test_questions_with_two_constraints_are_read_and_named_at_the_text_constraint():
+    study = at_the_text_constraint(lambda layer: 0.8 if layer == 4 else 0.0)
+    claims = fig3_claims(study)
+    assert [claim.claim for claim in claims] == ["known: MLP at the text constraint",
+                                                 "known: self-attention at the text constraint"]
+    assert all(claim.holds and "0.80" in claim.here and "layer 4" in claim.here for claim in claims)
+    assert claims[0].paper == "high effect in early and middle layers, here 0-4 of 8"
+    assert not any(claim.holds for claim in fig3_claims(at_the_text_constraint(lambda layer: 0.8 * (layer == 5))))
+
+
+def test_questions_of_both_sorts_in_one_run_are_read_each_at_its_own_constraint():
+    single = study_of(sites(early, ids=range(4)))
+    text = at_the_text_constraint(lambda layer: 0.8 if layer == 1 else 0.0)
+    text = text.only([f"known-{q}" for q in range(4, 8)])
+    both = replace(single, sites=pd.concat([single.sites, text.sites]),
+                   questions=pd.concat([single.questions, text.questions]))
+    claim = fig3_claims(both)[0]
+    assert claim.claim == "known: MLP at the corrupted constraint"
+    assert fig3_numbers(both)["known/mlp/peak_effect"].value == pytest.approx((0.815 + 0.8) / 2, abs=1e-5)
 
 
 def test_a_model_all_of_whose_layers_are_early_has_no_others_to_compare():
     frame = sites(early)
-    study = replace(study_of(frame[frame["layer"] < 4]), n_layers=4)
+    study = replace(study_of(frame[frame["layer"] < 1]), n_layers=1)
     statistics = fig3_statistics(study)
     assert len(statistics) == len(fig3_claims(study))
     assert (statistics["p, early > others"] == "unknown").all()

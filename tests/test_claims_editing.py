@@ -14,6 +14,7 @@ from interventions.claims import (
     fig18_claims,
     fig18_numbers,
     sequential_claims,
+    whole_answers,
 )
 from interventions.edit_averages import (
     PRODUCT,
@@ -50,7 +51,8 @@ def test_figure_6_holds_as_the_paper_finds_it():
     efficacy, generalisation, specificity, no_edit, layer, tuned, constrained = claims[:7]
     assert efficacy.claim == "correct: MultEdit's efficacy is at least 0.8"
     assert efficacy.paper == "0.82, 0.07 before; the threshold is ours"
-    assert efficacy.here == "0.90 [0.89, 0.91] (n = 20), 0.06 [0.05, 0.07] before"
+    assert efficacy.here == (
+        "0.90 [0.89, 0.91] (n = 20), the whole answer is the target in 100%, 0.06 [0.05, 0.07] before")
     assert generalisation.paper == "0.76; the threshold is ours"
     assert (specificity.claim, specificity.paper, specificity.here) == (
         "correct: MultEdit's specificity is at least -2 points", "-1.5 points; the threshold is ours",
@@ -149,24 +151,34 @@ def test_numbers_of_figure_6():
     assert len(numbers) == 2 * (5 + 4) * 7
 
 
-EARLY = [0.8, 0.9, 0.93, 0.8, 0.5, 0.4, 0.28, 0.06]
+def test_figure_6_says_where_the_whole_answer_is_another_one():
+    results = edit_results(20, tasks=("correct",))
+    assert whole_answers(method_means(results)) == ""
+    results.loc[results["method"] == "MultEdit", "exact"] = [True] + [False] * 19
+    means = method_means(results)
+    assert "P(target) is 0.90" in whole_answers(means) and "in 5% of 20 items" in whole_answers(means)
+    efficacy = fig6_claims(means, method_differences(results))[0]
+    assert efficacy.holds and "the whole answer is the target in 5%" in efficacy.here
+
+
+EARLY = [0.89, 0.93, 0.8, 0.7, 0.5, 0.4, 0.28, 0.06]
 
 
 def test_figure_14_holds_for_early_layers():
     claims = figure_14({"correct": EARLY, "insert": EARLY})
     assert held(claims) == [True] * 4
-    assert claims[0].paper == "early is best, here 0-3 of 8"
-    assert claims[0].here == ("efficacy 0.93 [0.92, 0.94] at layer 2; early layers 0.86, others 0.39, difference 0.46 "
-                              "[0.46, 0.46] (n = 20)")
-    assert "rises by 0.33" in claims[1].here and "by 0.87 at the best layer" in claims[1].here
+    assert claims[0].paper == "early is best, here 0-1 of 8"
+    assert claims[0].here == ("efficacy 0.93 [0.92, 0.94] at layer 1; early layers 0.91, others 0.54, difference 0.37 "
+                              "[0.37, 0.37] (n = 20)")
+    assert "rises by 0.48" in claims[1].here and "by 0.87 at the best layer" in claims[1].here
 
 
 @pytest.mark.parametrize(("efficacy", "expected"), [
     (EARLY[::-1], [False, True]),  # late is best
-    ([0.1, 0.1, 0.93, 0.1, 0.9, 0.9, 0.9, 0.9], [False, True]),  # the best is early, but early layers are not
-    ([0.9, 0.9, 0.9, 0.9, 0.95, 0.06, 0.06, 0.06], [False, True]),  # early layers are better, but the best is not early
-    ([*EARLY[:4], 0.1, 0.08, 0.06, 0.06], [True, False]),  # others do next to nothing
-    ([*EARLY[:4], 0.06, 0.06, 0.06, 0.06], [True, False]),
+    ([0.1, 0.93, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9], [False, True]),  # the best is early, but early layers are not
+    ([0.9, 0.9, 0.95, 0.06, 0.06, 0.06, 0.06, 0.06], [False, True]),  # early are better, but the best is not early
+    ([*EARLY[:2], 0.1, 0.08, 0.06, 0.06, 0.06, 0.06], [True, False]),  # others do next to nothing
+    ([*EARLY[:2], *[0.06] * 6], [True, False]),
     ([0.06] * 8, [False, False]),
 ])
 def test_each_claim_of_figure_14_fails_alone(efficacy, expected):
@@ -176,7 +188,7 @@ def test_each_claim_of_figure_14_fails_alone(efficacy, expected):
 def test_figure_14_of_a_few_items():
     assert held(figure_14({"insert": EARLY}, n=1)) == [True, True]
     assert held(figure_14({"insert": EARLY}, p_target=np.nan)) == [None, None]
-    only_early = figure_14({"insert": EARLY[:3]})
+    only_early = figure_14({"insert": EARLY[:2]})
     assert held(only_early) == [None, None]
     assert "in early and in other layers" in only_early[0].here
     nothing = pd.DataFrame(columns=COLUMNS)
@@ -186,12 +198,12 @@ def test_figure_14_of_a_few_items():
 
 def test_numbers_of_figure_14():
     by_layer = edits_by_layer({"insert": EARLY})
-    by_layer.loc[by_layer["layer"] == 1, "p_paraphrase"] = 0.95
+    by_layer.loc[by_layer["layer"] == 2, "p_paraphrase"] = 0.95
     numbers = fig14_numbers(layer_means(by_layer), early_advantage(by_layer, 8))
     assert {name: number.value for name, number in numbers.items()} == pytest.approx({
-        "insert/best_layer/efficacy": 2, "insert/best_efficacy": 0.93, "insert/best_layer/generalisation": 1,
-        "insert/best_generalisation": 0.95, "insert/early - others/efficacy": 0.8575 - 1.18 / 3,
-        "insert/others/gain": 1.18 / 3 - 0.06,
+        "insert/best_layer/efficacy": 1, "insert/best_efficacy": 0.93, "insert/best_layer/generalisation": 2,
+        "insert/best_generalisation": 0.95, "insert/early - others/efficacy": 0.91 - 0.536,
+        "insert/others/gain": 0.536 - 0.06,
     })
     gain = numbers["insert/others/gain"]
     assert gain.low < gain.value < gain.high and gain.n == 20

@@ -137,14 +137,14 @@ def test_layers_are_averaged_one_by_one():
 
 
 def test_early_layers_against_the_others():
-    by_layer = edits_by_layer({"insert": [0.8, 0.9, 0.9, 0.6, 0.5, 0.3], "correct": [0.5] * 6}, spread=0.3)
+    by_layer = edits_by_layer({"insert": [0.8, 0.6, 0.5, 0.5, 0.4, 0.3], "correct": [0.5] * 6}, spread=0.3)
     by_layer.loc[by_layer["layer"].eq(4) & by_layer["id"].eq("insert-3"), "p_target"] = np.nan
     advantage = early_advantage(by_layer, 6).set_index("task")
     assert list(advantage.index) == ["correct", "insert"]
-    # Early are layers 0 to 3 of 6; the item that lacks a layer is left out, and items are paired.
+    # Early is layer 0 of 6; the item that lacks a layer is left out, and items are paired.
     row = advantage.loc["insert"]
     offset = np.delete(np.linspace(-0.3, 0.3, 20), 3)
-    assert row["n"] == 19
+    assert (row["n"], row["early_layers"]) == (19, "0")
     assert row["early"] == pytest.approx(0.8 + offset.mean())
     assert row["others"] == pytest.approx(0.5 + offset.mean())
     assert [row[name] for name in ("difference", "low", "high")] == pytest.approx([0.3] * 3)

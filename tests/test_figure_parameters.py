@@ -22,7 +22,7 @@ from interventions.figure_parameters import (
 )
 from interventions.parameters import ParameterError
 from interventions.testbed import Item, TestBed
-from interventions.trace_parameters import as_windows
+from interventions.trace_parameters import resolve_window, window_list, window_sentence
 
 TRACING = (Fig1Parameters, Fig2Parameters, Fig3Parameters, Fig4Parameters, Fig7Parameters, Fig8Parameters)
 ALL = (*TRACING, Table1Parameters)
@@ -133,16 +133,35 @@ def test_a_text_constraint_cannot_be_corrupted_where_there_is_none(cls, corrupte
 @named(WITH_A_WINDOW)
 def test_a_window_is_a_number_of_layers(cls):
     assert "'window' must be at least 1, not 0" in refused(cls, window=0)
-    assert "'window' must be a whole number" in refused(cls, window="3")
-    assert "'window' must be a whole number" in refused(cls, window=2.0)
+    assert "'window' must be a whole number or text" in refused(cls, window=2.0)
+    assert cls.from_notebook({"window": "3"}).window_in(model(8)) == 3
 
 
-@named([cls for cls in WITH_A_WINDOW if cls is not Fig7Parameters])
+@named(WITH_A_WINDOW)
+def test_a_window_is_a_share_of_the_depth(cls):
+    parameters = cls.from_notebook({"window": "10/32"})
+    assert [parameters.window_in(model(n)) for n in (32, 8, 5, 1)] == [10, 3, 2, 1]
+    assert parameters.as_dict()["window"] == "10/32"
+    assert parameters.in_layers(model(8))["window_layers"] == 3
+    assert parameters.windows_told(model(8)).startswith("Window: 10/32 of the depth, 3 of 8 layers.")
+    for value in ("0/32", "33/32", "3/0", "a/b", "0.3", "", "-1/32", "1/2/3"):
+        assert "10/32 for ten of the 32 layers" in refused(cls, window=value)
+
+
+def test_the_windows_of_the_figures_are_the_papers():
+    defaults = {cls: cls().window for cls in WITH_A_WINDOW}
+    assert defaults == {Fig2Parameters: 3, Fig3Parameters: 3, Fig4Parameters: "6/32", Fig7Parameters: "10/32",
+                        Fig8Parameters: 1}
+    for cls, layers in ((Fig3Parameters, 3), (Fig4Parameters, 6), (Fig7Parameters, 10), (Fig8Parameters, 1)):
+        assert cls().window_in(model(32)) == layers
+
+
+@named(WITH_A_WINDOW)
 def test_a_window_that_the_model_is_too_small_for(cls):
     parameters = cls(window=5, **({"windows": "1,2"} if hasattr(cls, "windows") else {}))
     parameters.check_model(model(5))
     text = sentence(parameters.check_model, model(4))
-    assert text == "Parameter 'window' is 5, but model 'small' has 4 layers: choose 1 to 4."
+    assert text.startswith("Parameter 'window' is 5, but the model has 4 layers: choose 1 to 4")
 
 
 @named(TRACING)
@@ -186,23 +205,34 @@ def test_questions_are_chosen_by_part_kind_and_number(cls, bed):
 
 
 def test_windows_are_numbers_with_commas():
-    assert as_windows("windows", "1,3,6") == [1, 3, 6]
-    assert as_windows("windows", " 6 , 1,,3, 1") == [6, 1, 3]
-    assert as_windows("windows", 4) == [4]
+    assert window_list("windows", "1,3,6/32") == ["1", "3", "6/32"]
+    assert window_list("windows", " 6 , 1,,3, 1") == ["6", "1", "3"]
+    assert window_list("windows", 4) == [4]
+
+
+@pytest.mark.parametrize(("value", "layers"), [(3, 3), ("3", 3), ("10/32", 3), ("6/32", 2), ("1/32", 1), ("32/32", 8)])
+def test_a_window_in_layers_of_a_model_of_eight(value, layers):
+    assert resolve_window("window", value, 8) == layers
+
+
+def test_what_a_report_says_of_its_windows():
+    assert window_sentence("window", 3, 8) == "Window: 3 of 8 layers."
+    assert window_sentence("compared_window", "10/32", 8) == "Compared window: 10/32 of the depth, 3 of 8 layers."
+    assert window_sentence("windows", "1,6/32", 8) == "Windows: 6/32 of the depth, 1, 2 of 8 layers."
+    radius = window_sentence("window", 3, 32, "radius")
+    assert radius == "Window: a radius of 3 of 32 layers, which restores 7 together."
 
 
 @pytest.mark.parametrize("value", ["", " , ", "0", "1,0", "1,-3", "1;3", "1,three", "1.5", "1 3", "²"])
 def test_windows_that_are_none(value):
-    text = sentence(as_windows, "windows", value)
-    assert text.startswith("Parameter 'windows' must be whole numbers of layers, at least 1")
-    assert repr(value) in text
-    assert "1,3,6" in text
+    text = sentence(window_list, "windows", value)
+    assert text.startswith("Parameter 'windows' must name windows as numbers of layers, at least 1, or as shares")
 
 
 @named(SWEEPS)
 def test_a_list_of_windows_is_checked_by_the_notebook(cls):
-    assert "'windows' must be whole numbers of layers" in refused(cls, windows="1,x")
-    assert "'windows' must be whole numbers of layers" in refused(cls, windows="")
+    assert "'windows' must name windows as numbers of layers" in refused(cls, windows="1,x")
+    assert "'windows' must name windows as numbers of layers" in refused(cls, windows="")
     assert "-r windows 3" in refused(cls, windows=3)  # papermill makes a number of it
 
 
@@ -212,18 +242,23 @@ def test_a_list_of_windows_is_checked_against_the_model(cls):
     parameters = cls(windows="1,2,7,9", **own)
     parameters.check_model(model(9))
     text = sentence(parameters.check_model, model(6))
-    assert text == "Parameter 'windows' is 7, but model 'small' has 6 layers: choose 1 to 6."
+    assert text.startswith("Parameter 'windows' is 7, but the model has 6 layers: choose 1 to 6")
 
 
 # Figure by figure
 
 
 def test_fig1_shows_windows_of_its_sweep():
-    assert Fig1Parameters.from_notebook({"windows": "1,3,5", "shown": "3,1"}).shown_windows == [1, 3]
+    parameters = Fig1Parameters.from_notebook({"windows": "1,3,5/32,5", "shown": "3,1,5/32"})
+    assert parameters.shown_windows(model(32)) == [1, 3, 5]
+    assert parameters.shown_windows(model(8)) == [1, 3]
+    assert parameters.for_claims(model(8)) == {"at": 1, "compared": 3}
+    assert parameters.in_layers(model(8)) == {"windows_layers": [1, 3, 5]}
     text = refused(Fig1Parameters, windows="1,3", shown="1,5")
     assert text == "Parameter 'shown' names window 5, which is not among windows: choose from 1,3."
-    assert "'shown' must be whole numbers" in refused(Fig1Parameters, shown="one")
-    assert Fig1Parameters(windows="3,1").swept == [1, 3]
+    assert "'shown' must name windows" in refused(Fig1Parameters, shown="one")
+    assert Fig1Parameters(windows="3,1").swept(model(8)) == [1, 3]
+    assert Fig1Parameters(windows="3,1").for_sweep(model(8), corruption="noise")["windows"] == [1, 3]
 
 
 def test_fig1_compares_with_a_model_that_sees_nothing(monkeypatch):
@@ -231,7 +266,7 @@ def test_fig1_compares_with_a_model_that_sees_nothing(monkeypatch):
     monkeypatch.setattr(Fig1Parameters, "load_model", lambda self, name: (loaded, name)[0])
     assert Fig1Parameters().load_text_model() is loaded
     loaded.n_layers = 4
-    assert "'windows' is 5, but model 'small' has 4 layers" in sentence(Fig1Parameters().load_text_model)
+    assert "'windows' is 5, but the model has 4 layers" in sentence(Fig1Parameters().load_text_model)
     loaded.is_multimodal = True
     assert sentence(Fig1Parameters(text_model="mini").load_text_model).startswith(
         "Parameter 'text_model': 'mini' sees images, so nothing would be compared"
@@ -267,8 +302,9 @@ def test_fig3_knows_the_twin_of_mini(monkeypatch):
 
 def test_fig4_is_about_two_constraints(bed):
     parameters = Fig4Parameters()
-    assert parameters.swept == [1, 3, 6, 8]
-    assert Fig4Parameters(window=2).swept == [1, 2, 3, 6, 8]
+    assert parameters.swept(model(32)) == [1, 3, 6, 8]
+    assert parameters.swept(model(8)) == [1, 2, 3, 6, 8]  # 6/32 of eight layers is two
+    assert Fig4Parameters(window=2).swept(model(32)) == [1, 2, 3, 6, 8]
     assert "'constraints' must be 'multi', not 'single'" in refused(Fig4Parameters, constraints="single")
     for corrupted in ("visual", "text", "both"):
         text = refused(Fig4Parameters, corrupted=corrupted)
@@ -280,14 +316,18 @@ def test_fig4_is_about_two_constraints(bed):
     assert text.startswith("Parameter 'items': question 'known-1' has no text constraint")
 
 
-def test_fig7_clips_its_window_to_the_model():
+def test_fig7_restores_the_papers_share_of_the_depth_and_never_all_of_it():
     parameters = Fig7Parameters()
-    assert [parameters.clipped(model(n)) for n in (32, 10, 8, 3)] == [10, 10, 8, 3]
-    parameters.check_model(model(8))  # a window of 10 is not refused
-    assert Fig7Parameters(window=2).clipped(model(8)) == 2
-    text = sentence(parameters.check_model, model(2))  # that of the run it is compared with is not clipped
-    assert text == "Parameter 'compared_window' is 3, but model 'small' has 2 layers: choose 1 to 2."
+    assert [parameters.window_in(model(n)) for n in (32, 8, 5)] == [10, 3, 2]
+    parameters.check_model(model(8))
+    assert parameters.in_layers(model(8)) == {"window_layers": 3, "compared_window_layers": 3}
+    text = parameters.windows_told(model(8))
+    assert text == "Window: 10/32 of the depth, 3 of 8 layers. Compared window: 3 of 8 layers."
+    text = sentence(parameters.check_model, model(2))
+    assert text.startswith("Parameter 'compared_window' is 3, but the model has 2 layers: choose 1 to 2")
     assert "'compared_window' must be at least 1" in refused(Fig7Parameters, compared_window=0)
+    compared = parameters.for_comparison(model(8))
+    assert (compared["window"], compared["conditions"]) == (3, Conditions())
 
 
 def test_fig7_is_standard_tracing():

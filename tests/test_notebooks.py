@@ -61,6 +61,9 @@ def test_source_notebook_is_a_clean_report(path):
         assert cell.execution_count is None
         assert len(cell.source.splitlines()) <= 19 or cell is code[0]
         assert not any(line.startswith(("def ", "for ", "if ")) for line in cell.source.splitlines())
+        last = ast.parse(cell.source).body[-1]
+        if isinstance(last, ast.Expr) and ast.unparse(last).startswith("record("):
+            assert cell.source.endswith(";")  # or all of the record would be shown as the cell's value
     for line in code[0].source.splitlines():  # blank, a comment, or one typed assignment
         assert [type(node) for node in ast.parse(line).body] in ([], [ast.AnnAssign])
 
@@ -70,7 +73,8 @@ def test_parameters_cell_agrees_with_the_dataclass(path, caplog):
     kind = parameters_of(path.stem)
     found = papermill.inspect_notebook(str(path))  # what --help-notebook shows
     assert "Unable to parse" not in caplog.text  # papermill's parser stumbles over an "=" in a comment
-    types = {field.name: field.type for field in fields(kind)}
+    # papermill's parser knows no "|", so a notebook writes "int or str".
+    types = {field.name: field.type.replace(" | ", " or ") for field in fields(kind)}
     assert {name: entry["inferred_type_name"] for name, entry in found.items()} == types
     assert all(entry["help"] for entry in found.values())
     defaults = {name: ast.literal_eval(entry["default"]) for name, entry in found.items()}

@@ -34,6 +34,11 @@ def frame(parts=("known", "okvqa", "movies"), n_layers=8, quantity="effect", rol
     return pd.DataFrame(rows, columns=["part", "kind", "role", "layer", quantity, "low", "high", "n"])
 
 
+def at_read(data: pd.DataFrame) -> pd.DataFrame:
+    """What `averages.by_layer` gives: the rows of the token that is read."""
+    return data[data["role"] == "constraint_last"].drop(columns="role")
+
+
 def panels(figure, n_parts: int, n_kinds: int = 2) -> np.ndarray:
     return np.array(figure.axes[: n_parts * n_kinds]).reshape(n_kinds, n_parts)
 
@@ -45,7 +50,7 @@ def line_of(axis) -> plt.Line2D:
 
 def test_effects_draw_the_numbers_given():
     data = frame()
-    figure = effects_by_layer(data, window=3)
+    figure = effects_by_layer(at_read(data), window=3, read_at="text constraint")
     axes = panels(figure, 3)
     for (kind, part), axis in zip(
         itertools.product(("mlp", "attention"), ("known", "okvqa", "movies")), axes.ravel(), strict=True
@@ -53,15 +58,19 @@ def test_effects_draw_the_numbers_given():
         cells = data[(data["part"] == part) & (data["kind"] == kind) & (data["role"] == "constraint_last")]
         np.testing.assert_allclose(line_of(axis).get_xdata(), cells["layer"])
         np.testing.assert_allclose(line_of(axis).get_ydata(), cells["effect"])
-        band = axis.collections[0].get_datalim(axis.transData)
+        [band] = [found.get_datalim(axis.transData) for found in axis.collections]
         assert (band.y0, band.y1) == pytest.approx((cells["low"].min(), cells["high"].max()))
     titles = [axis.get_title() for axis in axes[0]]
     assert titles == ["Known  (n = 30)", "OK-VQA  (n = 31)", "Movies  (n = 32)"]
-    assert "centre of window of 3 layers" in figure.get_supxlabel()
+    [shade] = axes[0, 0].patches
+    assert (shade.get_x(), shade.get_x() + shade.get_width()) == (-0.5, 1.5)
+    told = figure.get_supxlabel().splitlines()
+    assert told == ["centre of window of 3 layers", "restored at the last token of the text constraint",
+                    "shaded: early layers, 0-1 of 8"]
 
 
 def test_kinds_keep_their_colours():
-    axes = panels(effects_by_layer(frame(), window=1), 3)
+    axes = panels(effects_by_layer(at_read(frame()), window=1), 3)
     mlp, attention = map(line_of, axes[:, 0])
     red, green, _ = to_rgb(mlp.get_color())
     assert green > red
@@ -76,7 +85,7 @@ def test_maps_show_roles_in_order_and_star_the_constraint():
     axes = panels(role_layer_maps(data, window=3), 3)
     labels = [label.get_text() for label in axes[0, 0].get_yticklabels()]
     assert labels == [
-        "visual tokens", "question, before", "visual constraint, other*", "visual constraint, last*",
+        "last visual token", "question, before", "visual constraint, other*", "visual constraint, last*",
         "question, after", "last token",
     ]
     values = axes[1, 0].collections[0].get_array().reshape(6, 8)
@@ -139,6 +148,7 @@ def test_controls_stand_beside_the_trace():
     np.testing.assert_allclose(dots.get_offsets(), [(0.8, 0), (0.02, 1), (0.3, 2), (0.05, 3)])
     np.testing.assert_allclose([ends[:, 0] for ends in intervals.get_segments()][2], [0.25, 0.37])
     assert axes[1, 2].get_title() == "Movies, Attention, layer 3"
+    assert [list(line.get_xdata()) for line in axes[1, 2].lines if line.get_linestyle() == ":"] == [[0.4, 0.4]]
     assert [text.get_text() for text in axes[0, 1].texts] == ["n = 40", "n = 0", "n = 9", "n = 6"]
     assert text_problems(figure) == []
 
@@ -170,19 +180,19 @@ def test_probabilities_draw_every_question():
 @pytest.mark.parametrize("n_layers", [5, 8, 32])
 def test_nothing_overlaps(parts, n_layers):
     roles = [*ROLES[:-1], "text_constraint", "text_constraint_last", "last"]
-    for draw in (effects_by_layer, role_layer_maps):
-        figure = draw(frame(parts, n_layers, roles=roles), window=3)
+    data = frame(parts, n_layers, roles=roles)
+    for figure in (effects_by_layer(at_read(data), window=3), role_layer_maps(data, window=3)):
         assert text_problems(figure) == []
 
 
 def test_restored_probability_is_named_as_such():
-    figure = effects_by_layer(frame(quantity="p_restored"), window=1, window_rule="radius")
+    figure = effects_by_layer(at_read(frame(quantity="p_restored")), window=1, window_rule="radius")
     assert figure.axes[0].get_ylabel() == "MLP P(restored)"
 
 
 def test_one_question_has_no_band_but_a_line():
     data = frame(parts=("known",)).assign(low=np.nan, high=np.nan, n=1)
-    figure = effects_by_layer(data, window=3)
+    figure = effects_by_layer(at_read(data), window=3)
     assert figure.axes[0].get_ylim()[1] > 0.8  # the largest value, although there is no interval above it
 
 
@@ -200,7 +210,7 @@ def test_the_axis_names_the_window(window, rule, label):
 
 
 def test_figures_are_saved_twice_and_not_left_open(tmp_path):
-    figure = effects_by_layer(frame(), window=3)
+    figure = effects_by_layer(at_read(frame()), window=3)
     assert save_figure(figure, tmp_path / "new" / "fig3.trace_effects") is figure
     assert plt.get_fignums() == []
     with Image.open(tmp_path / "new" / "fig3.trace_effects.png") as picture:

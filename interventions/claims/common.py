@@ -77,7 +77,7 @@ def caveat(model_name: str) -> str:
 def window_caveat(window: int, n_layers: int, window_rule: str = "centered") -> str:
     """What a window that covers much of the model cannot show; empty where it covers little."""
     layers = min(n_layers, spanned(window, window_rule))
-    if layers * WIDE <= n_layers:
+    if layers == 1 or layers * WIDE <= n_layers:
         return ""
     return (
         f"The window is wide for the depth: {layers} of {n_layers} layers are restored together. A window that reaches "
