@@ -65,11 +65,13 @@ def test_early_and_middle_are_the_papers_shares_of_the_depth():
     assert early_and_middle_layers(1) == range(1)
 
 
-def test_effects_by_layer_are_those_of_the_role_that_is_read():
+def test_effects_by_layer_are_those_of_the_token_that_is_read():
     study = study_of(sites(early, parts=("known", "movies")))
     roles = by_role_layer(study.sites)
     expected = roles[roles["role"] == "constraint_last"].drop(columns="role").reset_index(drop=True)
     pd.testing.assert_frame_equal(by_layer(study), expected, check_dtype=False, rtol=1e-12)
+    restored = by_layer(study, "p_restored")
+    np.testing.assert_allclose(restored["p_restored"], expected["effect"] + 0.02, atol=1e-6)
 
 
 def study_of_values(values: np.ndarray):
@@ -77,8 +79,8 @@ def study_of_values(values: np.ndarray):
     part, question, layer = (index.ravel() for index in np.indices(values.shape))
     frame = pd.DataFrame({
         "id": [f"{p}-{q}" for p, q in zip(part, question, strict=True)], "part": part.astype(str), "kind": "mlp",
-        "position": 3, "token": "t", "role": "constraint_last", "layer": layer, "p_restored": values.ravel() + 0.02,
-        "effect": values.ravel(),
+        "position": 3, "token": "t", "role": "constraint_last", "read": True, "layer": layer,
+        "p_restored": values.ravel() + 0.02, "effect": values.ravel(),
     })
     return study_of(frame.astype(dict.fromkeys(("id", "part", "kind", "role"), "category")))
 
@@ -103,7 +105,7 @@ def test_without_an_effect_one_study_in_twenty_has_a_layer_below_five_percent(sh
     tests = layer_tests(study)
     assert len(tests) == N_STUDIES * N_LAYERS
     best = tests.groupby("part")["p_corrected"].min()
-    assert 0.02 < (best <= 0.05).mean() <= 0.08
+    assert 0.02 <= (best <= 0.05).mean() <= 0.08
     assert best.mean() == pytest.approx(0.5, abs=0.06)
     assert (best <= 0.25).mean() == pytest.approx(0.25, abs=0.06)
     # Uncorrected, a layer chosen in advance is honest, the best of eight is not.
@@ -151,7 +153,7 @@ def test_the_correction_is_for_layers_that_differ():
 def test_a_question_is_one_observation_however_many_tokens_its_constraint_has():
     frame = sites(lambda part, kind, role, layer, q: 0.1 * (q - 2) if layer == 2 else 0.01 * q, kinds=("mlp",))
     once = layer_tests(study_of(frame))
-    copies = [frame[frame["role"] == "constraint_last"].assign(position=10 + n) for n in range(5)]
+    copies = [frame[frame["role"] == "constraint_last"].assign(position=10 + n, read=False) for n in range(5)]
     pd.testing.assert_frame_equal(layer_tests(study_of(pd.concat([frame, *copies]))), once)
     assert set(once["n"]) == {8}
     assert 0.01 < once["p"][2] < 0.1
@@ -166,10 +168,11 @@ def test_parts_and_kinds_are_tested_apart():
     assert (tests.drop([("okvqa", "mlp")])["p_corrected"] == 1).all()
 
 
-def test_the_tests_read_the_studys_role():
+def test_the_tests_read_the_token_that_a_study_says():
     study = study_of(sites(lambda part, kind, role, layer, q: 0.4 if role == "last" else 0.0))
     multi = study.questions.assign(constraints="multi")  # of which the text constraint is read
-    other = replace(study, questions=multi, sites=study.sites.replace({"role": {"last": "text_constraint_last"}}))
+    last = study.sites.replace({"role": {"last": "text_constraint_last"}})
+    other = replace(study, questions=multi, sites=last.assign(read=last["role"] == "text_constraint_last"))
     assert (study.role, other.role) == ("constraint_last", "text_constraint_last")
     assert (layer_tests(study)["effect"] == 0).all()
     assert (layer_tests(other)["p_corrected"] < 0.01).all()
@@ -234,7 +237,7 @@ def test_early_against_others_within_each_question():
     assert row["others"] == pytest.approx(0.7)
     assert [row["difference"], row["low"], row["high"]] == pytest.approx([0.1] * 3)
     assert row["p"] == pytest.approx(2**-8, abs=0.003)
-    late = sites(lambda part, kind, role, layer, q: 0.01 * q + (0.1 if layer >= 4 else 0), kinds=("mlp",))
+    late = sites(lambda part, kind, role, layer, q: 0.01 * q + (0.1 if layer >= 2 else 0), kinds=("mlp",))
     row = early_tests(study_of(late)).iloc[0]
     assert row["difference"] == pytest.approx(-0.1)
     assert row["p"] > 0.98
@@ -290,7 +293,7 @@ def test_the_interval_of_the_best_layer_is_wider_than_that_of_a_given_one():
     assert best["low"] < given["low"] < given["high"] < best["high"]
     # Of eight layers with 20 questions: 3.0 standard errors; of one: 2.0.
     assert 1.3 < (best["high"] - best["low"]) / (given["high"] - given["low"]) < 1.8
-    effects = effects_at(sweep[1].sites, sweep[1].role, "known", "mlp").to_numpy(float)
+    effects = effects_at(sweep[1].sites, "known", "mlp").to_numpy(float)
     looser = simultaneous_interval(effects, level=0.5)[1][5]
     assert best["low"] < looser < best["effect"]
 
@@ -359,14 +362,13 @@ def test_signs_flip_by_question():
     assert (flipped[1:] != sign_flips(values, seed=1)[1:]).any()
 
 
-def test_effects_at_a_role_by_question_and_layer():
+def test_effects_at_the_token_that_is_read_by_question_and_layer():
     frame = sites(lambda part, kind, role, layer, q: 0.1 * q + 0.01 * layer, parts=("known", "okvqa"))
     frame = frame.sample(frac=1, random_state=0)  # its order does not matter
-    effects = effects_at(frame, "constraint", "okvqa", "mlp")
+    effects = effects_at(frame, "okvqa", "mlp")
     assert effects.columns.tolist() == list(range(8))
     assert set(effects.index) == {f"okvqa-{q}" for q in range(8)}
-    # Two tokens, one of them 0.2 higher (see sites.py): their mean.
-    assert effects.loc["okvqa-3", 5] == pytest.approx(0.3 + 0.05 + 0.1)
+    assert effects.loc["okvqa-3", 5] == pytest.approx(0.3 + 0.05)
     missing = frame.assign(effect=frame["effect"].where((frame["id"] != "okvqa-3") | (frame["layer"] != 5)))
-    assert set(effects_at(missing, "constraint", "okvqa", "mlp").index) == set(effects.index) - {"okvqa-3"}
-    assert effects_at(frame, "text_constraint", "okvqa", "mlp").empty
+    assert set(effects_at(missing, "okvqa", "mlp").index) == set(effects.index) - {"okvqa-3"}
+    assert effects_at(frame, "movies", "mlp").empty
