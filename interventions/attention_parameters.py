@@ -13,7 +13,7 @@ from .model import VisionLanguageModel
 from .parameters import ParameterError, at_least, must_differ
 from .selection import SampleParameters
 from .testbed import Item
-from .trace_parameters import resolve_window, window_list, window_sentence
+from .trace_parameters import parse_window, resolve_window, window_sentence
 
 # Model shape (family, layers, hidden size) -> the layers of the paper's section 4.4, counted from 0.
 PAPER_LAYERS = {("llava-llama", 32, 4096): (16, 17)}
@@ -39,7 +39,7 @@ class Fig5Parameters(SampleParameters):
 
     def check(self) -> None:
         super().check()
-        window_list("window", self.window)  # refuses what is no window
+        parse_window("window", self.window)
         at_least("examples", self.examples, 1, "it counts the questions of each part that are drawn over their image")
         must_differ("control_model", self.control_model, self.model)
 

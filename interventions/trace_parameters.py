@@ -26,7 +26,9 @@ class TraceParameters(SampleParameters):
 
     def check(self) -> None:
         super().check()
-        self._windows()  # refuses what is no window
+        for name, windows in self._windows().items():
+            for window in windows:
+                parse_window(name, window)
         at_least("noise_samples", self.noise_samples, 1, "effects are means over so many draws of noise")
         one_of("window_rule", self.window_rule, ("", *WINDOW_RULES))
         one_of("corruption", self.corruption, ("", *CORRUPTIONS))
@@ -52,8 +54,8 @@ class TraceParameters(SampleParameters):
 
     def _windows(self) -> dict[str, list[int | str]]:
         """Parameter -> its windows as they are written, of those that the figure has."""
-        names = ("window", "windows", "compared_window")
-        return {name: window_list(name, getattr(self, name)) for name in names if hasattr(self, name)}
+        found = {name: [getattr(self, name)] for name in ("window", "compared_window") if hasattr(self, name)}
+        return found | ({"windows": window_list("windows", self.windows)} if hasattr(self, "windows") else {})
 
     def window_in(self, model: VisionLanguageModel, name: str = "window") -> int:
         """How many layers a parameter's window has in this model."""
@@ -61,8 +63,7 @@ class TraceParameters(SampleParameters):
 
     def swept(self, model: VisionLanguageModel) -> list[int]:
         """The windows of a sweep and the figure's own in layers of this model, smallest first."""
-        names = [name for name in ("windows", "window") if hasattr(self, name)]
-        written = [(name, window) for name in names for window in window_list(name, getattr(self, name))]
+        written = [(name, window) for name, windows in self._windows().items() for window in windows]
         return sorted({resolve_window(name, window, model.n_layers) for name, window in written})
 
     def for_sweep(self, model: VisionLanguageModel, **changes) -> dict:
@@ -101,7 +102,7 @@ def resolve_window(name: str, value: int | str, n_layers: int) -> int:
 
     A share is rounded to whole layers, halves up, and is at least one layer. Raises ParameterError.
     """
-    share = _share(name, value)
+    share = parse_window(name, value)
     if isinstance(share, Fraction):
         return in_layers(share, n_layers)
     if share > n_layers:
@@ -116,7 +117,7 @@ def window_list(name: str, value: int | str) -> list[int | str]:
     """The windows that a parameter holds, as they are written: one, or several separated by commas."""
     windows = [value] if isinstance(value, int) else listed(value) or [""]
     for window in windows:
-        _share(name, window)
+        parse_window(name, window)
     return windows
 
 
@@ -134,8 +135,8 @@ def window_sentence(name: str, value: int | str, n_layers: int, rule: str = "cen
     return f"{told}."
 
 
-def _share(name: str, value: int | str) -> int | Fraction:
-    """A window as it is written: a number of layers, or a share of the depth."""
+def parse_window(name: str, value: int | str) -> int | Fraction:
+    """A window as it is written: a number of layers, or a share of the depth. Raises ParameterError."""
     if isinstance(value, int):
         at_least(name, value, 1, "it counts layers")
         return value

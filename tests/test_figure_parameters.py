@@ -144,7 +144,7 @@ def test_a_window_is_a_share_of_the_depth(cls):
     assert parameters.as_dict()["window"] == "10/32"
     assert parameters.in_layers(model(8))["window_layers"] == 3
     assert parameters.windows_told(model(8)).startswith("Window: 10/32 of the depth, 3 of 8 layers.")
-    for value in ("0/32", "33/32", "3/0", "a/b", "0.3", "", "-1/32", "1/2/3"):
+    for value in ("1,3", "0/32", "33/32", "3/0", "a/b", "0.3", "", "-1/32", "1/2/3"):
         assert "10/32 for ten of the 32 layers" in refused(cls, window=value)
 
 

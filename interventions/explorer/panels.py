@@ -134,7 +134,7 @@ def told(traced: Traced, is_right: bool | None) -> str:
         ("clean", f"{result.p_clean:.3f}", f"the model says <b>{escape(result.answer_text)}</b>{note}"),
         ("corrupted", f"{result.p_corrupted:.3f}", f"the likeliest token is <b>{escape(token_label(likeliest))}</b>"),
         ("best restored", f"{p_best:.3f}",
-         f"{KIND_NAMES[kind]} of {layers} at <b>{escape(token)}</b>, the constraint's last token"),
+         f"{KIND_NAMES[kind]} of {layers} at <b>{escape(token)}</b>, the last token of the corrupted constraint"),
     ]
     return table(["run", p, ""], rows)
 
