@@ -206,7 +206,7 @@ def test_a_question_whose_knockouts_fail_says_so_and_keeps_its_contributions(mod
 
     def failing(model, prompt, **options):
         if prompt.question != items[0].question:
-            raise RuntimeError("no connection")
+            raise AttentionError("no connection")
         return plain(model, prompt, **options)
 
     monkeypatch.setattr(module, "attention_knockout", failing)

@@ -49,7 +49,7 @@ def controls(model, items, study, results):
 
 def test_the_trace_has_what_the_controls_must_lose(study):
     for kind, layer in CELLS.items():
-        assert (effects_at(study.sites, study.role, "known", kind)[layer] >= HIGH).all()
+        assert (effects_at(study.sites, "known", kind)[layer] >= HIGH).all()
 
 
 def test_one_row_for_every_question_kind_and_layer(controls, study):
@@ -69,8 +69,9 @@ def test_another_image_brings_its_own_answer(model, items, study, tmp_path):
     """The control is no run that merely fails: what it restores is the other flag's capital."""
     item = items[0]
     other = other_item(item, items)
-    answer = model.tokenizer.convert_tokens_to_ids(other.answers[0])
-    as_other = replace(study, questions=study.questions.assign(answer_id=answer)).only([item.id])
+    answer = [model.tokenizer.convert_tokens_to_ids(other.answers[0])]
+    asked = study.questions.assign(answer_ids=[answer] * len(study.questions))
+    as_other = replace(study, questions=asked).only([item.id])
     controls = trace_controls(model, items, as_other, results_dir=tmp_path)
     found = controls[controls["control"] == "other image"].set_index(["kind", "layer"])["effect"]
     for cell in CELLS.items():

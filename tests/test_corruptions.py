@@ -9,7 +9,7 @@ import pytest
 import tiny
 from answering import MULTI, questions, renamed, speaking
 
-import interventions.testbed.tries as module
+import interventions.testbed.tries_run as module
 from interventions.causal_trace import trace
 from interventions.corruption import corrupt
 from interventions.prompt import PromptError, build_prompt
@@ -73,8 +73,8 @@ def test_the_lowest_of_those_tried_is_chosen(model, bed, tmp_path, tries):
         assert row.tried == len(expected) == tries
         best = expected.loc[expected["p"].idxmin()]
         assert (row.phrase, row.equal_length) == (best["phrase"], best["equal"])
-        assert row.p_corrupted == pytest.approx(best["p"], abs=1e-6)
-        assert row.p_clean == pytest.approx(best["p_clean"], abs=1e-6) and row.p_clean > 0.2
+        assert row.p_corrupted == pytest.approx(best["p"], abs=1e-5)
+        assert row.p_clean == pytest.approx(best["p_clean"], abs=1e-5) and row.p_clean > 0.2
         spreads.append(expected["p"].max() - best["p"])
     assert np.median(spreads) > 0.05  # the choice matters
     for item in found.items:
@@ -129,7 +129,7 @@ def test_what_the_prompt_refuses_is_passed_over(model, bed, tmp_path, monkeypatc
             raise PromptError("no")
         return corrupt(model, prompt, **replacements)
 
-    monkeypatch.setattr(module, "corrupt", strict)
+    monkeypatch.setattr("interventions.corruption.corrupt", strict)
     after = choose_corruptions(bed, model, results_dir=tmp_path / "2").choices
     assert set(after["status"]) == {"chosen"} and not refused & set(after["phrase"])
 
@@ -138,10 +138,10 @@ def test_what_needs_no_image_goes_first_and_what_does_is_noted(model, bed, tmp_p
     plain = choose_corruptions(bed, model, tries=2, results_dir=tmp_path / "1").choices
     assert not plain["needs_image"].any() and plain.loc[plain["role"] == "text", "needs_image"].isna().all()
     points = set(plain.loc[plain["role"] == "visual", "phrase"])
-    monkeypatch.setattr(module, "needs_image", lambda text: any(phrase in text for phrase in points))
+    monkeypatch.setattr("interventions.testbed.tries.needs_image", lambda text: any(phrase in text for phrase in points))
     other = choose_corruptions(bed, model, tries=2, results_dir=tmp_path / "2").choices
     assert not points & set(other.loc[other["role"] == "visual", "phrase"]) and not other["needs_image"].any()
-    monkeypatch.setattr(module, "needs_image", lambda text: True)
+    monkeypatch.setattr("interventions.testbed.tries.needs_image", lambda text: True)
     all_point = choose_corruptions(bed, model, tries=2, results_dir=tmp_path / "3")
     assert all_point.choices["needs_image"].sum() == 6 and all_point.summary()["needs image"].sum() == 6
 

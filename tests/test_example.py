@@ -68,7 +68,7 @@ def test_answers_are_the_likeliest_tokens(model, items, tmp_path):
         np.testing.assert_allclose(rows["p"], p[(rows["rank"] - 1).tolist()], atol=1e-5)
         assert rows["token_id"].tolist() == tokens[(rows["rank"] - 1).tolist()].tolist()
         assert rows["token"].tolist() == [model.tokenizer.decode([token]) for token in rows["token_id"]]
-        assert rows.loc[rows["is_answer"], "token_id"].tolist() == [study.questions["answer_id"][0]]
+        assert rows.loc[rows["is_answer"], "token_id"].tolist() == list(study.questions["answer_ids"][0])[:1]
 
 
 def test_an_answer_that_is_not_among_the_likeliest_comes_last_with_its_rank(model, items, tmp_path):

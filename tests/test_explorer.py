@@ -55,7 +55,8 @@ def run(steps) -> list[Step]:
 def test_a_draft_is_its_item(bed):
     for item in bed:
         again = Draft.of(item).item()
-        assert again.content() == item.content()
+        others = {"id": item.id, "entity": item.entity, "paraphrases": list(item.paraphrases)}  # not of a draft
+        assert again.content() | others == item.content()
 
 
 @pytest.mark.parametrize(("changes", "says"), [

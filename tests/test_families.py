@@ -182,8 +182,8 @@ def test_an_image_becomes_as_many_tiles_as_its_size_asks_for():
         features = model.module.model.get_image_features(**prompt.image_inputs).pooler_output
         assert len(prompt.visual) == len(torch.cat(tuple(features))) > model.n_image_tokens
         logits = model.module(input_ids=prompt.input_ids[None], **prompt.image_inputs).logits[0, -1]
-        result = trace(model, prompt, corrupt(model, prompt, visual_replacement="Sri Lanka"), positions=("last",))
-        assert result.answer_ids[0] == logits.argmax()
+        corrupted = corrupt(model, prompt, visual_replacement="Sri Lanka")
+        result = trace(model, prompt, corrupted, answer=[int(logits.argmax())], positions=("last",))
         assert result.p_clean == pytest.approx(float(logits.softmax(-1).max()), abs=1e-5)
         seen.add(len(prompt.visual))
     assert len(seen) >= 3

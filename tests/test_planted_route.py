@@ -67,7 +67,7 @@ def test_the_effect_is_exactly_where_the_fact_is_planted(places, window, items, 
         assert tests["p_corrected"].idxmin() == lookup
         assert tests["p_corrected"][lookup] < 0.05
         assert (tests["p_corrected"].drop(lookup) > 0.2).all()
-        last = study.sites[study.sites["role"] == "last"].assign(role=study.role)
+        last = study.sites[study.sites["role"] == "last"].assign(read=True)
         moved = layer_tests(replace(study, sites=last)).query("kind == 'attention'").set_index("layer")
         assert moved["p_corrected"].idxmin() == places[2]
 

@@ -84,7 +84,8 @@ def test_the_exact_mode_equals_separate_runs_and_the_fast_mode_does_not(traced):
 
 def test_stored_results_are_found_again_and_shared_with_figure_3(traced, model, halves, items, results):
     written = {path: path.stat().st_mtime_ns for path in results.rglob("*.parquet")}
-    assert len(written) == len(items) * (1 + 2 * len(METHOD_NAMES))
+    answers, traces = 1 + len(halves), 1 + len(halves) * len(METHOD_NAMES)
+    assert len(written) == len(items) * (answers + traces)
     again = precision_study(model, halves, items, window=3, results_dir=results)
     trace_study(model, items, window=3, results_dir=results)  # as Figure 3 traces
     trace_study(halves[0], items, window=3, method="rows", results_dir=results)
@@ -99,9 +100,8 @@ def test_an_answer_that_half_precision_changes_is_not_compared(traced, model, ha
         study = original(own, *arguments, **options)
         if own.dtype == torch.float16:
             other = study.questions["id"] == changed
-            study = replace(study, questions=study.questions.assign(
-                answer_id=study.questions["answer_id"].where(~other, -1), answer="elsewhere"
-            ))
+            answers = study.questions["answer"].where(~other, "elsewhere")
+            study = replace(study, questions=study.questions.assign(answer=answers))
         return study
 
     monkeypatch.setattr(precision, "trace_study", answered_otherwise)

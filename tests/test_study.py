@@ -15,7 +15,7 @@ import torch
 from answering import questions, renamed, speaking, words
 
 import interventions.study as module
-from interventions.causal_trace import trace
+from interventions.causal_trace import TraceError, trace
 from interventions.conditions import Conditions
 from interventions.corruption import corrupt
 from interventions.model import VisionLanguageModel
@@ -150,12 +150,12 @@ def test_reasons_for_leaving_a_question_out(model, items, tmp_path):
         {"answers": ("Zanzibar",)},
         {"image": tmp_path / "broken.png"},
         {"image": tmp_path / "missing.png"},
-        {"visual_replacement": "\u00a0"},
+        {"visual_replacement": ""},
     ]
     bed = [replace(items[0], id=f"q{n}", **change) for n, change in enumerate(changed)]
     study = trace_study(model, bed, results_dir=tmp_path / "results")
     reasons = study.questions["reason"].str.partition(":")[0].tolist()
-    assert reasons == ["", "answered wrongly", "image unreadable", "image unreadable", "replacement refused"]
+    assert reasons == ["", "answered wrongly", "image unreadable", "image unreadable", "no replacement phrase (python -m interventions testbed corruptions chooses one)"]
     assert study.questions["used"].tolist() == [True, False, False, False, False]
     assert "Zanzibar" in study.questions["reason"][1]
     assert set(study.sites["id"]) == {"q0"}
@@ -195,14 +195,14 @@ def test_one_failure_costs_one_question_but_not_the_others(model, items, tmp_pat
 
     def fragile(model, prompt, corrupted, **options):
         if prompt.text_constraint:
-            raise RuntimeError("out of luck")
+            raise TraceError("out of luck")
         return real(model, prompt, corrupted, **options)
 
     monkeypatch.setattr(module, "trace", fragile)
     study = trace_study(model, items[4:], results_dir=tmp_path)
     assert study.questions["used"].tolist() == [True, False]
     assert "out of luck" in study.questions["reason"][1]
-    with pytest.raises(RuntimeError, match="out of luck"):  # nothing came out: not the question's fault
+    with pytest.raises(TraceError, match="out of luck"):  # nothing came out: not the question's fault
         trace_study(model, items[5:], results_dir=tmp_path)
 
 
