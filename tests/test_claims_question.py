@@ -149,13 +149,24 @@ def worked(clean=0.9, corrupted=0.05, restored=0.8, layer=1, said=("Lima", "Rome
         ({"restored": 0.3}, [True, False, True]),
         ({"said": ("Lima", "Rome", "Rome")}, [True, False, True]),
         ({"corrupted": 0.95}, [False, False, True]),
-        ({"layer": 4}, [True, True, False]),
+        ({"layer": 2}, [True, True, False]),  # early are layers 0 and 1 of eight
     ],
 )
 def test_figure_2_tells_whether_the_answer_is_lost_and_comes_back(changes, holds):
     claims = fig2_claims(worked(**changes), study(at_last))
     assert [claim.holds for claim in claims] == holds
     assert all(type(claim.holds) is bool for claim in claims)
+
+
+def test_figure_2_names_the_constraint_that_was_corrupted():
+    claim = fig2_claims(worked(layer=4), study(at_last))[2]
+    assert claim.claim == "the best window at the visual constraint is where the paper finds effects"
+    assert claim.paper == "early layers, here 0-1 of 8 (Figure 3)" and not claim.holds
+    multi = study(at_last)
+    multi = replace(multi, questions=multi.questions.assign(constraints="multi"))
+    claim = fig2_claims(worked(layer=4), multi)[2]
+    assert "at the text constraint" in claim.claim and claim.holds
+    assert claim.paper == "early and middle layers, here 0-4 of 8 (Figure 4)"
 
 
 def test_figure_2_in_numbers():

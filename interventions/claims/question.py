@@ -6,10 +6,8 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from ..averages import early_layers
 from ..causal_trace import KIND_NAMES
 from ..census import PAPER_COUNTS
-from ..depth import layer_range
 from ..example import WorkedExample
 from ..record import Claim, Number
 from ..study import TraceStudy
@@ -115,7 +113,7 @@ def fig2_claims(example: WorkedExample, study: TraceStudy) -> list[Claim]:
     """What the paper's Figure 2 tells: the corruption takes the answer away, restoring few layers brings it back."""
     clean, corrupted, restored = (example.p_answer(run) for run in ("clean", "corrupted", "restored"))
     said = {run: rows.loc[rows["rank"].idxmin()] for run, rows in example.answers.groupby("run")}
-    lost, early = clean - corrupted, early_layers(study.n_layers)
+    lost, (expected, where) = clean - corrupted, expected_layers(study)
     back = (restored - corrupted) / lost if lost > 0 else 0.0
     site = example.site
     at = f"{KIND_NAMES[site['kind']]}, window around layer {site['layer']}, at {site['token'].strip()!r}"
@@ -131,8 +129,9 @@ def fig2_claims(example: WorkedExample, study: TraceStudy) -> list[Claim]:
             bool(back >= 0.5 and said["restored"]["is_answer"]),
         ),
         Claim(
-            "the best window at the constraint is an early one", "early layers (Figure 3)",
-            f"layer {site['layer']}, early are {layer_range(early)} of {study.n_layers}", site["layer"] in early,
+            f"the best window at the {study.read_at} is where the paper finds effects",
+            f"{where} (Figure {3 if study.role == 'constraint_last' else 4})", f"layer {site['layer']}",
+            site["layer"] in expected,
         ),
     ]
 
