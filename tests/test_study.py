@@ -15,6 +15,7 @@ import torch
 from answering import questions, renamed, speaking, words
 
 import interventions.study as module
+from interventions.averages import effects_at
 from interventions.causal_trace import TraceError, trace
 from interventions.conditions import Conditions
 from interventions.corruption import corrupt
@@ -258,3 +259,27 @@ def test_a_study_killed_at_five_random_points_ends_in_the_same_tables(model, ite
     resumed = trace_study(named, items, results_dir=tmp_path / "killed")
     pd.testing.assert_frame_equal(resumed.sites, whole.sites)
     pd.testing.assert_frame_equal(resumed.questions, whole.questions)
+
+
+def test_questions_of_both_kinds_are_each_read_at_their_own_constraint(study):
+    """Read at one role for all, cells that are 0 by construction would be averaged in."""
+    assert set(study.questions["constraints"]) == {"single", "multi"}
+    assert study.role is None and study.read_at == "corrupted constraint"
+    roles = study.sites[study.sites["read"]].astype({"id": str, "role": str}).groupby("id")["role"].unique()
+    kinds = study.questions.set_index("id")["constraints"]
+    for name, found in roles.items():
+        assert list(found) == [{"single": "constraint_last", "multi": "text_constraint_last"}[kinds[name]]]
+    for part in set(study.questions["part"]):
+        effects = effects_at(study.sites, part, "mlp")
+        asked = study.questions[(study.questions["part"] == part) & study.questions["used"]]
+        assert set(effects.index) == set(asked["id"])
+        for row in asked.itertuples():
+            assert effects.loc[row.id].max() == pytest.approx(row.p_restored_mlp - row.p_corrupted, abs=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "role", "named"), [
+    ("single", "constraint_last", "visual constraint"), ("multi", "text_constraint_last", "text constraint"),
+])
+def test_a_study_names_where_it_reads(study, kind, role, named):
+    own = study.only(study.questions.loc[study.questions["constraints"] == kind, "id"])
+    assert (own.role, own.read_at) == (role, named)
