@@ -8,34 +8,43 @@ nnsight context; its result is one small table; a notebook draws the table.
 """
 
 import warnings
+from importlib import import_module
 
 __version__ = "0.1.0"
 
 # Reports are notebooks without widgets; tqdm's advice to install some would head every one of them.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
-# After the filter above: these imports are what would warn.
-from .attention import AttentionContributions, AttentionError, attention_contributions
-from .causal_trace import CausalTrace, TraceError, trace
-from .checkpoints import ModelError
-from .closed_form import closed_form_update
-from .corruption import CorruptedPrompt, corrupt, noise
-from .edit import Edit, apply_edits, load_edit
-from .edit_errors import EditError
-from .edit_export import export_peft, merged
-from .knockout import AttentionKnockout, attention_knockout
-from .loading import load_model
-from .model import VisionLanguageModel
-from .multedit import edit_facts
-from .ndif import JobFailed, NDIFError, RequestRefused, ServerUnreachable
-from .optimized_value import optimize_value
-from .prompt import Prompt, PromptError, build_prompt
-from .testbed import Item, TestBed, TestBedError, load_testbed
+_NAMES = {  # module -> what it gives to the package; a module is imported when one of its names is asked for
+    "attention": "AttentionContributions AttentionError attention_contributions",
+    "causal_trace": "CausalTrace trace",
+    "checkpoints": "ModelError",
+    "closed_form": "closed_form_update",
+    "corruption": "CorruptedPrompt corrupt noise",
+    "edit": "Edit apply_edits load_edit",
+    "edit_errors": "EditError",
+    "edit_export": "export_peft merged",
+    "errors": "TraceError",
+    "knockout": "AttentionKnockout attention_knockout",
+    "loading": "load_model",
+    "model": "VisionLanguageModel",
+    "multedit": "edit_facts",
+    "ndif": "JobFailed NDIFError RequestRefused ServerUnreachable",
+    "optimized_value": "optimize_value",
+    "prompt": "Prompt PromptError build_prompt",
+    "testbed": "Item TestBed TestBedError load_testbed",
+}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
+__all__ = sorted(_MODULE_OF)
 
-__all__ = [
-    "AttentionContributions", "AttentionError", "AttentionKnockout", "CausalTrace", "CorruptedPrompt", "Edit",
-    "EditError", "Item", "JobFailed", "ModelError", "NDIFError", "Prompt", "PromptError", "RequestRefused",
-    "ServerUnreachable", "TestBed", "TestBedError", "TraceError", "VisionLanguageModel", "apply_edits",
-    "attention_contributions", "attention_knockout", "build_prompt", "closed_form_update", "corrupt", "edit_facts",
-    "export_peft", "load_edit", "load_model", "load_testbed", "merged", "noise", "optimize_value", "trace",
-]
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,12 +9,13 @@ import argparse
 import json
 import sys
 
-from .checkpoints import ModelError
-from .ndif import NDIFError
-from .parameters import ParameterError
-from .record import RecordError, read_record
-from .testbed import TestBedError
 from .testbed.commands import add_commands
+
+# Errors that are told in their one sentence, by module. Only a module that is loaded can have raised one.
+ERRORS = {
+    "checkpoints": "ModelError", "ndif": "NDIFError", "parameters": "ParameterError", "record": "RecordError",
+    "testbed.errors": "TestBedError",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,16 +45,25 @@ def main(arguments: list[str] | None = None) -> int:
     answers = {"record": _record, "convert": _convert, "cost": _cost, "preflight": _preflight, "pages": _pages}
     try:
         printed = (options.run if options.command == "testbed" else answers[options.command])(options)
-    except (RecordError, ModelError, TestBedError, ParameterError, NDIFError) as error:
-        print(error, file=sys.stderr)
-        return 1
     except KeyboardInterrupt:  # who can be interrupted has said what is kept
         return 130
+    except Exception as error:
+        if not isinstance(error, _errors()):
+            raise
+        print(error, file=sys.stderr)
+        return 1
     print(printed)
     return 0
 
 
+def _errors() -> tuple[type[Exception], ...]:
+    modules = {name: sys.modules.get(f"{__package__}.{name}") for name in ERRORS}
+    return tuple(getattr(module, ERRORS[name]) for name, module in modules.items() if module is not None)
+
+
 def _record(options: argparse.Namespace) -> str:
+    from .record import read_record  # pandas
+
     return json.dumps(read_record(options.notebook), indent=1, ensure_ascii=False)
 
 

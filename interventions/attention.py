@@ -88,8 +88,8 @@ def attention_contributions(
     layers: None = all. The forward ends where the last of them has read its queries, so early layers cost less.
     also: "vectors", "head_norms", "weights" beside the norms.
     remote: False | True | "local"; None = as the model was loaded.
-    Computed in float32 at least, whatever the model's own type. Raises AttentionError, also for an edit in a layer that is
-    not reached, and ValueError for a model whose attention cannot be read.
+    Computed in float32 at least, whatever the model's own type. Raises AttentionError, also for an edit in a layer that
+    is not reached, and ValueError for a model whose attention cannot be read.
     """
     check_weights(model)
     queries = _positions(prompt, queries, "queries")

@@ -13,6 +13,7 @@ from PIL import Image
 from .corruption import CorruptedPrompt, corrupt, noise
 from .prompt import Prompt, PromptError, build_prompt
 from .testbed import Item, TestBedError, load_image
+from .testbed.schema import NOT_MARKED
 from .tokens import find_phrase, normalise
 from .windows import WINDOW_RULES
 
@@ -110,7 +111,7 @@ def named(item: Item) -> Item:
 def must_be_marked(item: Item) -> None:
     """Raises `Unusable` where nobody has marked the visual constraint yet."""
     if not item.visual_constraint:
-        raise Unusable("constraint not marked (python -m interventions testbed annotate marks it)")
+        raise Unusable(NOT_MARKED)
 
 
 def as_asked(model, item: Item) -> Item:

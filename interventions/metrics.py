@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from .testbed.schema import N_ANNOTATORS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RIGHT = 0.5  # `answer_accuracy` from which an answer counts as right: two of ten annotators
 
@@ -20,6 +22,8 @@ def answer_probability(logits: Tensor, answer_ids: Tensor | Iterable[int]) -> Te
     `logits` [..., A, V] are those at the A positions that predict the answer's tokens, `answer_ids` [A] the
     tokens; returns [...] in float32. The paper's probability is the case A = 1: the first token decides.
     """
+    import torch  # heavy, and nothing else here needs it
+
     answer_ids = torch.as_tensor(answer_ids, dtype=torch.long, device=logits.device)
     if answer_ids.ndim != 1 or logits.shape[-2] != answer_ids.shape[0]:
         raise ValueError(

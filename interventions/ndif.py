@@ -13,11 +13,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from urllib.parse import urlsplit
 
 import httpx
-from nnsight import __version__ as nnsight_version
-from nnsight.schema.config import CONFIG
 
 from .turns import others_turn, rest
 
@@ -69,7 +68,13 @@ class NothingThere(NDIFError):
 
 def host() -> str:
     """The server's address: NDIF_HOST, or that of nnsight's configuration (the public service)."""
-    return (os.environ.get("NDIF_HOST") or CONFIG.API.HOST).strip().rstrip("/")
+    return (os.environ.get("NDIF_HOST") or _public_host()).strip().rstrip("/")
+
+
+def _public_host() -> str:
+    from nnsight.schema.config import CONFIG  # heavy
+
+    return CONFIG.API.HOST
 
 
 def shown(address: str) -> str:
@@ -183,7 +188,7 @@ def send(method: str, path: str, **content) -> httpx.Response:
     address, headers, login, ours = path, None, None, path.startswith("/")
     if ours:
         address, login = _without_login(host() + path)
-        headers = {"nnsight-version": nnsight_version, "python-version": sys.version}
+        headers = {"nnsight-version": version("nnsight"), "python-version": sys.version}
         if not api_key().isascii() or not api_key().isprintable():
             raise RequestRefused("NDIF_API_KEY holds a character that no key has: copy it again from your account.")
         if api_key():

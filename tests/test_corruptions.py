@@ -138,10 +138,11 @@ def test_what_needs_no_image_goes_first_and_what_does_is_noted(model, bed, tmp_p
     plain = choose_corruptions(bed, model, tries=2, results_dir=tmp_path / "1").choices
     assert not plain["needs_image"].any() and plain.loc[plain["role"] == "text", "needs_image"].isna().all()
     points = set(plain.loc[plain["role"] == "visual", "phrase"])
-    monkeypatch.setattr("interventions.testbed.tries.needs_image", lambda text: any(phrase in text for phrase in points))
+    place = "interventions.testbed.tries.needs_image"
+    monkeypatch.setattr(place, lambda text: any(phrase in text for phrase in points))
     other = choose_corruptions(bed, model, tries=2, results_dir=tmp_path / "2").choices
     assert not points & set(other.loc[other["role"] == "visual", "phrase"]) and not other["needs_image"].any()
-    monkeypatch.setattr("interventions.testbed.tries.needs_image", lambda text: True)
+    monkeypatch.setattr(place, lambda text: True)
     all_point = choose_corruptions(bed, model, tries=2, results_dir=tmp_path / "3")
     assert all_point.choices["needs_image"].sum() == 6 and all_point.summary()["needs image"].sum() == 6
 

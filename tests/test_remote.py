@@ -6,6 +6,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from nnsight.schema.config import CONFIG
 
 from interventions import load_model, ndif, remote
 from interventions.checkpoints import ModelError
@@ -63,12 +64,12 @@ def test_the_key_and_the_passwords_of_addresses_are_taken_out_of_texts(monkeypat
 
 def test_the_environment_is_the_only_place_for_the_key(monkeypatch):
     """A key that nnsight stored for the public service is not sent to whatever NDIF_HOST names."""
-    monkeypatch.setattr(ndif.CONFIG.API, "APIKEY", "stored")
+    monkeypatch.setattr(CONFIG.API, "APIKEY", "stored")
     assert ndif.api_key() == KEY
     monkeypatch.delenv("NDIF_API_KEY")
     assert ndif.api_key() == ""
     monkeypatch.delenv("NDIF_HOST")
-    assert ndif.host() == ndif.CONFIG.API.HOST
+    assert ndif.host() == CONFIG.API.HOST
 
 
 def test_what_is_shorter_than_a_word_is_no_key(monkeypatch):

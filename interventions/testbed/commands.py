@@ -197,17 +197,17 @@ def _corruptions(commands) -> None:
 
 
 def _run_corruptions(options) -> str:
-    from ..loading import load_model  # heavy
-    from ..parameters import listed
     from .corruptions import choose_corruptions, must_be_possible, write_corruptions
 
     testbed, model = load_testbed(options.testbed), None
-    parts = listed(options.parts) or None
+    parts = list(dict.fromkeys(filter(None, map(str.strip, options.parts.split(","))))) or None
     must_be_writable(testbed)  # before minutes of work
     must_be_possible(testbed, tries=options.tries, max_p=options.max_p, parts=parts, limit=options.limit)
     if not options.model and (options.remote or options.dtype or options.device_map):
         raise TestBedError("remote, dtype and device_map say how a model is loaded: add --model.")
     if options.model:
+        from ..loading import load_model  # heavy
+
         model = load_model(
             options.model, remote=options.remote, dtype=options.dtype, device_map=options.device_map
         )

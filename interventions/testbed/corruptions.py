@@ -11,19 +11,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from ..asking import ask, reasons
-from ..conditions import Conditions, Unusable, clean_prompt, must_be_marked
-from ..model import VisionLanguageModel
 from .candidates import Candidates
 from .entity_kinds import KINDS_FILE
-from .errors import TestBedError
+from .errors import TestBedError, reasons
 from .provenance import rewrite
-from .schema import Item, TestBed
-from .tries import Try, run_tries, tries_of
+from .schema import NOT_MARKED, Item, TestBed
+from .tries import Try, tries_of
+
+if TYPE_CHECKING:
+    from ..model import VisionLanguageModel
 
 STATUSES = ("chosen", "unchecked", "kept", "not asked", "none")
 _NEW = ("chosen", "unchecked")
@@ -130,6 +131,8 @@ def write_corruptions(testbed: TestBed, found: Corruptions) -> TestBed:
 
 def _checked(model, asked: dict[str, Item], pool: Candidates, settings: dict, remote, results_dir) -> dict[str, dict]:
     """By id and role, what is chosen for items that the model is asked."""
+    from ..asking import ask  # heavy
+
     entries = ask(
         model, asked.values(), partial(_choose, model, pool, settings, remote), purpose=("replace", "replaced"),
         key=settings | {"table": "corruptions", "candidates": pool.key, "remote": remote}, results_dir=results_dir,
@@ -144,6 +147,9 @@ def _checked(model, asked: dict[str, Item], pool: Candidates, settings: dict, re
 
 def _choose(model, pool: Candidates, settings: dict, remote, item: Item) -> pd.DataFrame:
     """The table stored for one item: a row for each constraint that lacks a replacement."""
+    from ..conditions import Conditions, clean_prompt  # heavy
+    from .tries_run import run_tries
+
     prompt = clean_prompt(model, item, Conditions())
     tries = {role: tries_of(pool, settings, item, role, model, prompt) for role in _lacking(item)}
     run, probabilities = run_tries(model, prompt, item, list(tries.values()), settings["max_p"], remote)
@@ -159,10 +165,8 @@ def _choose(model, pool: Candidates, settings: dict, remote, item: Item) -> pd.D
 
 def _unchecked(pool: Candidates, settings: dict, item: Item) -> dict[str, dict]:
     """By role, what is chosen for an item that no model is asked."""
-    try:
-        must_be_marked(item)
-    except Unusable as error:
-        return _unusable(item, str(error))
+    if not item.visual_constraint:
+        return _unusable(item, NOT_MARKED)
     tries = {role: tries_of(pool, settings, item, role) for role in _lacking(item)}
     return {role: _row(pool, item, role, "unchecked", group[0] if group else None) for role, group in tries.items()}
 

@@ -23,3 +23,8 @@ def first_line(error: BaseException) -> str:
 def reason_kinds(reasons: Iterable[str]) -> Counter[str]:
     """How often there is a reason of each kind: what stands before its colon. Empty ones do not count."""
     return Counter(reason.partition(":")[0] for reason in reasons if reason)
+
+
+def reasons(texts: Iterable[str]) -> str:
+    """How often there was each kind of reason, the most frequent first; "none" if there was none."""
+    return ", ".join(f"{count} {kind}" for kind, count in reason_kinds(texts).most_common()) or "none"

@@ -23,6 +23,8 @@ EMBEDDED = Path(__file__).parent / "embedded"
 PAPER_PARTS = ("known", "okvqa", "movies")  # the order in which the paper's figures show them
 TABLE = "items.parquet"
 
+NOT_MARKED = "constraint not marked (python -m interventions testbed annotate marks it)"  # why an item is left out
+
 N_ANNOTATORS = 10  # of a question of VQA and OK-VQA
 
 # Fields of an item by what they hold.

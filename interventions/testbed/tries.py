@@ -1,25 +1,17 @@
-"""Candidates tried in a constraint's place: which, in what order, and what is left of P(answer) with each.
-
-One clean run of an item, and on top of it a corrupted run a candidate, in one request.
-"""
+"""Candidates tried in a constraint's place: which, and in what order. What is left of P(answer): `tries_run.py`."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-import torch
-
-from ..answers import is_right
-from ..corruption import CorruptedPrompt, corrupt
-from ..forward import in_session
-from ..prompt import Prompt, PromptError
-from ..restoration import clean_run, corrupted_run
-from ..run_request import clean_request
-from ..tokens import find_phrase, normalise
+from ..tokens import PromptError, find_phrase, normalise
 from .candidates import Candidates
 from .phrases import needs_image
 from .schema import Item
+
+if TYPE_CHECKING:
+    from ..corruption import CorruptedPrompt
+    from ..prompt import Prompt
 
 LOOKED_AT = 32  # candidates of a constraint whose length is looked up
 _PROMPT_ROLES = {"visual": "constraint", "text": "text_constraint"}
@@ -44,6 +36,8 @@ class Try(NamedTuple):
 def tries_of(pool: Candidates, settings: dict, item: Item, role: str, model=None, prompt: Prompt | None = None) -> list:
     """The candidates to try for a constraint, in that order; lengths in tokens, or without a prompt in words."""
     constraint, question = getattr(item, f"{role}_constraint"), normalise(item.question)
+    if prompt:
+        from ..corruption import corrupt  # heavy
     begin, end = find_phrase(question, constraint, f"{role}_constraint", last=role == "text")
     n = len(prompt.positions(_PROMPT_ROLES[role])) if prompt else len(constraint.split())
     found = []
@@ -59,46 +53,3 @@ def tries_of(pool: Candidates, settings: dict, item: Item, role: str, model=None
         pointing = needs_image(question[:begin] + phrase + question[end:]) if role == "visual" else None
         found.append(Try(phrase, source, pointing, n, length, corrupted))
     return sorted(found, key=lambda one: (bool(one.needs_image), not one.equal))[: settings["tries"]]
-
-
-def run_tries(model, prompt: Prompt, item: Item, groups: list[list[Try]], max_p: float, remote) -> tuple[dict, list]:
-    """What the clean run says, and P(answer) of the candidates that were run, a list by group; one request."""
-    corrupted = [one.corrupted for group in groups for one in group]
-    if not corrupted:
-        return {"p_clean": np.nan, "correct": None}, [[] for _ in groups]
-    spans, end = [], 0
-    for group in groups:
-        spans.append([])
-        for one in group:
-            begin, end = end, end + len(one.corrupted.input_ids)
-            spans[-1].append((begin, end, one.equal))
-    request = clean_request(model, prompt, min(one.first_corrupted for one in corrupted)) | {
-        "corrupted_ids": torch.cat([one.input_ids for one in corrupted])[None], "groups": spans, "max_p": max_p,
-        "noise": None,
-    }
-    found = in_session(model.traced, candidate_probabilities, request, remote)
-    said = model.decode(found["answer_ids"])
-    return {"p_clean": found["p_clean"], "correct": is_right(said, item)}, found["p_corrupted"]
-
-
-def candidate_probabilities(lm, request: dict) -> dict:
-    """P(answer) of the clean run, and of runs with a candidate in a constraint's place, in one session.
-
-    request: as for `restoration.clean_run`, with corrupted_ids [1, n], those of all candidates one after the other;
-    groups, for each constraint a list of (begin, end, equal): where a candidate's ids stand there, and whether its
-    length is equal; max_p. A group ends with the first candidate that is good enough.
-    Plain code, for it runs where the weights are. Returns {"answer_ids", "p_clean", "p_corrupted": a list by group}.
-    """
-    with torch.no_grad():
-        clean = clean_run(lm, request)
-        answer, found = clean["embedded"][:, request["corrupted_ids"].shape[1] :], []  # of its blank tokens, if any
-        for group in request["groups"]:
-            found.append([])
-            for begin, end, equal in group:
-                one = request | {"corrupted_ids": request["corrupted_ids"][:, begin:end]}
-                embedded = clean | {"embedded": torch.cat([clean["embedded"][:, begin:end], answer], dim=1)}
-                p = corrupted_run(lm, one, embedded, 0)["p_corrupted"]
-                found[-1].append(p)
-                if equal and p <= request["max_p"] * clean["p_clean"]:
-                    break
-        return {"answer_ids": clean["answer_ids"], "p_clean": clean["p_clean"], "p_corrupted": found}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from ...checkpoints import resolve
+from ...text import quoted
 from ...tokens import normalise
 from ..candidates import gives_away
 from ..errors import TestBedError, first_line
@@ -79,11 +79,13 @@ def token_counter(tokenizer) -> Callable[[str], int] | None:
     if isinstance(tokenizer, str | Path):
         from transformers import AutoTokenizer  # heavy
 
+        from ...checkpoints import resolve
+
         where = resolve(str(tokenizer))[0]
         try:
-            tokenizer = AutoTokenizer.from_pretrained(where)
+            tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
         except (OSError, ImportError, ValueError) as error:
-            raise TestBedError(f"tokenizer {str(tokenizer)!r} cannot be loaded ({first_line(error)}).") from error
+            raise TestBedError(f"tokenizer {quoted(str(tokenizer))} cannot be loaded ({first_line(error)}).") from error
     tokenize = getattr(tokenizer, "tokenize", tokenizer)
     return cache(lambda text: len(tokenize("\n" + text)))  # prompts have it after the image, on a new line
 
