@@ -1,6 +1,7 @@
 """How an answer joins its prompt, which of its tokens is scored, and when it is right."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -175,6 +176,22 @@ def test_knockouts_block_the_last_token_where_the_answer_is_read(words):
 def logits(model, prompt, ids, mask):
     found = model.module(input_ids=ids, attention_mask=mask, **prompt.image_inputs)
     return found.logits[0, -1].softmax(-1).numpy()
+
+
+def test_a_server_gives_the_same(words):
+    """As it would travel: serialised, and run without the project's modules."""
+    model, prompt, corrupted = deciding(words, "2006", shift=0)
+    authors = replace(OPTIMIZERS["authors"], steps=2)
+    for function in (
+        partial(trace, model, prompt, corrupted, answer="2006", require_top=False),
+        partial(attention_knockout, model, prompt, answer="2006"),
+        partial(optimize_value, model, prompt, "2006", layer=1, optimizer=authors),
+        partial(own_answer, model, prompt, max_answer_tokens=3),
+    ):
+        here, there = function(remote=False), function(remote="local")
+        assert all(np.array_equal(getattr(here, name), value, equal_nan=True) if isinstance(value, np.ndarray)
+                   else torch.equal(getattr(here, name), value) if isinstance(value, torch.Tensor)
+                   else getattr(here, name) == value for name, value in vars(there).items())
 
 
 def test_values_are_optimised_for_what_can_be_seen(words):

@@ -156,7 +156,8 @@ def test_reasons_for_leaving_a_question_out(model, items, tmp_path):
     bed = [replace(items[0], id=f"q{n}", **change) for n, change in enumerate(changed)]
     study = trace_study(model, bed, results_dir=tmp_path / "results")
     reasons = study.questions["reason"].str.partition(":")[0].tolist()
-    assert reasons == ["", "answered wrongly", "image unreadable", "image unreadable", "no replacement phrase (python -m interventions testbed corruptions chooses one)"]
+    assert reasons[:4] == ["", "answered wrongly", "image unreadable", "image unreadable"]
+    assert reasons[4].startswith("no replacement phrase")
     assert study.questions["used"].tolist() == [True, False, False, False, False]
     assert "Zanzibar" in study.questions["reason"][1]
     assert set(study.sites["id"]) == {"q0"}
