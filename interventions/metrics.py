@@ -39,11 +39,14 @@ def answer_accuracy(prediction: str, accepted: Iterable[str], annotations: Seque
     """Is the answer right, 0 to 1? VQA accuracy where there are ten annotations, else 1 if it is an accepted answer.
 
     Accepted answers are compared as VQA accuracy compares them, but one that is nothing but an article or punctuation
-    ("A", "the") by its own lower-case letters.
+    ("A", "the") by its own lower-case letters. An empty answer is never right.
     """
+    if not normalize_vqa_answer(prediction) and not any(map(str.isalnum, prediction)) and annotations:
+        return 0.0  # nothing was said, which the official rule takes for the answer of annotators who said "a"
     if len(annotations) == N_ANNOTATORS:
         return vqa_accuracy(prediction, annotations)
-    return float(_comparable(prediction) in set(map(_comparable, accepted)))
+    said = _comparable(prediction)
+    return float(said != "" and said in set(map(_comparable, accepted)))
 
 
 def _comparable(text: str) -> str:

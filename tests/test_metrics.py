@@ -168,6 +168,16 @@ def test_accuracy_by_annotators_or_by_accepted_answers():
     assert answer_accuracy("Lima", accepted, ["Cusco"] * 3) == 1  # fewer than ten are no annotations
 
 
+@pytest.mark.parametrize("said", ["", " ", "\n", ".", "?!", " . "])
+def test_who_says_nothing_is_not_right(said):
+    """The official rule takes articles and punctuation away, and five annotators who said "a" would have said that."""
+    ten = ("a",) * 5 + ("the letter a",) * 5
+    assert answer_accuracy(said, ("a",), ten) == 0 and answer_accuracy(said, ("a", "b")) == 0
+    assert answer_accuracy("a", ("a",), ten) == answer_accuracy("The", ("a",), ten) == vqa_accuracy("a", ten) == 1
+    assert vqa_accuracy("", ten) == 1  # which stays the official one
+    assert answer_accuracy("", ("", "b")) == 0
+
+
 def test_accepted_answers_of_which_nothing_is_left():
     """Letters of the alphabet are answers: "A" is no article then, and not the same as "the" or "..."."""
     assert answer_accuracy("a", ("A",)) == 1
