@@ -1,13 +1,17 @@
 """Figures of averages draw the numbers given, and are legible."""
 
+import io
 import itertools
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from figures import text_problems
+from matplotlib import font_manager
 from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 from PIL import Image
 
 from interventions.plots import (
@@ -16,6 +20,7 @@ from interventions.plots import (
     probabilities,
     role_layer_maps,
     save_figure,
+    style,
     window_label,
 )
 
@@ -216,3 +221,80 @@ def test_figures_are_saved_twice_and_not_left_open(tmp_path):
     with Image.open(tmp_path / "new" / "fig3.trace_effects.png") as picture:
         assert picture.width > 1000
     assert (tmp_path / "new" / "fig3.trace_effects.pdf").read_bytes().startswith(b"%PDF")
+
+
+# Characters
+
+
+NAME = "\u4e2d\u56fd \u00e9\u1ebf"  # Chinese, and letters that the figures' font has
+
+
+def named_figure(name):
+    @style.styled
+    def draw():
+        figure, axis = plt.subplots()
+        axis.set_title(name)
+        axis.plot([0, 1], [0, 1], label=name)
+        axis.set_xticks([0, 1], [name, "b"])
+        axis.legend()
+        figure.supylabel(name)
+        return figure
+
+    return draw()
+
+
+def shown(figure):
+    """The texts of a figure once it is drawn, without warnings of missing glyphs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.savefig(io.BytesIO(), format="png")
+        figure.savefig(io.BytesIO(), format="pdf")
+    return [text for text in figure.findobj(Text) if "\u00e9" in text.get_text()]
+
+
+@pytest.fixture
+def fonts(monkeypatch):
+    """Only these fonts are installed: name -> code points beside those of DejaVu Sans, which is always there."""
+    def install(**others):
+        base, characters = font_manager.findfont("DejaVu Sans"), style._characters.__wrapped__
+        entries = [font_manager.FontEntry(fname=base, name="DejaVu Sans")]
+        entries += [font_manager.FontEntry(fname=name, name=name) for name in others]
+        monkeypatch.setattr(font_manager.fontManager, "ttflist", entries)
+        monkeypatch.setattr(style, "_characters", lambda path: frozenset(others.get(path) or characters(path)))
+        style._fonts_with.cache_clear()
+
+    yield install
+    style._fonts_with.cache_clear()
+
+
+def test_characters_that_no_font_has_are_spelt_out_and_that_is_said(fonts, capsys):
+    fonts()
+    texts = shown(named_figure(NAME))
+    assert len(texts) >= 4 and {text.get_text() for text in texts} == {"\\u4e2d\\u56fd \u00e9\u1ebf"}
+    assert capsys.readouterr().out.startswith("No installed font has the characters \u4e2d\u56fd: figures write")
+    named_figure(NAME)
+    assert capsys.readouterr().out == ""  # once is enough
+    assert style._spelt("\uff21\U0001d5d4", frozenset("\uff21\U0001d5d4")) == "AA"  # letters in another width or weight
+
+
+def test_characters_are_drawn_with_a_font_that_has_them(fonts, capsys):
+    fonts(first={0x4E2D}, none={0x41}, second={0x4E2D, 0x56FD})
+    found, left = style._fonts_with(frozenset("\u4e2d\u56fd"))
+    assert (found, left) == (("first", "second"), frozenset())
+    figure = plt.figure()
+    text = figure.text(0, 0, NAME)
+    style.show_all_characters(figure)
+    assert text.get_text() == NAME and text.get_fontfamily() == ["sans-serif", "first", "second"]
+    axis = figure.add_subplot()
+    axis.set_xticks([0, 1], [NAME, "b"])
+    style.show_all_characters(figure)
+    assert axis.get_xticklabels()[0].get_fontfamily() == ["sans-serif", "first", "second"]
+    assert capsys.readouterr().out == ""
+    plt.close(figure)
+
+
+def test_usual_characters_cost_nothing(monkeypatch):
+    looked_for = lambda characters: pytest.fail("looked for") if characters else ((), characters)  # noqa: E731
+    monkeypatch.setattr(style, "_fonts_with", looked_for)
+    texts = shown(named_figure("Known caf\u00e9 \u2192 \u2026"))
+    assert {tuple(text.get_fontfamily()) for text in texts} == {("sans-serif",)}

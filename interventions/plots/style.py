@@ -7,16 +7,20 @@ ordered by lightness, so the figures survive colour blindness and grey print.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterator
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import MultipleLocator
 
 STYLE = {
@@ -39,6 +43,8 @@ STYLE = {
     "legend.frameon": False,
     "pdf.fonttype": 42,  # text stays text in the PDF
 }
+# Symbols of formulas in places of their own, and a font of boxes that say which script a character is of.
+NO_TEXT_FONTS = ("cm", "STIXNonUnicode", "STIXSize", "Last Resort")
 KIND_LOOKS = {  # name, colour, colour map, marker, line
     "mlp": ("MLP", "#00714f", "Greens", "o", "-"),
     "attention": ("Attention", "#c8432b", "Reds", "s", "--"),
@@ -69,11 +75,81 @@ def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
     def draw(*arguments, **options) -> Figure:
         with plt.rc_context(STYLE):
             figure = function(*arguments, **options)
+            show_all_characters(figure)
             figure.get_layout_engine().execute(figure)
             plt.close(figure)  # a notebook shows what is returned, once
             return figure
 
     return draw
+
+
+def show_all_characters(figure: Figure) -> None:
+    """See to it that every character of a figure is drawn: names and questions may be in any script.
+
+    A text whose font lacks some gets an installed font that has them beside its own. Where none has, they are written
+    as their closest ASCII letters or their codes, and a printed sentence says so.
+    """
+    for axis in (one for axes in figure.axes for one in (axes.xaxis, axes.yaxis)):
+        labels = axis.get_ticklabels()
+        lacking = _lacking("".join(label.get_text() for label in labels), labels)
+        if lacking:
+            fonts, left = _fonts_with(lacking)
+            axis.set_tick_params(labelfontfamily=[*labels[0].get_fontfamily(), *fonts])
+            if left:  # the text of a label is written anew by its axis
+                axis.set_ticks(axis.get_ticklocs(), [_spelt(label.get_text(), left) for label in labels])
+    for text in figure.findobj(Text):
+        lacking = _lacking(text.get_text(), [text])
+        if lacking:
+            fonts, left = _fonts_with(lacking)
+            text.set_text(_spelt(text.get_text(), left))
+            text.set_fontfamily(list(dict.fromkeys((*text.get_fontfamily(), *fonts))))
+
+
+def _lacking(string: str, texts: list[Text]) -> frozenset[str]:
+    """The characters of a string that the font of these texts does not have."""
+    if string.isascii() or not texts:
+        return frozenset()
+    found = _characters(font_manager.findfont(texts[0].get_fontproperties()))
+    return frozenset(one for one in string if ord(one) not in found and one.isprintable())
+
+
+@cache
+def _fonts_with(characters: frozenset[str]) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Names of installed fonts that have these characters together, and the characters that none has."""
+    names, left = [], set(characters)
+    fonts = [font for font in font_manager.fontManager.ttflist if not font.name.startswith(NO_TEXT_FONTS)]
+    for font in sorted(fonts, key=lambda one: (one.name != "DejaVu Sans", one.style != "normal", one.name)):
+        if not left:
+            break
+        has = {one for one in left if ord(one) in _characters(font.fname)}
+        if has and font.name not in names:
+            names.append(font.name)
+            left -= has
+    if left:
+        print(
+            f"No installed font has the characters {''.join(sorted(left))}: figures write them in ASCII or as their "
+            "codes. Install one that has them, such as Noto Sans CJK for Chinese, Japanese and Korean."
+        )
+    return tuple(names), frozenset(left)
+
+
+@cache
+def _characters(path: str) -> frozenset[int]:
+    """The code points that a font file can draw."""
+    try:
+        font = FT2Font(path)
+        return frozenset(font.get_charmap()) if font.scalable else frozenset()
+    except (OSError, RuntimeError):
+        return frozenset()
+
+
+def _spelt(string: str, characters: frozenset[str]) -> str:
+    """A string with these characters in ASCII: without their accents, or else as their codes."""
+    def ascii_of(one: str) -> str:
+        plain = unicodedata.normalize("NFKD", one).encode("ascii", "ignore").decode()
+        return plain or one.encode("ascii", "backslashreplace").decode()
+
+    return "".join(ascii_of(one) if one in characters else one for one in string)
 
 
 def window_label(window: int, window_rule: str = "centered") -> str:
