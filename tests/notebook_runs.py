@@ -11,7 +11,7 @@ from answering import questions, speaking
 
 from interventions.causal_trace import trace
 from interventions.conditions import Conditions, clean_prompt, corrupted_prompt
-from interventions.record import read_record
+from interventions.record import MIME_TYPE, read_record
 from interventions.testbed import Item, save_testbed
 
 ROOT = Path(__file__).parent.parent
@@ -78,4 +78,8 @@ def check(path, results, figure: str, pictures: set[str], tables: int, says: str
     assert len(shown(path, "text/html")) == tables
     assert says in "".join(shown(path, "text/markdown"))
     assert noise_on_stderr(path) == []
+    [line] = [output.data["text/plain"] for output in outputs(path) if MIME_TYPE in output.get("data", {})]
+    assert line.startswith(f"Record of {figure}: ") and "\n" not in line
+    values = [output.data["text/plain"] for output in outputs(path) if output.output_type == "execute_result"]
+    assert not any(value.startswith("{") for value in values)  # such as the record, in thousands of lines
     return record

@@ -28,6 +28,7 @@ import interventions.explorer.parameters as explorer_parameters
 import interventions.figure_parameters as figure_parameters
 import interventions.precision_parameters as precision_parameters
 import interventions.testbed.verification.parameters as verify_parameters
+from interventions.record import read_record
 from interventions.testbed import load_testbed
 
 FIG3 = NOTEBOOKS / "fig3_trace.ipynb"
@@ -109,7 +110,7 @@ def fig3(saved_models, tmp_path_factory):
 
 def test_fig3_records_what_it_shows(fig3):
     path, record = fig3
-    assert record["parameters"]["window"] == 3
+    assert (record["parameters"]["window"], record["parameters"]["window_layers"]) == (3, 3)
     assert record["environment"]["dtype"] == "float32"
     assert len(record["environment"]["revision"]) == 64
     assert {row["dataset"] for row in record["table"]} == {"known", "okvqa", "movies"}
@@ -127,8 +128,33 @@ def test_fig3_controls_are_in_the_record_but_not_in_the_papers_count(fig3):
     assert sum(title.startswith("control: ") for title in titles) == 3
     for control in ("other image", "other position", "other model"):
         assert record["numbers"][f"known/mlp/control/{control}"]["n"] == 2
-    [text] = shown(path, "text/markdown")
-    assert "control" not in text and "9" not in text
+    window, closing = shown(path, "text/markdown")
+    assert window == "Window: 3 of 5 layers."
+    finding, checks, wide = closing.split("\n\n")
+    assert "control" not in finding and "9" not in finding
+    failed = [claim["claim"] for claim in record["claims"] if claim["claim"].startswith("control") and
+              claim["holds"] is False]
+    assert ("Failed: " in checks) == bool(failed) and all(title in checks for title in failed)
+    assert "3 of 5 layers" in wide
+
+
+def test_fig3_reads_the_text_constraint_where_it_was_corrupted(saved_models, tmp_path):
+    given = parameters(saved_models, tmp_path / "results", constraints="multi", controls=0, window="10/32")
+    path = execute("fig3_trace", tmp_path, given)
+    record = read_record(path)
+    assert all("at the text constraint" in claim["claim"] for claim in record["claims"]) and len(record["claims"]) == 6
+    assert record["parameters"]["window"] == "10/32" and record["parameters"]["window_layers"] == 2
+    assert shown(path, "text/markdown")[0] == "Window: 10/32 of the depth, 2 of 5 layers."
+    cells = {(row["dataset"], row["kind"], row["layer"], row["role"]): row["effect"] for row in record["table"]}
+    largest = {}
+    for (part, kind, _, role), effect in cells.items():
+        if role == "text_constraint_last":
+            largest[part, kind] = max(effect, largest.get((part, kind), -1))
+        if role == "constraint_last":
+            assert effect == 0  # before the first corrupted token
+    for (part, kind), effect in largest.items():
+        assert record["numbers"][f"{part}/{kind}/peak_effect"]["value"] == pytest.approx(effect, abs=1e-6)
+    assert max(largest.values()) > 0.05
 
 
 def test_a_mistyped_parameter_is_one_sentence_on_the_terminal(tmp_path):

@@ -129,7 +129,7 @@ def test_wrong_parameters_are_one_sentence(kind, given, sentence):
 
 def test_what_a_model_is_too_small_for_is_refused(saved):
     model = load_model(str(saved / "model"))
-    with pytest.raises(ParameterError, match=r"'window' is 6, but model .* has 5 layers: choose 1 to 5"):
+    with pytest.raises(ParameterError, match=r"'window' is 6, but the model has 5 layers: choose 1 to 5"):
         Fig5Parameters(window=6).check_model(model)
     with pytest.raises(ParameterError, match=r"'layers' is '4,5', .* layers: choose a first and a last .* 0 to 4"):
         Fig17Parameters(layers="4,5").check_model(model)

@@ -31,7 +31,9 @@ def test_fig1_compares_two_models_on_the_same_questions(saved_models, tmp_path):
         "known: text only, noise, MLP effects peak later",
         "known: text only, noise, a larger window is needed",
     ]
-    assert "(window 4" in record["claims"][2]["here"]
+    assert "(window 4 of 5" in record["claims"][2]["here"]
+    assert record["parameters"]["windows_layers"] == [1, 2, 4]
+    assert "wide for the depth: 4 of 5 layers" in shown(path, "text/markdown")[-1]
     assert record["parameters"]["text_model_revision"] != record["environment"]["revision"]
     probabilities = [record["numbers"][f"known/{name}/p_corrupted"]["value"] for name in series]
     assert len(set(probabilities)) == 3  # three corrupted runs, not one three times
@@ -50,15 +52,20 @@ def test_fig4_traces_at_both_constraints(saved_models, tmp_path):
     }
     assert effects["text"] != effects["visual"]
     assert len(record["claims"]) == 3 * 4
-    assert "60%" in shown(path, "text/markdown")[0]  # the window covers three of five layers
+    told, closing = shown(path, "text/markdown")
+    assert told == "Window: 3 of 5 layers. Windows: 1 of 5 layers."
+    assert "wide for the depth: 3 of 5 layers" in closing
 
 
 def test_fig7_compares_standard_tracing_with_figure_3(saved_models, tmp_path):
     results = tmp_path / "results"
     path = execute("fig7_standard", tmp_path, parameters(saved_models, results, noise_samples=2, parts="known"))
     record = check(path, tmp_path / "results", "fig7", {"layers", "roles"}, tables=2)
-    assert windows_and_series(record) == {("standard tracing", 5), ("as in Figure 3", 3)}
-    assert record["parameters"]["window"] == 10 and record["parameters"]["window_used"] == 5
+    assert windows_and_series(record) == {("standard tracing", 2), ("as in Figure 3", 3)}
+    assert record["parameters"]["window"] == "10/32"  # two of five layers, and no more
+    assert [record["parameters"][f"{name}_layers"] for name in ("window", "compared_window")] == [2, 3]
+    assert "10/32 of the depth, 2 of 5 layers" in shown(path, "text/markdown")[0]
+    assert all("at the visual constraint" in claim["claim"] for claim in record["claims"][::2])
     assert len(record["claims"]) == 4
     assert record["numbers"]["known/mlp/difference"]["low"] is not None
     # The cells compared are Figure 3's own.

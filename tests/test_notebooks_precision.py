@@ -20,5 +20,6 @@ def test_the_report_compares_every_mode_with_separate_runs_and_float32(saved_mod
     titles = [claim["claim"] for claim in record["claims"]]
     assert len(titles) == 10 and "float16: the exact mode equals separate runs" in titles
     assert record["numbers"]["bfloat16/fast mode/to_separate"]["n"] == len(rows) / 6
-    [text] = shown(path, "text/markdown")
+    window, text = shown(path, "text/markdown")
+    assert window == "Window: 3 of 5 layers."
     assert "This was run on cpu" in text and "In bfloat16 the exact mode" in text and "In float16 the exact" in text

@@ -47,7 +47,7 @@ def test_parameter_files_are_accepted_and_name_their_figure(name):
     if name in ("fig9", "fig11", "fig13"):
         assert parameters.shown_kinds == ["attention"]
     if name in ("fig12", "fig13"):
-        assert (parameters.window, parameters.constraints, parameters.corrupted) == (6, "multi", "text")
+        assert (parameters.window, parameters.constraints, parameters.corrupted) == ("6/32", "multi", "text")
 
 
 def test_fig8_shows_single_questions_and_replaces_wrong_ones(run):
