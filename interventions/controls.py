@@ -10,12 +10,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
 import pandas as pd
 
+from .asking import ask
 from .averages import by_part_and_kind, effects_at, joined
 from .causal_trace import trace
 from .conditions import Unusable, clean_prompt, corrupted_prompt
@@ -23,13 +23,10 @@ from .corruption import CorruptedPrompt
 from .lots import lot
 from .metrics import bootstrap_interval
 from .model import VisionLanguageModel
-from .ndif import JobFailed
 from .parameters import ParameterError
 from .prompt import Prompt
-from .results import ResultStore
 from .study import TraceStudy, read_role, trace_study
 from .testbed import Item, same_entity
-from .turns import in_order
 
 CONTROLS = ("other image", "other position")
 _COLUMNS = ["control", "id", "part", "kind", "layer", "effect"]
@@ -70,28 +67,41 @@ def trace_controls(
     by_id = {item.id: item for item in pool}
     settings = {"window": study.window, "kinds": list(dict.fromkeys(study.sites["kind"])), "method": method,
                 "remote": model.runs_on(remote)}
-    key = settings | model.key() | study.conditions.key()
-    key |= {"table": "trace_controls", "seed": seed}
-    store = ResultStore(results_dir)
+    answers = {row.id: [int(token) for token in row.answer_ids] for row in _controlled(study, limit).itertuples()}
+    frames = []
+    for control in CONTROLS:
+        run = _Run(control, pool, answers, study, seed, settings)
+        asked = ask(
+            model, [by_id[name] for name in answers], partial(_trace, model, run), own_key=run.key_of,
+            key=settings | study.conditions.key() | {"table": "trace_controls", "control": control, "seed": seed},
+            purpose=("control", "controlled"), results_dir=results_dir, label=f"control {control!r}", optional=True,
+        )
+        for entry in asked:
+            if entry.error is not None:
+                print(f"{entry.item.id}: no control {control!r}. {entry.error}", flush=True)
+        frames += [entry.table.assign(control=control, id=entry.item.id, part=entry.item.part)[_COLUMNS]
+                   for entry in asked if not entry.reason]
+    return joined(frames, _COLUMNS)
 
-    def one(asked: tuple) -> pd.DataFrame | None:
-        row, control = asked
-        item, answer_ids = by_id[row.id], [int(token) for token in row.answer_ids]
-        other = other_item(item, pool, seed) if control == "other image" else None
-        own = {
-            "control": control, "item": item.content(), "answer_ids": answer_ids, "other": other and other.content(),
-            "named": [] if model.is_multimodal else [item.entity, other and other.entity],
-        } | ({"id": item.id} if control == "other position" else {})  # by which the position is drawn
-        compute = partial(_trace, model, item, other, control, study, answer_ids, seed, settings)
-        try:
-            table = store.get_or_compute(key | own, compute)
-        except JobFailed as error:
-            print(f"{item.id}: no control {control!r}. {error}", flush=True)
-            return None
-        return table.assign(control=control, id=item.id, part=item.part)[_COLUMNS]
 
-    asked = [(row, control) for row in _controlled(study, limit).itertuples() for control in CONTROLS]
-    return joined([frame for frame in in_order(one, asked, model.concurrency) if frame is not None], _COLUMNS)
+@dataclass(frozen=True)
+class _Run:
+    """What one control needs besides model and item; answer_ids: what the model says, by the item's id."""
+
+    control: str
+    pool: list[Item]
+    answer_ids: dict[str, list[int]]
+    study: TraceStudy
+    seed: int
+    settings: dict
+
+    def other(self, item: Item) -> Item | None:
+        """The item whose image is seen; None where there is none, or where the control needs none."""
+        return other_item(item, self.pool, self.seed) if self.control == "other image" else None
+
+    def key_of(self, item: Item) -> dict:
+        other = self.other(item)
+        return {"answer_ids": self.answer_ids[item.id], "other": other and other.content()}
 
 
 def control_effects(study: TraceStudy, controls: pd.DataFrame, twin: TraceStudy | None = None) -> pd.DataFrame:
@@ -152,26 +162,24 @@ def other_item(item: Item, pool: Iterable[Item], seed: int = 0) -> Item | None:
     return min(fitting, key=rank, default=None)
 
 
-def _trace(model, item, other, control, study, answer_ids: list[int], seed: int, settings: dict) -> pd.DataFrame:
-    """Effects by kind and layer of one control on one question; no row where it cannot be run."""
-    none = pd.DataFrame({"kind": np.array([], object), "layer": np.array([], int), "effect": np.array([], float)})
-    if control == "other image":
+def _trace(model: VisionLanguageModel, run: _Run, item: Item) -> pd.DataFrame:
+    """The table stored for one control of one question: effects by kind and layer. Raises Unusable."""
+    conditions, name, answer_ids = run.study.conditions, item.id, run.answer_ids[item.id]
+    if run.control == "other image":
+        other = run.other(item)
         if other is None:
-            return none
+            raise Unusable("no other image")
         item = replace(item, image=other.image, entity=other.entity)
-    try:
-        prompt = clean_prompt(model, item, study.conditions)
-        corrupted = corrupted_prompt(model, item, prompt, study.conditions)
-    except Unusable:
-        return none
-    position = prompt.positions(read_role(study.conditions, item.constraints == "multi").removesuffix("_last"))[-1]
-    if control == "other position":
-        corrupted, position = _moved(prompt, corrupted, position, f"{seed}:{item.id}")
+    prompt = clean_prompt(model, item, conditions)
+    corrupted = corrupted_prompt(model, item, prompt, conditions)
+    position = prompt.positions(read_role(conditions, item.constraints == "multi").removesuffix("_last"))[-1]
+    if run.control == "other position":
+        corrupted, position = _moved(prompt, corrupted, position, f"{run.seed}:{name}")
     result = trace(
         model, prompt, corrupted, positions=(position,), answer=answer_ids, require_top=False,
-        window_rule=study.conditions.window_rule, **settings,
+        window_rule=conditions.window_rule, **run.settings,
     )
-    return result.to_frame()[["kind", "layer", "effect"]]
+    return result.to_frame()[["kind", "layer", "effect"]].assign(reason="")
 
 
 def _moved(prompt: Prompt, corrupted: CorruptedPrompt, position: int, draw: str) -> tuple[CorruptedPrompt, int]:
