@@ -9,6 +9,7 @@ from jinja2 import TemplateError
 
 from .checkpoints import ModelError
 from .families import IMAGE, VICUNA, Family
+from .text import PATH, quoted
 
 QUESTION = "What is this thing?"  # stands for any
 ANSWER = "An answer"  # likewise
@@ -99,8 +100,8 @@ def _check(declared: str, family: Family) -> None:
     try:
         found = declared.format(question=QUESTION).count(QUESTION)
     except (KeyError, IndexError, ValueError):
-        raise ModelError(f"prompt {declared!r} has braces of its own: write them as {{{{ and }}}}.") from None
+        raise ModelError(f"prompt {quoted(declared, PATH)} has braces of its own: write {{{{ and }}}}.") from None
     if found != 1 or declared.count(IMAGE) > 1:
-        raise ModelError(f"prompt {declared!r} must hold {{question}} once, and {IMAGE} at most once.")
+        raise ModelError(f"prompt {quoted(declared, PATH)} must hold {{question}} once, and {IMAGE} at most once.")
     if family.is_multimodal and IMAGE not in declared:
-        raise ModelError(f"prompt {declared!r} lacks {IMAGE}, which stands for the picture: put it in.")
+        raise ModelError(f"prompt {quoted(declared, PATH)} lacks {IMAGE}, which stands for the picture: put it in.")

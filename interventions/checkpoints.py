@@ -13,7 +13,7 @@ import transformers
 from nnsight.modeling.quantization import QUANTIZATIONS, resolve_load_kwargs
 
 from .files import is_file
-from .text import quoted
+from .text import PATH, quoted
 
 ALIASES = ("mini", "mini-free", "mini-text", "mini-bunny")
 TWINS = {"mini": "mini-free"}  # an embedded model -> the one that takes another route to the same answers
@@ -49,7 +49,7 @@ def resolve(name: str) -> tuple[str, str | None]:
         return name, None
     else:
         raise ModelError(
-            f"model {quoted(name)} is unknown: give an alias ({', '.join(ALIASES)}), "
+            f"model {quoted(name, PATH)} is unknown: give an alias ({', '.join(ALIASES)}), "
             "a directory with a config.json, or a Hub id such as llava-hf/llava-1.5-7b-hf."
         )
     return str(path), _revision(path)

@@ -27,6 +27,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 
 from .checkpoints import ModelError
 from .files import new_folder
+from .text import quoted
 
 TOWER = "model.vision_tower.vision_tower.vision_model."
 NAMES = (  # Bunny's name, as a regular expression -> the native one
@@ -64,7 +65,7 @@ def convert_bunny(
     source, destination = Path(source), Path(destination)
     told = _read_config(source)
     if destination.exists() and any(destination.iterdir()):
-        raise ModelError(f"destination {str(destination)!r} is not empty: name a new folder.")
+        raise ModelError(f"destination {quoted(destination)} is not empty: name a new folder.")
     weights, done = _renamed(_read_weights(source))
     tokenizer = _read_tokenizer(source)
     vision, feature_layer = _vision_config(told, weights, vision_heads, vision_layers)
@@ -82,7 +83,7 @@ def convert_bunny(
         model.load_state_dict(weights, strict=True, assign=True)
     except RuntimeError as error:
         raise ModelError(
-            f"source {str(source)!r} does not fit its own config.json ({' '.join(str(error).split())[:300]}): "
+            f"source {quoted(source)} does not fit its own config.json ({' '.join(str(error).split())[:300]}): "
             "get a complete checkpoint."
         ) from error
     model.config.dtype = next(iter(weights.values())).dtype
@@ -111,7 +112,7 @@ def _read_config(source: Path) -> dict:
     try:
         told = json.loads((source / "config.json").read_text())
     except (OSError, ValueError) as error:
-        raise ModelError(f"source {str(source)!r} has no config.json that can be read: name Bunny's folder.") from error
+        raise ModelError(f"source {quoted(source)} has no readable config.json: name Bunny's folder.") from error
     missing = [name for name in SIZES if name not in told]
     if missing:
         raise ModelError(f"source: its config.json lacks {', '.join(missing)}: get the original file.")
@@ -131,12 +132,12 @@ def _read_config(source: Path) -> dict:
 def _read_weights(source: Path) -> dict[str, torch.Tensor]:
     files = sorted(source.glob("*.safetensors"))
     if not files:
-        raise ModelError(f"source {str(source)!r} has no safetensors: other formats may run code when they are read.")
+        raise ModelError(f"source {quoted(source)} has no safetensors: other formats may run code when they are read.")
     index = source / "model.safetensors.index.json"
     missing = set(json.loads(index.read_text())["weight_map"].values()) - {file.name for file in files} \
         if index.exists() else set()
     if missing:
-        raise ModelError(f"source {str(source)!r} lacks {', '.join(sorted(missing))}: download it again.")
+        raise ModelError(f"source {quoted(source)} lacks {', '.join(sorted(missing))}: download it again.")
     weights = {}
     for file in files:
         try:
@@ -201,7 +202,7 @@ def _read_tokenizer(source: Path):
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"source {str(source)!r} has no tokenizer that can be read: copy Phi-2's into it.") from error
+        raise ModelError(f"source {quoted(source)} has no tokenizer that can be read: copy Phi-2's into it.") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -10,7 +10,7 @@ from PIL import Image
 
 from .checkpoints import ModelError
 from .testbed.errors import first_line
-from .text import quoted
+from .text import PATH, quoted
 
 # Module paths, and how nnsight wraps modules, are those of these versions (the same as in pyproject.toml).
 VERSIONS = {"nnsight": ">=0.8.1,<0.9", "transformers": ">=5.22,<5.23"}
@@ -51,29 +51,30 @@ def check(model) -> None:
 
 def check_processor(processor, config, name: str) -> None:
     """Raises ModelError for a processor of a multimodal model that lacks what its checkpoint should say of it."""
+    named = quoted(name, PATH)
     for part, file in (("image_processor", "preprocessor_config.json"), ("tokenizer", "tokenizer.json")):
         if getattr(processor, part, None) is None:
             raise ModelError(
-                f"model {quoted(name)} has no {part.replace('_', ' ')}: get {file} and processor_config.json of its "
+                f"model {named} has no {part.replace('_', ' ')}: get {file} and processor_config.json of its "
                 "checkpoint."
             )
     for setting, example in (("patch_size", 14), ("vision_feature_select_strategy", "default")):
         if getattr(processor, setting, None) is None:
             ours = getattr(config.vision_config, setting, None) or getattr(config, setting, None) or example
             raise ModelError(
-                f"model {quoted(name)} has no {setting} in its processor_config.json, without which visual tokens "
+                f"model {named} has no {setting} in its processor_config.json, without which visual tokens "
                 f"cannot be counted: write it there, such as {json.dumps({setting: ours})[1:-1]}."
             )
     n_additional = getattr(processor, "num_additional_image_tokens", None)
     if type(n_additional) is not int:
         raise ModelError(
-            f"model {quoted(name)} has the num_additional_image_tokens {n_additional!r} in its processor_config.json: "
+            f"model {named} has the num_additional_image_tokens {n_additional!r} in its processor_config.json: "
             "write 1 for an encoder with a class token, and 0 for others."
         )
     token = processor.tokenizer.convert_ids_to_tokens(config.image_token_id)
     if not isinstance(token, str):
         raise ModelError(
-            f"model {quoted(name)} has the image token {config.image_token_id}, which its tokenizer does not know: "
+            f"model {named} has the image token {config.image_token_id}, which its tokenizer does not know: "
             "correct image_token_index in config.json, or load the tokenizer that belongs to the checkpoint."
         )
 
@@ -86,7 +87,7 @@ def _check_image_tokens(model) -> None:
         encoded = model.processor(images=Image.new("RGB", (32, 32)), text=text, return_tensors="pt")
     except Exception as error:  # whatever is missing in its files shows somewhere else
         raise ModelError(
-            f"model {quoted(model.name)} has a processor that cannot read a picture and a question "
+            f"model {quoted(model.name, PATH)} has a processor that cannot read a picture and a question "
             f"({type(error).__name__}: {first_line(error)}): get processor_config.json and preprocessor_config.json of "
             "its checkpoint."
         ) from error

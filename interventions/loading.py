@@ -14,7 +14,7 @@ from .families import Family
 from .model import VisionLanguageModel, check_remote, family_row, preprocessors, where_it_is
 from .preflight import Server, preflight
 from .testbed.errors import first_line
-from .text import quoted
+from .text import PATH, quoted
 
 
 def load_model(
@@ -53,13 +53,13 @@ def load_model(
     try:
         remedy = foreign_layout(path, revision)
         if remedy:
-            raise ModelError(f"model {quoted(str(name))} cannot be loaded as it is, for {remedy}.")
+            raise ModelError(f"model {quoted(str(name), PATH)} cannot be loaded as it is, for {remedy}.")
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except ModelError:
         raise
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(
-            f"model {quoted(str(name))} cannot be loaded ({first_line(error)}): "
+            f"model {quoted(str(name), PATH)} cannot be loaded ({first_line(error)}): "
             f"give an alias ({', '.join(ALIASES)}), a directory with a config.json, or a Hub id."
         ) from error
     family = family_row(config, name)
@@ -105,8 +105,8 @@ def _processor(path: str, family: Family, name: str, revision: str | None):
     except Exception as error:  # what is wrong in its files shows in many ways
         files = "processor_config.json, preprocessor_config.json and " if family.is_multimodal else ""
         raise ModelError(
-            f"model {quoted(name)} has a {'processor' if family.is_multimodal else 'tokenizer'} that cannot be loaded "
-            f"({first_line(error)}): get {files}tokenizer.json of its checkpoint."
+            f"model {quoted(name, PATH)} has a {'processor' if family.is_multimodal else 'tokenizer'} that cannot be "
+            f"loaded ({first_line(error)}): get {files}tokenizer.json of its checkpoint."
         ) from error
 
 

@@ -19,7 +19,7 @@ from .preflight import Server
 from .prompt import in_format
 from .testbed import load_image
 from .testbed.images import on_square
-from .text import quoted
+from .text import PATH, quoted
 from .tokens import blank_tokens, check_length, control_tokens
 
 
@@ -178,7 +178,7 @@ class VisionLanguageModel:
         """The chat format with `{question}` in it, and with one `<image>` if there is a picture."""
         formats = {"paper": self.prompt, "authors": families.AUTHORS}
         if protocol not in formats:
-            raise ModelError(f"protocol {protocol!r} is unknown: use one of {', '.join(formats)}.")
+            raise ModelError(f"protocol {quoted(protocol)} is unknown: use one of {', '.join(formats)}.")
         return formats[protocol].replace(families.IMAGE, self.image_token if image and self.is_multimodal else "")
 
     def answer_joint(self, protocol: str = "paper") -> str:
@@ -260,11 +260,12 @@ class VisionLanguageModel:
 def family_row(config, name) -> families.Family:
     """The row of the table for a configuration, or the error of a model that has none."""
     family, reason = families.family_of(config), families.why_unusable(config)
+    named = quoted(str(name), PATH)
     if reason:
-        raise ModelError(f"model {quoted(str(name))} is a {config.model_type!r}, which cannot be traced: {reason}.")
+        raise ModelError(f"model {named} is a {config.model_type!r}, which cannot be traced: {reason}.")
     if family is None:
         raise ModelError(
-            f"model {quoted(str(name))} is a {config.model_type!r} over {config.get_text_config().model_type!r}, "
+            f"model {named} is a {config.model_type!r} over {config.get_text_config().model_type!r}, "
             "for which families.py has no row: "
             f"use one of {', '.join(row.name for row in families.FAMILIES)}, or add a row."
         )
@@ -276,7 +277,7 @@ def check_remote(remote) -> None:
     to which it sends requests in its own way."""
     if not isinstance(remote, bool) and remote != "local":
         raise ModelError(
-            f"remote must be True (on the server that NDIF_HOST names), False or 'local', not {remote!r}."
+            f"remote must be True (on the server that NDIF_HOST names), False or 'local', not {quoted(remote)}."
         )
 
 

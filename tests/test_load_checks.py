@@ -191,7 +191,7 @@ def test_where_the_family_declares_none_it_is_the_checkpoint_s():
 @pytest.mark.parametrize(
     ("prompt", "sentence"),
     [
-        ('<image> {"q": "{question}"}', "has braces of its own: write them as {{ and }}"),
+        ('<image> {"q": "{question}"}', "has braces of its own: write {{ and }}"),
         ("<image> Q:", "must hold {question} once"),
         ("<image><image>{question}", "at most once"),
         ("{question}", "lacks <image>"),

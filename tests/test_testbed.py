@@ -18,6 +18,7 @@ from interventions.testbed.corruptions import choose_corruptions, write_corrupti
 from interventions.testbed.errors import first_line
 from interventions.testbed.images import image_problem
 from interventions.testbed.table import COLUMNS
+from interventions.text import quoted
 
 
 def item(number: int = 0, part: str = "known", **changes) -> Item:
@@ -356,6 +357,16 @@ def test_a_test_bed_of_links_is_saved_as_it_was_loaded(tmp_path, linked):
             save_testbed([item(image=way_out)], bed)
 
 
+def test_a_path_is_shown_whole_unless_it_is_none(tmp_path):
+    """Its end says most."""
+    path = tmp_path / ("folder" * 20) / "a.png"
+    with pytest.raises(TestBedError, match=re.escape(str(path))):
+        load_image(path)
+    assert quoted("x" * 80) == repr("x" * 80) and quoted("x" * 81) == "'" + "x" * 80 + "\u2026'"
+    assert quoted(b"x" * 81) == "b'" + "x" * 80 + "\u2026'" and quoted(np.zeros((3, 4))) == "ndarray of shape (3, 4)"
+    assert len(quoted([1] * 999)) == 81 and quoted(None) == "None" and quoted(Path("a/b")) == "'a/b'"
+
+
 def test_names_that_no_file_can_have():
     for name in ("b" * 9_999, "a\0b"):
         with pytest.raises(TestBedError, match="Unknown test bed") as error:
@@ -463,5 +474,5 @@ def test_messages_quote_the_beginning_of_what_is_no_picture(image):
     with pytest.raises(TestBedError) as error:
         load_image(image)
     message = str(error.value)
-    assert len(message) < 400 and "\n" not in message
+    assert len(message) < 500 and "\n" not in message
     assert "path of a picture or a PIL image, not" in message or "cannot be read" in message

@@ -29,7 +29,7 @@ def load_image(image: str | Path | Image.Image) -> Image.Image:
         return _as_seen(image, f"image, a {type(image).__name__} that is open,")
     if not isinstance(image, (str, Path)) or re.match(r"data:|https?:", str(image)):
         raise TestBedError(f"image must be the path of a picture or a PIL image, not {quoted(image)}.")
-    named = f"Image {quoted(image)}"
+    named = f"Image {quoted(Path(image))}"
     try:
         with _opened(image) as opened:
             return _as_seen(opened, named)

@@ -143,12 +143,12 @@ class TestBed:
         for name in wanted:
             if name not in self.parts:
                 raise TestBedError(
-                    f"Test bed {self.name!r} has no part {name!r}: choose from {', '.join(self.parts)}."
+                    f"Test bed {quoted(self.name)} has no part {quoted(name)}: choose from {', '.join(self.parts)}."
                 )
         if limit < 0:
             raise TestBedError(f"limit must be 0 (all) or more, not {limit}.")
         if constraints not in (None, "single", "multi"):
-            raise TestBedError(f"constraints must be 'single' or 'multi', not {constraints!r}.")
+            raise TestBedError(f"constraints must be 'single' or 'multi', not {quoted(constraints)}.")
         chosen: list[Item] = []
         for name in wanted:
             matching = [

@@ -47,7 +47,7 @@ def load_testbed(name: str | Path = "embedded") -> TestBed:
     path = directory / TABLE
     if not is_file(path):
         raise TestBedError(
-            f"Unknown test bed {quoted(str(name))}: use 'embedded' or a directory that holds {TABLE} and images/."
+            f"Unknown test bed {quoted(Path(name))}: use 'embedded' or a directory that holds {TABLE} and images/."
         )
     try:
         table = pq.read_table(path)

@@ -85,7 +85,8 @@ def token_counter(tokenizer) -> Callable[[str], int] | None:
         try:
             tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
         except (OSError, ImportError, ValueError) as error:
-            raise TestBedError(f"tokenizer {quoted(str(tokenizer))} cannot be loaded ({first_line(error)}).") from error
+            named = quoted(Path(tokenizer))
+            raise TestBedError(f"tokenizer {named} cannot be loaded ({first_line(error)}).") from error
     tokenize = getattr(tokenizer, "tokenize", tokenizer)
     return cache(lambda text: len(tokenize("\n" + text)))  # prompts have it after the image, on a new line
 

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from ...progress import Progress
+from ...text import quoted
 from ...tokens import normalise
 from ..errors import TestBedError
 from ..provenance import must_be_writable, rewrite
@@ -101,12 +102,12 @@ def annotate(
 def _check(testbed: TestBed, which: str, limit: int, concurrency: int, retries: int, timeout: float) -> None:
     must_be_writable(testbed)
     if which not in WHICH:
-        raise TestBedError(f"which cannot be {which!r}: use {', '.join(map(repr, WHICH))}.")
+        raise TestBedError(f"which cannot be {quoted(which)}: use {', '.join(map(repr, WHICH))}.")
     for name, value, least in (("limit", limit, 0), ("concurrency", concurrency, 1), ("retries", retries, 0)):
         if type(value) is not int or value < least:
-            raise TestBedError(f"{name} must be a whole number, at least {least}, not {value!r}.")
+            raise TestBedError(f"{name} must be a whole number, at least {least}, not {quoted(value)}.")
     if not timeout > 0:
-        raise TestBedError(f"timeout must be a number of seconds above 0, not {timeout!r}.")
+        raise TestBedError(f"timeout must be a number of seconds above 0, not {quoted(timeout)}.")
 
 
 def _prices(price_in: float | None, price_out: float | None) -> tuple[float, float] | None:

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...text import quoted
 from ...tokens import normalise
 from ..errors import TestBedError, first_line
 from ..schema import N_ANNOTATORS
@@ -205,5 +206,5 @@ _NAMES = {str: "a text", int: "a whole number", list: "a list"}
 def _existing(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if not path.is_file():
-        raise TestBedError(f"There is no file {str(path)!r}: download the source first, or name where it is.")
+        raise TestBedError(f"There is no file {quoted(Path(path))}: download the source first, or name where it is.")
     return path

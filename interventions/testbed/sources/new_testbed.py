@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from ...files import new_folder
+from ...text import quoted
 from ..errors import TestBedError, reason_kinds
 from ..images import ImageFolder, image_problem, n_pixels
 from ..provenance import add_step
@@ -56,9 +57,9 @@ class NewTestBed:
     def __init__(self, out: str | Path, choice: str = "first") -> None:
         self.out = Path(out).expanduser().resolve()
         if choice not in CHOICES:
-            raise TestBedError(f"choice cannot be {choice!r}: use {' or '.join(CHOICES)}.")
+            raise TestBedError(f"choice cannot be {quoted(choice)}: use {' or '.join(CHOICES)}.")
         if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-            raise TestBedError(f"out: {str(out)!r} is there already: name a new folder.")
+            raise TestBedError(f"out: {quoted(Path(out))} is there already: name a new folder.")
         self.choice, self.items, self.rows, self._taken = choice, [], [], {}
 
     def __enter__(self) -> NewTestBed:

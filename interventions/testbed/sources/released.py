@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from ...progress import Progress
+from ...text import quoted
 from ..errors import TestBedError
 from ..images import ImageFolder, find_in
 from ..phrases import noun_phrase_problem
@@ -55,7 +56,7 @@ def import_released(
     directory, folders = Path(directory).expanduser(), [ImageFolder(root) for root in images]
     found = {part: directory / name for part, name in FILES.items() if (directory / name).is_file()}
     if not found:
-        raise TestBedError(f"directory: {str(directory)!r} holds none of {', '.join(FILES.values())}.")
+        raise TestBedError(f"directory: {quoted(Path(directory))} holds none of {', '.join(FILES.values())}.")
     if (okvqa_questions is None) != (okvqa_annotations is None):
         raise TestBedError("okvqa_questions and okvqa_annotations belong together: give both files, or none.")
     joins = {

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ...text import quoted
 from ..errors import TestBedError, first_line
 from ..json_lines import append_lines
 from ..schema import EMBEDDED, Item, TestBed
@@ -105,10 +106,10 @@ class DecisionLog:
         or a name that is none, and for constraints that cannot be accepted; then nothing is written.
         """
         if action not in ACTIONS:
-            raise TestBedError(f"action cannot be {action!r}: use {', '.join(map(repr, ACTIONS))}.")
+            raise TestBedError(f"action cannot be {quoted(action)}: use {', '.join(map(repr, ACTIONS))}.")
         problem = "" if action == "reject" else spans_problem(item)
         if problem:
-            raise TestBedError(f"Item {item.id!r} cannot be accepted: {problem}.")
+            raise TestBedError(f"Item {quoted(item.id)} cannot be accepted: {problem}.")
         return self._append(Decision(
             item.id, _sha256(item.question), annotator, action, item.visual_constraint, item.text_constraint,
             visual_replacement, text_replacement, comment, blind,
@@ -118,7 +119,7 @@ class DecisionLog:
         """Append that the person's last decision on an item no longer counts, but the one before it, if any."""
         last = self.standing().get(item_id, {}).get(annotator)
         if last is None:
-            raise TestBedError(f"Nothing to undo: no decision of {annotator!r} on item {item_id!r} stands.")
+            raise TestBedError(f"Nothing to undo: no decision of {quoted(annotator)} on item {quoted(item_id)} stands.")
         return self._append(Decision(item_id, last.question_sha256, annotator, "undo"))
 
     def _append(self, decision: Decision) -> Decision:

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 
 import pandas as pd
 
+from ...text import quoted
 from ..errors import TestBedError
 from ..json_lines import append_lines
 from ..provenance import must_be_writable, rewrite
@@ -127,7 +128,7 @@ def _verdicts(testbed: TestBed, log: DecisionLog, prefer: str) -> list[tuple[Ite
     """Of every item: the item, its outcome, what becomes of it, who decided, and why it is rejected."""
     if prefer and prefer not in log.annotators:
         people = ", ".join(log.annotators) or "nobody"
-        raise TestBedError(f"prefer cannot be {prefer!r}: the log has decisions of {people}.")
+        raise TestBedError(f"prefer cannot be {quoted(prefer)}: the log has decisions of {people}.")
     standing = log.standing()
     return [(item, *_verdict(item, standing.get(item.id, {}), prefer)) for item in testbed]
 

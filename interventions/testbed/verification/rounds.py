@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from ...text import quoted
 from ...tokens import normalise
 from ..errors import TestBedError
 from ..phrases import needs_image
@@ -32,7 +33,7 @@ class Verification:
 
     def __init__(self, testbed: TestBed, log: DecisionLog, annotator: str, *, only: str = "all") -> None:
         if only not in ONLY:
-            raise TestBedError(f"only cannot be {only!r}: use {', '.join(map(repr, ONLY))}.")
+            raise TestBedError(f"only cannot be {quoted(only)}: use {', '.join(map(repr, ONLY))}.")
         if not annotator.strip():
             raise TestBedError("annotator must be a name: decisions are told apart by it.")
         self.log, self.annotator, self.blind = log, annotator.strip(), only != "disputed"
