@@ -59,7 +59,7 @@ def questions(model, directory: Path, n: int = 6, parts=("known", "okvqa")) -> l
         part = parts[len(items) * len(parts) // n]
         last = (len(items) + 1) * len(parts) // n > len(items) * len(parts) // n
         fields = MULTI if last else SINGLE
-        item = Item(id=f"{part}-{seed}", part=part, image=path, answers=("?",), entity=f"e{seed}", **fields)
+        item = Item(id=f"{part}-{seed}", part=part, image=path, answers=("unknown",), entity=f"e{seed}", **fields)
         prompt = build_prompt(
             model, item.question, load_image(path), visual_constraint=item.visual_constraint,
             text_constraint=item.text_constraint,
