@@ -351,7 +351,7 @@ def test_figure_16_holds_where_right_answers_are_stronger_in_middle_layers():
     assert held(claims) == [True] * 3
     assert "at layer 4" in claims[0].here and "p < 0.001" in claims[0].here
     assert "n = 40 right, 20 wrong" in claims[0].here
-    assert "4-5 of 8" in claims[1].paper
+    assert "2-4 of 8" in claims[1].paper
     numbers = fig16_numbers(outcome_by_layer(outcome_study()), outcome_tests(outcome_study()))
     assert numbers["known/difference"].value == pytest.approx(1, abs=0.1)
     assert numbers["known/difference_layer"].value == numbers["known/right/peak_layer"].value == 4
