@@ -5,6 +5,7 @@ token of the corrupted run must be the clean run's output at the token it stands
 """
 
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 
 import torch
 
@@ -15,6 +16,7 @@ from .tokens import (
     align,
     check_token_ids,
     locate,
+    must_be_text,
     normalise,
     token_range,
     token_texts,
@@ -77,6 +79,9 @@ def corrupt(
             )
         return _repeat(model, prompt, repeat_token, (repeat_role,) if isinstance(repeat_role, str) else repeat_role)
     replacements = {"constraint": visual_replacement, "text_constraint": text_replacement}
+    for name, phrase in (("visual_replacement", visual_replacement), ("text_replacement", text_replacement)):
+        if phrase is not None:
+            must_be_text(name, phrase)
     replacements = {role: normalise(phrase) for role, phrase in replacements.items() if phrase is not None}
     if not replacements or not all(replacements.values()):
         raise PromptError(
@@ -115,10 +120,11 @@ def noise(
     chosen = resolve_positions(prompt, positions, PromptError)
     if not chosen:
         raise PromptError("positions names no token of this prompt: give indices or roles that it has.")
-    if not scale > 0:
-        raise PromptError(f"scale must be larger than 0, not {scale}.")
-    if samples < 1:
-        raise PromptError(f"samples must be at least 1, not {samples}.")
+    if isinstance(scale, bool) or not isinstance(scale, Real) or not 0 < scale < float("inf"):
+        raise PromptError(f"scale must be a number larger than 0, not {quoted(scale)}.")
+    for name, value, least in (("samples", samples, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value < 2**63:
+            raise PromptError(f"{name} must be a whole number, at least {least}, not {quoted(value)}.")
     return CorruptedPrompt(
         text=prompt.text,
         input_ids=prompt.input_ids,

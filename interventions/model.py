@@ -20,7 +20,7 @@ from .prompt import in_format
 from .testbed import load_image
 from .testbed.images import on_square
 from .text import PATH, quoted
-from .tokens import blank_tokens, check_length, control_tokens
+from .tokens import PromptError, blank_tokens, check_length, control_tokens
 
 
 class VisionLanguageModel:
@@ -239,6 +239,8 @@ class VisionLanguageModel:
         image: PIL image, path, or None for a question without a picture; max_new_tokens: tokens after which it is cut.
         Raises PromptError for a question that cannot be asked, TestBedError for an unreadable image, and NDIFError.
         """
+        if type(max_new_tokens) is not int or max_new_tokens < 1:
+            raise PromptError(f"max_new_tokens must be a whole number, at least 1, not {quoted(max_new_tokens)}.")
         template, question = in_format(self, question, image is not None)
         image_inputs, n_visual = ({}, 0) if image is None else self.read_image(image)
         ids = self.tokenize(template.format(question=question), n_visual)[0]

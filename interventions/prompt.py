@@ -6,7 +6,16 @@ from numbers import Integral
 import torch
 
 from .text import quoted
-from .tokens import PromptError, find_phrase, locate, normalise, overlap, token_texts, without_control_tokens
+from .tokens import (
+    PromptError,
+    find_phrase,
+    locate,
+    must_be_text,
+    normalise,
+    overlap,
+    token_texts,
+    without_control_tokens,
+)
 
 TOKEN_ROLES = ("visual", "constraint", "text_constraint", "last", "other")
 
@@ -110,6 +119,7 @@ def in_format(model, question: str, has_image: bool, protocol: str = "paper") ->
     if has_image and not model.is_multimodal:
         raise PromptError(f"image was given but model {model.name!r} reads text only: leave image out.")
     template = model.prompt_template(image=has_image, protocol=protocol)
+    must_be_text("question", question)
     question = normalise(question)
     if not question:
         raise PromptError("question is empty: give the question's text.")
@@ -119,7 +129,7 @@ def in_format(model, question: str, has_image: bool, protocol: str = "paper") ->
 
 def resolve_positions(prompt: Prompt, positions, error=PromptError) -> tuple[int, ...]:
     """Indices and role names (one or several) -> sorted positions without duplicates."""
-    if isinstance(positions, (str, Integral)):
+    if isinstance(positions, (str, Integral)) or not hasattr(positions, "__iter__"):
         positions = (positions,)
     chosen = set()
     for entry in positions:
@@ -128,6 +138,8 @@ def resolve_positions(prompt: Prompt, positions, error=PromptError) -> tuple[int
                 known = ", ".join(TOKEN_ROLES)
                 raise error(f"positions names the unknown role {quoted(entry)}: use {known} or indices.")
             chosen.update(prompt.positions(entry))
+        elif isinstance(entry, bool) or not hasattr(entry, "__index__"):
+            raise error(f"positions holds {quoted(entry)}: use indices, whole numbers, or names of roles.")
         elif not -len(prompt) <= entry < len(prompt):
             raise error(f"positions holds {entry}, but the prompt has {len(prompt)} tokens.")
         else:

@@ -23,6 +23,12 @@ def normalise(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip()
 
 
+def must_be_text(name: str, value) -> None:
+    """Raises PromptError for a value, the parameter `name`, that is no text."""
+    if not isinstance(value, str):
+        raise PromptError(f"{name} must be a text, not {quoted(value)}.")
+
+
 def overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
     """Whether two spans [begin, end) have a place in common."""
     return one[0] < other[1] and other[0] < one[1]
@@ -30,6 +36,7 @@ def overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 def find_phrase(question: str, phrase: str, name: str, *, last: bool) -> tuple[int, int]:
     """Character span of a phrase in a question. name: the parameter to blame."""
+    must_be_text(name, phrase)
     phrase = normalise(phrase)
     if not phrase:
         raise PromptError(f"{name} is empty: give the words of the question that it consists of.")

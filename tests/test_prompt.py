@@ -6,6 +6,7 @@ import unicodedata
 import numpy as np
 import pytest
 import tiny
+import torch
 
 from interventions.attention import attention_contributions
 from interventions.checkpoints import ModelError
@@ -258,8 +259,8 @@ def test_noise(model):
         ),
         (lambda m: noise(m, ask(m), "subject"), "positions names the unknown role 'subject'"),
         (lambda m: noise(m, ask(m), "text_constraint"), "positions names no token"),
-        (lambda m: noise(m, ask(m), "last", scale=0), "scale must be larger than 0"),
-        (lambda m: noise(m, ask(m), "last", samples=0), "samples must be at least 1"),
+        (lambda m: noise(m, ask(m), "last", scale=0), "scale must be a number larger than 0"),
+        (lambda m: noise(m, ask(m), "last", samples=0), "samples must be a whole number, at least 1"),
     ],
 )
 def test_mistakes_end_in_a_sentence(model, call, sentence):
@@ -364,3 +365,46 @@ def test_the_last_token_is_last_whatever_else_it_is():
     assert flows.p_clean != flows.p_all_blocked[0]
     found = attention_contributions(model, prompt, queries="last", keys="visual")
     assert found.queries == (prompt.last,) and found.norms.max() > 0
+
+
+@pytest.mark.parametrize(("options", "told"), [
+    ({"scale": 0}, "scale must be a number larger than 0, not 0"), ({"scale": float("nan")}, "not nan"),
+    ({"scale": float("inf")}, "not inf"), ({"scale": True}, "not True"), ({"scale": "3"}, "not '3'"),
+    ({"samples": 0}, "samples must be a whole number, at least 1, not 0"), ({"samples": 2.5}, "not 2.5"),
+    ({"samples": True}, "not True"), ({"seed": -1}, "seed must be a whole number, at least 0, not -1"),
+    ({"seed": 10**30}, "seed must be a whole number"), ({"seed": 0.5}, "not 0.5"),
+])
+def test_numbers_of_noise_out_of_range(model, options, told):
+    with pytest.raises(PromptError, match=told):
+        noise(model, ask(model), ("constraint",), **options)
+
+
+@pytest.mark.parametrize("positions", [1.5, [1.5], [True], [None], None, [[1]], ["constraint", 2.0]], ids=str)
+def test_positions_are_indices_or_roles(model, positions):
+    with pytest.raises(PromptError, match=r"^positions holds .*: use indices, whole numbers, or names of roles\.$"):
+        resolve_positions(ask(model), positions)
+
+
+def test_positions_of_any_integer_type(model):
+    prompt = ask(model)
+    for positions in (3, [3], np.array([3]), torch.tensor([3]), range(3, 4), {3}, np.int64(3)):
+        assert resolve_positions(prompt, positions) == (3,)
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.5, True, "3"])
+def test_the_length_of_an_answer_is_a_whole_number(model, n):
+    with pytest.raises(PromptError, match="max_new_tokens must be a whole number, at least 1, not"):
+        model.generate_answer(None, QUESTION, max_new_tokens=n)
+
+
+@pytest.mark.parametrize("value", [None, 7, b"this country", ["this country"], np.zeros((9, 9))], ids=str)
+def test_what_is_no_text_is_refused(model, value):
+    cases = {
+        "question": lambda: ask(model, value), "visual_constraint": lambda: ask(model, constraint=value),
+        "visual_replacement": lambda: corrupt(model, ask(model), visual_replacement=value),
+    }
+    for name, case in cases.items():
+        if name == "visual_replacement" and value is None:  # not given
+            continue
+        with pytest.raises(PromptError, match=rf"^{name} must be a text, not .*\.$"):
+            case()

@@ -16,7 +16,7 @@ from interventions.prompt import PromptError, build_prompt
 from interventions.testbed import Item, TestBed, TestBedError, load_image, load_testbed, on_white, save_testbed
 from interventions.testbed.corruptions import choose_corruptions, write_corruptions
 from interventions.testbed.errors import first_line
-from interventions.testbed.images import image_problem
+from interventions.testbed.images import image_problem, on_square, seen_box
 from interventions.testbed.table import COLUMNS
 from interventions.text import quoted
 
@@ -476,3 +476,20 @@ def test_messages_quote_the_beginning_of_what_is_no_picture(image):
     message = str(error.value)
     assert len(message) < 500 and "\n" not in message
     assert "path of a picture or a PIL image, not" in message or "cannot be read" in message
+
+
+@pytest.mark.parametrize(("size", "view", "box"), [
+    ((160, 100), "cropped", (30, 0, 100, 100)), ((160, 100), "padded", (0, -30, 160, 160)),
+    ((160, 100), "squeezed", (0, 0, 160, 100)), ((100, 161), "padded", (-30.5, 0, 161, 161)),
+])
+def test_what_a_model_sees_of_a_picture(size, view, box):
+    assert seen_box(size, view) == box
+
+
+@pytest.mark.parametrize("size", [(40, 30), (30, 41), (20, 20)])
+def test_a_padded_picture_lies_where_the_box_says(size):
+    image = on_square(Image.new("RGB", size, "white"), (1, 2, 3))
+    left, top, side, _ = seen_box(size, "padded")
+    assert image.size == (side, side) and np.asarray(image).min() == (1 if size[0] != size[1] else 255)
+    white = np.argwhere((np.asarray(image) == 255).all(-1))
+    assert white.min(0).tolist() == [int(-top), int(-left)] and len(white) == size[0] * size[1]

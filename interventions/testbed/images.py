@@ -68,6 +68,19 @@ def on_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
     return square
 
 
+def seen_box(size: tuple[int, int], view: str) -> tuple[float, float, float, float]:
+    """Left, top, width and height of what a model sees of a picture, in the picture's pixels.
+
+    view: "cropped" (the central square), "padded" (the picture in a square, which is larger) or "squeezed" (all of it,
+    made square), as `model.image_view` says.
+    """
+    width, height = size
+    if view == "squeezed":
+        return 0, 0, width, height
+    side = min(size) if view == "cropped" else max(size)
+    return (width - side) / 2, (height - side) / 2, side, side
+
+
 def image_problem(path: Path) -> str:
     """Why a file is no picture that can be used, short; empty if it is one. It is decoded to its last row.
 
