@@ -5,7 +5,7 @@ import re
 
 import pytest
 import tiny
-from answering import questions
+from answering import questions, speaking
 
 from benchmarks import choices, measure
 from interventions.study import trace_study
@@ -47,7 +47,7 @@ def test_every_definition_is_measured():
 
 
 def test_a_choice_is_measured_as_a_study_measures_it(tmp_path):
-    model = tiny.build()
+    model = speaking(tiny.build())
     items = questions(model, tmp_path, n=8)
     study = trace_study(model, items, window=2, results_dir=tmp_path, min_p_clean=0.1)
     found = choices.measured(model, items, choices.Choice("window 2", settings={"window": 2}))
