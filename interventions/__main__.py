@@ -13,8 +13,8 @@ from .testbed.commands import add_commands
 
 # Errors that are told in their one sentence, by module. Only a module that is loaded can have raised one.
 ERRORS = {
-    "checkpoints": "ModelError", "ndif": "NDIFError", "parameters": "ParameterError", "record": "RecordError",
-    "testbed.errors": "TestBedError",
+    "asking": "RunStopped", "checkpoints": "ModelError", "ndif": "NDIFError", "parameters": "ParameterError",
+    "record": "RecordError", "testbed.errors": "TestBedError",
 }
 
 
