@@ -39,7 +39,7 @@ def test_a_directory_loads_in_float32_and_traces(directory):
     assert load_model(directory, dtype="bfloat16").dtype == torch.bfloat16
     assert load_model(directory, attn_implementation="eager").attention == "eager"
     assert not any(p.requires_grad for p in model.module.parameters()) and not model.module.training
-    prompt = build_prompt(model, QUESTION, tiny.picture(), visual_constraint="this country")
+    prompt = tiny.ask(model)
     result = trace(model, prompt, corrupt(model, prompt, visual_replacement="Sri Lanka"))
     assert abs(result.effects).max() > 0.05
 
