@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from .answers import own_answer
 from .asking import Asked, ask
 from .attention import attention_contributions
 from .conditions import Conditions, clean_prompt
@@ -21,6 +22,7 @@ from .forward import greedy_answer, in_session
 from .metrics import bootstrap_interval
 from .model import VisionLanguageModel
 from .record import Number
+from .restoration import scored_part
 from .run_request import clean_request
 from .testbed import Item
 
@@ -34,8 +36,8 @@ def lead_time(
     """The forward that ends where the last of `layers` has read its queries, against the whole one.
 
     Both start from the image and the question, and both are one request: the first returns the contribution constraint
-    -> last of layers first to last, the second the answer's first token. Measured on the first `limit` items that can
-    be asked, one at a time, alternating; on a server the way there and back is part of both.
+    -> last of layers first to last, the second the first visible token of the answer. Measured on the first `limit`
+    items that can be asked, one at a time, alternating; on a server the way there and back is part of both.
     layers: (first, last), or None where none could be chosen; nothing is measured then.
     results_dir: one stored table a question: what was measured once on this kind of machine is not measured again.
     Returns layers_needed, n_layers and time_ratio, a Number: mean over questions of early / whole seconds.
@@ -70,7 +72,10 @@ def _time(
 ) -> pd.DataFrame:
     """The table stored for one question: the fastest seconds of each forward. warm: empty before the first one."""
     prompt = clean_prompt(model, item, Conditions(protocol))
-    request = clean_request(model, prompt, 0) | {"input_ids": prompt.input_ids[None], "max_answer_tokens": 1}
+    forced, _ = scored_part(own_answer(model, prompt, remote=remote).ids, model.blank_ids, sequence=False)
+    request = clean_request(model, prompt, 0) | {
+        "input_ids": prompt.input_ids[None], "max_answer_tokens": len(forced) + 1,
+    }
 
     def early() -> None:
         attention_contributions(

@@ -13,7 +13,7 @@ from test_load_checks import CHATML, with_chat
 from test_tokenizer_sweep import llama_tokenizer, phi_tokenizer
 from tiny import ask
 
-from interventions import restoration
+from interventions import lead, restoration
 from interventions.answers import accuracy, answer_tokens, is_right, item_answer, own_answer
 from interventions.attention_study import attention_study
 from interventions.causal_trace import TraceError, trace
@@ -23,7 +23,7 @@ from interventions.knockout import attention_knockout
 from interventions.model import VisionLanguageModel
 from interventions.optimized_value import OPTIMIZERS, optimize_value
 from interventions.study import trace_study
-from interventions.testbed import TestBed
+from interventions.testbed import Item, TestBed
 
 # Answers as a SentencePiece tokenizer of Llama's kind writes them behind "ASSISTANT:", by what can be seen first.
 LLAMA = {
@@ -264,3 +264,19 @@ def test_every_study_counts_the_same_questions_as_right(tmp_path):
     assert traced.set_index("id")["p_clean"][items[0].id] == pytest.approx(
         read.set_index("id")["confidence"][items[0].id], abs=1e-5
     )
+
+
+def test_lead_time_waits_for_the_token_that_can_be_seen(words, tmp_path, monkeypatch):
+    """The confidence is that of the answer's first visible token, which is one forward later behind a space."""
+    lengths, generated = [], lead.greedy_answer
+
+    def watched(lm, request):
+        lengths.append(request["max_answer_tokens"])
+        return generated(lm, request)
+
+    monkeypatch.setattr(lead, "greedy_answer", watched)
+    tiny.picture().save(tmp_path / "a.png")
+    item = Item(id="a", part="known", question=tiny.QUESTION, image=tmp_path / "a.png",
+                visual_constraint="this country", answers=("7",))
+    assert lead.lead_time(only(words, "▁", "7"), [item], (1, 2), results_dir=tmp_path)["time_ratio"].n == 1
+    assert set(lengths) == {2}
