@@ -26,7 +26,7 @@ from transformers import (
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil  # works without torchvision
 
 from .checkpoints import ModelError
-from .files import new_folder
+from .files import new_folder, why_not_writable
 from .text import quoted
 
 TOWER = "model.vision_tower.vision_tower.vision_model."
@@ -63,6 +63,8 @@ def convert_bunny(
     is left at `destination` then.
     """
     source, destination = Path(source), Path(destination)
+    if why := why_not_writable(destination):
+        raise ModelError(f"destination: {why}: name a new folder where one can be made.")
     told = _read_config(source)
     if destination.exists() and any(destination.iterdir()):
         raise ModelError(f"destination {quoted(destination)} is not empty: name a new folder.")

@@ -19,7 +19,7 @@ from nbconvert.exporters import HTMLExporter
 from nbconvert.filters import markdown2html
 from nbconvert.preprocessors import ExtractOutputPreprocessor
 
-from .files import natural_order
+from .files import natural_order, why_not_writable
 from .record import RecordError, read_record, write_record
 
 _TEMPLATES = Path(__file__).parent / "report_templates"
@@ -57,6 +57,8 @@ def build_pages(directory: str | Path) -> Path:
         reports.append(_page(path, record))
     if not reports:
         raise RecordError(f"{str(directory)!r} holds no finished report: run make reports first.")
+    if why := why_not_writable(directory):
+        raise RecordError(f"{why}: copy the notebooks to a folder that can be written.")
     models = Counter(report.record["environment"]["model"] for report in reports)
     text = _environment().get_template("reports.html.j2").render(
         model=models.most_common(1)[0][0], reports=reports, unfinished=unfinished,
@@ -125,7 +127,10 @@ def _environments(reports: list[ReportPage]) -> list[tuple[str, list[str]]]:
         e = report.record["environment"]
         versions = ", ".join(f"{name} {version}" for name, version in e["versions"].items() if version)
         model = f"{e['model']} ({e['revision'][:12]}), {e['dtype']} on {e['device']}"
-        found.setdefault(f"{model}; commit {e['commit'] or 'unknown'}; {versions}", []).append(report.name)
+        # What computed the numbers; of a report without stored tables, and of an old one, the run itself.
+        computed = [entry["commit"] for entry in report.record.get("computed_by", ())] or [e["commit"]]
+        commits = " and ".join(dict.fromkeys(commit or "unknown" for commit in computed))
+        found.setdefault(f"{model}; computed by commit {commits}; {versions}", []).append(report.name)
     return list(found.items())
 
 

@@ -107,6 +107,12 @@ def test_what_was_done_with_every_tensor_is_told(source, tmp_path, capsys):
     assert f"{len(native)} tensors renamed" in told and f"{len(left_out)} left out: the tower's pooling head" in told
     assert main(arguments) == 1  # now there is something in that folder
     assert "is not empty: name a new folder" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    for nowhere in ("file", "file/deeper"):
+        assert main([*arguments[:3], str(tmp_path / nowhere), *arguments[4:]]) == 1
+        assert capsys.readouterr().err == (
+            f"destination: {str(tmp_path / 'file')!r} is no folder: name a new folder where one can be made.\n"
+        )
 
 
 def test_what_another_run_is_writing_is_left_alone(source, tmp_path, monkeypatch):

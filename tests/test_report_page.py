@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from interventions.__main__ import main
-from interventions.record import RecordError, read_record
+from interventions.record import MIME_TYPE, RecordError, read_record
 from interventions.report_page import build_pages, outdated
 
 ROOT = Path(__file__).parent.parent
@@ -69,6 +69,22 @@ def test_the_index_says_what_the_records_say(pages):
             assert claim["here"] in html.unescape(section)
         assert f'{name}_files/' in section
         assert str(record["environment"]["versions"]["torch"]) in index
+
+
+def test_the_index_names_the_commits_that_computed_the_numbers(tmp_path):
+    """Not that of the run which only read them."""
+    path = tmp_path / "fig2_example.ipynb"
+    notebook = nbformat.read(REPORTS / path.name, as_version=4)
+    [record] = [output.data[MIME_TYPE] for cell in notebook.cells for output in cell.get("outputs", ())
+                if MIME_TYPE in output.get("data", {})]
+    record["environment"]["commit"] = "c" * 40
+    record["computed_by"] = [{"commit": "a" * 40, "tables": 3}, {"commit": None, "tables": 1}]
+    nbformat.write(notebook, path)
+    index = build_pages(tmp_path).read_text()
+    assert f"computed by commit {'a' * 40} and unknown;" in index and "c" * 40 not in index
+    record["computed_by"] = []
+    nbformat.write(notebook, path)
+    assert f"computed by commit {'c' * 40};" in build_pages(tmp_path).read_text()
 
 
 def test_a_page_has_the_outputs_and_the_code_folded(pages):
