@@ -25,7 +25,7 @@ from .results import ResultStore
 from .run_request import MAX_ANSWER_TOKENS, clean_request
 from .testbed import Item
 from .text import quoted
-from .tokens import without_control_tokens
+from .tokens import check_length, without_control_tokens
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ def answer_tokens(
     before = prompt.input_ids.tolist()
     ids = model.tokenize(prompt.text + model.answer_joint(prompt.protocol) + answer, len(prompt.visual))[0]
     if not answer or ids[: len(before)] != before or len(ids) == len(before):
-        raise error(f"{name} {quoted(answer)} has no tokens of its own behind the prompt: give the words of the answer.")
+        raise error(
+            f"{name} {quoted(answer)} has no tokens of its own behind the prompt: give the words of the answer."
+        )
     return ids[len(before) :]
 
 
@@ -85,8 +87,10 @@ def own_answer(
         The answer; the end token, if the model says nothing.
 
     Raises:
+        PromptError: the answer would be longer than what all layers of the model see.
         ModelError, NDIFError: for remote.
     """
+    check_length(model, len(prompt), max_answer_tokens)
     request = clean_request(model, prompt, len(prompt) - 1) | {"max_answer_tokens": max_answer_tokens}
     found = in_session(model.traced, read_answer, request, model.runs_on(remote))
     return Answer(tuple(found["answer_ids"]), model.decode(found["answer_ids"]), found["p_clean"])

@@ -31,7 +31,7 @@ from .progress import Progress
 from .prompt import PromptError
 from .results import ResultStore
 from .testbed import Item, TestBedError
-from .testbed.errors import first_line, reason_kinds
+from .testbed.errors import first_line, reasons
 from .turns import in_order
 
 ITEM_COLUMNS = ["id", "part", "constraints", "question", "entity", "relation", "split", "style"]
@@ -167,11 +167,6 @@ def stop_run(error: Exception, item: Item, kept: str) -> NoReturn:
         ) from error
     error.add_note(f"This happened at question {item.id!r}. {kept}.")
     raise error
-
-
-def reasons(texts: Iterable[str]) -> str:
-    """How often questions were left out for each reason, told by its part before the colon; "none" if none was."""
-    return ", ".join(f"{count} {kind}" for kind, count in reason_kinds(texts).most_common()) or "none"
 
 
 def release_frames(error: BaseException) -> None:

@@ -22,7 +22,7 @@ from .prompt import Prompt, resolve_positions
 from .restoration import restore_sites
 from .run_request import MAX_ANSWER_TOKENS, request_of_both
 from .text import quoted
-from .tokens import check_token_ids
+from .tokens import check_length, check_token_ids
 from .windows import MASKABLE, check_packing, choice, default_method, window_spans
 
 KIND_NAMES = {"mlp": "MLP", "attention": "self-attention"}
@@ -133,6 +133,7 @@ def trace(
             "use method='rows'."
         )
     check_packing(max_packed_tokens)
+    check_length(model, max(len(prompt), len(corrupted.input_ids)), max_answer_tokens)
     first = corrupted.first_corrupted
     if positions is None:
         positions = tuple(range(first, len(prompt)))

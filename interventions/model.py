@@ -14,7 +14,7 @@ from nnsight.modeling.transformers import TransformersModel
 
 from . import families, forward, load_checks
 from .chat_format import answer_joint, chat_format
-from .checkpoints import ModelError
+from .checkpoints import ALIASES, ModelError
 from .preflight import Server
 from .prompt import in_format
 from .testbed import load_image
@@ -162,17 +162,16 @@ class VisionLanguageModel:
             key["prompt"] = self.prompt
         return key | ({"edits": [edit.identity for edit in self.edits]} if self.edits else {})
 
-    @property
-    def crops_images(self) -> bool:
-        """Whether the model sees an image's central square, instead of all of it made square."""
-        return self.is_multimodal and bool(getattr(self.processor.image_processor, "do_center_crop", False))
-
     def image_view(self, protocol: str = "paper") -> str:
         """What of a picture the model sees: its central square ("cropped"), all of it in a square with a margin
-        ("padded"), or all of it squeezed into a square ("squeezed")."""
-        if protocol == "authors" and self.family.pads:
+        ("padded"), or all of it squeezed into a square ("squeezed").
+
+        The embedded models are of families whose original code pads, but were trained on squeezed pictures.
+        """
+        if protocol == "authors" and self.family.pads and self.name not in ALIASES:
             return "padded"
-        return "cropped" if self.crops_images else "squeezed"
+        crops = self.is_multimodal and getattr(self.processor.image_processor, "do_center_crop", False)
+        return "cropped" if crops else "squeezed"
 
     def prompt_template(self, *, image: bool, protocol: str = "paper") -> str:
         """The chat format with `{question}` in it, and with one `<image>` if there is a picture."""

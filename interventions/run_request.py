@@ -2,8 +2,7 @@
 
 from .corruption import CorruptedPrompt
 from .prompt import Prompt
-
-MAX_ANSWER_TOKENS = 16
+from .tokens import MAX_ANSWER_TOKENS
 
 
 def request_of_both(model, prompt: Prompt, corrupted: CorruptedPrompt) -> dict:

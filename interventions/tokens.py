@@ -11,7 +11,7 @@ from numbers import Integral
 
 from .text import quoted
 
-ANSWER_TOKENS = 16  # an answer's tokens, at most
+MAX_ANSWER_TOKENS = 16
 
 
 class PromptError(ValueError):
@@ -95,7 +95,7 @@ def locate(
     return ids, members
 
 
-def check_length(model, n_tokens: int, n_answer: int = ANSWER_TOKENS) -> None:
+def check_length(model, n_tokens: int, n_answer: int = MAX_ANSWER_TOKENS) -> None:
     """Raises PromptError for a prompt that, with its answer, is longer than what all layers of the model see."""
     window = model.attention_window
     if window is not None and n_tokens + n_answer > window:

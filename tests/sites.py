@@ -10,7 +10,10 @@ from interventions.study import TraceStudy
 def sites(effect, ids=range(8), parts=("known",), kinds=("mlp", "attention"), n_layers=8) -> pd.DataFrame:
     """`effect(part, kind, role, layer, question)` at two constraint tokens and the last one."""
     rows = [
-        (f"{part}-{q}", part, kind, position, "t", role, role == "constraint_last", layer, np.float32(value + 0.02), np.float32(value))
+        (
+            f"{part}-{q}", part, kind, position, "t", role, role == "constraint_last", layer,
+            np.float32(value + 0.02), np.float32(value),
+        )
         for part in parts
         for q in ids
         for kind in kinds

@@ -37,7 +37,7 @@ COUNTED = ("attention_tokens", "mlp_tokens", "head_tokens", "images")
 def subject(text="llama", vision="clip", dtype=torch.float32) -> Subject:
     model = tiny.build(text, vision, dtype=dtype)
     image = tiny.picture() if vision else None
-    prompt = build_prompt(model, "The capital of this country is", image, visual_constraint="this country")
+    prompt = build_prompt(model, tiny.QUESTION, image, visual_constraint="this country")
     return Subject("tiny", model, prompt, corrupt(model, prompt, repeat_token="Peru"))
 
 

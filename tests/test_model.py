@@ -228,7 +228,7 @@ def test_the_authors_protocol_pads_where_the_original_code_does(key, size, crops
     assert torch.equal(plain["pixel_values"], padded["pixel_values"]) == (not pads or size == (24, 24))
     if pads:
         assert n == 9 and model.image_view("authors") == "padded"
-    assert model.image_view() == ("cropped" if model.crops_images else "squeezed")
+    assert model.image_view() == ("cropped" if reads.do_center_crop else "squeezed")
     prompts = [build_prompt(model, QUESTION, image, visual_constraint="this country", protocol=protocol)
                for protocol in ("paper", "authors")]
     for prompt, pixels in zip(prompts, (plain, padded), strict=True):

@@ -80,17 +80,22 @@ def overlays(figure) -> list:
 
 
 @pytest.mark.parametrize(
-    ("cropped", "extent"), [(True, [29.5, 129.5, 99.5, -0.5]), (False, [-0.5, 159.5, 99.5, -0.5])]
+    ("view", "extent", "limits"),
+    [
+        ("cropped", [29.5, 129.5, 99.5, -0.5], ((-0.5, 159.5), (99.5, -0.5))),
+        ("squeezed", [-0.5, 159.5, 99.5, -0.5], ((-0.5, 159.5), (99.5, -0.5))),
+        ("padded", [-0.5, 159.5, 129.5, -30.5], ((-0.5, 159.5), (129.5, -30.5))),
+    ],
 )
-def test_patches_lie_over_what_the_model_sees(cropped, extent):
+def test_patches_lie_over_what_the_model_sees(view, extent, limits):
     examples = patch_examples(study_of(), 0)
-    figure = patches_over_images(examples, pictures(examples, (160, 100)), cropped=cropped)
+    figure = patches_over_images(examples, pictures(examples, (160, 100)), view=view)
     assert len(overlays(figure)) == 3
     for axis, (_, cells) in zip(overlays(figure), examples.groupby("id", sort=False), strict=True):
         image, patches = axis.images
         assert patches.get_extent() == extent
         assert image.get_array().shape[:2] == (100, 160)
-        assert (axis.get_xlim(), axis.get_ylim()) == ((-0.5, 159.5), (99.5, -0.5))
+        assert (axis.get_xlim(), axis.get_ylim()) == limits
         np.testing.assert_allclose(patches.get_array().ravel(), cells["norm"], rtol=1e-6)
         assert patches.get_clim() == (0, cells["norm"].max())
         below = np.asarray(image.get_array(), float)

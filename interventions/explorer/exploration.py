@@ -115,8 +115,8 @@ class Exploration:
 
         visual = {name: norms(position, prompt.visual) for name, position in readers.items()}
         tokens = tuple(prompt.tokens[i] for i in prompt.constraint)
-        self.contributed = Contributed(
-            self._draft.image, self.model.crops_images, visual, norms(prompt.last, prompt.constraint), tokens)
+        view, to_last = self.model.image_view(prompt.protocol), norms(prompt.last, prompt.constraint)
+        self.contributed = Contributed(self._draft.image, view, visual, to_last, tokens)
 
     def block(self, flows: tuple[str, ...], first: int, last: int) -> Steps:
         """Block flows of `attention.FLOWS` in the layers first to last, and in every other window as wide."""

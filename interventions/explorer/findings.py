@@ -48,7 +48,7 @@ class Contributed:
     visual], and from each token of the constraint to the last token [layers, tokens]."""
 
     image: Path
-    cropped: bool
+    view: str  # what the model sees of it, see `model.image_view`
     visual: dict[str, np.ndarray]
     to_last: np.ndarray
     tokens: tuple[str, ...]

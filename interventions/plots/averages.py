@@ -38,7 +38,6 @@ RUNS = {  # column of TraceStudy.questions -> label and colour
     "p_restored_mlp": ("with\nMLP", KIND_LOOKS["mlp"][1]),
     "p_restored_attention": ("with\nattention", KIND_LOOKS["attention"][1]),
 }
-LABELS = ROLE_LABELS | {"visual": "last visual token"}  # the only visual token that is traced
 SHADE = "#e6e6e6"  # of early layers
 NEGATIVE, UNSEEN = "PuBu", 0.02  # colours of effects below -UNSEEN; nearer to 0 they are white
 CONTROLS = {  # control of `controls.control_effects` -> label
@@ -116,7 +115,7 @@ def role_layer_maps(frame: pd.DataFrame, *, window: int, window_rule: str = "cen
             bar = figure.colorbar(picture, ax=axes[kinds.index(kind)], pad=0.015, aspect=14, shrink=0.92)
             bar.set_label(f"{KIND_LOOKS[kind][0]} {QUANTITIES[quantity]}")
             bar.outline.set_visible(False)
-    axes[0, 0].set_yticks(range(len(roles)), [LABELS[role] for role in roles])
+    axes[0, 0].set_yticks(range(len(roles)), [ROLE_LABELS[role] for role in roles])
     axes[0, 0].set_ylim(len(roles) - 0.5, -0.5)
     layer_axis(axes[0, 0], frame)
     figure.supxlabel(window_label(window, window_rule), fontsize=8)

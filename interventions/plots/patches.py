@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from ..concentration import LAST
+from ..testbed.images import seen_box
 from .style import (
     CONTRIBUTION_COLOURS,
     FAINT,
@@ -92,13 +93,12 @@ def patch_maps(frame: pd.DataFrame, layer: int) -> Figure:
 
 
 @styled
-def patches_over_images(examples: pd.DataFrame, images: Mapping, *, cropped: bool = True) -> Figure:
+def patches_over_images(examples: pd.DataFrame, images: Mapping, *, view: str = "cropped") -> Figure:
     """Single questions: the image beside the same in pale grey with each patch's contribution over it in red.
 
     examples: that of `attention_examples.patch_examples`: id, part, question, constraint, answer, index, norm. images:
-    id -> PIL image. cropped: the model sees the central square of an image, which is framed (LLaVA's way), or else all
-    of it, squeezed into a square (that of `mini`). Every question has its own scale, from 0 (clear) to its largest
-    patch, which is named below.
+    id -> PIL image. view: what of an image the model sees, which is framed, see `model.image_view`. Every question has
+    its own scale, from 0 (clear) to its largest patch, which is named below.
     Raises ValueError if the visual tokens fill no square grid.
     """
     ids = [name for name in dict.fromkeys(examples["id"]) if images.get(name) is not None]
@@ -116,24 +116,24 @@ def patches_over_images(examples: pd.DataFrame, images: Mapping, *, cropped: boo
         plain, over = (figure.add_subplot(cell) for cell in grid[2 * row + 1, column].subgridspec(1, 2))
         show_image(plain, images[name])
         norms = examples[examples["id"] == name].sort_values("index")["norm"].to_numpy(float)
-        patches_over(over, images[name], norms, cropped=cropped)
+        patches_over(over, images[name], norms, view=view)
         largest = f"largest ||a||: {norms.max():.3g}"
         over.text(0, -0.04, largest, transform=over.transAxes, va="top", fontsize=7, color=INK)
     return figure
 
 
-def patches_over(axis: Axes, image, norms: np.ndarray, *, cropped: bool) -> None:
+def patches_over(axis: Axes, image, norms: np.ndarray, *, view: str) -> None:
     """The image in pale grey, each patch's contribution over it in red, from 0 (clear) to the largest."""
     show_image(axis, image.convert("L").point(lambda grey: 255 - PALE * (255 - grey)).convert("RGB"))
-    side, (left, top, size) = _side(len(norms)), _seen(image, cropped)
-    box = (left - 0.5, left + size[0] - 0.5, top + size[1] - 0.5, top - 0.5)
+    side, (left, top, width, height) = _side(len(norms)), seen_box(image.size, view)
+    box = (left - 0.5, left + width - 0.5, top + height - 0.5, top - 0.5)
     axis.imshow(
         norms.reshape(side, side), cmap=OVERLAY, vmin=0, vmax=norms.max() or 1, extent=box, interpolation="nearest",
         aspect="equal",
     )
-    axis.add_patch(Rectangle((box[0], box[3]), *size, fill=False, edgecolor=INK, linewidth=0.5))
-    axis.set_xlim(-0.5, image.width - 0.5)
-    axis.set_ylim(image.height - 0.5, -0.5)
+    axis.add_patch(Rectangle((box[0], box[3]), width, height, fill=False, edgecolor=INK, linewidth=0.5))
+    axis.set_xlim(min(-0.5, box[0]), max(image.width - 0.5, box[1]))  # a margin belongs to what is seen
+    axis.set_ylim(max(image.height - 0.5, box[2]), min(-0.5, box[3]))
 
 
 def _side(n_visual: int) -> int:
@@ -141,13 +141,6 @@ def _side(n_visual: int) -> int:
     if side**2 != n_visual:
         raise ValueError(f"frame must hold a square grid of visual tokens (64, 576, 729), not {n_visual} of them.")
     return side
-
-
-def _seen(image, cropped: bool) -> tuple[float, float, tuple[float, float]]:
-    """Left, top and (width, height) in pixels of what the model sees of an image."""
-    width, height = image.size
-    side = min(width, height)
-    return ((width - side) / 2, (height - side) / 2, (side, side)) if cropped else (0, 0, (width, height))
 
 
 def _told(example) -> list[list[tuple[str, dict]]]:

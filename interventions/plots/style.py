@@ -51,7 +51,7 @@ KIND_LOOKS = {  # name, colour, colour map, marker, line
 }
 PARTS = {"known": "Known", "okvqa": "OK-VQA", "movies": "Movies"}
 ROLE_LABELS = {
-    "visual": "visual tokens",
+    "visual": "last visual token",  # the only one that is traced
     "before": "question, before",
     "constraint": "visual constraint, other*",
     "constraint_last": "visual constraint, last*",
