@@ -71,7 +71,7 @@ def test_equal_to_hooks_and_adam_on_whole_forwards_step_for_step(model, target, 
     if optimizer.clamp:
         assert moved <= most * 1.001
     else:
-        assert losses[0] - losses[-1] > 0.5
+        assert losses[0] - losses[-1] > 0.4
 
 
 def test_weight_decay_and_clamp_each_change_the_value(model):
