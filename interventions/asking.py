@@ -26,10 +26,10 @@ from .environment import device_of
 from .errors import TraceError
 from .model import VisionLanguageModel
 from .ndif import JobFailed, NDIFError
-from .parameters import ParameterError, shard_of
+from .parameters import ParameterError, must_be_writable, shard_of
 from .progress import Progress
 from .prompt import PromptError
-from .results import ResultStore
+from .results import TABLES, ResultStore
 from .testbed import Item, TestBedError
 from .testbed.errors import first_line, reasons
 from .turns import in_order
@@ -93,10 +93,12 @@ def ask(
         The items that were asked, in their order.
 
     Raises:
-        ParameterError: a required item is not used, or no item is. If a question failed then, its error.
+        ParameterError: results_dir takes no file, a required item is not used, or no item is. If a question failed
+            then, its error.
         RunStopped: a fault of the machine (MACHINE_FAULTS).
         NDIFError: the server does not answer any more, or takes no more requests.
     """
+    must_be_writable("results_dir", Path(results_dir).expanduser() / TABLES)
     (verb, past), store = purpose, ResultStore(results_dir, device_of(model))
     items = in_shard(list(testbed), shard)
     asked, failure, n_used, progress = [], None, 0, Progress(len(items), label)

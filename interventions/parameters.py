@@ -24,7 +24,7 @@ from .files import why_not_writable
 from .loading import load_model
 from .model import VisionLanguageModel
 from .ndif import TRAFFIC
-from .results import begin_run
+from .results import TABLES, begin_run
 from .testbed import TestBed, TestBedError, load_testbed
 
 _NOTEBOOK_NAMES = {"In", "Out"}  # IPython's own plain data
@@ -120,9 +120,8 @@ class Parameters(NotebookParameters):
 
     def check_paths(self) -> None:
         """Whether results and the record can be written where they are to go."""
-        for name, folder in (("results_dir", self.results / "questions"), ("record_path", self.record_file.parent)):
-            if why := why_not_writable(folder):
-                raise ParameterError(f"Parameter {name!r}: {why}: name a folder that can be written.")
+        must_be_writable("results_dir", self.results / TABLES)
+        must_be_writable("record_path", self.record_file.parent)
         if self.record_file.is_dir():
             raise ParameterError(
                 f"Parameter 'record_path': {str(self.record_file)!r} is a folder: name a file, such as "
@@ -232,6 +231,12 @@ def named(parameter: str, error_type: type[Exception], function, *arguments, **o
         return function(*arguments, **options)
     except error_type as error:
         raise ParameterError(f"Parameter {parameter!r}: {error}") from error
+
+
+def must_be_writable(parameter: str, folder: Path) -> None:
+    """Raises ParameterError where the folder that a parameter names, there or not, takes no file."""
+    if why := why_not_writable(folder):
+        raise ParameterError(f"Parameter {parameter!r}: {why}: name a folder that can be written.")
 
 
 def must_differ(parameter: str, name: str, model: str) -> None:

@@ -41,6 +41,7 @@ COMPUTATIONS = {
     "trace_controls": 2,
     "trace_study": 2,
 }
+TABLES = "questions"  # the folder of tables in a folder of results
 _KEY, _COMPUTED_BY = b"interventions.key", b"interventions.computed_by"
 _LEFTOVER_AGE = 3600  # seconds after which a temporary file must have lost its writer
 _read: dict[Path, str] = {}  # the tables that this run has read, and what computed each, as JSON
@@ -58,7 +59,7 @@ class ResultStore:
     """
 
     def __init__(self, results_dir: str | Path, device: str = "") -> None:
-        self.directory, self.device = Path(results_dir).expanduser() / "questions", device
+        self.directory, self.device = Path(results_dir).expanduser() / TABLES, device
         self.directory.mkdir(parents=True, exist_ok=True)
         for path in self.directory.glob(".*.tmp"):  # a run killed while it wrote leaves one
             with suppress(FileNotFoundError):  # another run may finish it right now

@@ -160,6 +160,13 @@ def test_several_at_a_time_stop_alike(error, tmp_path, monkeypatch):
         asked(failing_at_the_second(error), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["file", "file/deeper", "/proc/1/results"])
+def test_where_no_table_can_be_stored_nothing_is_asked(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(ParameterError, match=r"^Parameter 'results_dir': '.*: name a folder that can be written\.$"):
+        asked(lambda item: pytest.fail("asked"), tmp_path / name)
+
+
 def test_no_more_is_asked_than_is_enough(tmp_path):
     begun = []
     found = asked(lambda item: begun.append(item.id) or pd.DataFrame([{"reason": ""}]), tmp_path,
