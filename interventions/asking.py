@@ -26,7 +26,7 @@ from .environment import device_of
 from .errors import TraceError
 from .model import VisionLanguageModel
 from .ndif import JobFailed, NDIFError
-from .parameters import ParameterError, must_be_writable, shard_of
+from .parameters import ParameterError, must_take_files, shard_of
 from .progress import Progress
 from .prompt import PromptError
 from .results import TABLES, ResultStore
@@ -98,7 +98,7 @@ def ask(
         RunStopped: a fault of the machine (MACHINE_FAULTS).
         NDIFError: the server does not answer any more, or takes no more requests.
     """
-    must_be_writable("results_dir", Path(results_dir).expanduser() / TABLES)
+    must_take_files("results_dir", Path(results_dir).expanduser() / TABLES)
     (verb, past), store = purpose, ResultStore(results_dir, device_of(model))
     items = in_shard(list(testbed), shard)
     asked, failure, n_used, progress = [], None, 0, Progress(len(items), label)

@@ -33,6 +33,9 @@ def load_model(
     device_map, attn_implementation: as in `from_pretrained`.
     prompt: the chat format, see `chat_format`; None = that of the family, or the checkpoint's own.
     concurrency: with remote=True, questions that an experiment lets wait for the server at a time.
+    Results are stored under the checkpoint's revision. Weights that are changed in place afterwards keep it, so that
+    stored results of the old weights would be taken for theirs: set `model.revision = "in-memory"` after such a change
+    (nothing stored is used then), save the model and load it again, or use `merged`.
     Raises ModelError in one sentence.
     """
     load_checks.check_versions()

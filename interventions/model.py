@@ -17,7 +17,8 @@ from .chat_format import answer_joint, chat_format
 from .checkpoints import ALIASES, ModelError
 from .preflight import Server
 from .prompt import in_format
-from .testbed import load_image
+from .testbed import TestBedError, load_image
+from .testbed.errors import first_line
 from .testbed.images import on_square
 from .text import PATH, quoted
 from .tokens import PromptError, blank_tokens, check_length, control_tokens
@@ -223,12 +224,19 @@ class VisionLanguageModel:
         checkpoint's original code does.
 
         "pixel_values" [1, 3, height, width], or [1, tiles, 3, height, width] and "image_sizes" [1, 2] where the model
-        cuts images into tiles. Raises TestBedError for a file that cannot be read. For multimodal models only.
+        cuts images into tiles. Raises TestBedError for a file that cannot be read, and a picture that
+        the processor refuses. For multimodal models only.
         """
         image = load_image(image)
         if self.image_view(protocol) == "padded":
             image = on_square(image, tuple(int(255 * mean) for mean in self.processor.image_processor.image_mean))
-        inputs = dict(self.processor(images=image, text=self.image_token, return_tensors="pt"))
+        try:
+            inputs = dict(self.processor(images=image, text=self.image_token, return_tensors="pt"))
+        except ValueError as error:
+            raise TestBedError(
+                f"image of {image.width} x {image.height} pixels is refused by the processor of {self.name!r} "
+                f"({first_line(error)}): give one of another size."
+            ) from error
         n_visual = int((inputs.pop("input_ids") == self.image_token_id).sum())
         return {name: inputs[name] for name in self.processor.image_processor.model_input_names}, n_visual
 

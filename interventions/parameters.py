@@ -120,8 +120,8 @@ class Parameters(NotebookParameters):
 
     def check_paths(self) -> None:
         """Whether results and the record can be written where they are to go."""
-        must_be_writable("results_dir", self.results / TABLES)
-        must_be_writable("record_path", self.record_file.parent)
+        must_take_files("results_dir", self.results / TABLES)
+        must_take_files("record_path", self.record_file.parent)
         if self.record_file.is_dir():
             raise ParameterError(
                 f"Parameter 'record_path': {str(self.record_file)!r} is a folder: name a file, such as "
@@ -233,7 +233,7 @@ def named(parameter: str, error_type: type[Exception], function, *arguments, **o
         raise ParameterError(f"Parameter {parameter!r}: {error}") from error
 
 
-def must_be_writable(parameter: str, folder: Path) -> None:
+def must_take_files(parameter: str, folder: Path) -> None:
     """Raises ParameterError where the folder that a parameter names, there or not, takes no file."""
     if why := why_not_writable(folder):
         raise ParameterError(f"Parameter {parameter!r}: {why}: name a folder that can be written.")

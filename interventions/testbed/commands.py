@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
+from ..files import why_not_writable
 from .errors import TestBedError
 from .provenance import must_be_writable
 from .sources.files import KNOWN_FACTS, KNOWN_RELATIONS
@@ -208,6 +210,8 @@ def _run_corruptions(options) -> str:
     if options.model:
         from ..loading import load_model  # heavy
 
+        if why := why_not_writable(Path(options.results_dir).expanduser()):  # before minutes of loading weights
+            raise TestBedError(f"results_dir: {why}: name a folder that can be written.")
         model = load_model(
             options.model, remote=options.remote, dtype=options.dtype, device_map=options.device_map
         )
