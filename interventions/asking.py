@@ -18,6 +18,7 @@ from typing import NoReturn
 
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 
 from .attention import AttentionError
 from .conditions import Unusable
@@ -36,7 +37,7 @@ from .turns import in_order
 
 ITEM_COLUMNS = ["id", "part", "constraints", "question", "entity", "relation", "split", "style"]
 QUESTION_ERRORS = (TraceError, AttentionError, EditError, PromptError, TestBedError, JobFailed)
-MACHINE_FAULTS = (OSError, MemoryError, torch.OutOfMemoryError, ImportError)
+MACHINE_FAULTS = (OSError, MemoryError, torch.OutOfMemoryError, ImportError, SafetensorError)
 
 
 class RunStopped(RuntimeError):
@@ -162,10 +163,10 @@ def stop_run(error: Exception, item: Item, kept: str) -> NoReturn:
     if isinstance(error, NDIFError):
         raise type(error)(f"{error} {kept}: start again to go on.") from error
     release_frames(error)
-    if isinstance(error, MACHINE_FAULTS):
+    if isinstance(error, MACHINE_FAULTS) or "can't allocate memory" in str(error):  # as torch says it on a CPU
         raise RunStopped(
-            f"The machine failed at question {item.id!r} ({type(error).__name__}: {first_line(error)}): {kept}, mend "
-            "that and start again to go on."
+            f"The machine failed at question {item.id!r} ({type(error).__name__}: {first_line(error)}): {kept}; fix "
+            "this and run again to continue."
         ) from error
     error.add_note(f"This happened at question {item.id!r}. {kept}.")
     raise error

@@ -55,7 +55,7 @@ class Fig5Parameters(SampleParameters):
             )
         resolve_window("window", self.window, model.n_layers)
 
-    def in_layers(self, model: VisionLanguageModel) -> dict[str, int]:
+    def windows_in_layers(self, model: VisionLanguageModel) -> dict[str, int]:
         """What the record keeps beside the parameters: the window in layers of this model."""
         return {"window_layers": resolve_window("window", self.window, model.n_layers)}
 

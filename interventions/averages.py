@@ -44,7 +44,7 @@ def by_role_layer(sites: pd.DataFrame, quantity: str = "effect") -> pd.DataFrame
     `constraint_last`, is a single token.
     """
     columns = ["part", "kind", "role", "layer", quantity, "low", "high", "n"]
-    found = sites.dropna(subset=[quantity])
+    found = _without_other_constraints(sites).dropna(subset=[quantity])
     if found.empty:
         return pd.DataFrame(columns=columns)
     keys = ["part", "role", "id", "kind", "layer"]
@@ -63,6 +63,18 @@ def by_role_layer(sites: pd.DataFrame, quantity: str = "effect") -> pd.DataFrame
         return column.map(order[column.name].index) if column.name in order else column
 
     return result.sort_values(columns[:4], key=rank, ignore_index=True)
+
+
+def _without_other_constraints(sites: pd.DataFrame) -> pd.DataFrame:
+    """In a run whose questions differ in the constraint that was corrupted, the rows of a question's other one left
+    out: before the first corrupted token its effects are 0 by construction."""
+    corrupted = sites[sites["read"]].drop_duplicates("id").astype({"id": str, "role": str})
+    corrupted = corrupted.set_index("id")["role"].str.removesuffix("_last")
+    if corrupted.nunique() < 2:
+        return sites
+    role = sites["role"].astype(str).str.removesuffix("_last")
+    own = sites["id"].astype(str).map(corrupted)
+    return sites[~role.isin(("constraint", "text_constraint")) | (role == own)]
 
 
 def effects_at(sites: pd.DataFrame, part: str, kind: str, quantity: str = "effect") -> pd.DataFrame:

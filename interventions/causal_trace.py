@@ -105,20 +105,21 @@ def trace(
     """Trace one question (paper, section 3.2).
 
     answer: text or token ids; None = the model's own. It must be what the clean run says, token by token, unless
-        require_top=False; the run may go on behind it.
+        require_top=False; the run may go on behind it. (In half precision a tie may break otherwise than in the run
+        that an answer was read from: pass require_top=False with it.)
     window, window_rule: "centered" = exactly W layers around l as in ROME, "radius" = l - W .. l + W as in
         the released scripts (where W = 1 means one layer); both clipped at the ends.
     positions: clean positions or role names; None = all from the first corrupted token on (before it every
         effect is exactly 0, which is filled in without running anything).
     answer_score: probability of the answer's "first_token" (paper), which is the first with a visible character (blank
         ones before it are teacher-forced), or of all its tokens ("sequence").
-    accepted, min_p_clean: texts of right answers (or one), and how probable the answer must be; where the model's whole
-        answer is none of them, or it is less sure, nothing more is run, and p_corrupted and restored are NaN. Takes one
-        more request, for the answer.
+    accepted, min_p_clean: texts of right answers (or one) in place of `answer`, and how probable the model's own must
+        be; where that is, as a whole, none of them, or less probable, nothing more is run, and p_corrupted and restored
+        are NaN.
     method: "packed" (fastest), "rows" (as exact in half precision as separate runs), "plain" (one whole
         forward a site: the reference); None = packed in float32, rows in half precision.
     max_packed_tokens: tokens of all segments or rows of a forward; None = by the device and its free memory.
-    remote: False | True | "local"; None = as the model was loaded. One request a question.
+    remote: False | True | "local"; None = as the model was loaded. One request a question, two with `accepted`.
     Raises TraceError, also for an answer that is not the model's; ModelError for remote; NDIFError.
     """
     spans = window_spans(window, window_rule, model.n_layers)
@@ -159,8 +160,10 @@ def trace(
         if not answer_ids:
             raise TraceError("answer holds no token: give a text or token ids, or leave it out for the model's own.")
     if accepted is not None:
+        if answer is not None:
+            raise TraceError("accepted judges the model's own answer, so answer must be left out: give one of the two.")
         own = own_answer(model, prompt, max_answer_tokens=max_answer_tokens, remote=remote)
-        answer_ids = list(own.ids) if answer_ids is None else answer_ids
+        answer_ids = list(own.ids)
     correct = own is None or is_accepted(own.text, (accepted,) if isinstance(accepted, str) else accepted)
     if not correct:
         sites = []
@@ -171,7 +174,7 @@ def trace(
             "kinds": kinds,
             "sites": sites,
             "answer_ids": answer_ids,
-            "require_top": answer is not None and require_top and own is None,
+            "require_top": answer is not None and require_top,
             "min_p_clean": min_p_clean if correct else math.inf,
             "sequence": answer_score == "sequence",
             "max_answer_tokens": max_answer_tokens,

@@ -64,8 +64,9 @@ def _rendered(processor, messages: list[dict], **options) -> str | None:
 
 def _as_format(processor, text: str) -> str:
     """A rendered question as a format with `{question}` and `<image>`."""
-    if processor.tokenizer.bos_token:
-        text = text.removeprefix(processor.tokenizer.bos_token)  # the tokenizer writes it itself
+    tokenizer = getattr(processor, "tokenizer", processor)  # of a text-only model there is nothing else
+    if tokenizer.bos_token:
+        text = text.removeprefix(tokenizer.bos_token)  # the tokenizer writes it itself
     text = text.replace(getattr(processor, "image_token", IMAGE), IMAGE)
     return text.replace("{", "{{").replace("}", "}}").replace(QUESTION, "{question}")
 

@@ -105,7 +105,10 @@ def named(item: Item) -> Item:
     question = normalise(item.question)
     begin, end = find_phrase(question, item.visual_constraint, "visual_constraint", last=False)
     question = question[:begin] + item.entity + question[end:]
-    return replace(item, question=question, visual_constraint=item.entity, image=None, paraphrases=())
+    try:
+        return replace(item, question=question, visual_constraint=item.entity, image=None, paraphrases=())
+    except TestBedError as error:  # the name may overlap the text constraint
+        raise Unusable(f"question cannot be asked by name: {error}") from error
 
 
 def must_be_marked(item: Item) -> None:

@@ -26,7 +26,7 @@ from .lots import lot
 from .model import VisionLanguageModel
 from .multedit import edit_facts
 from .optimized_value import Optimizer
-from .results import digest
+from .results import content_digest
 from .testbed import Item
 
 OURS = "MultEdit"
@@ -176,13 +176,13 @@ def random_layer(item: Item, n_layers: int, layers: Iterable[int], seed: int = 0
 
 def pool_digest(pool: Iterable[Reference]) -> str:
     """What stands for unrelated questions in the key of a table."""
-    return digest(sorted(digest(one.item.content()) for one in pool))
+    return content_digest(sorted(content_digest(one.item.content()) for one in pool))
 
 
 def _testbed_digest(testbed: list[Item]) -> str:
     """The same for all that other pictures, which differ by their file, and questions that follow can be taken from."""
     first = {}
-    return digest([[first.setdefault(item.image, n), item.content()] for n, item in enumerate(testbed)])
+    return content_digest([[first.setdefault(item.image, n), item.content()] for n, item in enumerate(testbed)])
 
 
 def _edit_item(

@@ -50,7 +50,7 @@ class Fig1Parameters(TraceParameters):
 
     def recorded(self, model: VisionLanguageModel, text_model: VisionLanguageModel) -> dict:
         """The parameters as the record keeps them."""
-        return self.as_dict() | self.in_layers(model) | {"text_model_revision": text_model.revision}
+        return self.as_dict() | self.windows_in_layers(model) | {"text_model_revision": text_model.revision}
 
     def load_text_model(self) -> VisionLanguageModel:
         """The text-only model that `model` is compared with."""

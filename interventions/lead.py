@@ -95,14 +95,22 @@ def _time(
 
 def _hardware(model: VisionLanguageModel) -> str:
     """What computes here, by name: timings of one machine are none of another."""
-    return torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else platform.processor()
+    if model.device.type == "cuda":
+        return torch.cuda.get_device_name(model.device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):  # not on Linux
+        return platform.processor() or platform.node()
 
 
 def lead_text(lead: dict) -> str:
     """What `lead_time` found, in a sentence."""
     ratio = lead["time_ratio"]
-    if not ratio.n:
+    if math.isnan(lead["layers_needed"]):
         return "No layers could be chosen, so no early end was timed."
+    if not ratio.n:
+        return "No question could be timed."
     return (
         f"The contribution is known after {lead['layers_needed']} of {lead['n_layers']} layers, in {ratio} of the time "
         f"that the confidence takes (n = {ratio.n} questions)."

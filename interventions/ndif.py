@@ -229,7 +229,8 @@ def _key_is_refused(response: httpx.Response, said: str) -> bool:
     """
     if response.status_code == 401 and not response.headers.get("www-authenticate", "").lower().startswith("basic"):
         return True
-    return response.status_code in (400, 401, 403) and bool(re.search(r"\bapi[ _-]?key\b", said, re.IGNORECASE))
+    named = re.search(r"(?<![a-z])api[ _-]?keys?(?![a-z])", said, re.IGNORECASE)
+    return response.status_code in (400, 401, 403) and named is not None
 
 
 def _without_login(address: str) -> tuple[str, tuple[str, str] | None]:

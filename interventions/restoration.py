@@ -37,7 +37,7 @@ def restore_sites(lm, request: dict) -> dict:
         clean = clean_run(lm, request)
         result = {key: clean[key] for key in ("p_clean", "answer_ids")}
         if request["require_top"] and not clean["is_top"]:
-            return result | {"said": own_answer(lm, request, clean)}
+            return result | {"said": own_answer_ids(lm, request, clean)}
         if clean["p_clean"] < request["min_p_clean"]:
             return result
         restore = {"packed": restore_packed, "rows": restore_rows, "plain": restore_plain}[request["method"]]
@@ -76,7 +76,7 @@ def clean_run(lm, request: dict) -> dict:
     )
     clean["first_logits"] = clean["logits"]
     answer = request["answer_ids"]
-    answer = list(own_answer(lm, request, clean) if answer is None else answer)
+    answer = list(own_answer_ids(lm, request, clean) if answer is None else answer)
     forced, scored = scored_part(answer, request["blank_ids"], request["sequence"])
     fed = [*forced, *scored][:-1]
     checked = answer if request.get("require_top") else [*forced, *scored]
@@ -95,7 +95,7 @@ def clean_run(lm, request: dict) -> dict:
     return clean
 
 
-def own_answer(lm, request: dict, clean: dict) -> list[int]:
+def own_answer_ids(lm, request: dict, clean: dict) -> list[int]:
     """The model's own answer behind a clean run: its tokens without the end; the end token, if it answers nothing."""
     cache = extend(clean["cache"], request["clean_ids"].shape[1])  # decoding extends it in turn
     logits = clean["first_logits"]

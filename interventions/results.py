@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -42,9 +43,10 @@ COMPUTATIONS = {
     "trace_study": 2,
 }
 TABLES = "questions"  # the folder of tables in a folder of results
-_KEY, _COMPUTED_BY = b"interventions.key", b"interventions.computed_by"
+_KEY, _COMPUTED_BY, _OF = b"interventions.key", b"interventions.computed_by", b"interventions.computed_of"
 _LEFTOVER_AGE = 3600  # seconds after which a temporary file must have lost its writer
-_read: dict[Path, str] = {}  # the tables that this run has read, and what computed each, as JSON
+_read: dict[str, str] = {}  # the tables that this run's numbers rest on, and what computed each, as JSON
+_computing = threading.local()  # .of: for each table that this thread computes just now, those that it reads
 
 
 class ResultStore:
@@ -80,9 +82,12 @@ class ResultStore:
         metadata = table.schema.metadata or {}
         if metadata.get(_KEY) != _canonical(key):
             return None
-        _read[path] = metadata[_COMPUTED_BY].decode()
+        own = metadata[_COMPUTED_BY].decode()
+        rests_on = json.loads(metadata[_OF]) | {path.stem: own}
+        tables = getattr(_computing, "of", [])
+        (tables[-1] if tables else _read).update(rests_on)
         frame = table.to_pandas()
-        frame.attrs["computed_by"] = json.loads(_read[path])
+        frame.attrs["computed_by"] = json.loads(own)
         return frame
 
     def get_or_compute(self, key: dict, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -90,15 +95,20 @@ class ResultStore:
         stored = self.get(key)
         if stored is not None:
             return stored
-        self._put(key, compute())
+        _computing.of = [*getattr(_computing, "of", []), {}]
+        try:
+            frame = compute()
+        finally:
+            rests_on = _computing.of.pop()
+        self._put(key, frame, rests_on)
         stored = self.get(key)
         if stored is None:
             raise OSError(f"{self.path(key)} could not be read back: check the disk of results_dir.")
         return stored
 
-    def _put(self, key: dict, frame: pd.DataFrame) -> None:
+    def _put(self, key: dict, frame: pd.DataFrame, rests_on: dict[str, str]) -> None:
         table = pa.Table.from_pandas(frame, preserve_index=False)
-        own = {_KEY: _canonical(key), _COMPUTED_BY: _json(computing(self.device))}
+        own = {_KEY: _canonical(key), _COMPUTED_BY: _json(computing(self.device)), _OF: _json(rests_on)}
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), **own})
 
         def write(path: Path) -> None:
@@ -109,19 +119,20 @@ class ResultStore:
 
 
 def begin_run() -> None:
-    """Forget what was read so far: what `computed_by` tells is of the run that begins here."""
+    """Forget what was read so far: `computed_by` tells of the run that begins here."""
     _read.clear()
 
 
 def computed_by() -> list[dict]:
-    """What computed the tables that this run has read: `environment.computing` of each, and the number of its tables.
+    """What computed the tables that this run's numbers rest on: `environment.computing`, and the number of its tables.
 
-    The one with most tables first.
+    A table that was read while another was computed counts, too, also where only that other one was read now. The one
+    with most tables first.
     """
     return [json.loads(told) | {"tables": n} for told, n in Counter(_read.values()).most_common()]
 
 
-def digest(content: object) -> str:
+def content_digest(content: object) -> str:
     """A short text that stands for much JSON content in a key."""
     return hashlib.sha256(_json(content)).hexdigest()
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .asking import Asked, ask_one, stop_run
+from .asking import QUESTION_ERRORS, Asked, ask_one, stop_run
+from .conditions import Unusable
 from .edit import Edit, apply_edits, load_edit
 from .edit_evaluation import Reference, evaluate, questions_about, unrelated
 from .edit_items import Chosen
@@ -24,7 +25,7 @@ from .environment import device_of
 from .metrics import bootstrap_interval
 from .model import VisionLanguageModel
 from .multedit import edit_facts
-from .results import ResultStore, digest
+from .results import ResultStore, content_digest
 from .testbed import Item
 
 SAMPLE = 3  # times n_unrelated: unrelated questions are asked once a count here, not once an edit
@@ -44,7 +45,7 @@ def sequential_edits(
     n_unrelated (its size: SAMPLE times that of the settings, or as many as there are), skipped (items that could not be
     edited, so far). Counts above the number of a task's items are left out, and those at which a request failed.
     results_dir: one stored table an edit and count; a run that was killed goes on from there. No shards: an edit needs
-    those before it. Raises what `asking.ask` does, and the error of a task whose every edit failed.
+    those before it. Raises what `asking.ask` does, and the error of a task that gives no row.
     """
     settings, testbed, counts = settings or Editing(), list(testbed), sorted(set(counts))
     store = ResultStore(results_dir, device_of(model))
@@ -72,7 +73,11 @@ def _kept_edits(
         # One that takes the place of a skipped one may be what the sample asks about.
         if len(unrelated(item, sample, len(sample), settings.seed)) < len(sample):
             continue
-        questions = questions_about(model, item, testbed, settings.protocol)
+        try:
+            questions = questions_about(model, item, testbed, settings.protocol)
+        except (Unusable, *QUESTION_ERRORS):
+            skipped += 1
+            continue
         entry = _asked(
             edited, item, partial(_edit, edited, questions, settings), {"table": "kept_edit"} | made_with, store,
             len(kept),
@@ -84,13 +89,16 @@ def _kept_edits(
         kept.append((item, {name: questions[name] for name in ("target", "paraphrase")}))
         if len(kept) in counts:
             key = {
-                "table": "kept_edits", "kept": digest([one.content() for one, _ in kept]),
+                "table": "kept_edits", "kept": content_digest([one.content() for one, _ in kept]),
                 "sample": pool_digest(sample), "protocol": settings.protocol,
             }
             entry = _asked(edited, item, partial(_evaluated, edited, kept, sample), key, store, len(kept))
-            if not entry.reason:
+            failure = failure or entry.error
+            if entry.reason:
+                print(f"After {len(kept)} kept edits: {entry.reason}", flush=True)
+            else:
                 rows.append(entry.table.assign(edits=len(kept), skipped=skipped, n_unrelated=len(sample))[_COLUMNS])
-    if failure is not None and not kept:
+    if failure is not None and not rows:
         raise failure
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=_COLUMNS)
 

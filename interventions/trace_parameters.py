@@ -70,7 +70,7 @@ class TraceParameters(SampleParameters):
         """The arguments of `sweeps.trace_windows`; changes are those of `for_study`."""
         return self.for_study(**changes) | {"windows": self.swept(model)}
 
-    def in_layers(self, model: VisionLanguageModel) -> dict[str, int | list[int]]:
+    def windows_in_layers(self, model: VisionLanguageModel) -> dict[str, int | list[int]]:
         """What the record keeps beside the parameters: their windows in layers of this model."""
         single = {f"{name}_layers": self.window_in(model, name)
                   for name in ("window", "compared_window") if hasattr(self, name)}
@@ -123,16 +123,16 @@ def window_list(name: str, value: int | str) -> list[int | str]:
 
 def window_sentence(name: str, value: int | str, n_layers: int, rule: str = "centered") -> str:
     """What a window parameter means in a model of so many layers: "Window: 10/32 of the depth, 3 of 8 layers."."""
-    written = window_list(name, value)
-    shares = [str(window) for window in written if "/" in str(window)]
-    layers = list(dict.fromkeys(resolve_window(name, window, n_layers) for window in written))
-    told = f"{name.replace('_', ' ').capitalize()}: "
-    told += f"{', '.join(shares)} of the depth, " if shares else ""
-    told += "a radius of " if rule == "radius" else ""
-    told += f"{', '.join(map(str, layers))} of {n_layers} layers"
-    if rule == "radius":
-        told += f", which restores {', '.join(str(min(n_layers, spanned(window, rule))) for window in layers)} together"
-    return f"{told}."
+    told = []
+    for written in window_list(name, value):
+        layers = resolve_window(name, written, n_layers)
+        share = f"{written} of the depth, " if "/" in str(written) else ""
+        if rule == "radius":
+            together = min(n_layers, spanned(layers, rule))
+            told.append(f"{share}a radius of {layers}, which restores {together} of {n_layers} layers together")
+        else:
+            told.append(f"{share}{layers} of {n_layers} layers")
+    return f"{name.replace('_', ' ').capitalize()}: {'; '.join(told)}."
 
 
 def parse_window(name: str, value: int | str) -> int | Fraction:

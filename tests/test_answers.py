@@ -280,3 +280,19 @@ def test_lead_time_waits_for_the_token_that_can_be_seen(words, tmp_path, monkeyp
                 visual_constraint="this country", answers=("7",))
     assert lead.lead_time(only(words, "▁", "7"), [item], (1, 2), results_dir=tmp_path)["time_ratio"].n == 1
     assert set(lengths) == {2}
+
+
+def test_a_text_only_model_with_a_chat_template_of_its_own_is_answered_behind_a_space():
+    model = tiny.build("gqa", None)
+    model.tokenizer.chat_template = (
+        "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] | trim }}{% endfor %}"
+    )
+    prompt = ask(model)
+    assert model.answer_joint() == " "
+    assert model.tokenizer.decode(answer_tokens(model, prompt, "Lima")) == " Lima"
+
+
+def test_accepted_answers_judge_the_models_own(words):
+    model, prompt, corrupted = deciding(words, "4")
+    with pytest.raises(TraceError, match="accepted judges the model's own answer, so answer must be left out"):
+        trace(model, prompt, corrupted, answer="4", accepted=["4"])

@@ -123,7 +123,7 @@ def test_an_error_about_a_question_costs_that_question(error, tmp_path):
 ], ids=lambda entry: type(entry).__name__)
 def test_a_fault_of_the_machine_stops_the_run_and_what_is_done_is_kept(error, told, tmp_path):
     with pytest.raises(RunStopped, match=rf"^The machine failed at question 'q1' \({told}.*\): 1 of 3 questions are "
-                       r"done and kept, mend that and start again to go on\.$") as stopped:
+                       r"done and kept; fix this and run again to continue\.$") as stopped:
         asked(failing_at_the_second(error), tmp_path)
     assert stopped.value.__cause__ is error
     assert stopped.value._render_traceback_() == [str(stopped.value)]

@@ -372,3 +372,17 @@ def test_effects_at_the_token_that_is_read_by_question_and_layer():
     missing = frame.assign(effect=frame["effect"].where((frame["id"] != "okvqa-3") | (frame["layer"] != 5)))
     assert set(effects_at(missing, "okvqa", "mlp").index) == set(effects.index) - {"okvqa-3"}
     assert effects_at(frame, "movies", "mlp").empty
+
+
+def test_in_a_run_of_both_sorts_a_row_holds_the_constraint_that_was_corrupted():
+    """Before the first corrupted token effects are 0 by construction: averaged in, they halve the row."""
+    frame = sites(lambda part, kind, role, layer, q: 0.8 if role == "constraint_last" else 0.0)
+    other = frame["id"].isin(["known-0", "known-1"])  # their text constraint was corrupted, behind the visual one
+    text = frame[other & (frame["role"] == "constraint_last")].assign(role="text_constraint_last", read=True)
+    both = pd.concat([frame.assign(read=frame["read"] & ~other, effect=frame["effect"].where(~other, 0.0)), text])
+    means = by_role_layer(both).set_index(["role", "kind", "layer"])
+    row = means.loc[("constraint_last", "mlp", 2)]
+    assert (row["effect"], row["n"]) == (pytest.approx(0.8), 6)
+    row = means.loc[("text_constraint_last", "mlp", 2)]
+    assert (row["effect"], row["n"]) == (pytest.approx(0.8), 2)
+    assert means.loc[("last", "mlp", 2), "n"] == 8

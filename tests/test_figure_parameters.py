@@ -142,7 +142,7 @@ def test_a_window_is_a_share_of_the_depth(cls):
     parameters = cls.from_notebook({"window": "10/32"})
     assert [parameters.window_in(model(n)) for n in (32, 8, 5, 1)] == [10, 3, 2, 1]
     assert parameters.as_dict()["window"] == "10/32"
-    assert parameters.in_layers(model(8))["window_layers"] == 3
+    assert parameters.windows_in_layers(model(8))["window_layers"] == 3
     assert parameters.windows_told(model(8)).startswith("Window: 10/32 of the depth, 3 of 8 layers.")
     for value in ("1,3", "0/32", "33/32", "3/0", "a/b", "0.3", "", "-1/32", "1/2/3"):
         assert "10/32 for ten of the 32 layers" in refused(cls, window=value)
@@ -218,9 +218,9 @@ def test_a_window_in_layers_of_a_model_of_eight(value, layers):
 def test_what_a_report_says_of_its_windows():
     assert window_sentence("window", 3, 8) == "Window: 3 of 8 layers."
     assert window_sentence("compared_window", "10/32", 8) == "Compared window: 10/32 of the depth, 3 of 8 layers."
-    assert window_sentence("windows", "1,6/32", 8) == "Windows: 6/32 of the depth, 1, 2 of 8 layers."
+    assert window_sentence("windows", "1,6/32", 8) == "Windows: 1 of 8 layers; 6/32 of the depth, 2 of 8 layers."
     radius = window_sentence("window", 3, 32, "radius")
-    assert radius == "Window: a radius of 3 of 32 layers, which restores 7 together."
+    assert radius == "Window: a radius of 3, which restores 7 of 32 layers together."
 
 
 @pytest.mark.parametrize("value", ["", " , ", "0", "1,0", "1,-3", "1;3", "1,three", "1.5", "1 3", "²"])
@@ -253,7 +253,7 @@ def test_fig1_shows_windows_of_its_sweep():
     assert parameters.shown_windows(model(32)) == [1, 3, 5]
     assert parameters.shown_windows(model(8)) == [1, 3]
     assert parameters.for_claims(model(8)) == {"at": 1, "compared": 3}
-    assert parameters.in_layers(model(8)) == {"windows_layers": [1, 3, 5]}
+    assert parameters.windows_in_layers(model(8)) == {"windows_layers": [1, 3, 5]}
     text = refused(Fig1Parameters, windows="1,3", shown="1,5")
     assert text == "Parameter 'shown' names window 5, which is not among windows: choose from 1,3."
     assert "'shown' must name windows" in refused(Fig1Parameters, shown="one")
@@ -320,7 +320,7 @@ def test_fig7_restores_the_papers_share_of_the_depth_and_never_all_of_it():
     parameters = Fig7Parameters()
     assert [parameters.window_in(model(n)) for n in (32, 8, 5)] == [10, 3, 2]
     parameters.check_model(model(8))
-    assert parameters.in_layers(model(8)) == {"window_layers": 3, "compared_window_layers": 3}
+    assert parameters.windows_in_layers(model(8)) == {"window_layers": 3, "compared_window_layers": 3}
     text = parameters.windows_told(model(8))
     assert text == "Window: 10/32 of the depth, 3 of 8 layers. Compared window: 3 of 8 layers."
     text = sentence(parameters.check_model, model(2))

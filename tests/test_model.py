@@ -233,3 +233,14 @@ def test_the_authors_protocol_pads_where_the_original_code_does(key, size, crops
                for protocol in ("paper", "authors")]
     for prompt, pixels in zip(prompts, (plain, padded), strict=True):
         assert torch.equal(prompt.image_inputs["pixel_values"], pixels["pixel_values"])
+
+
+def test_a_picture_that_the_processor_refuses_is_one_sentence(monkeypatch):
+    model = tiny.build()
+
+    def refusing(*arguments, **options):
+        raise ValueError("mean must have 1 elements\nand more")
+
+    monkeypatch.setattr(model.processor.image_processor, "preprocess", refusing)
+    with pytest.raises(TestBedError, match=r"^image of 40 x 30 pixels is refused by .* \(mean must have 1 elements\)"):
+        model.read_image(tiny.picture())

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -214,3 +215,18 @@ def test_a_file_that_another_run_finishes_meanwhile_is_no_error(tmp_path, monkey
 
     monkeypatch.setattr(type(directory), "glob", and_gone)
     assert list(ResultStore(tmp_path).directory.iterdir()) == []
+
+
+def test_tables_that_another_one_rests_on_are_told_whether_it_was_computed_or_read(tmp_path, monkeypatch):
+    """An answer, read while a trace was computed: a run that is resumed tells the same as one that is not."""
+    told = []
+    for made_by in ("old", "new", "new"):
+        results.begin_run()
+        monkeypatch.setattr(results, "computing", lambda device, made_by=made_by: {"commit": made_by})
+        store = ResultStore(tmp_path)
+        if made_by == "old":
+            store.get_or_compute({"table": "answers"}, table)
+            continue
+        store.get_or_compute({"table": "trace_study"}, partial(store.get_or_compute, {"table": "answers"}, refuse))
+        told.append(results.computed_by())
+    assert told[0] == told[1] and {entry["commit"]: entry["tables"] for entry in told[0]} == {"old": 1, "new": 1}

@@ -156,3 +156,10 @@ def test_an_interrupt_ends_a_command_quietly(bed, monkeypatch, capsys):
     monkeypatch.setattr("interventions.testbed.corruptions.choose_corruptions", interrupted)
     assert run("corruptions", bed) == 130
     assert capsys.readouterr().err == ""
+
+
+def test_a_folder_that_takes_no_results_is_refused_before_the_model_is_loaded(bed, capsys, monkeypatch):
+    monkeypatch.setattr("interventions.loading.load_model", None)  # would fail if it were called
+    assert run("corruptions", bed, "--model", "mini", "--results-dir", bed / "items.parquet") == 1
+    said = capsys.readouterr().err
+    assert "results_dir: " in said and "name a folder that can be written" in said and said.count("\n") == 1

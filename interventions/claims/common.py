@@ -88,9 +88,10 @@ def window_caveat(window: int, n_layers: int, window_rule: str = "centered") -> 
 def expected_layers(study: TraceStudy) -> tuple[range, str]:
     """The layers in which the paper finds effects at the token that is read, and what a claim says of them.
 
-    They are early at the visual constraint, early and middle at the text constraint (Figures 3 and 4).
+    They are early at the visual constraint, early and middle at the text constraint (Figures 3 and 4). In a run of both
+    they are early, which is the stricter of the two.
     """
-    early = study.role == "constraint_last"
+    early = study.role != "text_constraint_last"
     layers = (early_layers if early else early_and_middle_layers)(study.n_layers)
     name = "early" if early else "early and middle"
     return layers, f"{name} layers, here {layer_range(layers)} of {study.n_layers}"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..answers import is_accepted
 from ..attention import FLOWS, AttentionError, attention_contributions
 from ..causal_trace import CausalTrace, trace
 from ..checkpoints import ModelError
@@ -23,7 +24,6 @@ from ..edit import Edit, apply_edits
 from ..example import example_at
 from ..knockout import attention_knockout
 from ..loading import load_model
-from ..metrics import answer_accuracy
 from ..model import VisionLanguageModel
 from ..multedit import edit_facts
 from ..prompt import Prompt
@@ -71,7 +71,7 @@ class Exploration:
     def is_right(self, answer: str) -> bool | None:
         """Whether an answer is accepted; None where nobody said what is."""
         accepted = self._draft.accepted
-        return bool(answer_accuracy(answer, accepted)) if accepted else None
+        return is_accepted(answer, accepted) if accepted else None
 
     # Actions
 
@@ -170,7 +170,8 @@ class Exploration:
             yield Step("Tracing", done, len(positions))
             began = time.monotonic()
             part = trace(
-                self.model, prompt, corrupted, answer=answer, window=settings.window, kinds=settings.kinds,
+                self.model, prompt, corrupted, answer=answer, require_top=False, window=settings.window,
+                kinds=settings.kinds,
                 window_rule=settings.conditions.window_rule, answer_score=settings.answer_score,
                 positions=positions[done : done + size],
             )

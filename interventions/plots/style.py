@@ -23,6 +23,8 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FuncFormatter, MultipleLocator
 
+from ..depth import spanned
+
 STYLE = {
     "figure.dpi": 120,
     "figure.constrained_layout.use": True,
@@ -156,7 +158,7 @@ def _spelt(string: str, characters: frozenset[str]) -> str:
 
 def window_label(window: int, window_rule: str = "centered") -> str:
     """What the layer axis means; by the scripts' rule a radius W spans 2 W + 1 layers, but W = 1 only one."""
-    layers = window if window_rule == "centered" or window == 1 else 2 * window + 1
+    layers = spanned(window, window_rule)
     return "layer" if layers == 1 else f"centre of window of {layers} layers"
 
 

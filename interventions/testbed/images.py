@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import unicodedata
 import warnings
@@ -36,6 +37,8 @@ def load_image(image: str | Path | Image.Image) -> Image.Image:
     except TestBedError:
         raise
     except Exception as error:  # decoders raise whatever they like
+        if _is_of_the_machine(error):
+            raise
         raise TestBedError(_unreadable(named, _problem_of(error, Path(image)))) from error
 
 
@@ -59,11 +62,11 @@ def on_white(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def on_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+def on_square(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
     """The picture in the middle of a square of its longer side: what LLaVA's and Bunny's original code does with it."""
     width, height = image.size
     side = max(width, height)
-    square = Image.new("RGB", (side, side), colour)
+    square = Image.new("RGB", (side, side), color)
     square.paste(image, ((side - width) // 2, (side - height) // 2))
     return square
 
@@ -110,8 +113,19 @@ def _as_seen(image: Image.Image, named: str) -> Image.Image:
         try:
             return on_white(image)
         except Exception as error:  # decoders raise whatever they like, and pictures are decoded only when looked at
+            if _is_of_the_machine(error):
+                raise
             raise TestBedError(_unreadable(named, first_line(error))) from error
     raise TestBedError(_unreadable(named, problem))
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Whether an error says nothing of the picture: no memory, a disk that fails, a file that may not be read.
+
+    Errors of Pillow's own about a file have no number.
+    """
+    of_the_name = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP)
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in of_the_name)
 
 
 def _unreadable(named: str, problem: str) -> str:

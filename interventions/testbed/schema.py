@@ -98,7 +98,7 @@ class Item:
         )
         try:
             image = None if self.image is None else hashlib.sha256(self.image.read_bytes()).hexdigest()
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):  # others are faults of the machine
             image = "unreadable"
         lists = {name: list(getattr(self, name)) for name in ("answers", "paraphrases", "annotations")}
         return {name: getattr(self, name) for name in names} | lists | {"image": image}
