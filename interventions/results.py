@@ -83,7 +83,7 @@ class ResultStore:
         if metadata.get(_KEY) != _canonical(key):
             return None
         own = metadata[_COMPUTED_BY].decode()
-        rests_on = json.loads(metadata[_OF]) | {path.stem: own}
+        rests_on = json.loads(metadata.get(_OF, b"{}")) | {path.stem: own}
         tables = getattr(_computing, "of", [])
         (tables[-1] if tables else _read).update(rests_on)
         frame = table.to_pandas()
