@@ -10,7 +10,8 @@ from nnsight.schema.config import CONFIG
 
 from interventions import load_model, ndif, remote
 from interventions.checkpoints import ModelError
-from interventions.parameters import ParameterError, Parameters
+from interventions.figure_parameters import Fig3Parameters
+from interventions.parameters import ParameterError
 from interventions.progress import Progress
 from interventions.study import trace_study
 
@@ -244,12 +245,12 @@ def test_a_model_is_known_by_its_directory_or_id():
 
 
 def test_remote_and_concurrency_as_parameters():
-    assert Parameters.from_notebook({"remote": "true", "concurrency": 4}).remote is True
-    assert Parameters.from_notebook({"remote": "false"}).remote is False
+    assert Fig3Parameters.from_notebook({"remote": "true", "concurrency": 4}).remote is True
+    assert Fig3Parameters.from_notebook({"remote": "false"}).remote is False
     with pytest.raises(ParameterError, match="'concurrency' is 4, but nothing runs on a server"):
-        Parameters.from_notebook({"concurrency": 4})
+        Fig3Parameters.from_notebook({"concurrency": 4})
     with pytest.raises(ParameterError, match="'concurrency' must be at least 1"):
-        Parameters.from_notebook({"concurrency": 0, "remote": True})
+        Fig3Parameters.from_notebook({"concurrency": 0, "remote": True})
     with pytest.raises(ModelError, match=r"concurrency must be a whole number, at least 1, .* not 2"):
         load_model("mini", concurrency=2)
 

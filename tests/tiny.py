@@ -104,7 +104,7 @@ SEEDS = {
     ("qwen2", "siglip"): 27,
     ("llama", "tiles"): 2,
     ("gqa", None): 9,
-    ("phi", None): 15,
+    ("phi", None): 52,
 }
 
 
