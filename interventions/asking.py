@@ -24,7 +24,7 @@ from .attention import AttentionError
 from .conditions import Unusable
 from .edit_errors import EditError
 from .environment import device_of
-from .errors import TraceError
+from .errors import OneSentence, TraceError
 from .model import VisionLanguageModel
 from .ndif import JobFailed, NDIFError
 from .parameters import ParameterError, must_take_files, shard_of
@@ -40,12 +40,8 @@ QUESTION_ERRORS = (TraceError, AttentionError, EditError, PromptError, TestBedEr
 MACHINE_FAULTS = (OSError, MemoryError, torch.OutOfMemoryError, ImportError, SafetensorError)
 
 
-class RunStopped(RuntimeError):
+class RunStopped(OneSentence, RuntimeError):
     """A fault of the machine that ended a run; the message is one sentence."""
-
-    def _render_traceback_(self) -> list[str]:
-        """What IPython prints in place of a traceback."""
-        return [str(self)]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from .metrics import bootstrap_interval
 from .model import VisionLanguageModel
 from .parameters import ParameterError
 from .prompt import Prompt
-from .study import TraceStudy, read_role, trace_study
+from .study import TraceStudy, read_position, trace_study
 from .testbed import Item, same_entity
 
 CONTROLS = ("other image", "other position")
@@ -172,7 +172,7 @@ def _trace(model: VisionLanguageModel, run: _Run, item: Item) -> pd.DataFrame:
         item = replace(item, image=other.image, entity=other.entity)
     prompt = clean_prompt(model, item, conditions)
     corrupted = corrupted_prompt(model, item, prompt, conditions)
-    position = prompt.positions(read_role(conditions, item.constraints == "multi").removesuffix("_last"))[-1]
+    position = read_position(prompt, item, conditions)
     if run.control == "other position":
         corrupted, position = _moved(prompt, corrupted, position, f"{run.seed}:{name}")
     result = trace(

@@ -174,16 +174,25 @@ class VisionLanguageModel:
         crops = self.is_multimodal and getattr(self.processor.image_processor, "do_center_crop", False)
         return "cropped" if crops else "squeezed"
 
+    @property
+    def formats(self) -> dict[str, str]:
+        """The chat formats by protocol, with `{question}` and `<image>`."""
+        return {"paper": self.prompt, "authors": families.AUTHORS}
+
     def prompt_template(self, *, image: bool, protocol: str = "paper") -> str:
         """The chat format with `{question}` in it, and with one `<image>` if there is a picture."""
-        formats = {"paper": self.prompt, "authors": families.AUTHORS}
-        if protocol not in formats:
-            raise ModelError(f"protocol {quoted(protocol)} is unknown: use one of {', '.join(formats)}.")
-        return formats[protocol].replace(families.IMAGE, self.image_token if image and self.is_multimodal else "")
+        if protocol not in self.formats:
+            raise ModelError(f"protocol {quoted(protocol)} is unknown: use one of {', '.join(self.formats)}.")
+        return self.formats[protocol].replace(families.IMAGE, self.image_token if image and self.is_multimodal else "")
 
     def answer_joint(self, protocol: str = "paper") -> str:
         """What stands between a prompt of this format and its answer: a space, a line break or nothing."""
-        return answer_joint(self.processor, families.AUTHORS if protocol == "authors" else self.prompt)
+        return self._joints[protocol]
+
+    @cached_property
+    def _joints(self) -> dict[str, str]:
+        """`answer_joint` by protocol: a chat template is rendered once, not for every answer."""
+        return {protocol: answer_joint(self.processor, declared) for protocol, declared in self.formats.items()}
 
     @cached_property
     def blank_ids(self) -> tuple[int, ...]:
@@ -220,7 +229,7 @@ class VisionLanguageModel:
     def read_image(self, image, protocol: str = "paper") -> tuple[dict[str, torch.Tensor], int]:
         """A PIL image or a file -> what the model takes of it, and how many visual tokens it becomes.
 
-        protocol: "authors" puts it into the middle of a square in the encoder's mean colour first, where the
+        protocol: "authors" puts it into the middle of a square in the encoder's mean color first, where the
         checkpoint's original code does.
 
         "pixel_values" [1, 3, height, width], or [1, tiles, 3, height, width] and "image_sizes" [1, 2] where the model

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from .errors import OneSentence
 from .turns import others_turn, rest
 
 BACK_OFF = 1.0  # seconds before the first repetition; doubled each time, and spread by half
@@ -30,12 +31,8 @@ _SECRET = "[key]"
 _TELL_AFTER = 30.0  # seconds of waiting until the first line says so, and between lines
 
 
-class NDIFError(RuntimeError):
+class NDIFError(OneSentence, RuntimeError):
     """What went wrong with a server, in one sentence that never holds the key."""
-
-    def _render_traceback_(self) -> list[str]:
-        """What IPython prints in place of a traceback."""
-        return [str(self)]
 
 
 class ServerUnreachable(NDIFError):

@@ -20,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from .checkpoints import ALIASES, CHECKPOINTS, ModelError
 from .conditions import PROTOCOLS
+from .errors import OneSentence
 from .files import why_not_writable
 from .loading import load_model
 from .model import VisionLanguageModel
@@ -33,12 +34,8 @@ _TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", 
 _DEFAULT_RESULTS = Path("results")  # in the directory the notebook runs in
 
 
-class ParameterError(ValueError):
+class ParameterError(OneSentence, ValueError):
     """A parameter that cannot be used; the message is one sentence that names it and the remedy."""
-
-    def _render_traceback_(self) -> list[str]:
-        """What IPython prints in place of a traceback."""
-        return [str(self)]
 
 
 class NotebookParameters:

@@ -140,6 +140,11 @@ def read_role(conditions: Conditions, multi: bool) -> str:
     return "text_constraint_last" if multi and conditions.corrupted == "text" else "constraint_last"
 
 
+def read_position(prompt: Prompt, item: Item, conditions: Conditions) -> int:
+    """The position in an item's prompt at which its effects are read."""
+    return prompt.positions(read_role(conditions, item.constraints == "multi").removesuffix("_last"))[-1]
+
+
 def _trace_item(
     model, conditions: Conditions, min_p_clean: float, settings: dict, only_read: bool, results_dir: str | Path,
     item: Item,
@@ -158,7 +163,7 @@ def _trace_item(
         facts["reason"] = f"P_clean too low: {answer.p:.3f} is below {min_p_clean}"
     if facts["reason"]:
         return pd.DataFrame([facts])
-    read = prompt.positions(read_role(conditions, item.constraints == "multi").removesuffix("_last"))[-1]
+    read = read_position(prompt, item, conditions)
     result = trace(
         model, prompt, corrupted, positions=(read,) if only_read else shown_positions(prompt), answer=answer.ids,
         require_top=False, window_rule=conditions.window_rule, **settings,
