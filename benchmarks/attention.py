@@ -18,10 +18,11 @@ import argparse
 
 import torch
 
-from interventions import forward, restoration
-from interventions.attention import attention_contributions, contributions_from_cache
-from interventions.knockout import attention_knockout, flow_edges
-from interventions.run_request import clean_request
+from interventions.attention.contributions import attention_contributions, contributions_from_cache
+from interventions.attention.knockout import attention_knockout, flow_edges
+from interventions.engine import forward
+from interventions.engine.runs import clean_request
+from interventions.tracing import restoration
 
 from . import measure
 from .subjects import load_subject, long_text

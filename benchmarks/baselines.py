@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from transformers import Cache
 
-from interventions.corruption import CorruptedPrompt
-from interventions.prompt import Prompt
+from interventions.prompts.corruption import CorruptedPrompt
+from interventions.prompts.prompt import Prompt
 
 from .subjects import Subject
 

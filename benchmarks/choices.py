@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from interventions import apply_edits, build_prompt, corrupt, edit_facts, load_model, load_testbed, trace
-from interventions.answers import answer_tokens, is_right, own_answer
-from interventions.causal_trace import KINDS
-from interventions.conditions import Conditions, clean_prompt, corrupted_prompt
-from interventions.corruption import noise
-from interventions.edit_evaluation import evaluate
-from interventions.metrics import bootstrap_interval
-from interventions.optimized_value import OPTIMIZERS, Optimizer
+from interventions.editing.evaluation import evaluate
+from interventions.editing.optimized_value import OPTIMIZERS, Optimizer
+from interventions.prompts.corruption import noise
+from interventions.statistics import bootstrap_interval
+from interventions.studies.answers import answer_tokens, is_right, own_answer
+from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
 from interventions.testbed import load_image
 from interventions.testbed.images import on_square
+from interventions.tracing.causal_trace import KINDS
 
 from . import measure
 

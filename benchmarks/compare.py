@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from interventions.causal_trace import KINDS, CausalTrace, window_spans
+from interventions.engine.windows import window_spans
+from interventions.tracing.causal_trace import KINDS, CausalTrace
 
 from . import measure
 from .subjects import WINDOW, Subject

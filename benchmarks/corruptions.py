@@ -11,9 +11,9 @@ from dataclasses import replace
 import pandas as pd
 
 from interventions import load_model, load_testbed
-from interventions.conditions import Conditions
-from interventions.study import trace_study
-from interventions.testbed.corruptions import choose_corruptions
+from interventions.studies.conditions import Conditions
+from interventions.studies.replacements import choose_corruptions
+from interventions.tracing.study import trace_study
 
 from . import measure
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from interventions.edit_parameters import Fig6Parameters
+from interventions.editing.parameters import Fig6Parameters
 
 from .edit_search import GRIDS, search
 

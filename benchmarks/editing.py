@@ -14,10 +14,10 @@ from dataclasses import replace
 
 import torch
 
-from interventions.causal_trace import answer_tokens
-from interventions.closed_form import LAMBDA, closed_form_update
-from interventions.forward import prompt_inputs
-from interventions.optimized_value import OPTIMIZERS, Optimizer, optimize_value
+from interventions.editing.closed_form import LAMBDA, closed_form_update
+from interventions.editing.optimized_value import OPTIMIZERS, Optimizer, optimize_value
+from interventions.engine.forward import prompt_inputs
+from interventions.studies.answers import answer_tokens
 
 from . import measure
 from .subjects import QUESTION, load_subject

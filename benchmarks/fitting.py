@@ -1,4 +1,4 @@
-"""The coefficients of `interventions.cost` from measurements: `python -m benchmarks.rehearsal width` calls this."""
+"""The coefficients of `benchmarks.cost` from measurements: `python -m benchmarks.rehearsal width` calls this."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import nnls
 
-from interventions.cost import FIT
-from interventions.workload import Work
-
 from . import measure
+from .cost import FIT
+from .workload import Work
 
 COEFFICIENTS = ("seconds_per_flop", "seconds_per_image_flop", "seconds_per_byte", "seconds_per_layer_call")
 
@@ -22,7 +21,7 @@ COEFFICIENTS = ("seconds_per_flop", "seconds_per_image_flop", "seconds_per_byte"
 @dataclass(frozen=True)
 class Measurement:
     """What one run took. peak_bytes: of its process, None where several runs shared one; counted_bytes: what weights,
-    caches and buffers make of it by `interventions.workload`."""
+    caches and buffers make of it by `benchmarks.workload`."""
 
     what: str
     seconds: float

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from interventions import attention_contributions, attention_knockout, load_model, load_testbed, trace
-from interventions.conditions import Conditions, clean_prompt, corrupted_prompt
+from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
 
 from . import baselines, measure
 from .real_size import real_size_subject

@@ -16,8 +16,8 @@ import torch
 from torch.autograd.profiler_util import MEMORY_EVENT_NAME
 from torch.profiler import ProfilerActivity, profile
 
-from interventions.packing import CPU_PACKED_TOKENS
-from interventions.record import commit
+from interventions.engine.packing import CPU_PACKED_TOKENS
+from interventions.environment import commit
 
 RESULTS = Path(__file__).parent / "results.json"
 CPUINFO = Path("/proc/cpuinfo")  # Linux has it

@@ -12,13 +12,13 @@ from PIL import Image
 from transformers import LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from interventions.causal_trace import answer_tokens
-from interventions.corruption import corrupt
-from interventions.families import family_of
-from interventions.loading import load_model
-from interventions.model import VisionLanguageModel
-from interventions.prompt import build_prompt
-from interventions.published import published_config, skeleton
+from interventions.models.families import family_of
+from interventions.models.loading import load_model
+from interventions.models.model import VisionLanguageModel
+from interventions.models.published import published_config, skeleton
+from interventions.prompts.corruption import corrupt
+from interventions.prompts.prompt import build_prompt
+from interventions.studies.answers import answer_tokens
 from interventions.testbed import load_testbed
 
 from .subjects import QUESTION, Subject, question_tokenizer

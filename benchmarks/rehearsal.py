@@ -2,7 +2,7 @@
 
     meta   every published configuration without weights: module paths, shapes, parameters, visual tokens
     width  full width and few layers: forwards and whole traces of one question are measured, each kind of run in a
-           process of its own, and the cost model of `interventions.cost` is fitted on them (`width.py`); with --save
+           process of its own, and the cost model of `benchmarks.cost` is fitted on them (`width.py`); with --save
            instead: a checkpoint of that size for the notebooks (`real_size.py`)
     whole  the whole of LLaVA-1.5-7B: one question traced end to end, beside what the cost model predicts
            (`whole.py`)
@@ -17,11 +17,11 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from interventions.cost import FIT
-from interventions.families import count_image_tokens, family_of
-from interventions.model import VisionLanguageModel
-from interventions.published import PUBLISHED, published_config, skeleton
+from interventions.models.families import count_image_tokens, family_of
+from interventions.models.model import VisionLanguageModel
+from interventions.models.published import PUBLISHED, published_config, skeleton
 
+from .cost import FIT
 from .real_size import processor_for, save_checkpoint
 from .subjects import question_tokenizer
 from .whole import RESULT, whole

@@ -17,10 +17,10 @@ from dataclasses import replace
 import numpy as np
 
 from interventions import attention_contributions, attention_knockout, edit_facts, load_model, load_testbed, trace
-from interventions.conditions import Conditions, clean_prompt, corrupted_prompt
-from interventions.edit import apply_edits
-from interventions.ndif import TRAFFIC
-from interventions.study import trace_study
+from interventions.editing.edit import apply_edits
+from interventions.remote.http import TRAFFIC
+from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
+from interventions.tracing.study import trace_study
 
 from .measure import save, spread, timed
 

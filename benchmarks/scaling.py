@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from interventions.causal_trace import KINDS
+from interventions.tracing.causal_trace import KINDS
 
 from . import measure
 from .compare import Asked, compare

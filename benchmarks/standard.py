@@ -10,8 +10,8 @@ import random
 
 import numpy as np
 
-from interventions.causal_trace import KINDS, trace
-from interventions.corruption import noise
+from interventions.prompts.corruption import noise
+from interventions.tracing.causal_trace import KINDS, trace
 
 from . import measure
 from .subjects import WINDOW, load_subject

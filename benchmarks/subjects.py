@@ -16,12 +16,12 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from interventions.causal_trace import KINDS, CausalTrace, trace
-from interventions.corruption import CorruptedPrompt, corrupt
-from interventions.loading import load_model
-from interventions.model import VisionLanguageModel
-from interventions.prompt import Prompt, build_prompt
+from interventions.models.loading import load_model
+from interventions.models.model import VisionLanguageModel
+from interventions.prompts.corruption import CorruptedPrompt, corrupt
+from interventions.prompts.prompt import Prompt, build_prompt
 from interventions.testbed import load_testbed
+from interventions.tracing.causal_trace import KINDS, CausalTrace, trace
 
 # One word is one token. The constraint is the second and third of them, so that 23 positions can be traced.
 QUESTION = (

@@ -19,7 +19,8 @@ import random
 
 import numpy as np
 
-from interventions.causal_trace import KINDS, window_spans
+from interventions.engine.windows import window_spans
+from interventions.tracing.causal_trace import KINDS
 
 from . import measure
 from .subjects import WINDOW, load_subject

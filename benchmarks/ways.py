@@ -20,7 +20,7 @@ import torch
 from nnsight import NNsight
 from transformers import AutoModelForImageTextToText, DynamicCache, PreTrainedModel
 
-from interventions.causal_trace import KINDS
+from interventions.tracing.causal_trace import KINDS
 
 from . import baselines
 from .baselines import MODULES

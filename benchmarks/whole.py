@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
-from interventions import restoration
-from interventions.cost import CPU, FIT, Estimate, estimate, read_fit
-from interventions.packing import CPU_PACKED_TOKENS
+from interventions.engine.packing import CPU_PACKED_TOKENS
+from interventions.tracing import restoration
 
 from . import baselines, fitting, measure
+from .cost import CPU, FIT, Estimate, estimate, read_fit
 from .real_size import real_size_subject
 from .width import peak_rss, question_of, trace_subject
 

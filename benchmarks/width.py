@@ -16,15 +16,15 @@ from pathlib import Path
 
 import torch
 
-from interventions.causal_trace import trace
-from interventions.cost import CPU, Device, Estimate, estimate
-from interventions.packing import CPU_PACKED_TOKENS
-from interventions.workload import Question, Work, forward_work
+from interventions.engine.packing import CPU_PACKED_TOKENS
+from interventions.tracing.causal_trace import trace
 
 from . import baselines, fitting, measure
+from .cost import CPU, Device, Estimate, estimate
 from .fitting import Measurement
 from .real_size import real_size_subject
 from .subjects import WINDOW, Subject
+from .workload import Question, Work, forward_work
 
 BY_TOKENS = {576: "llava-1.5-7b", 729: "bunny-phi-2"}  # visual tokens -> whose width
 FORWARDS = (1, 25, 100, 300, 600)  # tokens

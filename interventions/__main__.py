@@ -1,5 +1,5 @@
 """`python -m interventions record out.ipynb` prints the record of an executed notebook; `convert bunny SRC DST` makes a
-native LLaVA of a Bunny checkpoint; `cost --model llava-1.5-7b --device a100` tells what tracing takes there;
+native LLaVA of a Bunny checkpoint;
 `preflight --model mini` asks an NDIF server whether it is ready for a model; `pages reports/mini` makes HTML pages of a
 folder of executed notebooks; `testbed …` makes test beds of downloaded sources."""
 
@@ -9,12 +9,12 @@ import argparse
 import json
 import sys
 
-from .testbed.commands import add_commands
+from .commands import add_commands
 
 # Errors that are told in their one sentence, by module. Only a module that is loaded can have raised one.
 ERRORS = {
-    "asking": "RunStopped", "checkpoints": "ModelError", "ndif": "NDIFError", "parameters": "ParameterError",
-    "record": "RecordError", "testbed.errors": "TestBedError",
+    "studies.loop": "RunStopped", "models.checkpoints": "ModelError", "remote.http": "NDIFError",
+    "studies.parameters": "ParameterError", "reports.record": "RecordError", "testbed.errors": "TestBedError",
 }
 
 
@@ -29,20 +29,13 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("destination", help="a new folder")
     command.add_argument("--vision-heads", type=int, default=0, help="attention heads of an unknown vision tower")
     command.add_argument("--vision-layers", type=int, default=0, help="layers of an unknown vision tower, all of them")
-    command = commands.add_parser("cost", help="seconds and memory that tracing takes, by a model of them")
-    command.add_argument("--model", required=True, help="llava-1.5-7b, ..., or a directory with a config.json")
-    command.add_argument("--device", required=True, help="cpu, a100, h100, ...")
-    command.add_argument("--questions", type=int, default=9464, help="9464: all of VQA-Constraints (default)")
-    command.add_argument("--positions", type=int, default=10, help="text tokens from the first corrupted one on")
-    command.add_argument("--window", type=int, default=3, help="layers restored together")
-    command.add_argument("--method", default="", help="packed, rows, plain or authors (default: each of them)")
     command = commands.add_parser("preflight", help="is the NDIF server of the environment ready for a model?")
     command.add_argument("--model", required=True, help="an alias, a directory that the server sees, or a Hub id")
     command = commands.add_parser("pages", help="executed notebooks as HTML pages, and an index of them")
     command.add_argument("directory", help="their folder, such as reports/mini")
     add_commands(commands.add_parser("testbed", help="import, build, annotate, verify and complete test beds"))
     options = parser.parse_args(arguments)
-    answers = {"record": _record, "convert": _convert, "cost": _cost, "preflight": _preflight, "pages": _pages}
+    answers = {"record": _record, "convert": _convert, "preflight": _preflight, "pages": _pages}
     try:
         printed = (options.run if options.command == "testbed" else answers[options.command])(options)
     except KeyboardInterrupt:  # who can be interrupted has said what is kept
@@ -62,35 +55,27 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 def _record(options: argparse.Namespace) -> str:
-    from .record import read_record  # pandas
+    from .reports.record import read_record  # pandas
 
     return json.dumps(read_record(options.notebook), indent=1, ensure_ascii=False)
 
 
 def _convert(options: argparse.Namespace) -> str:
-    from .convert import convert_bunny  # heavy
+    from .models.bunny import convert_bunny  # heavy
 
     heads, layers = options.vision_heads, options.vision_layers
     done = convert_bunny(options.source, options.destination, vision_heads=heads, vision_layers=layers)
     return "\n".join(done)
 
 
-def _cost(options: argparse.Namespace) -> str:
-    from .cost_table import WAYS, Question, table  # heavy
-
-    methods = (options.method,) if options.method else WAYS
-    question = Question(positions=options.positions, window=options.window)
-    return table(options.model, options.device, questions=options.questions, methods=methods, question=question)
-
-
 def _preflight(options: argparse.Namespace) -> str:
-    from .loading import load_model  # heavy
+    from .models.loading import load_model  # heavy
 
     return "\n".join(load_model(options.model, remote=True).server.answers)
 
 
 def _pages(options: argparse.Namespace) -> str:
-    from .report_page import build_pages  # heavy
+    from .reports.page import build_pages  # heavy
 
     return str(build_pages(options.directory))
 

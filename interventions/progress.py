@@ -3,7 +3,7 @@
 import time
 from dataclasses import replace
 
-from .ndif import TRAFFIC
+from .remote.http import TRAFFIC
 
 
 class Progress:

@@ -6,10 +6,10 @@ from pathlib import Path
 import tiny
 import torch
 
-from interventions.causal_trace import trace
-from interventions.corruption import corrupt
-from interventions.prompt import build_prompt
+from interventions.prompts.corruption import corrupt
+from interventions.prompts.prompt import build_prompt
 from interventions.testbed import Item, load_image
+from interventions.tracing.causal_trace import trace
 
 SINGLE = {
     "question": "The capital of this country is",

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from interventions.attention import FLOWS
-from interventions.attention_study import AttentionStudy
+from interventions.attention.contributions import FLOWS
+from interventions.attention.study import AttentionStudy
 
 WORDS = ["this", " country"]
 FIRST = 5  # position of the first visual token

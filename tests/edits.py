@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 import pandas as pd
 
-from interventions.edit import digest
-from interventions.model import VisionLanguageModel
+from interventions.editing.edit import digest
+from interventions.models.model import VisionLanguageModel
 
 TASKS = ("correct", "insert")
 COLUMNS = [

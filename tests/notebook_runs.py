@@ -9,10 +9,10 @@ import papermill
 import tiny
 from answering import questions, speaking
 
-from interventions.causal_trace import trace
-from interventions.conditions import Conditions, clean_prompt, corrupted_prompt
-from interventions.record import MIME_TYPE, read_record
+from interventions.reports.record import MIME_TYPE, read_record
+from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
 from interventions.testbed import Item, save_testbed
+from interventions.tracing.causal_trace import trace
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = ROOT / "notebooks"

@@ -50,7 +50,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from interventions.model import VisionLanguageModel
+from interventions.models.model import VisionLanguageModel
 from interventions.testbed import Item
 
 COUNTRIES = {  # the word that names it -> its capital, the colour of its flag

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from interventions.conditions import Conditions
-from interventions.study import TraceStudy
+from interventions.studies.conditions import Conditions
+from interventions.tracing.study import TraceStudy
 
 
 def sites(effect, ids=range(8), parts=("known",), kinds=("mlp", "attention"), n_layers=8) -> pd.DataFrame:

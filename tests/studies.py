@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from interventions.attention_study import AttentionStudy
+from interventions.attention.study import AttentionStudy
 
 N_LAYERS = 8
 

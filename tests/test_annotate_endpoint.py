@@ -10,7 +10,7 @@ import pytest
 from annotating import KEY, bed, first_then, item, many
 from openai_server import Said, asked, completion, good, is_judging, refusal
 
-from interventions import ndif
+from interventions.remote import http as ndif
 from interventions.testbed import TestBedError, load_testbed
 from interventions.testbed.annotation import llm
 from interventions.testbed.annotation.run import annotate

@@ -7,7 +7,7 @@ from annotating import CAPITAL, GOOD, KEY, bed, first_then, item
 from openai_server import NAMES, asked, completion, good, is_judging, judged, marks
 from transformers import AutoTokenizer
 
-from interventions.checkpoints import CHECKPOINTS
+from interventions.models.checkpoints import CHECKPOINTS
 from interventions.testbed import TestBedError, load_testbed
 from interventions.testbed.annotation.choice import token_counter
 from interventions.testbed.annotation.examples import STARTER_EXAMPLES, read_examples

@@ -13,17 +13,19 @@ from test_load_checks import CHATML, with_chat
 from test_tokenizer_sweep import llama_tokenizer, phi_tokenizer
 from tiny import ask
 
-from interventions import lead, restoration
-from interventions.answers import accuracy, answer_tokens, is_right, item_answer, own_answer
-from interventions.attention_study import attention_study
-from interventions.causal_trace import TraceError, trace
-from interventions.corruption import corrupt, noise
-from interventions.edit_items import wrong_items
-from interventions.knockout import attention_knockout
-from interventions.model import VisionLanguageModel
-from interventions.optimized_value import OPTIMIZERS, optimize_value
-from interventions.study import trace_study
+from interventions.attention import lead_time as lead
+from interventions.attention.knockout import attention_knockout
+from interventions.attention.study import attention_study
+from interventions.editing.items import wrong_items
+from interventions.editing.optimized_value import OPTIMIZERS, optimize_value
+from interventions.errors import TraceError
+from interventions.models.model import VisionLanguageModel
+from interventions.prompts.corruption import corrupt, noise
+from interventions.studies.answers import accuracy, answer_tokens, is_right, item_answer, own_answer
 from interventions.testbed import Item, TestBed
+from interventions.tracing import restoration
+from interventions.tracing.causal_trace import trace
+from interventions.tracing.study import trace_study
 
 # Answers as a SentencePiece tokenizer of Llama's kind writes them behind "ASSISTANT:", by what can be seen first.
 LLAMA = {

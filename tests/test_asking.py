@@ -10,15 +10,15 @@ import tiny
 import torch
 
 import interventions.files as files
-from interventions.asking import RunStopped, ask
-from interventions.attention import AttentionError
-from interventions.conditions import Unusable
+from interventions.attention.contributions import AttentionError
 from interventions.edit_errors import EditError
+from interventions.engine.forward import in_session
 from interventions.errors import TraceError
-from interventions.forward import in_session
-from interventions.ndif import JobFailed
-from interventions.parameters import ParameterError
-from interventions.prompt import PromptError
+from interventions.prompts.tokens import PromptError
+from interventions.remote.http import JobFailed
+from interventions.studies.conditions import Unusable
+from interventions.studies.loop import RunStopped, ask
+from interventions.studies.parameters import ParameterError
 from interventions.testbed import Item, TestBedError
 
 MODEL = SimpleNamespace(
@@ -210,7 +210,7 @@ def test_a_required_question_that_fails_names_its_fault(tmp_path):
 def test_progress_knows_what_was_read_back(tmp_path, monkeypatch):
     steps = []
     watched = SimpleNamespace(step=lambda note, stored: steps.append(stored), close=lambda note: None)
-    monkeypatch.setattr("interventions.asking.Progress", lambda *_: watched)
+    monkeypatch.setattr("interventions.studies.loop.Progress", lambda *_: watched)
     asked(lambda item: pd.DataFrame([{"reason": "" if item.id == "q0" else "no"}]), tmp_path)
     asked(lambda item: None, tmp_path)
     assert steps == [False] * 3 + [True] * 3

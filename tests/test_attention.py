@@ -8,10 +8,10 @@ import torch
 from sizes import LargestTensor
 from tiny import ask, with_biases
 
-from interventions import attention
-from interventions.attention import AttentionError, attention_contributions
-from interventions.forward import attention_call
-from interventions.restoration import clean_run
+from interventions.attention import contributions as attention
+from interventions.attention.contributions import AttentionError, attention_contributions
+from interventions.engine.forward import attention_call
+from interventions.tracing.restoration import clean_run
 
 EVERYTHING = ("vectors", "head_norms", "weights")
 

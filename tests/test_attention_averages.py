@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from contributions import contributions_study, late_visual
 
-from interventions.attention_averages import agreement, blocked_entirely, flow_shares, knockout_drops, total_shares
-from interventions.attention_examples import outcome_examples, patch_examples
-from interventions.attention_study import SUBSETS
-from interventions.concentration import concentration, first_layer, mean_contributions
+from interventions.attention.averages import agreement, blocked_entirely, flow_shares, knockout_drops, total_shares
+from interventions.attention.examples import outcome_examples, patch_examples
+from interventions.attention.study import SUBSETS
+from interventions.attention.visual_tokens import concentration, first_layer, mean_contributions
 
 FLOW, DIRECT, ON = "visual -> constraint", "visual -> last", "constraint -> last"
 HALF_RIGHT = np.arange(6) % 2 == 0

@@ -9,13 +9,13 @@ import pytest
 import tiny
 from answering import questions, renamed, speaking, words
 
-import interventions.attention_study as module
-from interventions.attention import FLOWS, AttentionError, attention_contributions
-from interventions.attention_study import SUBSETS, attention_study
-from interventions.causal_trace import TraceError
-from interventions.conditions import Conditions, clean_prompt
-from interventions.knockout import attention_knockout
-from interventions.parameters import ParameterError
+import interventions.attention.study as module
+from interventions.attention.contributions import FLOWS, AttentionError, attention_contributions
+from interventions.attention.knockout import attention_knockout
+from interventions.attention.study import SUBSETS, attention_study
+from interventions.errors import TraceError
+from interventions.studies.conditions import Conditions, clean_prompt
+from interventions.studies.parameters import ParameterError
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from sites import early, sites, study_of
 
-import interventions.averages as module
-from interventions.averages import (
+import interventions.tracing.averages as module
+from interventions.statistics import bootstrap_interval
+from interventions.tracing.averages import (
     by_layer,
     by_role_layer,
     early_and_middle_layers,
@@ -23,7 +24,6 @@ from interventions.averages import (
     smallest_window,
     window_effects,
 )
-from interventions.metrics import bootstrap_interval
 
 N_STUDIES, N_QUESTIONS, N_LAYERS = 200, 12, 8
 

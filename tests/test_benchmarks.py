@@ -12,8 +12,8 @@ import torch
 from benchmarks import attention, editing, measure, remote, standard, testbed, tracing
 from benchmarks.subjects import TOKENS, Subject, llava_shape, long_text
 from benchmarks.ways import WAYS, Task
-from interventions.corruption import corrupt
-from interventions.prompt import build_prompt
+from interventions.prompts.corruption import corrupt
+from interventions.prompts.prompt import build_prompt
 
 
 @pytest.fixture(scope="module")

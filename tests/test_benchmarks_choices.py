@@ -8,7 +8,7 @@ import tiny
 from answering import questions, speaking
 
 from benchmarks import choices, measure
-from interventions.study import trace_study
+from interventions.tracing.study import trace_study
 
 PAGE = choices.PAGE
 

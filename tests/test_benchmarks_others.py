@@ -16,9 +16,9 @@ from benchmarks import compare, measure, others, probes, scaling
 from benchmarks.compare import Asked, Disagreement
 from benchmarks.subjects import Subject, mini_questions, shaped
 from benchmarks.ways import WAYS, Way
-from interventions.causal_trace import KINDS
-from interventions.corruption import corrupt
-from interventions.prompt import build_prompt
+from interventions.prompts.corruption import corrupt
+from interventions.prompts.prompt import build_prompt
+from interventions.tracing.causal_trace import KINDS
 
 LOCAL = [name for name, way in WAYS.items() if way.package in (None, "nnsight")]
 

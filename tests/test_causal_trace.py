@@ -12,9 +12,11 @@ import torch
 from answering import speaking
 from tiny import ask
 
-from interventions import restoration
-from interventions.causal_trace import TraceError, trace, window_spans
-from interventions.corruption import corrupt, noise
+from interventions.engine.windows import window_spans
+from interventions.errors import TraceError
+from interventions.prompts.corruption import corrupt, noise
+from interventions.tracing import restoration
+from interventions.tracing.causal_trace import trace
 
 CASES = {  # name -> (how the prompt is corrupted, options of the trace, the least largest effect)
     "equal lengths": (dict(visual_replacement="Sri Lanka"), {}, 0.3),
@@ -326,7 +328,7 @@ def test_a_wrong_or_unsure_answer_ends_the_work_after_the_clean_run(monkeypatch)
     right = trace(model, prompt, corrupted, accepted=["Lima", own.answer_text], min_p_clean=own.p_clean * 0.99)
     assert right.correct and trace(model, prompt, corrupted, accepted=own.answer_text).correct
     np.testing.assert_array_equal(right.restored, own.restored)
-    monkeypatch.setattr("interventions.restoration.corrupted_run", None)  # would fail if it were called
+    monkeypatch.setattr("interventions.tracing.restoration.corrupted_run", None)  # would fail if it were called
     wrong = trace(model, prompt, corrupted, accepted=["Lima"])
     unsure = trace(model, prompt, corrupted, accepted=[own.answer_text], min_p_clean=own.p_clean * 1.01)
     assert (wrong.correct, unsure.correct) == (False, True)

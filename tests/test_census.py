@@ -4,7 +4,7 @@ import pytest
 import tiny
 from answering import MULTI, SINGLE
 
-from interventions.census import census, example_frame, example_items, find_constraints, markdown_table
+from interventions.studies.testbed_summary import census, example_frame, example_items, find_constraints, markdown_table
 from interventions.testbed import Item, TestBed
 
 

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from sites import early, questions_of, sites, study_of
 
-from interventions.averages import layer_tests
 from interventions.claims import (
     caveat,
     checks_sentence,
@@ -18,8 +17,9 @@ from interventions.claims import (
     fig3_statistics,
     window_caveat,
 )
-from interventions.controls import control_effects
-from interventions.record import Claim
+from interventions.reports.record import Claim
+from interventions.tracing.averages import layer_tests
+from interventions.tracing.controls import control_effects
 
 
 def test_claims_hold_for_early_effects_and_not_otherwise():

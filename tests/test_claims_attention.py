@@ -7,7 +7,10 @@ import pandas as pd
 import pytest
 from contributions import contributions_study, late_visual
 
-from interventions.attention_study import SUBSETS
+from interventions.attention.failure_prediction import confidence_minus, failure_scores, failure_table
+from interventions.attention.right_and_wrong import outcome_by_layer, outcome_tests
+from interventions.attention.study import SUBSETS
+from interventions.attention.visual_tokens import first_layer, peak_concentration, peak_layer
 from interventions.claims.attention import (
     fig5_claims,
     fig5_numbers,
@@ -25,10 +28,7 @@ from interventions.claims.failure import (
     fig17_claims,
     fig17_numbers,
 )
-from interventions.concentration import first_layer, peak_concentration, peak_layer
-from interventions.failure import confidence_minus, failure_scores, failure_table
-from interventions.outcomes import outcome_by_layer, outcome_tests
-from interventions.record import Number
+from interventions.reports.record import Number
 
 FLOW, DIRECT, ON = "visual -> constraint", "visual -> last", "constraint -> last"
 N, N_LAYERS, N_VISUAL = 12, 8, 64

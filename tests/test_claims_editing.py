@@ -16,7 +16,7 @@ from interventions.claims import (
     sequential_claims,
     whole_answers,
 )
-from interventions.edit_averages import (
+from interventions.editing.averages import (
     PRODUCT,
     early_advantage,
     edit_examples,

@@ -17,8 +17,8 @@ from interventions.claims import (
     table1_claims,
     table1_numbers,
 )
-from interventions.conditions import Conditions
-from interventions.study import TraceStudy
+from interventions.studies.conditions import Conditions
+from interventions.tracing.study import TraceStudy
 
 KINDS = ("mlp", "attention")
 

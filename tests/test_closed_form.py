@@ -4,8 +4,8 @@ import pytest
 import torch
 from sizes import LargestTensor
 
-from interventions.closed_form import LAMBDA, closed_form_update
 from interventions.edit_errors import EditError
+from interventions.editing.closed_form import LAMBDA, closed_form_update
 
 
 def problem(n, collinear, d=7, m=24):

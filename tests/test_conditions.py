@@ -9,17 +9,11 @@ import tiny
 import torch
 from answering import MULTI, SINGLE
 
-from interventions.causal_trace import trace, window_spans
-from interventions.conditions import (
-    CORRUPTIONS,
-    Conditions,
-    Unusable,
-    clean_prompt,
-    corrupted_prompt,
-    named,
-)
-from interventions.study import trace_study
+from interventions.engine.windows import window_spans
+from interventions.studies.conditions import CORRUPTIONS, Conditions, Unusable, clean_prompt, corrupted_prompt, named
 from interventions.testbed import Item
+from interventions.tracing.causal_trace import trace
+from interventions.tracing.study import trace_study
 
 PAPER, AUTHORS = Conditions("paper"), Conditions("authors")
 

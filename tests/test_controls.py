@@ -9,12 +9,12 @@ import pytest
 import torch
 from answering import renamed
 
-import interventions.controls as module
-from interventions.averages import effects_at
-from interventions.conditions import Conditions
-from interventions.controls import CONTROLS, control_effects, other_item, run_controls, trace_controls
-from interventions.study import trace_study
+import interventions.tracing.controls as module
+from interventions.studies.conditions import Conditions
 from interventions.testbed import Item
+from interventions.tracing.averages import effects_at
+from interventions.tracing.controls import CONTROLS, control_effects, other_item, run_controls, trace_controls
+from interventions.tracing.study import trace_study
 
 HIGH, LOW = 0.5, 0.05
 READ, LOOKUP, MOVE = 1, 2, 4

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from interventions.__main__ import main
-from interventions.checkpoints import ModelError
-from interventions.convert import IMAGE_TOKEN, TOWER, convert_bunny
-from interventions.loading import load_model
+from interventions.models.bunny import IMAGE_TOKEN, TOWER, convert_bunny
+from interventions.models.checkpoints import ModelError
+from interventions.models.loading import load_model
 
 FIXTURE = Path(__file__).parent / "data" / "bunny"  # what Bunny's own classes compute, see its README
 IMAGE = -200  # Bunny's mark of the image in input_ids

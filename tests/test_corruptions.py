@@ -9,13 +9,14 @@ import pytest
 import tiny
 from answering import MULTI, questions, renamed, speaking
 
-import interventions.testbed.tries_run as module
-from interventions.causal_trace import trace
-from interventions.corruption import corrupt
-from interventions.prompt import PromptError, build_prompt
+import interventions.studies.tries_run as module
+from interventions.prompts.corruption import corrupt
+from interventions.prompts.prompt import build_prompt
+from interventions.prompts.tokens import PromptError
+from interventions.studies.replacements import choose_corruptions, write_corruptions
 from interventions.testbed import TestBed, TestBedError, load_image, load_testbed, save_testbed
 from interventions.testbed.candidates import Candidates
-from interventions.testbed.corruptions import choose_corruptions, write_corruptions
+from interventions.tracing.causal_trace import trace
 
 NONE = 1e-12  # no candidate is as improbable as that, so all are tried
 
@@ -129,7 +130,7 @@ def test_what_the_prompt_refuses_is_passed_over(model, bed, tmp_path, monkeypatc
             raise PromptError("no")
         return corrupt(model, prompt, **replacements)
 
-    monkeypatch.setattr("interventions.corruption.corrupt", strict)
+    monkeypatch.setattr("interventions.prompts.corruption.corrupt", strict)
     after = choose_corruptions(bed, model, results_dir=tmp_path / "2").choices
     assert set(after["status"]) == {"chosen"} and not refused & set(after["phrase"])
 
@@ -138,7 +139,7 @@ def test_what_needs_no_image_goes_first_and_what_does_is_noted(model, bed, tmp_p
     plain = choose_corruptions(bed, model, tries=2, results_dir=tmp_path / "1").choices
     assert not plain["needs_image"].any() and plain.loc[plain["role"] == "text", "needs_image"].isna().all()
     points = set(plain.loc[plain["role"] == "visual", "phrase"])
-    place = "interventions.testbed.tries.needs_image"
+    place = "interventions.studies.tries.needs_image"
     monkeypatch.setattr(place, lambda text: any(phrase in text for phrase in points))
     other = choose_corruptions(bed, model, tries=2, results_dir=tmp_path / "2").choices
     assert not points & set(other.loc[other["role"] == "visual", "phrase"]) and not other["needs_image"].any()

@@ -8,24 +8,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config
 
-from benchmarks import baselines, fitting, measure, whole, width
+from benchmarks import baselines, cost, fitting, measure, whole, width
+from benchmarks.cost import CPU, CostError, Device, estimate
 from benchmarks.subjects import Subject
-from interventions import ModelError, cost, packing
+from benchmarks.workload import Question, Work, architecture, batch_rows, forward_work, packed_tokens, question_work
+from interventions import ModelError
 from interventions import __main__ as command
-from interventions.causal_trace import trace
-from interventions.corruption import corrupt
-from interventions.cost import CPU, CostError, Device, estimate
-from interventions.prompt import build_prompt
-from interventions.published import published_config, skeleton
-from interventions.workload import (
-    Question,
-    Work,
-    architecture,
-    batch_rows,
-    forward_work,
-    packed_tokens,
-    question_work,
-)
+from interventions.engine import packing
+from interventions.models.published import published_config, skeleton
+from interventions.prompts.corruption import corrupt
+from interventions.prompts.prompt import build_prompt
+from interventions.tracing.causal_trace import trace
 
 COEFFICIENTS = {
     "seconds_per_flop": 2e-12, "seconds_per_image_flop": 3e-12, "seconds_per_byte": 6e-11,

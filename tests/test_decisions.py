@@ -10,18 +10,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
+from interventions.prompts.tokens import constraint_spans
 from interventions.testbed import Item, TestBedError, load_testbed, save_testbed
 from interventions.testbed.provenance import history, rewrite
 from interventions.testbed.verification.agreement import agreement, disputed, progress
 from interventions.testbed.verification.decisions import DecisionLog, spans_problem
-from interventions.testbed.verification.outcomes import (
-    OUTCOMES,
-    apply_decisions,
-    outcomes,
-    summary,
-    with_set_aside,
-)
-from interventions.tokens import constraint_spans
+from interventions.testbed.verification.outcomes import OUTCOMES, apply_decisions, outcomes, summary, with_set_aside
 
 FORK = multiprocessing.get_context("fork")  # a new interpreter would import the package for seconds
 

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from interventions.depth import in_layers, layer_range, spanned
+from interventions.layers import in_layers, layer_range, spanned
 
 
 @pytest.mark.parametrize(

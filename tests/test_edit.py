@@ -22,15 +22,15 @@ from interventions import (
     load_testbed,
     trace,
 )
-from interventions.corruption import corrupt
-from interventions.edit import FORMAT, Edit, Fact, apply_edits, digest, load_edit, w_proj
 from interventions.edit_errors import EditError
-from interventions.edit_export import export_peft, merged
-from interventions.forward import greedy_answer
-from interventions.model import VisionLanguageModel
-from interventions.multedit import edit_facts
-from interventions.optimized_value import Optimizer, optimize_value
-from interventions.prompt import build_prompt
+from interventions.editing.edit import FORMAT, Edit, Fact, apply_edits, digest, load_edit, w_proj
+from interventions.editing.export import export_peft, merged
+from interventions.editing.multedit import edit_facts
+from interventions.editing.optimized_value import Optimizer, optimize_value
+from interventions.engine.forward import greedy_answer
+from interventions.models.model import VisionLanguageModel
+from interventions.prompts.corruption import corrupt
+from interventions.prompts.prompt import build_prompt
 
 QUESTION = "Name a country that borders this country and starts with B"
 # In a test, pytest's own filters take the place of the one that `edit.py` sets.
@@ -447,7 +447,7 @@ def test_an_edit_is_made_without_the_weights(monkeypatch):
     here = edit_facts(model, facts, layers=[1], optimizer=FAR)
     assert_same_change(edit_facts(model, facts, layers=[1], optimizer=FAR, remote="local"), here)
     found = optimize_value(model, *facts[0], layer=1, optimizer=FAR)
-    monkeypatch.setattr("interventions.multedit.optimize_value", lambda *given, **options: found)
+    monkeypatch.setattr("interventions.editing.multedit.optimize_value", lambda *given, **options: found)
     model.module.to("meta")
     edit = edit_facts(model, facts, layers=[1])
     assert_same_change(edit, here)

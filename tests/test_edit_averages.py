@@ -6,7 +6,7 @@ import pytest
 from edits import COLUMNS, edit_results, edits_by_layer
 
 from interventions import load_testbed
-from interventions.edit_averages import (
+from interventions.editing.averages import (
     PRODUCT,
     early_advantage,
     edit_examples,
@@ -14,8 +14,8 @@ from interventions.edit_averages import (
     method_differences,
     method_means,
 )
-from interventions.edit_study import EDIT_METHODS
-from interventions.metrics import bootstrap_interval
+from interventions.editing.study import EDIT_METHODS
+from interventions.statistics import bootstrap_interval
 
 METRICS = ["efficacy", "exact", "generalisation", "pictures", "following", PRODUCT, "specificity", "kl"]
 

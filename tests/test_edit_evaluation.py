@@ -9,14 +9,14 @@ import tiny
 import torch
 from answering import questions, speaking
 
-import interventions.edit_evaluation as module
-from interventions.conditions import Conditions, Unusable, clean_prompt
-from interventions.edit import apply_edits
+import interventions.editing.evaluation as module
 from interventions.edit_errors import EditError
-from interventions.edit_evaluation import ask_edited, evaluate, questions_about, reference, sent_once, unrelated
-from interventions.multedit import edit_facts
-from interventions.optimized_value import Optimizer
-from interventions.remote import Job
+from interventions.editing.edit import apply_edits
+from interventions.editing.evaluation import ask_edited, evaluate, questions_about, reference, sent_once, unrelated
+from interventions.editing.multedit import edit_facts
+from interventions.editing.optimized_value import Optimizer
+from interventions.remote.jobs import Job
+from interventions.studies.conditions import Conditions, Unusable, clean_prompt
 
 
 @pytest.fixture(scope="module")

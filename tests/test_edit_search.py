@@ -9,13 +9,13 @@ from answering import questions, renamed, speaking
 
 import benchmarks.edit_search as module
 from benchmarks.edit_search import GRIDS, search
-from interventions.closed_form import LAMBDA
 from interventions.edit_errors import EditError
-from interventions.edit_evaluation import reference
-from interventions.edit_items import wrong_items
-from interventions.edit_study import CONSTRAINED_DEFAULT, EDIT_METHODS, Editing, EditStudy, edit_study
-from interventions.fine_tuning import FineTuning
-from interventions.optimized_value import Optimizer
+from interventions.editing.closed_form import LAMBDA
+from interventions.editing.evaluation import reference
+from interventions.editing.fine_tuning import CONSTRAINED_DEFAULT, FineTuning
+from interventions.editing.items import wrong_items
+from interventions.editing.optimized_value import Optimizer
+from interventions.editing.study import EDIT_METHODS, Editing, EditStudy, edit_study
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,16 @@ import torch
 from answering import questions, renamed, speaking
 from edits import weights_digest
 
-import interventions.edit_study as module
-import interventions.sequential_edits as kept
-from interventions import answers, edit_items
+import interventions.editing.sequential as kept
+import interventions.editing.study as module
 from interventions.edit_errors import EditError, NoGradientError
-from interventions.edit_evaluation import reference, unrelated
-from interventions.edit_items import references, wrong_items
-from interventions.edit_study import (
+from interventions.editing import items as edit_items
+from interventions.editing.evaluation import reference, unrelated
+from interventions.editing.fine_tuning import FineTuning
+from interventions.editing.items import references, wrong_items
+from interventions.editing.multedit import edit_facts
+from interventions.editing.optimized_value import Optimizer
+from interventions.editing.study import (
     EDIT_METHODS,
     Editing,
     edit_every_layer,
@@ -24,11 +27,9 @@ from interventions.edit_study import (
     known_answers_apart,
     random_layer,
 )
-from interventions.fine_tuning import FineTuning
-from interventions.multedit import edit_facts
-from interventions.ndif import JobFailed
-from interventions.optimized_value import Optimizer
-from interventions.parameters import ParameterError
+from interventions.remote.http import JobFailed
+from interventions.studies import answers
+from interventions.studies.parameters import ParameterError
 
 QUICK = Editing(
     layers=(1,), optimizer=Optimizer(steps=40), fine_tuning=FineTuning(1e-2, steps=8),

@@ -9,10 +9,10 @@ import tiny
 import torch
 from answering import questions, renamed, speaking, words
 
-from interventions.conditions import Conditions, clean_prompt, corrupted_prompt
-from interventions.example import first_used, marked, pictures, typical, worked_example
-from interventions.parameters import ParameterError
-from interventions.study import trace_study
+from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
+from interventions.studies.parameters import ParameterError
+from interventions.tracing.examples import first_used, marked, pictures, typical, worked_example
+from interventions.tracing.study import trace_study
 
 CONDITIONS = {
     "replacement": Conditions(),
@@ -146,7 +146,7 @@ def test_a_pool_that_ends_gives_what_it_has(model, items, tmp_path):
 
 
 def test_a_part_is_given_up_in_the_end(model, items, tmp_path, monkeypatch):
-    monkeypatch.setattr("interventions.example.ASK_AT_MOST", 2)
+    monkeypatch.setattr("interventions.tracing.examples.ASK_AT_MOST", 2)
     pool = [wrong(items[0]), wrong(items[1]), items[2], *items[4:]]
     study = first_used(model, pool, 1, window=1, results_dir=tmp_path)
     assert study.questions["id"].tolist() == [pool[0].id, pool[1].id, pool[3].id]

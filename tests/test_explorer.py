@@ -9,8 +9,8 @@ import tiny
 from answering import questions, renamed, speaking
 
 from interventions import ModelError, apply_edits, attention_contributions, attention_knockout, trace
-from interventions.causal_trace import window_spans
-from interventions.conditions import Conditions, Unusable, clean_prompt, corrupted_prompt
+from interventions.attention.contributions import FLOWS
+from interventions.engine.windows import window_spans
 from interventions.explorer import Exploration
 from interventions.explorer import exploration as exploration_module
 from interventions.explorer.draft import Draft, suggestions
@@ -18,8 +18,8 @@ from interventions.explorer.findings import Settings
 from interventions.explorer.picker import Picker
 from interventions.explorer.pictures import TracePicture, contributions_png, knockout_png
 from interventions.explorer.work import Step, Work
-from interventions.knockout import FLOWS
-from interventions.model import VisionLanguageModel
+from interventions.models.model import VisionLanguageModel
+from interventions.studies.conditions import Conditions, Unusable, clean_prompt, corrupted_prompt
 from interventions.testbed import load_testbed, save_testbed
 
 WAIT = 30

@@ -13,7 +13,7 @@ from PIL import Image
 from interventions.explorer import Explorer
 from interventions.explorer.parameters import ExploreParameters
 from interventions.explorer.parts import ClickablePicture
-from interventions.parameters import ParameterError
+from interventions.studies.parameters import ParameterError
 from interventions.testbed import TestBed, load_testbed, save_testbed
 
 WIDGET = "application/vnd.jupyter.widget-view+json"

@@ -9,8 +9,7 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 from studies import N_LAYERS, kinds_of, noise, planted, shuffled, study_of
 
-from interventions.attention_study import AttentionStudy
-from interventions.failure import (
+from interventions.attention.failure_prediction import (
     FEW,
     HALVES,
     FailureError,
@@ -24,8 +23,9 @@ from interventions.failure import (
     layers_used,
     roc_points,
 )
-from interventions.metrics import auroc
-from interventions.outcomes import outcome_by_layer, outcome_tests
+from interventions.attention.right_and_wrong import outcome_by_layer, outcome_tests
+from interventions.attention.study import AttentionStudy
+from interventions.statistics import auroc
 
 
 def test_halves_are_stratified_and_know_no_order():

@@ -27,13 +27,14 @@ from transformers import (
     Qwen3NextConfig,
 )
 
-from interventions import families
-from interventions.causal_trace import trace
-from interventions.checkpoints import ModelError
-from interventions.corruption import corrupt
-from interventions.loading import load_model
-from interventions.model import VisionLanguageModel, family_row
-from interventions.prompt import PromptError, build_prompt
+from interventions.models import families
+from interventions.models.checkpoints import ModelError
+from interventions.models.loading import load_model
+from interventions.models.model import VisionLanguageModel, family_row
+from interventions.prompts.corruption import corrupt
+from interventions.prompts.prompt import build_prompt
+from interventions.prompts.tokens import PromptError
+from interventions.tracing.causal_trace import trace
 
 MROPE = {"rope_type": "default", "mrope_section": [16, 24, 24]}  # as Qwen2-VL's checkpoints have it
 

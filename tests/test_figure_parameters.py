@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import pytest
 from transformers import AutoConfig
 
-from interventions import figure_parameters as module
-from interventions.checkpoints import CHECKPOINTS
-from interventions.conditions import Conditions
-from interventions.families import VICUNA
-from interventions.figure_parameters import (
+from interventions.models.checkpoints import CHECKPOINTS
+from interventions.models.families import VICUNA
+from interventions.studies.conditions import Conditions
+from interventions.studies.parameters import ParameterError
+from interventions.testbed import Item, TestBed
+from interventions.tracing import parameters as module
+from interventions.tracing.parameters import (
     Fig1Parameters,
     Fig2Parameters,
     Fig3Parameters,
@@ -20,9 +22,7 @@ from interventions.figure_parameters import (
     Fig8Parameters,
     Table1Parameters,
 )
-from interventions.parameters import ParameterError
-from interventions.testbed import Item, TestBed
-from interventions.trace_parameters import resolve_window, window_list, window_sentence
+from interventions.tracing.trace_parameters import resolve_window, window_list, window_sentence
 
 TRACING = (Fig1Parameters, Fig2Parameters, Fig3Parameters, Fig4Parameters, Fig7Parameters, Fig8Parameters)
 ALL = (*TRACING, Table1Parameters)

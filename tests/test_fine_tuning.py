@@ -10,10 +10,10 @@ from answering import renamed
 from edits import weights_digest
 from tiny import QUESTION, ask
 
-from interventions.causal_trace import answer_tokens
-from interventions.edit import Edit
-from interventions.edit_errors import EditError
-from interventions.fine_tuning import DivergedError, FineTuning, fine_tuned
+from interventions.edit_errors import DivergedError, EditError
+from interventions.editing.edit import Edit
+from interventions.editing.fine_tuning import FineTuning, fine_tuned
+from interventions.studies.answers import answer_tokens
 
 TARGET = "New Zealand"  # several tokens
 SETTINGS = FineTuning(3e-3, steps=100)

@@ -7,9 +7,10 @@ import tiny
 import torch
 from transformers import DynamicCache
 
-from interventions import forward, packing, restoration
-from interventions.attention import read_contributions
-from interventions.prompt import build_prompt
+from interventions.attention.contributions import read_contributions
+from interventions.engine import forward, packing
+from interventions.prompts.prompt import build_prompt
+from interventions.tracing import restoration
 
 
 @pytest.fixture(

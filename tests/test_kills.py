@@ -20,16 +20,16 @@ import torch
 from answering import renamed, speaking
 from test_store_keys import QUICK, World, in_words, with_target
 
-from interventions import results
-from interventions.attention_study import attention_study
-from interventions.conditions import Conditions
-from interventions.controls import trace_controls
-from interventions.edit_items import references, wrong_items
-from interventions.edit_study import edit_every_layer, edit_study
-from interventions.lead import lead_time
-from interventions.precision import precision_study
-from interventions.sequential_edits import sequential_edits
-from interventions.study import trace_study
+from interventions.attention.lead_time import lead_time
+from interventions.attention.study import attention_study
+from interventions.editing.items import references, wrong_items
+from interventions.editing.sequential import sequential_edits
+from interventions.editing.study import edit_every_layer, edit_study
+from interventions.studies import results
+from interventions.studies.conditions import Conditions
+from interventions.tracing.controls import trace_controls
+from interventions.tracing.precision import precision_study
+from interventions.tracing.study import trace_study
 
 KILLS = 10
 
@@ -132,7 +132,7 @@ def computing(monkeypatch):
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.__name__)
 def test_a_kill_at_ten_random_points_loses_nothing(world, computing, tmp_path, monkeypatch, study):
-    monkeypatch.setattr("interventions.lead._seconds", lambda model, run: run() or 1.0)
+    monkeypatch.setattr("interventions.attention.lead_time._seconds", lambda model, run: run() or 1.0)
     computing.start()
     whole, tables, steps = study(world, tmp_path / "whole"), computing.tables, computing.steps
     generator, done = random.Random(study.__name__), 0

@@ -8,10 +8,12 @@ import torch
 from tiny import QUESTION, ask
 
 from interventions import attention_knockout
-from interventions.attention import FLOWS, AttentionError
-from interventions.causal_trace import TraceError, window_spans
-from interventions.knockout import METHODS, flow_edges
-from interventions.prompt import PromptError, build_prompt
+from interventions.attention.contributions import FLOWS, AttentionError
+from interventions.attention.knockout import METHODS, flow_edges
+from interventions.engine.windows import window_spans
+from interventions.errors import TraceError
+from interventions.prompts.prompt import build_prompt
+from interventions.prompts.tokens import PromptError
 
 # What no standard flow has: several roles at once, a source between the targets, a position.
 ODD = {"question -> end": (("constraint", "other"), ("text_constraint", "last")), "first -> second": (0, (1, -1))}

@@ -7,9 +7,9 @@ import pytest
 import tiny
 from answering import questions, speaking
 
-import interventions.lead as module
-from interventions.lead import lead_text, lead_time
-from interventions.record import Number
+import interventions.attention.lead_time as module
+from interventions.attention.lead_time import lead_text, lead_time
+from interventions.reports.record import Number
 
 
 @pytest.fixture(scope="module")

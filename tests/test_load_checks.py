@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 
-from interventions import checkpoints, load_checks
-from interventions.checkpoints import ModelError
-from interventions.families import BUNNY, VICUNA
-from interventions.loading import load_model
-from interventions.model import VisionLanguageModel
-from interventions.prompt import build_prompt
+from interventions.models import checkpoints, load_checks
+from interventions.models.checkpoints import ModelError
+from interventions.models.families import BUNNY, VICUNA
+from interventions.models.loading import load_model
+from interventions.models.model import VisionLanguageModel
+from interventions.prompts.prompt import build_prompt
 
 ROOT = Path(__file__).parent.parent
 CHAT = (

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from interventions.metrics import (
+from interventions.statistics import (
     _without_punctuation,
     answer_accuracy,
     answer_probability,

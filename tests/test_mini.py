@@ -6,10 +6,12 @@ import random
 import pytest
 import torch
 
-from interventions.mini import route, stage, stages, train
-from interventions.mini.build import build
-from interventions.mini.items import build_items, card
-from interventions.mini.route import (
+from interventions.testbed import load_image, load_testbed
+from interventions.testbed.schema import EMBEDDED
+from recipes.mini import route, stage, stages, train
+from recipes.mini.build import build
+from recipes.mini.items import build_items, card
+from recipes.mini.route import (
     BETWEEN,
     CONSTRAINT,
     DECOY,
@@ -22,10 +24,8 @@ from interventions.mini.route import (
     Teacher,
     collate,
 )
-from interventions.mini.vocabulary import PROMPTS, TEXT_PROMPTS, make_processor, train_tokenizer
-from interventions.mini.world import load_world
-from interventions.testbed import load_image, load_testbed
-from interventions.testbed.schema import EMBEDDED
+from recipes.mini.vocabulary import PROMPTS, TEXT_PROMPTS, make_processor, train_tokenizer
+from recipes.mini.world import load_world
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import pytest
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 
 from interventions import load_model, load_testbed
-from interventions.averages import by_role_layer
-from interventions.checkpoints import CHECKPOINTS
-from interventions.mini.card import write_card
-from interventions.mini.evaluate import KNOCK_OUTS, Evaluator
-from interventions.study import trace_study
+from interventions.models.checkpoints import CHECKPOINTS
 from interventions.testbed.schema import PAPER_PARTS
+from interventions.tracing.averages import by_role_layer
+from interventions.tracing.study import trace_study
+from recipes.mini.card import write_card
+from recipes.mini.evaluate import KNOCK_OUTS, Evaluator
 
 TAUGHT = ("mini", "mini-bunny")
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from interventions.mini.collect_pictures import SIZE, IconSet, rasterise, slug
-from interventions.mini.wordnet import WordNet
+from recipes.mini.sources.pictures import SIZE, IconSet, rasterise, slug
+from recipes.mini.sources.wordnet import WordNet
 
 NOUNS = (
     "  1 This software and database is being provided to you, the LICENSEE\n"

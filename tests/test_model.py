@@ -11,15 +11,16 @@ import torch
 from PIL import Image
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from interventions import checkpoints, loading
-from interventions import model as model_module
-from interventions.causal_trace import trace
-from interventions.checkpoints import ModelError, resolve
-from interventions.corruption import corrupt
-from interventions.loading import load_model
-from interventions.model import VisionLanguageModel
-from interventions.prompt import PromptError, build_prompt
+from interventions.models import checkpoints, loading
+from interventions.models import model as model_module
+from interventions.models.checkpoints import ModelError, resolve
+from interventions.models.loading import load_model
+from interventions.models.model import VisionLanguageModel
+from interventions.prompts.corruption import corrupt
+from interventions.prompts.prompt import build_prompt
+from interventions.prompts.tokens import PromptError
 from interventions.testbed import TestBedError
+from interventions.tracing.causal_trace import trace
 
 QUESTION = "The capital of this country is"
 

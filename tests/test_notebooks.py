@@ -22,13 +22,13 @@ from notebook_runs import (
     shown,
 )
 
-import interventions.attention_parameters as attention_parameters
-import interventions.edit_parameters as edit_parameters
+import interventions.attention.parameters as attention_parameters
+import interventions.editing.parameters as edit_parameters
 import interventions.explorer.parameters as explorer_parameters
-import interventions.figure_parameters as figure_parameters
-import interventions.precision_parameters as precision_parameters
 import interventions.testbed.verification.parameters as verify_parameters
-from interventions.record import read_record
+import interventions.tracing.parameters as figure_parameters
+import interventions.tracing.precision_parameters as precision_parameters
+from interventions.reports.record import read_record
 from interventions.testbed import load_testbed
 
 FIG3 = NOTEBOOKS / "fig3_trace.ipynb"

@@ -8,12 +8,12 @@ import pytest
 import tiny
 from notebook_runs import check, execute, outputs, parameters, shown
 
-from interventions.attention import AttentionError
-from interventions.attention_parameters import Fig5Parameters, Fig15Parameters, Fig17Parameters
-from interventions.attention_study import SUBSETS, attention_study
-from interventions.loading import load_model
-from interventions.parameters import ParameterError
-from interventions.record import read_record
+from interventions.attention.contributions import AttentionError
+from interventions.attention.parameters import Fig5Parameters, Fig15Parameters, Fig17Parameters
+from interventions.attention.study import SUBSETS, attention_study
+from interventions.models.loading import load_model
+from interventions.reports.record import read_record
+from interventions.studies.parameters import ParameterError
 from interventions.testbed import load_testbed, save_testbed
 
 

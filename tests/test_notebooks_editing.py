@@ -7,11 +7,11 @@ import papermill
 import pytest
 from notebook_runs import check, execute, parameters, shown
 
-from interventions.edit_parameters import Fig6Parameters, Fig14Parameters, Fig18Parameters
-from interventions.edit_study import EDIT_METHODS, KNOWN_ANSWER, Editing
-from interventions.fine_tuning import FineTuning
-from interventions.loading import load_model
-from interventions.parameters import ParameterError
+from interventions.editing.fine_tuning import FineTuning
+from interventions.editing.parameters import Fig6Parameters, Fig14Parameters, Fig18Parameters
+from interventions.editing.study import EDIT_METHODS, KNOWN_ANSWER, Editing
+from interventions.models.loading import load_model
+from interventions.studies.parameters import ParameterError
 from interventions.testbed import load_testbed, save_testbed
 
 LAYERS = range(5)

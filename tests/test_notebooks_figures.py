@@ -4,9 +4,9 @@ import papermill
 import pytest
 from notebook_runs import check, execute, outputs, parameters, shown
 
-from interventions.figure_parameters import Fig3Parameters
-from interventions.parameters import ParameterError
-from interventions.record import read_record
+from interventions.reports.record import read_record
+from interventions.studies.parameters import ParameterError
+from interventions.tracing.parameters import Fig3Parameters
 
 
 def windows_and_series(record: dict) -> set[tuple]:

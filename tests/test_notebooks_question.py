@@ -8,8 +8,8 @@ import pytest
 import yaml
 from notebook_runs import ROOT, check, execute, parameters, shown
 
-from interventions.figure_parameters import Fig2Parameters, Fig8Parameters, Table1Parameters
 from interventions.testbed import load_testbed, save_testbed
+from interventions.tracing.parameters import Fig2Parameters, Fig8Parameters, Table1Parameters
 
 FILES = {"table1": Table1Parameters, "fig2": Fig2Parameters} | {f"fig{n}": Fig8Parameters for n in range(8, 14)}
 

@@ -9,7 +9,7 @@ from notebook_runs import BY_HAND, NOTEBOOKS, noise_on_stderr
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from interventions.record import read_record
+from interventions.reports.record import read_record
 from interventions.testbed import load_testbed, save_testbed
 
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb") if path.stem not in BY_HAND)

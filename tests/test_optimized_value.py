@@ -11,10 +11,10 @@ import torch
 from tiny import with_biases
 
 from benchmarks.editing import value_by_hooks
-from interventions.causal_trace import answer_tokens
 from interventions.edit_errors import DivergedError, EditError, NoGradientError
-from interventions.optimized_value import OPTIMIZERS, Optimizer, optimize_value, read_values
-from interventions.prompt import build_prompt
+from interventions.editing.optimized_value import OPTIMIZERS, Optimizer, optimize_value, read_values
+from interventions.prompts.prompt import build_prompt
+from interventions.studies.answers import answer_tokens
 
 QUESTION = "Name a country that borders this country and starts with B"
 LONG = "Paris, France"  # several tokens

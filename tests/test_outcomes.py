@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from studies import N_LAYERS, kinds_of, noise, study_of
 
-from interventions import outcomes
-from interventions.outcomes import outcome_by_layer, outcome_tests
+from interventions.attention import right_and_wrong as outcomes
+from interventions.attention.right_and_wrong import outcome_by_layer, outcome_tests
 
 
 def test_means_of_right_and_wrong_answers():

@@ -10,13 +10,13 @@ import tiny
 from answering import questions, speaking
 
 import interventions.files as files
-from interventions.attention_parameters import Fig5Parameters
-from interventions.checkpoints import CHECKPOINTS
-from interventions.figure_parameters import Fig3Parameters
-from interventions.ndif import TRAFFIC, Traffic
-from interventions.parameters import ParameterError
-from interventions.results import ResultStore, computed_by
+from interventions.attention.parameters import Fig5Parameters
+from interventions.models.checkpoints import CHECKPOINTS
+from interventions.remote.http import TRAFFIC, Traffic
+from interventions.studies.parameters import ParameterError
+from interventions.studies.results import ResultStore, computed_by
 from interventions.testbed import load_testbed, save_testbed
+from interventions.tracing.parameters import Fig3Parameters
 
 
 @pytest.fixture(scope="module")

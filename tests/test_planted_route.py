@@ -7,12 +7,12 @@ import pytest
 import torch
 from planted import QUESTIONS
 
-from interventions.averages import by_role_layer, layer_tests, peak_layers
-from interventions.causal_trace import trace
-from interventions.conditions import Conditions
-from interventions.corruption import corrupt
-from interventions.prompt import build_prompt
-from interventions.study import trace_study
+from interventions.prompts.corruption import corrupt
+from interventions.prompts.prompt import build_prompt
+from interventions.studies.conditions import Conditions
+from interventions.tracing.averages import by_role_layer, layer_tests, peak_layers
+from interventions.tracing.causal_trace import trace
+from interventions.tracing.study import trace_study
 
 PLACES = [(0, 0, 2), (0, 1, 3), (1, 2, 4), (1, 4, 5), (3, 3, 5)]  # read, lookup, move, of six layers
 HIGH, LOW = 0.5, 0.05

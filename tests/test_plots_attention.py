@@ -11,9 +11,9 @@ from figures import text_problems
 from matplotlib.colors import to_rgba
 from PIL import Image
 
-from interventions.attention_averages import flow_shares, knockout_drops
-from interventions.attention_examples import outcome_examples, patch_examples
-from interventions.concentration import mean_contributions
+from interventions.attention.averages import flow_shares, knockout_drops
+from interventions.attention.examples import outcome_examples, patch_examples
+from interventions.attention.visual_tokens import mean_contributions
 from interventions.plots.attention import flows_by_layer, question_contributions
 from interventions.plots.failure import contributions_by_outcome, roc_curves
 from interventions.plots.patches import patch_maps, patches_over_images, visual_token_maps

@@ -11,9 +11,10 @@ from figures import text_problems
 from matplotlib.colors import to_hex, to_rgba
 from PIL import Image
 
-from interventions.edit_averages import PAPER, edit_examples, layer_means, method_means
-from interventions.edit_study import EDIT_METHODS
-from interventions.plots import edited_examples, efficacy_by_layer, further_metrics, methods_by_metric, sequential
+from interventions.editing.averages import PAPER, edit_examples, layer_means, method_means
+from interventions.editing.study import EDIT_METHODS
+from interventions.plots import efficacy_by_layer, further_metrics, methods_by_metric, sequential
+from interventions.plots import examples as edited_examples
 
 MAIN, FURTHER = ("efficacy", "exact", "generalisation", "specificity"), ("pictures", "following", "kl")
 EARLY = {"correct": [0.8, 0.9, 0.93, 0.8, 0.4, 0.3, 0.2, 0.15], "insert": [0.7, 0.95, 0.9, 0.8, 0.5, 0.3, 0.2, 0.15]}

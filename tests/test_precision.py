@@ -9,8 +9,6 @@ import torch
 from answering import questions, renamed, speaking
 from sites import early, sites, study_of
 
-from interventions import precision
-from interventions.causal_trace import trace
 from interventions.claims import (
     checks_sentence,
     precision_claims,
@@ -18,11 +16,13 @@ from interventions.claims import (
     precision_sentence,
     precision_table,
 )
-from interventions.conditions import Conditions, clean_prompt, corrupted_prompt
-from interventions.parameters import ParameterError
-from interventions.precision import METHOD_NAMES, PrecisionStudy, precision_study
-from interventions.precision_parameters import PrecisionParameters
-from interventions.study import trace_study
+from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
+from interventions.studies.parameters import ParameterError
+from interventions.tracing import precision
+from interventions.tracing.causal_trace import trace
+from interventions.tracing.precision import METHOD_NAMES, PrecisionStudy, precision_study
+from interventions.tracing.precision_parameters import PrecisionParameters
+from interventions.tracing.study import trace_study
 
 DTYPES = ("bfloat16", "float16")
 

@@ -8,15 +8,15 @@ import pytest
 import tiny
 import torch
 
-from interventions.attention import attention_contributions
-from interventions.checkpoints import ModelError
-from interventions.corruption import corrupt, noise
+from interventions.attention.contributions import attention_contributions
+from interventions.attention.knockout import attention_knockout
 from interventions.edit_errors import EditError
+from interventions.editing.multedit import edit_facts
 from interventions.errors import TraceError
-from interventions.knockout import attention_knockout
-from interventions.multedit import edit_facts
-from interventions.prompt import PromptError, build_prompt, resolve_positions
-from interventions.tokens import align, check_token_ids, find_phrase, token_texts
+from interventions.models.checkpoints import ModelError
+from interventions.prompts.corruption import corrupt, noise
+from interventions.prompts.prompt import build_prompt, resolve_positions
+from interventions.prompts.tokens import PromptError, align, check_token_ids, find_phrase, token_texts
 
 QUESTION = "The capital of this country is"
 

@@ -9,8 +9,8 @@ import yaml
 
 from benchmarks import real_size, rehearsal
 from interventions import ModelError
-from interventions.families import family_of
-from interventions.published import PUBLISHED, published_config, skeleton
+from interventions.models.families import family_of
+from interventions.models.published import PUBLISHED, published_config, skeleton
 
 ROOT = Path(__file__).parent.parent
 MODELS = (ROOT / "docs" / "models.md").read_text()

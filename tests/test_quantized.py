@@ -15,11 +15,11 @@ from interventions import (
     load_testbed,
     merged,
 )
-from interventions.causal_trace import trace
-from interventions.conditions import Conditions, clean_prompt, corrupted_prompt
 from interventions.edit_errors import EditError, NoGradientError
-from interventions.edit_study import edit_study
-from interventions.fine_tuning import fine_tuned
+from interventions.editing.fine_tuning import fine_tuned
+from interventions.editing.study import edit_study
+from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
+from interventions.tracing.causal_trace import trace
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import papermill.cli
 from pages import README, ROOT
 
 import interventions
+from benchmarks.cost import estimate, read_fit
 from interventions import load_model, load_testbed
-from interventions.cost import estimate, read_fit
-from interventions.figure_parameters import Fig3Parameters
+from interventions.tracing.parameters import Fig3Parameters
 
 
 def run_blocks(page: str) -> dict:

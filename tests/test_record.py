@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 import interventions.environment as environment
-import interventions.record as module
-import interventions.results as results
+import interventions.reports.record as module
+import interventions.studies.results as results
 from interventions.__main__ import main
-from interventions.record import MIME_TYPE, Claim, Number, RecordError, read_record, record
+from interventions.reports.record import MIME_TYPE, Claim, Number, RecordError, read_record, record
 
 MODEL = SimpleNamespace(
     name="tiny", revision="0" * 64, device="cpu", dtype="torch.float32", quantization=None, prompt="Q: {question} A:",

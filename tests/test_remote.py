@@ -8,12 +8,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from nnsight.schema.config import CONFIG
 
-from interventions import load_model, ndif, remote
-from interventions.checkpoints import ModelError
-from interventions.figure_parameters import Fig3Parameters
-from interventions.parameters import ParameterError
+from interventions import load_model
+from interventions.models.checkpoints import ModelError
 from interventions.progress import Progress
-from interventions.study import trace_study
+from interventions.remote import http as ndif
+from interventions.remote import jobs as remote
+from interventions.studies.parameters import ParameterError
+from interventions.tracing.parameters import Fig3Parameters
+from interventions.tracing.study import trace_study
 
 KEY = "canary-5b1f"
 

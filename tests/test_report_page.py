@@ -11,8 +11,8 @@ import nbformat
 import pytest
 
 from interventions.__main__ import main
-from interventions.record import MIME_TYPE, RecordError, read_record
-from interventions.report_page import build_pages, outdated
+from interventions.reports.page import build_pages, outdated
+from interventions.reports.record import MIME_TYPE, RecordError, read_record
 
 ROOT = Path(__file__).parent.parent
 REPORTS = ROOT / "reports" / "mini"

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 import yaml
 
-from interventions.report_page import build_pages, outdated
+from interventions.reports.page import build_pages, outdated
 
 ROOT = Path(__file__).parent.parent
 REPORTS = ROOT / "reports" / "mini"

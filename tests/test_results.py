@@ -16,9 +16,9 @@ import pytest
 import torch
 
 import interventions.files as files
-import interventions.results as results
+import interventions.studies.results as results
 from interventions.environment import commit
-from interventions.results import ResultStore, begin_run, computed_by
+from interventions.studies.results import ResultStore, begin_run, computed_by
 
 KEY = {"table": "trace_study", "model": "abc", "item": "known-1", "window": 3, "kinds": ["mlp", "attention"]}
 

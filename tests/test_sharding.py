@@ -8,11 +8,11 @@ import pytest
 from answering import renamed
 
 import interventions.progress as progress_module
-import interventions.study as module
-from interventions.asking import in_shard
-from interventions.parameters import ParameterError, shard_of
+import interventions.tracing.study as module
 from interventions.progress import Progress
-from interventions.study import trace_study
+from interventions.studies.loop import in_shard
+from interventions.studies.parameters import ParameterError, shard_of
+from interventions.tracing.study import trace_study
 
 
 @pytest.fixture(scope="module")

@@ -16,24 +16,26 @@ import tiny
 import torch
 from answering import MULTI, renamed, speaking
 
-from interventions import asking, lead, results
-from interventions.answers import own_answer
-from interventions.attention_study import attention_study
-from interventions.conditions import Conditions, clean_prompt
-from interventions.controls import trace_controls
-from interventions.edit import apply_edits
-from interventions.edit_items import references, wrong_items
-from interventions.edit_study import EDIT_METHODS, Editing, edit_study
-from interventions.fine_tuning import FineTuning
-from interventions.knockout import FLOWS
-from interventions.lead import lead_time
-from interventions.multedit import edit_facts
-from interventions.optimized_value import Optimizer
-from interventions.parameters import ParameterError
-from interventions.prompt import build_prompt
-from interventions.sequential_edits import sequential_edits
-from interventions.study import trace_study
+from interventions.attention import lead_time as lead
+from interventions.attention.contributions import FLOWS
+from interventions.attention.lead_time import lead_time
+from interventions.attention.study import attention_study
+from interventions.editing.edit import apply_edits
+from interventions.editing.fine_tuning import FineTuning
+from interventions.editing.items import references, wrong_items
+from interventions.editing.multedit import edit_facts
+from interventions.editing.optimized_value import Optimizer
+from interventions.editing.sequential import sequential_edits
+from interventions.editing.study import EDIT_METHODS, Editing, edit_study
+from interventions.prompts.prompt import build_prompt
+from interventions.studies import loop as asking
+from interventions.studies import results
+from interventions.studies.answers import own_answer
+from interventions.studies.conditions import Conditions, clean_prompt
+from interventions.studies.parameters import ParameterError
 from interventions.testbed import Item, load_image
+from interventions.tracing.controls import trace_controls
+from interventions.tracing.study import trace_study
 
 # Arguments that say where and how something runs, not what: changed in `test_how_a_study_runs_is_not_in_its_key`.
 HOW = {"model", "testbed", "results_dir", "shard", "required", "label", "remote"}

@@ -14,16 +14,17 @@ import tiny
 import torch
 from answering import questions, renamed, speaking, words
 
-import interventions.study as module
-from interventions.averages import effects_at
-from interventions.causal_trace import TraceError, trace
-from interventions.conditions import Conditions
-from interventions.corruption import corrupt
-from interventions.model import VisionLanguageModel
-from interventions.parameters import ParameterError
-from interventions.prompt import build_prompt
-from interventions.study import SITE_ROLES, trace_study
+import interventions.tracing.study as module
+from interventions.errors import TraceError
+from interventions.models.model import VisionLanguageModel
+from interventions.prompts.corruption import corrupt
+from interventions.prompts.prompt import build_prompt
+from interventions.studies.conditions import Conditions
+from interventions.studies.parameters import ParameterError
 from interventions.testbed import load_image
+from interventions.tracing.averages import effects_at
+from interventions.tracing.causal_trace import trace
+from interventions.tracing.study import SITE_ROLES, trace_study
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import tiny
 from answering import questions, renamed, speaking, words
 from sites import early, sites, study_of
 
-from interventions.conditions import Conditions
-from interventions.parameters import ParameterError
-from interventions.study import trace_study
-from interventions.sweeps import (
+from interventions.studies.conditions import Conditions
+from interventions.studies.parameters import ParameterError
+from interventions.tracing.study import trace_study
+from interventions.tracing.sweeps import (
     on_common,
     paired_bests,
     series_by_layer,

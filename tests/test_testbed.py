@@ -12,9 +12,10 @@ import tiny
 from PIL import Image
 from transformers.image_utils import load_image as transformers_load_image
 
-from interventions.prompt import PromptError, build_prompt
+from interventions.prompts.prompt import build_prompt
+from interventions.prompts.tokens import PromptError
+from interventions.studies.replacements import choose_corruptions, write_corruptions
 from interventions.testbed import Item, TestBed, TestBedError, load_image, load_testbed, on_white, save_testbed
-from interventions.testbed.corruptions import choose_corruptions, write_corruptions
 from interventions.testbed.errors import first_line
 from interventions.testbed.images import image_problem, on_square, seen_box
 from interventions.testbed.table import COLUMNS

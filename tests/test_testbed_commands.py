@@ -10,7 +10,7 @@ from openai_server import OpenAIServer, completion, good
 from released_format import write_as_released
 
 from interventions.__main__ import main
-from interventions.record import read_record
+from interventions.reports.record import read_record
 from interventions.testbed import load_testbed
 from interventions.testbed.provenance import history, rewrite
 from interventions.testbed.verification.decisions import LOG, DecisionLog
@@ -79,7 +79,7 @@ def test_without_a_model_phrases_are_chosen_unchecked(bed, capsys):
     (("--remote",), "add --model"), (("--dtype", "float32"), "add --model"), (("--device-map", "auto"), "add --model"),
 ])
 def test_options_that_cannot_be_are_told_before_a_model_is_loaded(bed, monkeypatch, capsys, options, told):
-    monkeypatch.setattr("interventions.loading.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("interventions.models.loading.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     assert run("corruptions", bed, *options) == 1
     assert told in capsys.readouterr().err
     assert not any(item.visual_replacement for item in load_testbed(bed))
@@ -153,13 +153,13 @@ def test_an_interrupt_ends_a_command_quietly(bed, monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("interventions.testbed.corruptions.choose_corruptions", interrupted)
+    monkeypatch.setattr("interventions.studies.replacements.choose_corruptions", interrupted)
     assert run("corruptions", bed) == 130
     assert capsys.readouterr().err == ""
 
 
 def test_a_folder_that_takes_no_results_is_refused_before_the_model_is_loaded(bed, capsys, monkeypatch):
-    monkeypatch.setattr("interventions.loading.load_model", None)  # would fail if it were called
+    monkeypatch.setattr("interventions.models.loading.load_model", None)  # would fail if it were called
     assert run("corruptions", bed, "--model", "mini", "--results-dir", bed / "items.parquet") == 1
     said = capsys.readouterr().err
     assert "results_dir: " in said and "name a folder that can be written" in said and said.count("\n") == 1

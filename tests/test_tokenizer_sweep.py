@@ -16,9 +16,9 @@ import tiny
 from tokenizers import normalizers
 from transformers import AddedToken, CodeGenTokenizer, LlamaTokenizer
 
-from interventions.convert import _image_token
-from interventions.corruption import corrupt
-from interventions.prompt import build_prompt
+from interventions.models.bunny import _image_token
+from interventions.prompts.corruption import corrupt
+from interventions.prompts.prompt import build_prompt
 
 DATA = Path(__file__).parent / "data"
 QUESTIONS = [  # template with {} at the constraint, constraint

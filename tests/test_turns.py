@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from interventions.turns import AHEAD, in_order, others_turn, rest
+from interventions.remote.turns import AHEAD, in_order, others_turn, rest
 
 
 def waits(log):

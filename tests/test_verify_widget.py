@@ -9,7 +9,8 @@ import pytest
 from notebook_runs import execute, noise_on_stderr, outputs, shown
 from PIL import Image
 
-from interventions.parameters import ParameterError
+from interventions.prompts.tokens import normalise
+from interventions.studies.parameters import ParameterError
 from interventions.testbed import Item, TestBedError, load_testbed, save_testbed
 from interventions.testbed.verification.decisions import DecisionLog
 from interventions.testbed.verification.marking import ShownPhrases, mark, pieces, replaced
@@ -17,7 +18,6 @@ from interventions.testbed.verification.outcomes import apply_decisions
 from interventions.testbed.verification.parameters import VerifyParameters
 from interventions.testbed.verification.rounds import Verification
 from interventions.testbed.verification.widget import LARGEST, VerifyWidget, picture
-from interventions.tokens import normalise
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 QUESTION = "Who drew this old operating system's logo in 1984, before this system?"

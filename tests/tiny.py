@@ -25,9 +25,9 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
-from interventions.families import VICUNA
-from interventions.model import VisionLanguageModel
-from interventions.prompt import Prompt, build_prompt
+from interventions.models.families import VICUNA
+from interventions.models.model import VisionLanguageModel
+from interventions.prompts.prompt import Prompt, build_prompt
 
 CORPUS = (
     "USER: The capital of this country is Lima. Sri Lanka, New Zealand and Peru ASSISTANT: Colombo",

@@ -3,14 +3,7 @@
 Every text here is computed from a study's numbers, so a report cannot say what its figure does not show.
 """
 
-from .attention import (
-    fig5_claims,
-    fig5_numbers,
-    fig5_table,
-    knockout_claims,
-    route_claims,
-    subset_claims,
-)
+from .attention import fig5_claims, fig5_numbers, fig5_table, knockout_claims, route_claims, subset_claims
 from .by_layer import control_claims, fig3_claims, fig3_numbers, fig3_statistics
 from .common import caveat, checks_sentence, closing_sentence, window_caveat
 from .editing import (
@@ -23,15 +16,7 @@ from .editing import (
     sequential_claims,
     whole_answers,
 )
-from .failure import (
-    fig15_claims,
-    fig15_numbers,
-    fig15_table,
-    fig16_claims,
-    fig16_numbers,
-    fig17_claims,
-    fig17_numbers,
-)
+from .failure import fig15_claims, fig15_numbers, fig15_table, fig16_claims, fig16_numbers, fig17_claims, fig17_numbers
 from .precision import precision_claims, precision_numbers, precision_sentence, precision_table
 from .question import (
     fig2_claims,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ..attention import CONSTRAINT_TO_LAST, VISUAL_TO_CONSTRAINT, VISUAL_TO_LAST
-from ..attention_averages import (
+from ..attention.averages import (
     agreement,
     blocked_entirely,
     flow_shares,
@@ -14,10 +13,11 @@ from ..attention_averages import (
     right,
     total_shares,
 )
-from ..attention_study import SUBSETS, AttentionStudy
-from ..averages import NEGLIGIBLE
-from ..concentration import LAST, TOP, mean_contributions
-from ..record import Claim, Number
+from ..attention.contributions import CONSTRAINT_TO_LAST, VISUAL_TO_CONSTRAINT, VISUAL_TO_LAST
+from ..attention.study import SUBSETS, TOP, AttentionStudy
+from ..attention.visual_tokens import LAST, mean_contributions
+from ..reports.record import Claim, Number
+from ..tracing.averages import NEGLIGIBLE
 from .common import SUBSTANTIAL, above, above_zero, fine, number, number_of, p_text
 
 LEVEL = 0.05

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from ..averages import by_layer, early_layers, early_tests, layer_tests
-from ..causal_trace import KIND_NAMES
-from ..depth import layer_range
-from ..record import Claim, Number
-from ..study import TraceStudy
+from ..layers import layer_range
+from ..reports.record import Claim, Number
+from ..tracing.averages import by_layer, early_layers, early_tests, layer_tests
+from ..tracing.causal_trace import KIND_NAMES
+from ..tracing.study import TraceStudy
 from .common import SUBSTANTIAL, above_zero, expected_layers, lost, number, number_of, p_text
 
 CONTROL_NAMES = {

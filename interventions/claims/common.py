@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pandas as pd
 
-from ..averages import early_and_middle_layers, early_layers
-from ..depth import layer_range, spanned
-from ..metrics import bootstrap_interval
-from ..record import Claim, Number
-from ..study import TraceStudy
+from ..layers import layer_range, spanned
+from ..reports.record import Claim, Number
+from ..statistics import bootstrap_interval
+from ..tracing.averages import early_and_middle_layers, early_layers
+from ..tracing.study import TraceStudy
 
 # "Late" is the second half of the layers; for "early" see `averages.early_layers`.
 # An effect below this share of P_clean - P_corrupted is too small to say that the answer comes from there.

@@ -12,12 +12,12 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from ..averages import NEGLIGIBLE, early_layers
-from ..depth import layer_range
-from ..edit_averages import PAPER, PRODUCT
-from ..edit_items import TASKS
-from ..edit_study import BASELINES, OURS
-from ..record import Claim, Number
+from ..editing.averages import PAPER, PRODUCT
+from ..editing.items import TASKS
+from ..editing.study import BASELINES, OURS
+from ..layers import layer_range
+from ..reports.record import Claim, Number
+from ..tracing.averages import NEGLIGIBLE, early_layers
 from .common import above, above_zero, number, number_of
 
 LEAST = {"efficacy": 0.8, "generalisation": 0.7, "specificity": -2.0}  # specificity in points of 100

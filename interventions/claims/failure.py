@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from ..attention import CONSTRAINT_TO_LAST
-from ..averages import early_and_middle_layers, early_layers
-from ..failure import FEW
-from ..record import Claim, Number
+from ..attention.contributions import CONSTRAINT_TO_LAST
+from ..attention.failure_prediction import FEW
+from ..reports.record import Claim, Number
+from ..tracing.averages import early_and_middle_layers, early_layers
 from .attention import LEVEL, NONE_RIGHT
 from .common import above, above_zero, fine, number, number_of, p_text
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ..averages import NEGLIGIBLE
-from ..precision import METHOD_NAMES
-from ..record import Claim, Number
+from ..reports.record import Claim, Number
+from ..tracing.averages import NEGLIGIBLE
+from ..tracing.precision import METHOD_NAMES
 
 MODES = {"rows": "exact mode", "packed": "fast mode"}
 OTHERS = {"separate": "separate runs", "float32": "float32"}  # what effects are compared with

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from ..causal_trace import KIND_NAMES
-from ..census import PAPER_COUNTS
-from ..example import WorkedExample
-from ..record import Claim, Number
-from ..study import TraceStudy
+from ..reports.record import Claim, Number
+from ..studies.testbed_summary import PAPER_COUNTS
+from ..tracing.causal_trace import KIND_NAMES
+from ..tracing.examples import WorkedExample
+from ..tracing.study import TraceStudy
 from .common import SUBSTANTIAL, expected_layers
 
 WEAK = 0.1  # of P_clean - P_corrupted: what "weakly causal" (Figure 9) takes at least

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ..averages import window_effects
-from ..causal_trace import KIND_NAMES
-from ..record import Claim, Number
-from ..study import TraceStudy
-from ..sweeps import on_common, paired_bests
+from ..reports.record import Claim, Number
+from ..tracing.averages import window_effects
+from ..tracing.causal_trace import KIND_NAMES
+from ..tracing.study import TraceStudy
+from ..tracing.sweeps import on_common, paired_bests
 from .common import SUBSTANTIAL, above_zero, lost, number, number_of
 
 RECOVERED = "recovered_difference", "recovered_low", "recovered_high"  # columns of `sweeps.paired_bests`

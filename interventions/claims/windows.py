@@ -7,7 +7,9 @@ from fractions import Fraction
 
 import pandas as pd
 
-from ..averages import (
+from ..layers import in_layers, layer_range
+from ..reports.record import Claim, Number
+from ..tracing.averages import (
     NEGLIGIBLE,
     early_and_middle_layers,
     early_layers,
@@ -16,11 +18,9 @@ from ..averages import (
     smallest_window,
     window_effects,
 )
-from ..causal_trace import KIND_NAMES
-from ..depth import in_layers, layer_range
-from ..record import Claim, Number
-from ..study import TraceStudy
-from ..sweeps import Sweep, Sweeps, on_common
+from ..tracing.causal_trace import KIND_NAMES
+from ..tracing.study import TraceStudy
+from ..tracing.sweeps import Sweep, Sweeps, on_common
 from .common import SUBSTANTIAL, above_zero, lost, number, number_of
 
 LARGE = Fraction(6, 32)  # the smallest window of the paper that shows effects at the text constraint

@@ -8,13 +8,13 @@ from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 
-from ..conditions import Conditions, Unusable, clean_prompt, corrupted_prompt, corrupted_roles
-from ..corruption import CorruptedPrompt
-from ..prompt import Prompt
+from ..prompts.corruption import CorruptedPrompt
+from ..prompts.prompt import Prompt
+from ..prompts.tokens import PromptError, find_phrase, normalise
+from ..studies.conditions import Conditions, Unusable, clean_prompt, corrupted_prompt, corrupted_roles
 from ..testbed import Item, TestBedError
 from ..testbed.images import image_problem
 from ..testbed.phrases import FUNCTION_WORDS, phrase_problem, trim
-from ..tokens import PromptError, find_phrase, normalise
 from .work import sentence
 
 OWN = "own"  # id and part of a question of one's own

@@ -14,21 +14,21 @@ from pathlib import Path
 
 import numpy as np
 
-from ..answers import is_accepted
-from ..attention import FLOWS, AttentionError, attention_contributions
-from ..causal_trace import CausalTrace, trace
-from ..checkpoints import ModelError
-from ..conditions import Conditions, corrupted_roles
-from ..corruption import CorruptedPrompt
-from ..edit import Edit, apply_edits
-from ..example import example_at
-from ..knockout import attention_knockout
-from ..loading import load_model
-from ..model import VisionLanguageModel
-from ..multedit import edit_facts
-from ..prompt import Prompt
-from ..study import shown_positions
+from ..attention.contributions import FLOWS, AttentionError, attention_contributions
+from ..attention.knockout import attention_knockout
+from ..editing.edit import Edit, apply_edits
+from ..editing.multedit import edit_facts
+from ..models.checkpoints import ModelError
+from ..models.loading import load_model
+from ..models.model import VisionLanguageModel
+from ..prompts.corruption import CorruptedPrompt
+from ..prompts.prompt import Prompt
+from ..studies.answers import is_accepted
+from ..studies.conditions import Conditions, corrupted_roles
 from ..testbed import TestBed
+from ..tracing.causal_trace import CausalTrace, trace
+from ..tracing.examples import example_at
+from ..tracing.study import shown_positions
 from .draft import Draft
 from .findings import READERS, Blocked, BothAnswers, Contributed, Settings, Traced
 from .work import Step, Steps

@@ -8,8 +8,8 @@ from html import escape
 
 from ipywidgets import HTML, Combobox, HBox, Layout, Tab, VBox
 
-from ..checkpoints import ALIASES
-from ..model import VisionLanguageModel
+from ..models.checkpoints import ALIASES
+from ..models.model import VisionLanguageModel
 from ..testbed import TestBed
 from .edit_panel import EditPanel
 from .exploration import Exploration

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..causal_trace import KINDS, CausalTrace
-from ..conditions import Conditions
-from ..corruption import CorruptedPrompt
-from ..example import WorkedExample
-from ..knockout import AttentionKnockout
-from ..prompt import Prompt
+from ..attention.knockout import AttentionKnockout
+from ..prompts.corruption import CorruptedPrompt
+from ..prompts.prompt import Prompt
+from ..studies.conditions import Conditions
 from ..testbed import Item
+from ..tracing.causal_trace import KINDS, CausalTrace
+from ..tracing.examples import WorkedExample
 
 READERS = ("constraint", "last")  # of the image: the last token of the visual constraint, and of the prompt
 

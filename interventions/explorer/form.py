@@ -9,10 +9,10 @@ from pathlib import Path
 
 from ipywidgets import HTML, Button, Dropdown, FileUpload, HBox, Image, Layout, Text, VBox, Widget
 
-from ..example import marked
 from ..plots.style import PARTS
 from ..testbed import Item, TestBed, TestBedError
 from ..testbed.images import image_problem
+from ..tracing.examples import marked
 from .draft import PROBLEMS, Draft, suggestions
 from .parts import WIDE, button, field, heading
 from .picker import Picker

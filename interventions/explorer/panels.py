@@ -11,12 +11,12 @@ from html import escape
 
 from ipywidgets import HTML, BoundedIntText, Box, HBox, IntRangeSlider, IntSlider, Layout, VBox
 
-from ..attention import FLOWS
-from ..causal_trace import ANSWER_SCORES, KIND_NAMES, KINDS
-from ..conditions import CONSTRAINTS, CORRUPTIONS, PROTOCOLS, Conditions
+from ..attention.contributions import FLOWS
+from ..engine.windows import WINDOW_RULES, window_spans
 from ..plots.style import arrow
 from ..plots.words import token_label
-from ..windows import WINDOW_RULES, window_spans
+from ..studies.conditions import CONSTRAINTS, CORRUPTIONS, PROTOCOLS, Conditions
+from ..tracing.causal_trace import ANSWER_SCORES, KIND_NAMES, KINDS
 from .exploration import Exploration
 from .findings import READERS, Settings, Traced
 from .parts import LABEL, ClickablePicture, button, choice, paragraph, table

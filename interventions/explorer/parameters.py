@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from transformers.utils.logging import disable_progress_bar
 
-from ..checkpoints import ModelError
-from ..loading import load_model
-from ..model import VisionLanguageModel
-from ..parameters import NotebookParameters, ParameterError, named
+from ..models.checkpoints import ModelError
+from ..models.loading import load_model
+from ..models.model import VisionLanguageModel
+from ..studies.parameters import NotebookParameters, ParameterError, named
 from ..testbed import TestBed, TestBedError, load_testbed
 
 

@@ -5,8 +5,8 @@ Each function returns a Figure; `save_figure` writes it as PNG and PDF.
 
 from .attention import flows_by_layer, question_contributions
 from .averages import effects_and_controls, effects_by_layer, probabilities, role_layer_maps
-from .edited_examples import edited_examples
 from .editing import efficacy_by_layer, further_metrics, methods_by_metric, sequential
+from .examples import edited_examples
 from .failure import contributions_by_outcome, roc_curves
 from .patches import patch_maps, patches_over_images, visual_token_maps
 from .precision import precision_differences

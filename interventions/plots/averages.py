@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 
-from ..averages import early_layers
-from ..depth import layer_range
-from ..metrics import bootstrap_interval
+from ..layers import layer_range
+from ..statistics import bootstrap_interval
+from ..tracing.averages import early_layers
 from .style import (
     FAINT,
     INK,

@@ -1,4 +1,4 @@
-"""Figures 6 and 14, editing in numbers, from the frames of `interventions.edit_averages`."""
+"""Figures 6 and 14, editing in numbers, from the frames of `interventions.editing.averages`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 
-from ..averages import early_layers
 from ..claims.editing import NOT_MEASURED
-from ..depth import layer_range
-from ..edit_averages import PAPER, known_first
-from ..edit_items import TASKS
-from ..edit_study import EDIT_METHODS, KNOWN_ANSWER, OURS
+from ..editing.averages import PAPER, known_first
+from ..editing.items import TASKS
+from ..editing.study import EDIT_METHODS, KNOWN_ANSWER, OURS
+from ..layers import layer_range
+from ..tracing.averages import early_layers
 from .averages import SHADE
 from .style import (
     BLUE,

@@ -1,4 +1,4 @@
-"""Figures 16 and 17, right against wrong answers, from the frames of `interventions.outcomes` and of `failure`."""
+"""Figures 16 and 17, right against wrong answers, from the frames of `interventions.attention.right_and_wrong` and of `failure`."""
 
 from __future__ import annotations
 

@@ -14,19 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from ..concentration import LAST
+from ..attention.visual_tokens import LAST
 from ..testbed.images import seen_box
-from .style import (
-    CONTRIBUTION_COLOURS,
-    FAINT,
-    INK,
-    PARTS,
-    contribution_bar,
-    nothing_to_show,
-    parts_of,
-    styled,
-    title,
-)
+from .style import CONTRIBUTION_COLOURS, FAINT, INK, PARTS, contribution_bar, nothing_to_show, parts_of, styled, title
 from .words import CHARACTERS, LINE_HEIGHT, show_image, wrapped, write_lines
 
 OVERLAY = LinearSegmentedColormap.from_list("overlay", [(0.8, 0.05, 0.05, 0), (0.8, 0.05, 0.05, 0.9)])

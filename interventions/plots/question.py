@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from ..causal_trace import KIND_NAMES
+from ..tracing.causal_trace import KIND_NAMES
 from .style import FAINT, INK, KIND_LOOKS, PARTS, QUANTITIES, kinds_of, layer_axis, styled, window_label
 from .words import CHARACTERS, LINE_HEIGHT, LOUD, show_image, token_label, wrapped, write_heading, write_lines
 

@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FuncFormatter, MultipleLocator
 
-from ..depth import spanned
+from ..layers import spanned
 
 STYLE = {
     "figure.dpi": 120,

@@ -1,4 +1,4 @@
-"""Figures that put runs side by side: models, corruptions, constraints and windows (`interventions.sweeps`).
+"""Figures that put runs side by side: models, corruptions, constraints and windows (`interventions.tracing.sweeps`).
 
 A series keeps its colour, marker and line in every panel, named by a key above the panels.
 """
@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..averages import NEGLIGIBLE
-from ..depth import spanned
+from ..layers import spanned
+from ..tracing.averages import NEGLIGIBLE
 from .averages import early_told, shade_early
 from .style import (
     FAINT,

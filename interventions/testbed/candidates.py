@@ -18,8 +18,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ..lots import lot
-from ..metrics import normalize_vqa_answer
+from ..draws import lot
+from ..statistics import normalize_vqa_answer
 from .entity_kinds import FORMS, KINDS_FILE, Kind, kinds, other_forms, text_form, visual_kind
 from .schema import Item
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from ..tokens import PromptError, find_phrase, normalise
+from ..prompts.tokens import PromptError, find_phrase, normalise
 
 DEMONSTRATIVES = frozenset("this these that those".split())
 PRONOUNS = DEMONSTRATIVES | frozenset("it they them he him she her here there".split())  # phrases by themselves

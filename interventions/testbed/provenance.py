@@ -61,7 +61,7 @@ def add_step(
     counts: dict | None = None,
 ) -> None:
     """Append a step to the test bed's history, and make its card anew from all of them."""
-    from .. import __version__  # here: the package's `__init__` imports the test bed
+    from ...interventions import __version__  # here: the package's `__init__` imports the test bed
 
     steps = history(directory)
     steps.append({

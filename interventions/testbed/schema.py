@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..lots import lot
+from ..draws import lot
+from ..prompts.tokens import PromptError, constraint_spans, overlap
 from ..text import quoted
-from ..tokens import PromptError, constraint_spans, overlap
 from .errors import TestBedError
 
 EMBEDDED = Path(__file__).parent / "embedded"

@@ -7,7 +7,7 @@ import time
 import torch
 
 from interventions import build_prompt, corrupt, load_testbed
-from interventions.conditions import Conditions, clean_prompt, corrupted_prompt
+from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
 
 
 def items(n: int, part: str = "known", constraints: str = "single"):

@@ -7,7 +7,7 @@ import pytest
 from server import ROOT, Server
 
 import interventions
-from interventions import ndif
+from interventions.remote import http as ndif
 
 PORT = int(os.environ.get("NDIF_TEST_PORT", 18401))  # not that of `make ndif`, which may be running
 ENVIRONMENT = Path(os.environ.get("NDIF_ENVIRONMENT", ROOT / ".venv-ndif"))

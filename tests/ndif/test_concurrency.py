@@ -4,7 +4,7 @@ import asked
 import pytest
 
 from interventions import load_model
-from interventions.study import trace_study
+from interventions.tracing.study import trace_study
 
 
 def test_concurrency_changes_nothing_but_the_time(trusted, here, tmp_path):

@@ -16,9 +16,9 @@ from interventions import (
     optimize_value,
     trace,
 )
-from interventions.attention import EXTRAS
+from interventions.attention.contributions import EXTRAS
 from interventions.edit_errors import EditError, NoGradientError
-from interventions.edit_evaluation import evaluate, questions_about, reference
+from interventions.editing.evaluation import evaluate, questions_about, reference
 
 CLOSE = 1e-5  # the tolerance, in probability
 NAMES = ("mini", "mini-bunny", "mini-text")  # Llama with CLIP, Phi with SigLIP, a language model

@@ -16,11 +16,13 @@ import pytest
 from server import answers
 from wire import Wire
 
-from interventions import load_model, ndif, remote
-from interventions.asking import ask
-from interventions.checkpoints import ModelError
-from interventions.forward import in_session
-from interventions.results import ResultStore
+from interventions import load_model
+from interventions.engine.forward import in_session
+from interventions.models.checkpoints import ModelError
+from interventions.remote import http as ndif
+from interventions.remote import jobs as remote
+from interventions.studies.loop import ask
+from interventions.studies.results import ResultStore
 
 nnsight.register("asked")
 
@@ -101,7 +103,7 @@ def test_unknown_model(here, trusted, tmp_path, monkeypatch):
     def elsewhere(lm):
         return key(lm).replace(str(tmp_path), "/not/on/the/server")
 
-    monkeypatch.setattr("interventions.forward.model_key", elsewhere)
+    monkeypatch.setattr("interventions.engine.forward.model_key", elsewhere)
     with pytest.raises(ModelError, match=r"does not run this model: .*Name a model that it serves") as refused:
         load_model(str(tmp_path / "mine"), remote=True)
     assert "checkpoints/mini" in str(refused.value)

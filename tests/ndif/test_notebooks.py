@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 from notebook_runs import BY_HAND, NOTEBOOKS, execute, noise_on_stderr
 
-from interventions import load_testbed, ndif
-from interventions.edit_items import TASKS, wrong_items
-from interventions.record import read_record
+from interventions import load_testbed
+from interventions.editing.items import TASKS, wrong_items
+from interventions.remote import http as ndif
+from interventions.reports.record import read_record
 from interventions.testbed import save_testbed
 
 # What a run takes besides its notebook's defaults: few questions.

@@ -6,7 +6,8 @@ import asked
 import pytest
 import torch
 
-from interventions import AttentionError, attention_contributions, load_model, preflight
+from interventions import AttentionError, attention_contributions, load_model
+from interventions.models import server as preflight
 
 
 def test_the_answers(kind, here):

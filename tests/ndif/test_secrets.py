@@ -29,12 +29,14 @@ import zstandard
 from notebook_runs import NOTEBOOKS, outputs
 from safetensors import safe_open
 
-from interventions import build_prompt, edit_facts, load_model, ndif, remote, trace
-from interventions.asking import ask
-from interventions.checkpoints import ModelError
-from interventions.forward import in_session
-from interventions.record import read_record
-from interventions.results import ResultStore
+from interventions import build_prompt, edit_facts, load_model, trace
+from interventions.engine.forward import in_session
+from interventions.models.checkpoints import ModelError
+from interventions.remote import http as ndif
+from interventions.remote import jobs as remote
+from interventions.reports.record import read_record
+from interventions.studies.loop import ask
+from interventions.studies.results import ResultStore
 
 nnsight.register("asked")
 
@@ -359,7 +361,7 @@ def test_requests(model, monkeypatch):
             super().__init__(key)
             jobs.append(self)
 
-    monkeypatch.setattr("interventions.forward.Job", Kept)
+    monkeypatch.setattr("interventions.engine.forward.Job", Kept)
     trace(model, *asked.both_prompts(model, asked.items(1)[0]), positions=("constraint",))
     assert jobs
     for job in jobs:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ...tokens import PromptError
-from . import prompt as prompts
+from ...prompts.tokens import PromptError
+from ..annotation import prompt as prompts
 from .llm import QuestionFailed, Reply
 from .prompt import Example, Marks, Question, substituted
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from ...prompts.tokens import normalise
 from ...text import quoted
-from ...tokens import normalise
 from ..candidates import gives_away
 from ..errors import TestBedError, first_line
 from ..schema import Item
@@ -79,7 +79,7 @@ def token_counter(tokenizer) -> Callable[[str], int] | None:
     if isinstance(tokenizer, str | Path):
         from transformers import AutoTokenizer  # heavy
 
-        from ...checkpoints import resolve
+        from ...models.checkpoints import resolve
 
         where = resolve(str(tokenizer))[0]
         try:

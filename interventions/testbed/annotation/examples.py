@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...tokens import normalise
+from ...prompts.tokens import normalise
 from ..errors import TestBedError, first_line
 from .prompt import Example, Question, read_marks
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
-from ...ndif import tell
+from ...remote.http import tell
 from ..errors import TestBedError, first_line
 
 BACK_OFF = 1.0  # seconds before the first repetition; doubled each time, and spread by half

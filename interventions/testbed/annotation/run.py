@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from ...progress import Progress
+from ...prompts.tokens import normalise
 from ...text import quoted
-from ...tokens import normalise
 from ..errors import TestBedError
 from ..provenance import must_be_writable, rewrite
 from ..schema import Item, TestBed

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ...lots import lot
+from ...draws import lot
 from ...progress import Progress
 from ..errors import TestBedError
 from ..images import ENDINGS, ImageFolder, find_in

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...prompts.tokens import normalise
 from ...text import quoted
-from ...tokens import normalise
 from ..errors import TestBedError, first_line
 from ..schema import N_ANNOTATORS
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ...tokens import constraint_spans, normalise, overlap
+from ...prompts.tokens import constraint_spans, normalise, overlap
 from ..errors import TestBedError
 from ..phrases import contiguity_problem, noun_phrase_problem, trim
 from ..schema import Item

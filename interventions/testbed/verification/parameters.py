@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 from dataclasses import dataclass
 
-from ...parameters import NotebookParameters, ParameterError, at_least, listed, named, one_of
+from ...studies.parameters import NotebookParameters, ParameterError, at_least, listed, named, one_of
 from ..errors import TestBedError
 from ..schema import TestBed
 from ..table import load_testbed

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from ...prompts.tokens import normalise
 from ...text import quoted
-from ...tokens import normalise
 from ..errors import TestBedError
 from ..phrases import needs_image
 from ..schema import Item, TestBed

@@ -1,0 +1,152 @@
+"""Averages of attention contributions and knock-outs over questions (paper, sections 4.2 and 4.3).
+
+Only questions answered right are averaged, as in the paper: how an answer travels can only be seen where the model has
+it. The unit is the question; intervals are bootstraps over questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from ..statistics import bootstrap_interval
+from ..tracing.averages import joined, simultaneous_interval
+from .contributions import FLOWS
+from .study import SUBSETS, AttentionStudy
+
+RESAMPLES = 500  # of rank correlations
+
+
+def flow_shares(study: AttentionStudy) -> pd.DataFrame:
+    """How much of what its target reads comes from a flow's source. Columns part, flow, layer, share, low, high, n.
+
+    A share is summed over the source's tokens: of the norms of all tokens that the target's last token reads, 0 to 1.
+    """
+    frames = []
+    for part, flow, shares in _shares(study):
+        share, low, high = bootstrap_interval(shares.to_numpy(float))
+        frames.append(pd.DataFrame({
+            "part": part, "flow": flow, "layer": shares.columns.astype(int), "share": share, "low": low, "high": high,
+            "n": len(shares),
+        }))
+    return joined(frames, ["part", "flow", "layer", "share", "low", "high", "n"])
+
+
+def knockout_drops(study: AttentionStudy) -> pd.DataFrame:
+    """What blocking a flow costs: mean P_clean - P_blocked. Columns part, flow, window, layer, drop, low, high, n.
+
+    The window of all layers (`study.n_layers`) has one row a flow, with the middle layer as its centre.
+    """
+    frames = []
+    for part, flow, window, drops in _drops(study):
+        drop, low, high = bootstrap_interval(drops.to_numpy(float))
+        frames.append(pd.DataFrame({
+            "part": part, "flow": flow, "window": window, "layer": drops.columns.astype(int), "drop": drop, "low": low,
+            "high": high, "n": len(drops),
+        }))
+    return joined(frames, ["part", "flow", "window", "layer", "drop", "low", "high", "n"])
+
+
+def largest_drops(study: AttentionStudy) -> pd.DataFrame:
+    """The layer at which blocking a flow costs most. Columns part, flow, layer, drop, low, high, n.
+
+    The interval is that of `averages.simultaneous_interval`: it may be read at the best layer.
+    """
+    rows = []
+    for part, flow, window, drops in _drops(study):
+        if window == study.window:
+            mean, low, high = simultaneous_interval(drops.to_numpy(float))
+            best = int(np.argmax(mean))
+            rows.append({"part": part, "flow": flow, "layer": int(drops.columns[best]), "drop": mean[best],
+                         "low": low[best], "high": high[best], "n": len(drops)})
+    return pd.DataFrame(rows, columns=["part", "flow", "layer", "drop", "low", "high", "n"])
+
+
+def blocked_entirely(study: AttentionStudy) -> pd.DataFrame:
+    """What it costs each question to block a flow, or one of SUBSETS, in all layers. Columns id, part, flow, drop."""
+    frames = []
+    for part, flow, window, drops in _drops(study):
+        if window == study.n_layers:
+            whole = drops[study.n_layers // 2]  # where `AttentionKnockout.to_frame` has it
+            frames.append(pd.DataFrame({
+                "id": whole.index.astype(str), "part": part, "flow": flow, "drop": whole.to_numpy(float)
+            }))
+    return joined(frames, ["id", "part", "flow", "drop"])
+
+
+def total_shares(study: AttentionStudy) -> pd.DataFrame:
+    """The share of a flow by question, as in `flow_shares`, mean over layers. Columns id, part, flow, share."""
+    frames = [
+        pd.DataFrame({"id": shares.index.astype(str), "part": part, "flow": flow,
+                      "share": shares.mean(axis=1).to_numpy(float)})
+        for part, flow, shares in _shares(study)
+    ]
+    return joined(frames, ["id", "part", "flow", "share"])
+
+
+def agreement(study: AttentionStudy) -> pd.DataFrame:
+    """Do contributions peak where a knock-out costs most? Columns part, flow, rho, low, high, peak_share, peak_drop, n.
+
+    rho: Spearman's, over layers, between the mean share and the mean drop with that layer as centre of the window, with
+    a bootstrap interval over questions; 0 where either is the same at all layers. peak_share, peak_drop: the layer of
+    each's largest mean. Questions that have both count.
+    """
+    drops, rows = {(part, flow): table for part, flow, window, table in _drops(study) if window == study.window}, []
+    for part, flow, shares in _shares(study):
+        if (part, flow) not in drops:
+            continue
+        ids = shares.index.intersection(drops[part, flow].index)
+        layers = shares.columns.intersection(drops[part, flow].columns)
+        if len(ids) == 0 or len(layers) < 2:
+            continue
+        pair = [table.loc[ids, layers].to_numpy(float) for table in (shares, drops[part, flow])]
+        values = np.stack(pair, axis=1)  # [questions, 2, layers]
+        rho, low, high = bootstrap_interval(values, _rank_correlation, n=RESAMPLES)
+        peaks = layers[values.mean(0).argmax(-1)]
+        rows.append({"part": part, "flow": flow, "rho": rho, "low": low, "high": high, "peak_share": int(peaks[0]),
+                     "peak_drop": int(peaks[1]), "n": len(ids)})
+    return pd.DataFrame(rows, columns=["part", "flow", "rho", "low", "high", "peak_share", "peak_drop", "n"])
+
+
+def right(questions: pd.DataFrame) -> pd.Series:
+    """Which questions were answered, and right."""
+    return questions["answered"].eq(True) & questions["correct"].eq(True)
+
+
+def of_right(
+    study: AttentionStudy, frame: pd.DataFrame, flows: Iterable[str] = tuple(FLOWS)
+) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """(part, flow, their rows), of questions answered right; what has no rows is left out."""
+    asked = study.questions[right(study.questions)]
+    for part, questions in asked.groupby("part", sort=False):
+        of_part = frame[frame["id"].isin(questions["id"])]
+        for flow in flows:
+            cells = of_part[of_part["flow"] == flow]
+            if len(cells):
+                yield part, flow, cells
+
+
+def _shares(study: AttentionStudy) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """(part, flow, shares [questions, layers]); index id, columns layer."""
+    for part, flow, cells in of_right(study, study.contributions):
+        summed = cells.groupby(["id", "layer"], observed=True)["share"].sum().unstack("layer")
+        yield part, flow, summed.rename(index=str)
+
+
+def _drops(study: AttentionStudy) -> Iterator[tuple[str, str, int, pd.DataFrame]]:
+    """(part, flow, window, drops [questions, layers]); index id, columns layer."""
+    for part, flow, cells in of_right(study, study.knockouts, (*FLOWS, *SUBSETS)):
+        for window, rows in cells.groupby("window"):
+            table = rows.set_index(["id", "layer"])["drop"].unstack("layer")
+            yield part, flow, int(window), table.rename(index=str)
+
+
+def _rank_correlation(values: np.ndarray, axis: int = 0) -> float:
+    """Spearman's rho of the means of values [questions, 2, layers]."""
+    ranks = rankdata(np.round(values.mean(axis), 5), axis=-1)  # rounding errors have ranks as well
+    ranks -= ranks.mean(-1, keepdims=True)
+    size = np.sqrt((ranks**2).sum(-1).prod())
+    return ranks.prod(0).sum() / size if size else 0.0

@@ -1,0 +1,214 @@
+"""Attention contributions (paper, section 3.3): how does information travel between tokens?
+
+What a token j adds to a token i in the self-attention of layer l is a vector of the hidden size, Eq. 1:
+
+    a_ij^l = sum_h A_ij^(l,h) (x_j^(l-1) W_v^(l,h)) W_o^(l,h)
+
+with A the softmax of the scaled, rotary-embedded, causally masked scores (Eq. 2) and x what the attention block reads,
+after its norm. Over all j they add up to the block's output, less the bias of W_o; their norms say who contributes.
+
+Only the rows of A that are asked for are ever computed: queries, keys and values come from the call of the attention
+function, so the implementation (sdpa or eager) does not matter and nothing of size tokens x tokens exists. A
+contribution is no proof of use: `knockout.py` takes the same edges away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from numbers import Integral
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..engine.forward import UnreachedEdit, extend, in_session, prompt_inputs, run
+from ..prompts.prompt import Prompt, resolve_positions
+from ..prompts.tokens import PromptError
+
+VISUAL_TO_CONSTRAINT = "visual -> constraint"
+VISUAL_TO_LAST = "visual -> last"
+CONSTRAINT_TO_LAST = "constraint -> last"
+# flow -> (source, target): the paper's two, and the direct one that passes the constraint by.
+FLOWS = {
+    VISUAL_TO_CONSTRAINT: ("visual", "constraint"),
+    VISUAL_TO_LAST: ("visual", "last"),
+    CONSTRAINT_TO_LAST: ("constraint", "last"),
+}
+EXTRAS = ("vectors", "head_norms", "weights")
+CHUNK = 2**24  # numbers held at a time: 64 MB in float32
+
+
+class AttentionError(ValueError):
+    """Contributions or knock-outs that cannot be computed as asked; the message names the parameter and the fix."""
+
+
+@dataclass(frozen=True)
+class AttentionContributions:
+    """What the tokens `keys` add to the tokens `queries`, by layer; float32, 0 where the key comes after the query.
+
+    norms: ||a_ij|| [layers, queries, keys]. On request: vectors a_ij [layers, queries, keys, d], head_norms (those of
+    the terms of the sum over heads) and weights (A) [layers, heads, queries, keys].
+    queries and keys are positions in the prompt (image expanded).
+    """
+
+    layers: tuple[int, ...]
+    queries: tuple[int, ...]
+    keys: tuple[int, ...]
+    norms: np.ndarray = field(repr=False)
+    vectors: np.ndarray | None = field(repr=False, default=None)
+    head_norms: np.ndarray | None = field(repr=False, default=None)
+    weights: np.ndarray | None = field(repr=False, default=None)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Tidy: layer, query, key, norm; pairs whose key comes after the query left out."""
+        layer, query, key = (
+            np.asarray(names)[index]
+            for names, index in zip(
+                (self.layers, self.queries, self.keys), np.indices(self.norms.shape).reshape(3, -1), strict=True
+            )
+        )
+        frame = pd.DataFrame({"layer": layer, "query": query, "key": key, "norm": self.norms.ravel()})
+        return frame[frame["key"] <= frame["query"]].reset_index(drop=True)
+
+
+def attention_contributions(
+    model,
+    prompt: Prompt,
+    *,
+    queries: str | int | Iterable[str | int] = ("constraint", "last"),
+    keys: str | int | Iterable[str | int] | None = None,
+    layers: int | Iterable[int] | None = None,
+    also: Iterable[str] = (),
+    remote: bool | str | None = None,
+) -> AttentionContributions:
+    """Contributions of one prompt, in one request (Eq. 1 and 2).
+
+    queries, keys: positions or names of roles; of a role that is a phrase all tokens (the paper's c_constraint is
+        `prompt.constraint[-1]`). keys: None = all tokens.
+    layers: None = all. The forward ends where the last of them has read its queries, so early layers cost less.
+    also: "vectors", "head_norms", "weights" beside the norms.
+    remote: False | True | "local"; None = as the model was loaded.
+    Computed in float32 at least, whatever the model's own type. Raises AttentionError, also for an edit in a layer that
+    is not reached, and ValueError for a model whose attention cannot be read.
+    """
+    check_weights(model)
+    queries = _positions(prompt, queries, "queries")
+    keys = tuple(range(len(prompt))) if keys is None else _positions(prompt, keys, "keys")
+    layers = (int(layers),) if isinstance(layers, Integral) else layers
+    layers = tuple(range(model.n_layers)) if layers is None else tuple(sorted(set(layers)))
+    if not layers or not all(isinstance(layer, Integral) and 0 <= layer < model.n_layers for layer in layers):
+        raise AttentionError(f"layers must be among the model's 0 to {model.n_layers - 1}, not {layers}.")
+    also = (also,) if isinstance(also, str) else tuple(also)
+    for name in also:
+        if name not in EXTRAS:
+            raise AttentionError(f"also names {name!r}: use {', '.join(map(repr, EXTRAS))}.")
+    request = {
+        "input_ids": prompt.input_ids[None], "image_inputs": prompt.image_inputs,
+        "queries": queries, "keys": keys, "layers": layers, "also": also,
+    }
+    try:
+        found = in_session(model.traced, read_contributions, request, model.runs_on(remote))
+    except UnreachedEdit as error:
+        raise AttentionError(str(error)) from error
+    return AttentionContributions(layers, queries, keys, **{name: value.numpy() for name, value in found.items()})
+
+
+def check_weights(model) -> None:
+    """Raises AttentionError for quantised weights: contributions need W_o itself."""
+    if model.quantization:
+        raise AttentionError(
+            f"model {model.name!r} has {model.quantization} weights, and contributions need W_o itself: load it with "
+            "dtype='bfloat16'."
+        )
+
+
+def _positions(prompt: Prompt, positions, name: str) -> tuple[int, ...]:
+    try:
+        chosen = resolve_positions(prompt, positions)
+    except PromptError as error:
+        raise AttentionError(str(error).replace("positions", name, 1)) from error
+    if not chosen:
+        raise AttentionError(f"{name} names no token of this prompt: give indices or roles that it has.")
+    return chosen
+
+
+# What runs where the weights are
+
+
+def read_contributions(lm, request: dict) -> dict:
+    """{"norms" and what `also` names: float32 CPU tensors, see `AttentionContributions`} of one forward.
+
+    request: input_ids [1, T], image_inputs, queries, keys, layers (positions, indices), also.
+    """
+    with torch.no_grad():
+        ids = request["input_ids"]
+        found = run(
+            lm, prompt_inputs(ids, request["image_inputs"]), keep=[ids.shape[1] - 1],
+            queries=torch.tensor(request["queries"]), stop=request["layers"][-1] + 1,
+        )
+        return contributions(found["attention_calls"], request)
+
+
+def contributions_from_cache(lm, request: dict, clean: dict) -> dict:
+    """The same, given a clean run (`restoration.clean_run`): only tokens from the first query on are run again."""
+    with torch.no_grad():
+        ids, first = request["clean_ids"], min(request["queries"])
+        inputs = {
+            "inputs_embeds": clean["embeddings"][:, first:],
+            "position_ids": torch.arange(first, ids.shape[1])[None],
+        }
+        found = run(
+            lm, inputs, keep=[ids.shape[1] - 1 - first], cache=extend(clean["cache"], first),
+            queries=torch.tensor(request["queries"]) - first, stop=request["layers"][-1] + 1,
+        )
+        return contributions(found["attention_calls"], request)
+
+
+def contributions(calls, request: dict) -> dict:
+    """`layer_contributions` of all layers asked for, stacked; calls: those of `forward.run`."""
+    rows, keys = torch.tensor(request["queries"]), torch.tensor(request["keys"])
+    found = {}
+    for layer in request["layers"]:
+        queries, all_keys, values, output = calls[layer]
+        by_name = layer_contributions(
+            queries[0], all_keys[0], values[0], output, rows, keys, request["also"]
+        )
+        for name, value in by_name.items():
+            found.setdefault(name, []).append(value.float().cpu())
+    return {name: torch.stack(values) for name, values in found.items()}
+
+
+def layer_contributions(queries, keys, values, output, rows, columns, also=()) -> dict:
+    """One layer's contributions, by name as in `AttentionContributions`.
+
+    queries [H, m, e], times the scaling, of positions `rows` [m]; keys and values [G, T, e] of all tokens, one of the G
+    heads for every H / G query heads; output: W_o [d, H e]. columns [n]: the keys whose contributions are wanted.
+    """
+    kind = torch.promote_types(queries.dtype, torch.float32)
+    n_heads, size, device = len(queries), queries.shape[-1], queries.device
+    shared = torch.arange(n_heads, device=device) // (n_heads // len(keys))  # the key head of each query head
+    rows, columns = rows.to(device), columns.to(device)
+    scores = queries.to(kind) @ keys.to(kind)[shared].mT  # [H, m, T]
+    behind = torch.arange(keys.shape[1], device=device) > rows[:, None]
+    weights = scores.masked_fill_(behind, float("-inf")).softmax(-1)[:, :, columns]  # [H, m, n]
+    by_head = output.to(device, kind).view(-1, n_heads, size).permute(1, 2, 0)  # [H, e, d]
+    n, d = len(columns), len(output)
+    found = {"norms": weights.new_empty(len(rows), n)}
+    if "weights" in also:
+        found["weights"] = weights
+    if "vectors" in also:
+        found["vectors"] = weights.new_empty(len(rows), n, d)
+    if "head_norms" in also:
+        found["head_norms"] = weights.new_empty(n_heads, len(rows), n)
+    step = max(1, CHUNK // ((n_heads + len(rows)) * d))
+    for begin in range(0, n, step):
+        part = slice(begin, begin + step)
+        written = values[:, columns[part]].to(kind)[shared] @ by_head  # what a token would write by itself, [H, k, d]
+        vectors = torch.einsum("hmk,hkd->kmd", weights[:, :, part], written)
+        found["norms"][:, part] = vectors.norm(dim=-1).mT
+        if "vectors" in also:
+            found["vectors"][:, part] = vectors.transpose(0, 1)
+        if "head_norms" in also:
+            found["head_norms"][:, :, part] = weights[:, :, part] * written.norm(dim=-1)[:, None]
+    return found

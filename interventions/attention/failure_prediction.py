@@ -1,0 +1,244 @@
+"""Will the answer be right? Predictors that are known before or with it (paper, section 4.4, Figure 17).
+
+  contribution   how much the constraint's last token contributes to the last token, averaged over two neighbouring
+                 middle layers (16 and 17 in LLaVA-7B): known before the answer is;
+  confidence     the probability of the generated answer's first token;
+  linear         a logistic regression on the contributions of all layers, as Yuksekgonul et al. (2023) use them;
+  kind           how often questions of the same relation are answered right in the other half: what is known of the
+                 question alone, without the model's inside. Kinds of question differ in contributions as well.
+
+Which layers are best is chosen on one half of a part's questions and scored on the other, both ways: on the questions
+it was chosen on, the best of many layers looks good by chance. The linear model is scored on others than it was fitted
+to, too. All of it works on the frames of an `AttentionStudy`; right and wrong are whole answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from ..draws import lot
+from ..statistics import auroc, paired_auroc_difference
+from ..tracing.averages import joined
+from .contributions import CONSTRAINT_TO_LAST
+from .study import AttentionStudy
+
+PREDICTORS = ("contribution", "confidence", "linear", "kind")
+ROLE = "constraint_last"
+HALVES = ("first", "second")
+FOLDS = 5
+FEW = 5  # right or wrong answers, below which an interval says nothing
+
+
+class FailureError(ValueError):
+    """Contributions or layers that failure prediction cannot use; the message names the parameter and the fix."""
+
+
+def halves(questions: pd.DataFrame, seed: int = 0) -> pd.Series:
+    """The half of each question, "first" or "second", indexed as `questions` (id, part, correct) is.
+
+    In each part, half of the right and half of the wrong ones, an odd one to "second", in an order that depends on seed
+    and id alone.
+    """
+    digests = [lot(seed, name).hex() for name in questions["id"]]
+    order = pd.Series(digests, index=questions.index).rank()
+    groups = order.groupby([questions["part"], questions["correct"]], observed=True)
+    chosen = groups.rank() <= groups.transform("size") // 2
+    return chosen.map(dict(zip((True, False), HALVES, strict=True)))
+
+
+def constraint_contributions(study: AttentionStudy) -> pd.DataFrame:
+    """||a_ij|| from the constraint's last token to the last one, [questions answered, layers]; index id, columns layer.
+
+    Raises FailureError where the study did not ask for it.
+    """
+    found = study.contributions
+    if len(found) and CONSTRAINT_TO_LAST not in set(found["flow"]):
+        raise FailureError(f"study lacks the flow {CONSTRAINT_TO_LAST!r}: name it in `flows` of attention_study.")
+    found = found[(found["flow"] == CONSTRAINT_TO_LAST) & (found["role"] == ROLE)]
+    table = pd.DataFrame({"id": found["id"].astype(str), "layer": found["layer"].astype(int),
+                          "norm": found["norm"].astype(float)}).pivot(index="id", columns="layer", values="norm")
+    answered = study.questions.loc[study.questions["answered"].astype(bool), "id"].astype(str)
+    return table.reindex(answered).dropna()
+
+
+def answered_by_part(study: AttentionStudy) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """(questions answered, their contributions [questions, layers]) of each part, in the order of the study."""
+    table = constraint_contributions(study)
+    questions = study.questions[study.questions["id"].astype(str).isin(table.index)]
+    questions = questions.astype({"id": str, "part": str, "relation": str, "correct": bool, "confidence": float})
+    for part in dict.fromkeys(questions["part"]):
+        chosen = questions[questions["part"] == part].reset_index(drop=True)
+        yield chosen, table.loc[chosen["id"]]
+
+
+def choose_layers(contributions: pd.DataFrame, correct: np.ndarray) -> tuple[int, int]:
+    """The two neighbouring layers whose mean contribution has the highest AUROC for a right answer, the first if tied.
+
+    contributions [questions, layers]; correct [questions]. Raises FailureError where nothing can be told apart.
+    """
+    correct = np.asarray(correct, bool)
+    if contributions.shape[1] < 2:
+        raise FailureError("contributions must have two layers at least: there are no neighbours to choose.")
+    if correct.all() or not correct.any():
+        raise FailureError("correct must hold right and wrong answers: give `layers`, or ask more questions.")
+    contributions = contributions.sort_index(axis=1)
+    values = contributions.to_numpy(float)
+    areas = [roc_auc_score(correct, pair) for pair in ((values[:, :-1] + values[:, 1:]) / 2).T]
+    best = int(np.argmax(areas))
+    return int(contributions.columns[best]), int(contributions.columns[best + 1])
+
+
+def failure_scores(study: AttentionStudy, layers: tuple[int, int] | None = None, seed: int = 0) -> pd.DataFrame:
+    """The predictors of every question answered: the higher, the more a right answer is expected.
+
+    Columns id, part, correct, half ("first" | "second"), contribution, confidence, linear (out-of-fold probability of a
+    right answer), kind (accuracy of the relation in the other half), first_layer, last_layer.
+    layers: (first, last), (16, 17) in the paper; contribution is the mean norm over them. None: chosen part by part,
+    for each half on the other one; as the halves may have other layers, contribution is then the mean norm's rank
+    within its half (0 to 1). Where the other half is all right or all wrong, contribution and layers are missing.
+    linear is missing where a part has fewer than two right or two wrong answers; pooled over the folds, its AUROC errs
+    low where nothing can be predicted (.48 on average with 60 questions). Raises FailureError.
+    """
+    columns = ["id", "part", "correct", "half", *PREDICTORS, "first_layer", "last_layer"]
+    if layers is not None and not (len(layers) == 2 and 0 <= layers[0] <= layers[1] < study.n_layers):
+        raise FailureError(f"layers must be (first, last) among the model's 0 to {study.n_layers - 1}, not {layers}.")
+    frames = []
+    for questions, table in answered_by_part(study):
+        half = halves(questions, seed)
+        frame = questions[["id", "part", "correct", "confidence"]].assign(
+            half=half, linear=_out_of_fold(table, questions["correct"], seed), kind=_accuracy_of_kind(questions, half),
+        )
+        if layers:
+            first, last = layers
+            scored = {"contribution": table.loc[:, first:last].mean(axis=1).to_numpy(), "first_layer": first,
+                      "last_layer": last}
+        else:
+            scored = _cross_fitted(table, questions["correct"].to_numpy(), half)
+        frames.append(frame.assign(**scored))
+    return joined(frames, columns).astype(dict.fromkeys(("first_layer", "last_layer"), "Int64"))
+
+
+def chosen_layers(scores: pd.DataFrame) -> pd.DataFrame:
+    """The layers that each half's contribution is read from. Columns part, half, first_layer, last_layer.
+
+    scores: of `failure_scores`, whose order the parts keep. Missing where none could be chosen.
+    """
+    found = scores.drop_duplicates(["part", "half"]).set_index(["part", "half"])[["first_layer", "last_layer"]]
+    places = [(part, half) for part in dict.fromkeys(scores["part"]) for half in HALVES]
+    return found.loc[[place for place in places if place in found.index]].reset_index()
+
+
+def layers_used(scores: pd.DataFrame) -> tuple[int, int] | None:
+    """(first, last) of the layers that the contribution is read from, those that are known last; None if there are
+    none."""
+    known = scores.dropna(subset=["last_layer"])
+    if known.empty:
+        return None
+    latest = known.loc[known["last_layer"].idxmax()]
+    return int(latest["first_layer"]), int(latest["last_layer"])
+
+
+def _cross_fitted(table: pd.DataFrame, correct: np.ndarray, half: pd.Series) -> dict[str, np.ndarray]:
+    """contribution, first_layer and last_layer of every question, the layers chosen on the half that it is not in."""
+    found = {name: np.full(len(table), np.nan) for name in ("contribution", "first_layer", "last_layer")}
+    for name in HALVES:
+        here = (half == name).to_numpy()
+        if len(set(correct[~here])) == 2:
+            first, last = choose_layers(table[~here], correct[~here])
+            found["contribution"][here] = table.loc[here, first:last].mean(axis=1).rank(pct=True)
+            found["first_layer"][here], found["last_layer"][here] = first, last
+    return found
+
+
+def _accuracy_of_kind(questions: pd.DataFrame, half: pd.Series) -> pd.Series:
+    """Share answered right of the questions of the same relation in the other half (of all of it, if it has none)."""
+    found = pd.Series(np.nan, index=questions.index)
+    for name in HALVES:
+        others = questions[half != name]
+        means = others.groupby("relation", observed=True)["correct"].mean()
+        found[half == name] = questions.loc[half == name, "relation"].map(means).fillna(others["correct"].mean())
+    return found
+
+
+def _out_of_fold(table: pd.DataFrame, correct: pd.Series, seed: int) -> np.ndarray:
+    """P(right) of every question, by a model fitted to the others' folds; NaN where a fit is impossible."""
+    smallest = int(min(correct.sum(), (~correct).sum()))
+    if smallest < 2:
+        return np.full(len(table), np.nan)
+    order = np.argsort(table.index)  # folds must not depend on the order of the questions
+    folds = StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=seed)
+    model = make_pipeline(StandardScaler(), LogisticRegression())
+    p = np.empty(len(table))
+    p[order] = cross_val_predict(
+        model, table.to_numpy()[order], correct.to_numpy()[order], cv=folds, method="predict_proba"
+    )[:, 1]
+    return p
+
+
+def failure_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """How well each predictor tells right from wrong. Columns part, predictor, auroc, low, high, n, wrong.
+
+    scores: of `failure_scores`. Fewer than FEW right or wrong answers have no interval. The interval is over questions,
+    for the layers as chosen; another seed may halve the questions another way. Those of contribution and kind are
+    somewhat narrow, since each half serves the other: without a signal they lay above .5 in 8 % of 150 simulated
+    studies.
+    """
+    rows = []
+    for part, predictor, cells in _scored(scores):
+        value, low, high = auroc(cells[predictor], cells["correct"])
+        low, high = (low, high) if _enough(cells) else (np.nan, np.nan)  # [1, 1] is easily had from one wrong answer
+        rows.append({
+            "part": part, "predictor": predictor, "auroc": value, "low": low, "high": high, "n": len(cells),
+            "wrong": int((~cells["correct"]).sum()),
+        })
+    return pd.DataFrame(rows, columns=["part", "predictor", "auroc", "low", "high", "n", "wrong"])
+
+
+def confidence_minus(scores: pd.DataFrame) -> pd.DataFrame:
+    """AUROC of confidence less that of each other predictor, on the same resamples of the scored questions.
+
+    Columns part, predictor ("contribution" | "linear" | "kind"), difference, low, high, n; intervals as in
+    `failure_table`.
+    """
+    rows = []
+    for part, predictor, cells in _scored(scores):
+        if predictor != "confidence":
+            value, low, high = paired_auroc_difference(cells["confidence"], cells[predictor], cells["correct"])
+            low, high = (low, high) if _enough(cells) else (np.nan, np.nan)
+            rows.append({"part": part, "predictor": predictor, "difference": value, "low": low, "high": high,
+                         "n": len(cells)})
+    return pd.DataFrame(rows, columns=["part", "predictor", "difference", "low", "high", "n"])
+
+
+def _enough(cells: pd.DataFrame) -> bool:
+    return min(cells["correct"].sum(), (~cells["correct"]).sum()) >= FEW
+
+
+def roc_points(scores: pd.DataFrame) -> pd.DataFrame:
+    """The curves of Figure 17. Columns part, predictor, false_positive_rate, true_positive_rate ("positive" = right).
+
+    None where the scored questions are all right or all wrong.
+    """
+    columns = ["part", "predictor", "false_positive_rate", "true_positive_rate"]
+    frames = []
+    for part, predictor, cells in _scored(scores):
+        if cells["correct"].nunique() == 2:
+            false, true, _ = roc_curve(cells["correct"], cells[predictor])
+            frames.append(pd.DataFrame(dict(zip(columns, (part, predictor, false, true), strict=True))))
+    return joined(frames, columns)
+
+
+def _scored(scores: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """(part, predictor, its questions that have the predictor)."""
+    for part in dict.fromkeys(scores["part"]):
+        scored = scores[scores["part"] == part].astype({"correct": bool})
+        for predictor in PREDICTORS:
+            yield part, predictor, scored.dropna(subset=[predictor])

@@ -1,0 +1,131 @@
+"""How much earlier than its confidence a model's contributions are known (paper, section 4.4)."""
+
+from __future__ import annotations
+
+import copy
+import math
+import platform
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from ..engine.forward import greedy_answer, in_session
+from ..engine.runs import clean_request
+from ..environment import device_of
+from ..models.model import VisionLanguageModel
+from ..reports.record import Number
+from ..statistics import bootstrap_interval
+from ..studies.answers import own_answer
+from ..studies.conditions import Conditions, clean_prompt
+from ..studies.loop import Asked, ask
+from ..testbed import Item
+from ..tracing.restoration import scored_part
+from .contributions import attention_contributions
+
+REPEATS = 3  # of which the fastest counts: other work on the machine can only slow one down
+
+
+def lead_time(
+    model: VisionLanguageModel, items: Iterable[Item], layers: tuple[int, int] | None, *, limit: int = 10,
+    protocol: str = "paper", remote: bool | str | None = None, results_dir: str | Path = "results",
+) -> dict:
+    """The forward that ends where the last of `layers` has read its queries, against the whole one.
+
+    Both start from the image and the question, and both are one request: the first returns the contribution constraint
+    -> last of layers first to last, the second the first visible token of the answer. Measured on the first `limit`
+    items that can be asked, one at a time, alternating; on a server the way there and back is part of both.
+    layers: (first, last), or None where none could be chosen; nothing is measured then.
+    results_dir: one stored table a question: what was measured once on this kind of machine is not measured again.
+    Returns layers_needed, n_layers and time_ratio, a Number: mean over questions of early / whole seconds.
+    """
+    remote, ratios = model.runs_on(remote), []
+    if layers:
+        key = {
+            "table": "lead_time", "layers": list(layers), "protocol": protocol, "remote": remote, "repeats": REPEATS,
+            "machine": [device_of(model), _hardware(model), torch.get_num_threads()],
+        }
+        alone, warm = copy.copy(model), []
+        alone.concurrency = 1  # another question at the same time would take its share
+
+        def enough(entry: Asked) -> bool:
+            if not entry.reason:
+                ratios.append(entry.table.loc[0, "early"] / entry.table.loc[0, "whole"])
+            return len(ratios) == limit
+
+        ask(
+            alone, items, partial(_time, model, layers, protocol, remote, warm), key=key, purpose=("time", "timed"),
+            results_dir=results_dir, label="lead time", optional=True, enough=enough,
+        )
+    value, low, high = bootstrap_interval(ratios)
+    return {
+        "layers_needed": layers[1] + 1 if layers else math.nan, "n_layers": model.n_layers,
+        "time_ratio": Number(float(value), float(low), float(high), n=len(ratios)),
+    }
+
+
+def _time(
+    model: VisionLanguageModel, layers: tuple[int, int], protocol: str, remote: bool | str, warm: list, item: Item
+) -> pd.DataFrame:
+    """The table stored for one question: the fastest seconds of each forward. warm: empty before the first one."""
+    prompt = clean_prompt(model, item, Conditions(protocol))
+    forced, _ = scored_part(own_answer(model, prompt, remote=remote).ids, model.blank_ids, sequence=False)
+    request = clean_request(model, prompt, 0) | {
+        "input_ids": prompt.input_ids[None], "max_answer_tokens": len(forced) + 1,
+    }
+
+    def early() -> None:
+        attention_contributions(
+            model, prompt, queries=prompt.last, keys=prompt.constraint[-1], layers=range(layers[0], layers[1] + 1),
+            remote=remote,
+        )
+
+    def whole() -> None:
+        in_session(model.traced, greedy_answer, request, remote)
+
+    if not warm:  # what is only done once
+        early(), whole()
+        warm.append(True)
+    first, second = zip(*((_seconds(model, early), _seconds(model, whole)) for _ in range(REPEATS)), strict=True)
+    return pd.DataFrame([{"early": min(first), "whole": min(second), "reason": ""}])
+
+
+def _hardware(model: VisionLanguageModel) -> str:
+    """What computes here, by name: timings of one machine are none of another."""
+    if model.device.type == "cuda":
+        return torch.cuda.get_device_name(model.device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):  # not on Linux
+        return platform.processor() or platform.node()
+
+
+def lead_text(lead: dict) -> str:
+    """What `lead_time` found, in a sentence."""
+    ratio = lead["time_ratio"]
+    if math.isnan(lead["layers_needed"]):
+        return "No layers could be chosen, so no early end was timed."
+    if not ratio.n:
+        return "No question could be timed."
+    return (
+        f"The contribution is known after {lead['layers_needed']} of {lead['n_layers']} layers, in {ratio} of the time "
+        f"that the confidence takes (n = {ratio.n} questions)."
+    )
+
+
+def _seconds(model: VisionLanguageModel, run: Callable[[], None]) -> float:
+    _wait_for(model)
+    start = time.perf_counter()
+    run()
+    _wait_for(model)
+    return time.perf_counter() - start
+
+
+def _wait_for(model: VisionLanguageModel) -> None:
+    """A GPU runs behind the program that calls it."""
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)

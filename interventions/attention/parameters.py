@@ -1,0 +1,166 @@
+"""The parameters of the notebooks about attention; the defaults are those of their `parameters` cells."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..models.checkpoints import TWINS
+from ..models.model import VisionLanguageModel
+from ..studies.parameters import ParameterError, at_least, must_differ
+from ..studies.selection import SampleParameters
+from ..testbed import Item
+from ..tracing.trace_parameters import parse_window, resolve_window, window_sentence
+from .contributions import CONSTRAINT_TO_LAST, AttentionError
+from .study import AttentionStudy, attention_study, check_comparable
+
+# Model shape (family, layers, hidden size) -> the layers of the paper's section 4.4, counted from 0.
+PAPER_LAYERS = {("llava-llama", 32, 4096): (16, 17)}
+
+
+def check_comparable_as(parameter: str, model: VisionLanguageModel) -> None:
+    """`attention_study.check_comparable`, naming the parameter."""
+    try:
+        check_comparable(model)
+    except AttentionError as error:
+        raise ParameterError(f"Parameter {parameter!r}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Fig5Parameters(SampleParameters):
+    """notebooks/fig5_attention.ipynb"""
+
+    window: int | str = 3
+    examples: int = 1
+    control_model: str = ""
+
+    figure: typing.ClassVar[str] = "fig5_attention"
+
+    def check(self) -> None:
+        super().check()
+        parse_window("window", self.window)
+        at_least("examples", self.examples, 1, "it counts the questions of each part that are drawn over their image")
+        must_differ("control_model", self.control_model, self.model)
+
+    def check_model(self, model: VisionLanguageModel) -> None:
+        self._check_shape("model", model)
+
+    def _check_shape(self, parameter: str, model: VisionLanguageModel) -> None:
+        check_comparable_as(parameter, model)
+        if not model.is_multimodal:
+            raise ParameterError(
+                f"Parameter {parameter!r}: {model.name!r} sees no image, so it has no visual tokens: name a multimodal "
+                "model."
+            )
+        resolve_window("window", self.window, model.n_layers)
+
+    def windows_in_layers(self, model: VisionLanguageModel) -> dict[str, int]:
+        """What the record keeps beside the parameters: the window in layers of this model."""
+        return {"window_layers": resolve_window("window", self.window, model.n_layers)}
+
+    def windows_told(self, model: VisionLanguageModel) -> str:
+        """A sentence: "Window: 3 of 8 layers."."""
+        return window_sentence("window", self.window, model.n_layers)
+
+    def load_control_model(self) -> VisionLanguageModel | None:
+        """A model that takes another route: `control_model`, or the twin of `mini`; None if there is none."""
+        name = self.control_model or TWINS.get(self.model, "")
+        if not name:
+            return None
+        model = self.load_model("control_model", name)
+        self._check_shape("control_model", model)
+        return model
+
+    def control_studies(self, model: VisionLanguageModel | None, questions: Iterable[Item]) -> list[AttentionStudy]:
+        """The same experiment on the model that takes another route, or none."""
+        if model is None:
+            return []
+        return [attention_study(model, questions, **self.for_study(model) | {"label": model.name})]
+
+    def for_study(self, model: VisionLanguageModel) -> dict:
+        """The arguments of `attention_study.attention_study`."""
+        window = resolve_window("window", self.window, model.n_layers)
+        return {"knockouts": True, "window": window, "protocol": self.protocol} | self.asking()
+
+
+@dataclass(frozen=True)
+class OutcomeParameters(SampleParameters):
+    """What the notebooks share that compare right with wrong answers."""
+
+    limit: int = 0
+    parts: str = "known"
+
+    def check_model(self, model: VisionLanguageModel) -> None:
+        check_comparable_as("model", model)
+
+    def for_study(self) -> dict:
+        """The arguments of `attention_study.attention_study`."""
+        return {"flows": [CONSTRAINT_TO_LAST], "protocol": self.protocol} | self.asking()
+
+
+@dataclass(frozen=True)
+class Fig15Parameters(OutcomeParameters):
+    """notebooks/fig15_examples.ipynb"""
+
+    examples: int = 3
+
+    figure: typing.ClassVar[str] = "fig15_examples"
+
+    def check(self) -> None:
+        super().check()
+        at_least("examples", self.examples, 1, "it counts the right and the wrong answers that are shown")
+
+
+@dataclass(frozen=True)
+class Fig16Parameters(OutcomeParameters):
+    """notebooks/fig16_contributions.ipynb"""
+
+    figure: typing.ClassVar[str] = "fig16_contributions"
+
+
+@dataclass(frozen=True)
+class Fig17Parameters(OutcomeParameters):
+    """notebooks/fig17_failure.ipynb"""
+
+    layers: str = ""
+    timed: int = 10
+
+    figure: typing.ClassVar[str] = "fig17_failure"
+
+    def check(self) -> None:
+        super().check()
+        at_least("timed", self.timed, 1, "it counts the questions on which the early end is timed")
+        entries = self.layers.split(",")
+        if self.layers and not (len(entries) == 2 and all(entry.strip().isdecimal() for entry in entries)):
+            raise ParameterError(
+                f"Parameter 'layers' must be the first and the last layer, not {self.layers!r}: write for example -p "
+                "layers 16,17."
+            )
+
+    def check_model(self, model: VisionLanguageModel) -> None:
+        super().check_model(model)
+        first, last = self.layers_for(model) or (0, 0)
+        if first > last:
+            raise ParameterError(f"Parameter 'layers' is {self.layers!r}: write the first layer first.")
+        if last >= model.n_layers:
+            raise ParameterError(
+                f"Parameter 'layers' is {self.layers!r}, but model {model.name!r} has {model.n_layers} layers: choose "
+                f"a first and a last one from 0 to {model.n_layers - 1}."
+            )
+
+    def for_lead(self) -> dict:
+        """The arguments of `lead.lead_time`."""
+        return {
+            "limit": self.timed, "protocol": self.protocol, "remote": self.remote, "results_dir": self.results,
+        }
+
+    def layers_for(self, model: VisionLanguageModel) -> tuple[int, int] | None:
+        """(first, last) of the layers whose mean contribution predicts: those named, or the paper's for its model.
+
+        None: they are to be chosen, on other questions than they are scored on.
+        """
+        if not self.layers:
+            return PAPER_LAYERS.get((model.family.name, model.n_layers, model.hidden_size))
+        first, last = self.layers.split(",")
+        return int(first), int(last)

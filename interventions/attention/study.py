@@ -1,0 +1,239 @@
+"""The experiment behind Figures 5 and 15 to 17: contributions and knock-outs of the questions of a test bed.
+
+Right and wrong answers both count here: what is asked is whether contributions tell them apart. A question is answered
+in words, and judged by the whole answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..engine.forward import in_session
+from ..engine.runs import clean_request
+from ..engine.windows import window_spans
+from ..models.model import VisionLanguageModel
+from ..prompts.prompt import Prompt
+from ..prompts.tokens import MAX_ANSWER_TOKENS
+from ..studies.answers import accuracy, is_right
+from ..studies.conditions import Conditions, clean_prompt
+from ..studies.loop import ITEM_COLUMNS, Asked, ask
+from ..testbed import Item
+from ..testbed.errors import reasons
+from ..tracing.restoration import clean_run
+from .contributions import (
+    CONSTRAINT_TO_LAST,
+    FLOWS,
+    VISUAL_TO_CONSTRAINT,
+    AttentionError,
+    attention_contributions,
+    check_weights,
+    contributions_from_cache,
+)
+from .knockout import attention_knockout, flow_edges
+
+# Parts of the flow visual -> constraint that are blocked by themselves: a question's 5 % of visual tokens with the
+# largest contributions, all others, and as many others, drawn.
+SUBSETS = tuple(f"{which} {VISUAL_TO_CONSTRAINT}" for which in ("top", "other", "drawn"))
+TOP = 0.05
+_FLOW_COLUMNS = ["id", "part", "flow", "layer", "position", "token", "role", "norm", "share"]
+_BLOCK_COLUMNS = ["id", "part", "flow", "window", "layer", "p_blocked", "drop"]
+
+
+@dataclass(frozen=True)
+class AttentionStudy:
+    """Three tidy frames.
+
+    `contributions`, one row a question, flow, layer and source token: id, part, flow (of `attention.FLOWS`), layer,
+    position, token, role ("visual", "constraint", "constraint_last"), norm (||a_ij|| of Eq. 1, i the last token of the
+    flow's target) and share (norm over the sum of those of all tokens that i reads in that layer).
+    `knockouts`, of the questions answered right: id, part, flow (SUBSETS too), window, layer (its centre), p_blocked,
+    drop (P_clean - P_blocked of the answer); the window of all layers is there once.
+    `questions`: id, part, constraints, question, entity, relation, split, style, answer (what the model says), expected
+    (the canonical right answer), accuracy (0 to 1, see `answers.py`), correct, confidence (the probability of the
+    answer's first token with a visible character), answered, reason (why not), p_clean (the confidence where it is
+    right), knockout_reason (why a right one has no knock-outs: a fault).
+    """
+
+    contributions: pd.DataFrame
+    knockouts: pd.DataFrame
+    questions: pd.DataFrame
+    n_layers: int
+    n_visual: int
+    window: int
+    model: str = ""
+
+    def summary(self) -> pd.DataFrame:
+        """By part: questions asked, answered and answered right, why others were not, and the median confidence."""
+        rows = []
+        for part, group in self.questions.groupby("part", sort=False):
+            answered = group[group["answered"]]
+            rows.append({
+                "part": part, "asked": len(group), "answered": len(answered), "right": int(answered["correct"].sum()),
+                "left out": reasons([*group["reason"], *group["knockout_reason"]]),
+                "median confidence": answered["confidence"].median(),
+            })
+        return pd.DataFrame(rows)
+
+
+def check_comparable(model: VisionLanguageModel) -> None:
+    """Raises AttentionError for a model whose contributions cannot be computed, or not compared between images."""
+    check_weights(model)
+    if model.family.tiled:
+        raise AttentionError(
+            f"model {model.name!r} cuts an image into a number of tiles that depends on its size, so visual tokens of "
+            "different images do not correspond: name a model that sees an image as one grid."
+        )
+
+
+def attention_study(
+    model: VisionLanguageModel, testbed: Iterable[Item], *, flows: Iterable[str] = tuple(FLOWS),
+    knockouts: bool = False, window: int = 3, protocol: str = "paper", max_answer_tokens: int = MAX_ANSWER_TOKENS,
+    results_dir: str | Path = "results", shard: str = "", required: bool = False, remote: bool | str | None = None,
+    label: str = "",
+) -> AttentionStudy:
+    """Answer every item, with the contributions of these flows, and, of right answers, their knock-outs.
+
+    One request a question, and two for its knock-outs (which tokens are blocked, and what that costs); window is
+    theirs, see `attention_knockout`. A text-only model is asked by name and has only the flow "constraint -> last".
+    Other parameters as in `study.trace_study`.
+    Raises AttentionError for a flow that is unknown or that the model cannot have, TraceError for the window,
+    ValueError for the protocol, and what `asking.ask` does.
+    """
+    flows = _possible(model, list(flows))
+    check_comparable(model)
+    window_spans(window, "centered", model.n_layers)  # refused now, not at every question
+    remote = model.runs_on(remote)
+    settings = {"flows": flows, "max_answer_tokens": max_answer_tokens, "remote": remote, "protocol": protocol}
+    conditions = Conditions(protocol)
+    options = {"results_dir": results_dir, "shard": shard, "label": label}
+    asked = ask(
+        model, testbed, partial(_contributions_of, model, conditions, settings),
+        key=settings | {"table": "attention_contributions"}, purpose=("answer", "answered"), required=required,
+        **options,
+    )
+    questions = _questions(asked)
+    blocked = []
+    if knockouts and questions["correct"].any():
+        right = set(questions.loc[questions["correct"], "id"])
+        settings = {"flows": flows, "window": window, "remote": remote, "protocol": protocol}
+        blocked = ask(
+            model, [entry.item for entry in asked if entry.item.id in right],
+            partial(_knockouts_of, model, conditions, settings),
+            key=settings | {"table": "attention_knockouts", "top": TOP}, purpose=("block", "blocked"),
+            **options | {"shard": "", "label": f"{label} knock-outs".strip()},
+        )
+    faults = {entry.item.id: f"knock-outs {entry.reason}" for entry in blocked if entry.reason}
+    questions["knockout_reason"] = [faults.get(name, "") for name in questions["id"]]
+    return AttentionStudy(
+        contributions=_tables(asked, _FLOW_COLUMNS), knockouts=_tables(blocked, _BLOCK_COLUMNS), questions=questions,
+        n_layers=model.n_layers, n_visual=model.n_image_tokens, window=window,
+        model=model.name,
+    )
+
+
+def _possible(model: VisionLanguageModel, flows: list[str]) -> list[str]:
+    """The flows that the model can have; AttentionError if that is none, or one is unknown."""
+    for flow in flows:
+        if flow not in FLOWS:
+            raise AttentionError(f"flows names {flow!r}: use {', '.join(map(repr, FLOWS))}.")
+    possible = [flow for flow in flows if model.is_multimodal or "visual" not in FLOWS[flow]]
+    if not possible:
+        raise AttentionError(
+            f"flows names none that {model.name!r} has, which sees no image: use {CONSTRAINT_TO_LAST!r}, or name a "
+            "multimodal model."
+        )
+    return possible
+
+
+def _contributions_of(model: VisionLanguageModel, conditions: Conditions, settings: dict, item: Item) -> pd.DataFrame:
+    """The table stored for one question: the answer, and a row a flow, layer and source token."""
+    prompt = clean_prompt(model, item, conditions)
+    edges = flow_edges(prompt, {flow: FLOWS[flow] for flow in settings["flows"]})
+    queries = tuple(sorted({targets[-1] for targets, _ in edges.values()}))
+    request = clean_request(model, prompt, min(queries)) | {
+        "max_answer_tokens": settings["max_answer_tokens"], "queries": queries, "keys": tuple(range(len(prompt))),
+        "layers": tuple(range(model.n_layers)), "also": (),
+    }
+    found = in_session(model.traced, answer_and_contributions, request, settings["remote"])
+    norms = found["norms"].numpy()  # [layers, queries, T]
+    shares = norms / norms.sum(-1, keepdims=True)
+    frames = []
+    for flow, (targets, sources) in edges.items():
+        row = queries.index(targets[-1])
+        sources = np.array([source for source in sources if source < targets[-1]])
+        layer, source = np.indices((model.n_layers, len(sources))).reshape(2, -1)
+        roles = [f"{role}_last" if p == prompt.constraint[-1] else role
+                 for p, role in ((p, prompt.roles[p]) for p in sources)]
+        frames.append(pd.DataFrame({
+            "flow": flow, "layer": layer, "position": sources[source],
+            "token": np.array([prompt.tokens[p] for p in sources], dtype=object)[source],
+            "role": np.array(roles, dtype=object)[source],
+            "norm": norms[layer, row, sources[source]], "share": shares[layer, row, sources[source]],
+        }))
+    answer = model.decode(found["answer_ids"])
+    return pd.concat(frames, ignore_index=True).assign(answer=answer, confidence=found["p_clean"], reason="")
+
+
+def answer_and_contributions(lm, request: dict) -> dict:
+    """{"answer_ids", "p_clean", "norms" [layers, queries, keys]}, in one session: the clean run is shared.
+
+    request: as for `restoration.clean_run` and `attention.contributions_from_cache`. Runs where the weights are.
+    """
+    with torch.no_grad():
+        clean = clean_run(lm, request)
+        return {name: clean[name] for name in ("answer_ids", "p_clean")} | contributions_from_cache(lm, request, clean)
+
+
+def _knockouts_of(model: VisionLanguageModel, conditions: Conditions, settings: dict, item: Item) -> pd.DataFrame:
+    """The table stored for one question: a row a flow and window."""
+    prompt, remote = clean_prompt(model, item, conditions), settings["remote"]
+    flows = {flow: FLOWS[flow] for flow in settings["flows"]}
+    if VISUAL_TO_CONSTRAINT in flows:
+        found = attention_contributions(model, prompt, queries=prompt.constraint[-1], keys="visual", remote=remote)
+        flows |= _subsets(prompt, found.norms[:, 0], item.id)
+    found = attention_knockout(model, prompt, flows=flows, window=settings["window"], remote=remote)
+    return found.to_frame().assign(reason="")
+
+
+def _subsets(prompt: Prompt, norms: np.ndarray, question: str) -> dict[str, tuple]:
+    """SUBSETS as flows; norms [layers, visual tokens] are read at the layer with the largest ones."""
+    ranked = np.argsort(-norms[norms.sum(1).argmax()], kind="stable")
+    n = max(1, round(TOP * len(ranked)))
+    # Drawn by the question's id: a run again draws the same, another image with the same text others.
+    drawn = np.random.default_rng(list(question.encode())).permutation(ranked[n:])[:n]
+    chosen = (ranked[:n], ranked[n:], drawn)
+    return {
+        name: (tuple(prompt.visual[i] for i in tokens), "constraint")
+        for name, tokens in zip(SUBSETS, chosen, strict=True)
+    }
+
+
+def _questions(asked: list[Asked]) -> pd.DataFrame:
+    rows = []
+    for entry in asked:
+        row = {"answer": None, "confidence": np.nan} | entry.row(["answer", "confidence"])
+        row["answered"] = row.pop("used")
+        item, answer = entry.item, row["answer"]
+        row["expected"] = item.answers[0]
+        row["accuracy"] = accuracy(answer, item) if row["answered"] else np.nan
+        row["correct"] = bool(row["answered"] and is_right(answer, item))
+        row["p_clean"] = row["confidence"] if row["correct"] else np.nan
+        rows.append(row)
+    told = ["answer", "expected", "accuracy", "correct", "confidence", "answered", "reason", "p_clean"]
+    return pd.DataFrame(rows, columns=[*ITEM_COLUMNS, *told])
+
+
+def _tables(asked: list[Asked], columns: list[str]) -> pd.DataFrame:
+    """The tables of all questions used, in one frame; an empty one that has the columns, if there is none."""
+    found = [entry.table.assign(id=entry.item.id, part=entry.item.part) for entry in asked if not entry.reason]
+    if not found:
+        return pd.DataFrame(columns=columns)
+    frame = pd.concat(found, ignore_index=True)[columns]
+    return frame.astype(dict.fromkeys({"id", "part", "flow", "token", "role"} & set(columns), "category"))

@@ -1,0 +1,59 @@
+"""MultEdit's closed form (paper, section 5): the weights nearest to the old ones that map keys to new values, Eq. 7,
+
+    W* = argmin ||W k - z*||^2 + lambda ||W - W'||^2 = (lambda W' + z* k^T)(lambda I + k k^T)^-1
+
+It differs from W' by a matrix of rank one a fact: no inverse of size m x m is ever needed.
+"""
+
+import torch
+
+from ..edit_errors import EditError
+
+LAMBDA = 0.01  # the paper's, after a grid search
+ROWS = 32  # of a weight that are read as float64 at a time: they stay in the processor's cache
+
+
+def closed_form_update(
+    weight: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, lam: float = LAMBDA
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factors A [d, r], B [r, m] of W* - W' (Eq. 7) for n facts: weight W' [d, m], keys [n, m], values [n, d].
+
+    W* minimises sum_i ||W k_i - z_i||^2 + lambda ||W - W'||^2. By Woodbury's identity, with K = keys^T [m, n],
+    W* - W' = (Z - W' K)(lambda I + K^T K)^-1 K^T: an n x n system instead of an m x m inverse. Computed in float64 and
+    returned in the weight's type, with orthonormal rows of B, r = min(n, m) of them: those of similar keys themselves
+    would need large terms in A that cancel. Values are those of W k alone: take a bias off first. Raises EditError.
+    """
+    if keys.ndim != 2 or values.ndim != 2 or len(keys) != len(values) or len(keys) == 0:
+        raise EditError(
+            f"keys [n, m] and values [n, d] must be as many, at least one each, not {tuple(keys.shape)} and "
+            f"{tuple(values.shape)}."
+        )
+    if weight.shape != (values.shape[1], keys.shape[1]):
+        raise EditError(
+            f"weight must be [{values.shape[1]}, {keys.shape[1]}] for these values and keys, not {tuple(weight.shape)}."
+        )
+    k, z = keys.to(weight.device, torch.float64), values.to(weight.device, torch.float64)
+    old = torch.cat([k @ rows.to(torch.float64).T for rows in weight.split(ROWS)], dim=1)  # not all of W in float64
+    a, b = low_rank_update(k, z - old, lam)
+    return a.to(weight.dtype), b.to(weight.dtype)
+
+
+def low_rank_update(
+    keys: torch.Tensor, missing: torch.Tensor, lam: float = LAMBDA
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factors A [d, r], B [r, m] of W* - W' (Eq. 7), rows of B orthonormal, r = min(n, m), without the weights.
+
+    keys [n, m]; missing [n, d]: what the old weights lack, values - W' k. Raises EditError.
+    """
+    check_lambda(lam)
+    k, lacks = keys.to(torch.float64), missing.to(torch.float64)
+    gram = k @ k.T + lam * torch.eye(len(k), dtype=torch.float64, device=k.device)
+    basis, coordinates = torch.linalg.qr(k.T)  # K = basis [m, r] coordinates [r, n]
+    a, b = torch.linalg.solve(gram, lacks).T @ coordinates.T, basis.T
+    return a.to(missing.dtype), b.to(missing.dtype)
+
+
+def check_lambda(lam: float) -> None:
+    """Raises EditError for a lambda (of Eq. 7) that is not above 0."""
+    if not lam > 0:
+        raise EditError(f"lam must be above 0, not {lam}: it weighs the old weights.")

@@ -1,0 +1,43 @@
+"""Windows of layers, and the ways in which their sites can be run."""
+
+import torch
+
+from ..errors import TraceError
+
+WINDOW_RULES = ("centered", "radius")
+MASKABLE = ("sdpa", "eager")  # attention implementations that take a mask of one's own
+
+
+def default_method(dtype: torch.dtype, maskable: bool = True) -> str:
+    """Packed in float32, rows in half precision, which packing would round otherwise."""
+    return "packed" if maskable and dtype == torch.float32 else "rows"
+
+
+def window_spans(window: int, rule: str, n_layers: int) -> list[tuple[int, int]]:
+    """The layers [start, stop) restored for each layer l, clipped at the model's ends."""
+    if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window <= n_layers:
+        raise TraceError(
+            f"window must be a whole number from 1 to the model's {n_layers} layers, not {window!r}."
+        )
+    choice("window_rule", (rule,), WINDOW_RULES)
+    if rule == "centered":
+        before, after = window // 2, window - window // 2
+    else:
+        before = 0 if window == 1 else window
+        after = before + 1
+    return [(max(0, layer - before), min(n_layers, layer + after)) for layer in range(n_layers)]
+
+
+def check_packing(max_packed_tokens: int | None, error: type[ValueError] = TraceError) -> None:
+    """Raises `error` for a number of tokens that no forward has."""
+    if max_packed_tokens is not None and max_packed_tokens < 1:
+        raise error(f"max_packed_tokens must be at least 1, not {max_packed_tokens}: leave it out to have it chosen.")
+
+
+def choice(name: str, values: tuple, allowed: tuple) -> tuple:
+    """The values, if all are allowed and there is one; TraceError about the parameter `name` if not."""
+    unknown = [value for value in values if value not in allowed]
+    if unknown or not values:
+        what = f"unknown: {unknown[0]!r}" if unknown else "empty"
+        raise TraceError(f"{name} is {what}; use {', '.join(map(repr, allowed))}.")
+    return values

@@ -1,0 +1,1 @@
+"""Vision-language models: families, checkpoints, loading, locally or on a server."""

@@ -1,0 +1,114 @@
+"""What is checked when a model is loaded, because it has gone wrong silently for others."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+
+from packaging.specifiers import SpecifierSet
+from PIL import Image
+
+from ..testbed.errors import first_line
+from ..text import PATH, quoted
+from .checkpoints import ModelError
+
+# Module paths, and how nnsight wraps modules, are those of these versions (the same as in pyproject.toml).
+VERSIONS = {"nnsight": ">=0.8.1,<0.9", "transformers": ">=5.22,<5.23"}
+
+
+def check_versions() -> None:
+    """Raises ModelError where nnsight or transformers is not of a version that the interventions were written for."""
+    for package, allowed in VERSIONS.items():
+        installed = importlib.metadata.version(package)
+        if not SpecifierSet(allowed).contains(installed, prereleases=True):
+            raise ModelError(
+                f"{package} {installed} is installed, but this package knows the modules of {package}{allowed}: "
+                f"pip install '{package}{allowed}'."
+            )
+
+
+def check(model) -> None:
+    """Raises ModelError unless module paths, tokenizer and visual tokens are what the interventions take them for."""
+    for path in ("embed_tokens", "layers", "final_norm", "lm_head"):
+        if not hasattr(model.traced, path):
+            raise ModelError(f"model {model.name!r} has no module {path!r}: correct its row in families.py.")
+    layer = model.layers[0]
+    for path in ("input_layernorm", "mlp.down_proj", "self_attn.o_proj"):
+        try:
+            layer.get(path)
+        except AttributeError:
+            raise ModelError(
+                f"model {model.name!r} has no module layers[0].{path}: correct its row in families.py."
+            ) from None
+    if not model.tokenizer.is_fast:
+        raise ModelError(
+            f"model {model.name!r} has a slow tokenizer, which gives no character offsets: "
+            "install `tokenizers` and load a fast one."
+        )
+    if model.is_multimodal:
+        _check_image_tokens(model)
+
+
+def check_processor(processor, config, name: str) -> None:
+    """Raises ModelError for a processor of a multimodal model that lacks what its checkpoint should say of it."""
+    named = quoted(name, PATH)
+    for part, file in (("image_processor", "preprocessor_config.json"), ("tokenizer", "tokenizer.json")):
+        if getattr(processor, part, None) is None:
+            raise ModelError(
+                f"model {named} has no {part.replace('_', ' ')}: get {file} and processor_config.json of its "
+                "checkpoint."
+            )
+    for setting, example in (("patch_size", 14), ("vision_feature_select_strategy", "default")):
+        if getattr(processor, setting, None) is None:
+            ours = getattr(config.vision_config, setting, None) or getattr(config, setting, None) or example
+            raise ModelError(
+                f"model {named} has no {setting} in its processor_config.json, without which visual tokens "
+                f"cannot be counted: write it there, such as {json.dumps({setting: ours})[1:-1]}."
+            )
+    n_additional = getattr(processor, "num_additional_image_tokens", None)
+    if type(n_additional) is not int:
+        raise ModelError(
+            f"model {named} has the num_additional_image_tokens {n_additional!r} in its processor_config.json: "
+            "write 1 for an encoder with a class token, and 0 for others."
+        )
+    token = processor.tokenizer.convert_ids_to_tokens(config.image_token_id)
+    if not isinstance(token, str):
+        raise ModelError(
+            f"model {named} has the image token {config.image_token_id}, which its tokenizer does not know: "
+            "correct image_token_index in config.json, or load the tokenizer that belongs to the checkpoint."
+        )
+
+
+def _check_image_tokens(model) -> None:
+    """The processor's real output against the configuration (575 versus 576 is the classic), and against the model's
+    own tokenisation."""
+    text = model.prompt_template(image=True).format(question="?")
+    try:
+        encoded = model.processor(images=Image.new("RGB", (32, 32)), text=text, return_tensors="pt")
+    except Exception as error:  # whatever is missing in its files shows somewhere else
+        raise ModelError(
+            f"model {quoted(model.name, PATH)} has a processor that cannot read a picture and a question "
+            f"({type(error).__name__}: {first_line(error)}): get processor_config.json and preprocessor_config.json of "
+            "its checkpoint."
+        ) from error
+    ids = encoded["input_ids"][0].tolist()
+    n_visual = ids.count(model.image_token_id)
+    found = _of_each_tile(model.processor, encoded["pixel_values"]) if model.family.tiled else n_visual
+    if found != model.n_image_tokens:
+        raise ModelError(
+            f"model {model.name!r} makes {model.n_image_tokens} visual tokens of an image but its processor writes "
+            f"{found} into a prompt: set patch_size, num_additional_image_tokens and "
+            "vision_feature_select_strategy of the processor as the checkpoint was trained."
+        )
+    if ids != model.tokenize(text, n_visual)[0]:
+        raise ModelError(
+            f"model {model.name!r}: its processor and its tokenizer disagree about a prompt's tokens: "
+            "load the processor that belongs to the checkpoint."
+        )
+
+
+def _of_each_tile(processor, pixel_values) -> int:
+    """Visual tokens that the processor expects of one tile; how many tiles there are depends on the image's size."""
+    height, width = (side // processor.patch_size for side in pixel_values.shape[-2:])
+    dropped = processor.vision_feature_select_strategy == "default"
+    return height * width + processor.num_additional_image_tokens - int(dropped)

@@ -1,0 +1,135 @@
+"""`load_model("mini")`, a directory, or a Hub id; here, or on a server."""
+
+from pathlib import Path
+
+import torch
+from nnsight.modeling.quantization import QUANTIZATIONS
+from nnsight.modeling.transformers import TransformersModel
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoProcessor, AutoTokenizer
+
+from ..models import load_checks
+from ..testbed.errors import first_line
+from ..text import PATH, quoted
+from .checkpoints import ALIASES, ModelError, check_device_map, chosen_dtype, foreign_layout, read_module, resolve
+from .families import Family
+from .model import VisionLanguageModel, check_remote, family_row, preprocessors, where_it_is
+from .server import Server, preflight
+
+
+def load_model(
+    name: str = "mini", *, remote: bool | str = False, revision: str | None = None, dtype=None, device_map=None,
+    attn_implementation=None, prompt: str | None = None, concurrency: int = 1,
+) -> VisionLanguageModel:
+    """Load a model by alias ("mini", "mini-free", "mini-text", "mini-bunny"), directory or Hub id.
+
+    remote: True leaves the weights where they are, on the NDIF server of the environment (NDIF_HOST, NDIF_API_KEY),
+        loads only the skeleton and the processor, and checks that the server is ready (`preflight.preflight`). The
+        server decides on device_map, dtype and attn_implementation; the latter two are refused where it has others.
+        False and "local" load the weights here, "local" for interventions that travel all the same, as a test.
+    revision: branch, tag or commit of a Hub id.
+    dtype: a torch dtype or its name; "nf4" or "int8" hold the weights in fewer bits (bitsandbytes), which changes the
+        model's numbers; None = float32 for small models, the checkpoint's own for large ones.
+    device_map, attn_implementation: as in `from_pretrained`.
+    prompt: the chat format, see `chat_format`; None = that of the family, or the checkpoint's own.
+    concurrency: with remote=True, questions that an experiment lets wait for the server at a time.
+    Results are stored under the checkpoint's revision. Weights that are changed in place afterwards keep it, so that
+    stored results of the old weights would be taken for theirs: set `model.revision = "in-memory"` after such a change
+    (nothing stored is used then), save the model and load it again, or use `merged`.
+    Raises ModelError in one sentence.
+    """
+    load_checks.check_versions()
+    check_remote(remote)
+    path, digest = resolve(str(name))
+    revision = None if revision == "main" else revision  # the same, and servers know models by no revision
+    if remote is True and dtype in QUANTIZATIONS:
+        raise ModelError(f"dtype {dtype!r} is for the server to choose, which holds the weights: leave it out.")
+    if type(concurrency) is not int or concurrency < 1 or (concurrency > 1 and remote is not True):
+        raise ModelError(
+            f"concurrency must be a whole number, at least 1, and 1 without remote=True, not {concurrency}: it counts "
+            "the questions that wait for a server at a time."
+        )
+    if remote is not True:
+        check_device_map(device_map)
+    if revision and digest:
+        raise ModelError(f"revision {quoted(revision)} is given for local files at {path}: leave it out.")
+    try:
+        remedy = foreign_layout(path, revision)
+        if remedy:
+            raise ModelError(f"model {quoted(str(name), PATH)} cannot be loaded as it is, for {remedy}.")
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except ModelError:
+        raise
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(
+            f"model {quoted(str(name), PATH)} cannot be loaded ({first_line(error)}): "
+            f"give an alias ({', '.join(ALIASES)}), a directory with a config.json, or a Hub id."
+        ) from error
+    family = family_row(config, name)
+    processor = _processor(path, family, str(name), revision)
+    options = {"dtype": chosen_dtype(path, dtype), "attn_implementation": attn_implementation}
+    options |= {"device_map": None if remote is True else device_map}
+    options = {key: value for key, value in options.items() if value is not None}
+    wrapped = {"task": family.task, "rename": family.rename, "revision": revision} | preprocessors(family, processor)
+    try:
+        if remote is True:
+            path = str(Path(path).resolve()) if digest else path
+            traced = TransformersModel(path, dispatch=False, **options, **wrapped)
+        else:
+            module = read_module(
+                path, multimodal=family.is_multimodal, name=str(name), revision=revision, **options
+            )
+            placed = where_it_is(module) if device_map else {}  # else on the first GPU, if there is one
+            traced = TransformersModel(module, dispatch=True, **wrapped, **placed)
+    except ModelError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"model {str(name)!r} does not fit: use device_map='auto' for several GPUs, or fewer bits (dtype)."
+        ) from error
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise ModelError(
+            f"model {str(name)!r} has weights that cannot be loaded ({first_line(error)}): "
+            "check its files, dtype, device_map and attn_implementation."
+        ) from error
+    server = _as_on_server(traced, str(name), dtype, attn_implementation) if remote is True else None
+    commit = digest or getattr(config, "_commit_hash", None) or revision or "unknown"
+    return VisionLanguageModel(
+        traced, processor, name=str(name), revision=commit, remote=remote, prompt=prompt, server=server,
+        concurrency=concurrency,
+    )
+
+
+def _processor(path: str, family: Family, name: str, revision: str | None):
+    """The checkpoint's processor, or its tokenizer if it is text-only. Raises ModelError."""
+    kind = AutoProcessor if family.is_multimodal else AutoTokenizer
+    try:
+        return kind.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except Exception as error:  # what is wrong in its files shows in many ways
+        files = "processor_config.json, preprocessor_config.json and " if family.is_multimodal else ""
+        raise ModelError(
+            f"model {quoted(name, PATH)} has a {'processor' if family.is_multimodal else 'tokenizer'} that cannot be "
+            f"loaded ({first_line(error)}): get {files}tokenizer.json of its checkpoint."
+        ) from error
+
+
+def _as_on_server(traced, name: str, dtype, attn_implementation: str | None) -> Server:
+    """Give the skeleton the precision and the attention implementation that the server's model has.
+
+    Raises ModelError where others were asked for, and if the server is not ready.
+    """
+    server = preflight(traced, name)
+    asked = chosen_dtype("", dtype)
+    for parameter, wanted, has in (
+        ("dtype", asked if dtype else server.dtype, server.dtype),
+        ("attn_implementation", attn_implementation or server.attention, server.attention),
+    ):
+        if wanted != has:
+            wanted, has = (str(value).removeprefix("torch.") for value in (wanted, has))
+            raise ModelError(
+                f"{parameter} {wanted!r} is not what {server.host} serves {name!r} in, which is {has!r}: leave it out, "
+                "or give that."
+            )
+    traced._module.to(server.dtype)
+    traced._module.config.get_text_config()._attn_implementation = server.attention
+    return server

@@ -1,0 +1,310 @@
+"""One wrapper for the models of the paper; `loading.load_model` makes it of an alias, a directory or a Hub id.
+
+The Hugging Face module is used as it is. nnsight wraps it (`.traced`) under the uniform module names of
+`families.py`, weights are frozen, and what has gone wrong silently for others is checked when the model is
+loaded: that all module paths exist, and that the number of visual tokens the processor writes into a prompt
+is the number the vision encoder delivers (575 versus 576 is the classic).
+"""
+
+import uuid
+from functools import cached_property
+
+import torch
+from nnsight.modeling.transformers import TransformersModel
+
+from ..engine import forward
+from ..models import families, load_checks
+from ..prompts.prompt import in_format
+from ..prompts.tokens import PromptError, blank_tokens, check_length, control_tokens
+from ..testbed import TestBedError, load_image
+from ..testbed.errors import first_line
+from ..testbed.images import on_square
+from ..text import PATH, quoted
+from .chat_format import answer_joint, chat_format
+from .checkpoints import ALIASES, ModelError
+from .server import Server
+
+
+class VisionLanguageModel:
+    """A multimodal (or text-only) language model, ready for prompts and traces.
+
+    traced: nnsight's view of the model; module: the Hugging Face module; layers: its decoder layers as
+    envoys.
+    revision: what identifies the weights (sha256 of local files with configuration and tokenizer,
+        commit on the Hub, "in-memory" otherwise).
+    remote: the default of every intervention's `remote` argument (True | False | "local").
+    server: of a remote model, what `preflight.preflight` found; concurrency: how many questions may wait for it at a
+        time in an experiment.
+    prompt: the chat format with `{question}` and, if multimodal, `<image>`.
+    """
+
+    def __init__(
+        self, traced, processor, *, name: str, revision: str, remote: bool | str = False, prompt: str | None = None,
+        server: Server | None = None, concurrency: int = 1,
+    ):
+        self.traced, self.processor, self.name = traced, processor, name
+        self.revision, self.remote = revision, remote
+        self.server, self.concurrency = server, concurrency
+        self.edits, self.unedited = (), None  # see `edit.apply_edits`
+        self.config = traced._module.config
+        self.family = family_row(self.config, name)
+        if self.family.is_multimodal:
+            load_checks.check_processor(processor, self.config, name)
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self.prompt = chat_format(processor, self.family, prompt, name)
+        self.module.requires_grad_(False).eval()
+        load_checks.check(self)
+
+    @classmethod
+    def from_module(
+        cls, module, processor, *, name: str = "in-memory", prompt: str | None = None
+    ) -> "VisionLanguageModel":
+        """Wrap a Hugging Face module that is already in memory, where it is. processor: a LlavaProcessor, or a
+        tokenizer."""
+        family = family_row(module.config, name)
+        traced = TransformersModel(
+            module, task=family.task, rename=family.rename, dispatch=True, **preprocessors(family, processor),
+            **where_it_is(module),
+        )
+        return cls(traced, processor, name=name, revision="in-memory", prompt=prompt)
+
+    # What a model is
+
+    @property
+    def module(self) -> torch.nn.Module:
+        return self.traced._module
+
+    @property
+    def layers(self):
+        return self.traced.layers
+
+    @property
+    def n_layers(self) -> int:
+        return self.config.get_text_config().num_hidden_layers
+
+    @property
+    def hidden_size(self) -> int:
+        return self.config.get_text_config().hidden_size
+
+    @property
+    def is_multimodal(self) -> bool:
+        return self.family.is_multimodal
+
+    @property
+    def image_token_id(self) -> int | None:
+        return self.config.image_token_id if self.is_multimodal else None
+
+    @property
+    def image_token(self) -> str | None:
+        return self.tokenizer.convert_ids_to_tokens(self.image_token_id) if self.is_multimodal else None
+
+    @property
+    def n_image_tokens(self) -> int:
+        """Visual tokens of an image; of each tile of it, if the model cuts images into tiles."""
+        return families.count_image_tokens(self.config) if self.is_multimodal else 0
+
+    @cached_property
+    def attention_window(self) -> int | None:
+        """Tokens that a prompt and its answer may have, where layers see a window of the last tokens only."""
+        return families.attention_window(self.config)
+
+    @cached_property
+    def control_tokens(self) -> tuple[str, ...]:
+        """Texts that the tokenizer takes for control tokens, such as "</s>", "<image>" or "<|im_end|>"."""
+        return control_tokens(self.tokenizer)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.module.dtype
+
+    @property
+    def quantization(self) -> str | None:
+        """How the weights are held where it is in fewer bits than `dtype`, in which the model computes: "nf4", ..."""
+        if self.server:
+            return self.server.quantization
+        held = getattr(self.config, "quantization_config", None)
+        if held is None:
+            return None
+        told = held if isinstance(held, dict) else held.to_dict()
+        method = str(getattr(told.get("quant_method"), "value", told.get("quant_method")))
+        return told["bnb_4bit_quant_type"] if told.get("load_in_4bit") else {"bitsandbytes": "int8"}.get(method, method)
+
+    @property
+    def attention(self) -> str:
+        """The attention implementation of the language model: "sdpa", "eager", ..."""
+        return self.config.get_text_config()._attn_implementation
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer."""
+        ids = getattr(self.module.generation_config, "eos_token_id", None)
+        if ids is None:
+            ids = self.tokenizer.eos_token_id
+        return tuple(ids) if isinstance(ids, (list, tuple)) else (() if ids is None else (ids,))
+
+    def key(self) -> dict:
+        """What of it determines a result."""
+        # Weights made in memory have no revision: nothing stored is ever taken for theirs.
+        revision = uuid.uuid4().hex if self.revision in ("in-memory", "unknown") else self.revision
+        key = {"model": [self.name, revision], "dtype": str(self.dtype)}  # the dtype decides which method None is
+        if self.quantization:
+            key["quantization"] = self.quantization
+        if self.attention != "sdpa":
+            key["attention"] = self.attention
+        if self.remote is True:  # a server may round otherwise, and above all what it does for a sandbox
+            key["remote"] = "sandbox" if self.server and self.server.sandboxed and self.dtype.itemsize < 4 else True
+        device = self.server.device if self.server else self.device.type
+        if self.dtype.itemsize < 4 and device != "cpu":  # other devices round otherwise
+            key["device"] = device
+        if self.prompt not in (self.family.prompt, self.family.prompt.replace(families.IMAGE, "")):
+            key["prompt"] = self.prompt
+        return key | ({"edits": [edit.identity for edit in self.edits]} if self.edits else {})
+
+    def image_view(self, protocol: str = "paper") -> str:
+        """What of a picture the model sees: its central square ("cropped"), all of it in a square with a margin
+        ("padded"), or all of it squeezed into a square ("squeezed").
+
+        The embedded models are of families whose original code pads, but were trained on squeezed pictures.
+        """
+        if protocol == "authors" and self.family.pads and self.name not in ALIASES:
+            return "padded"
+        crops = self.is_multimodal and getattr(self.processor.image_processor, "do_center_crop", False)
+        return "cropped" if crops else "squeezed"
+
+    @property
+    def formats(self) -> dict[str, str]:
+        """The chat formats by protocol, with `{question}` and `<image>`."""
+        return {"paper": self.prompt, "authors": families.AUTHORS}
+
+    def prompt_template(self, *, image: bool, protocol: str = "paper") -> str:
+        """The chat format with `{question}` in it, and with one `<image>` if there is a picture."""
+        if protocol not in self.formats:
+            raise ModelError(f"protocol {quoted(protocol)} is unknown: use one of {', '.join(self.formats)}.")
+        return self.formats[protocol].replace(families.IMAGE, self.image_token if image and self.is_multimodal else "")
+
+    def answer_joint(self, protocol: str = "paper") -> str:
+        """What stands between a prompt of this format and its answer: a space, a line break or nothing."""
+        return self._joints[protocol]
+
+    @cached_property
+    def _joints(self) -> dict[str, str]:
+        """`answer_joint` by protocol: a chat template is rendered once, not for every answer."""
+        return {protocol: answer_joint(self.processor, declared) for protocol, declared in self.formats.items()}
+
+    @cached_property
+    def blank_ids(self) -> tuple[int, ...]:
+        """Tokens without a visible character: spaces and line breaks that a tokenizer writes as tokens of their own."""
+        return blank_tokens(self.tokenizer)
+
+    def runs_on(self, remote: bool | str | None) -> bool | str:
+        """Where an intervention runs: as asked (True, False or "local"), or as the model was loaded (None).
+
+        Raises ModelError for anything else, for a server whose precision and sandbox nobody has looked at, and for a
+        model without its weights, which nnsight would load here then.
+        """
+        remote = self.remote if remote is None else remote
+        check_remote(remote)
+        if remote is True and self.remote is not True:
+            raise ModelError(f"remote=True needs a model that is on a server: load_model({self.name!r}, remote=True).")
+        if remote is not True and self.remote is True:
+            raise ModelError(f"remote={remote!r} needs the weights of model {self.name!r}, which are on a server: load "
+                             "it without remote to run it here.")
+        return remote
+
+    # What it does outside any intervention
+
+    def tokenize(self, text: str, n_visual: int) -> tuple[list[int], list[tuple[int, int]], str]:
+        """Token ids, character offsets, and the text they refer to: `<image>` written once a visual token.
+
+        n_visual: how many visual tokens the picture becomes (of no effect without one).
+        """
+        if self.is_multimodal:
+            text = text.replace(self.image_token, self.image_token * n_visual)
+        encoding = self.tokenizer(text, return_offsets_mapping=True)
+        return encoding["input_ids"], [tuple(pair) for pair in encoding["offset_mapping"]], text
+
+    def read_image(self, image, protocol: str = "paper") -> tuple[dict[str, torch.Tensor], int]:
+        """A PIL image or a file -> what the model takes of it, and how many visual tokens it becomes.
+
+        protocol: "authors" puts it into the middle of a square in the encoder's mean color first, where the
+        checkpoint's original code does.
+
+        "pixel_values" [1, 3, height, width], or [1, tiles, 3, height, width] and "image_sizes" [1, 2] where the model
+        cuts images into tiles. Raises TestBedError for a file that cannot be read, and a picture that
+        the processor refuses. For multimodal models only.
+        """
+        image = load_image(image)
+        if self.image_view(protocol) == "padded":
+            image = on_square(image, tuple(int(255 * mean) for mean in self.processor.image_processor.image_mean))
+        try:
+            inputs = dict(self.processor(images=image, text=self.image_token, return_tensors="pt"))
+        except ValueError as error:
+            raise TestBedError(
+                f"image of {image.width} x {image.height} pixels is refused by the processor of {self.name!r} "
+                f"({first_line(error)}): give one of another size."
+            ) from error
+        n_visual = int((inputs.pop("input_ids") == self.image_token_id).sum())
+        return {name: inputs[name] for name in self.processor.image_processor.model_input_names}, n_visual
+
+    def generate_answer(self, image, question: str, max_new_tokens: int = 16) -> str:
+        """The model's greedy answer, without the end token and outer space, asked as `build_prompt` asks.
+
+        image: PIL image, path, or None for a question without a picture; max_new_tokens: tokens after which it is cut.
+        Raises PromptError for a question that cannot be asked, TestBedError for an unreadable image, and NDIFError.
+        """
+        if type(max_new_tokens) is not int or max_new_tokens < 1:
+            raise PromptError(f"max_new_tokens must be a whole number, at least 1, not {quoted(max_new_tokens)}.")
+        template, question = in_format(self, question, image is not None)
+        image_inputs, n_visual = ({}, 0) if image is None else self.read_image(image)
+        ids = self.tokenize(template.format(question=question), n_visual)[0]
+        check_length(self, len(ids), max_new_tokens)
+        request = {
+            "input_ids": torch.tensor([ids]),
+            "image_inputs": image_inputs,
+            "eos_token_ids": self.eos_token_ids,
+            "max_answer_tokens": max_new_tokens,
+        }
+        answer = forward.in_session(self.traced, forward.greedy_answer, request, self.runs_on(None))
+        return self.decode(answer)
+
+    def decode(self, answer_ids) -> str:
+        """The text of an answer's tokens."""
+        return self.tokenizer.decode(answer_ids, skip_special_tokens=True).strip()
+
+
+def family_row(config, name) -> families.Family:
+    """The row of the table for a configuration, or the error of a model that has none."""
+    family, reason = families.family_of(config), families.why_unusable(config)
+    named = quoted(str(name), PATH)
+    if reason:
+        raise ModelError(f"model {named} is a {config.model_type!r}, which cannot be traced: {reason}.")
+    if family is None:
+        raise ModelError(
+            f"model {named} is a {config.model_type!r} over {config.get_text_config().model_type!r}, "
+            "for which families.py has no row: "
+            f"use one of {', '.join(row.name for row in families.FAMILIES)}, or add a row."
+        )
+    return family
+
+
+def check_remote(remote) -> None:
+    """Raises ModelError unless it is True, False or "local": nnsight would take another text for a server's address,
+    to which it sends requests in its own way."""
+    if not isinstance(remote, bool) and remote != "local":
+        raise ModelError(
+            f"remote must be True (on the server that NDIF_HOST names), False or 'local', not {quoted(remote)}."
+        )
+
+
+def where_it_is(module: torch.nn.Module) -> dict:
+    """nnsight's keyword that leaves a module on its device; what accelerate has placed stays in any case."""
+    return {} if getattr(module, "hf_device_map", None) else {"device": module.device}
+
+
+def preprocessors(family: families.Family, processor) -> dict:
+    """nnsight's keyword for what turns text and images into model inputs."""
+    return {"processor": processor} if family.is_multimodal else {"tokenizer": processor}

@@ -1,0 +1,147 @@
+"""A question about an image as token ids with known positions. How tokens are found: `tokens.py`."""
+
+from dataclasses import dataclass, field
+from numbers import Integral
+
+import torch
+
+from ..text import quoted
+from .tokens import (
+    PromptError,
+    find_phrase,
+    locate,
+    must_be_text,
+    normalise,
+    overlap,
+    token_texts,
+    without_control_tokens,
+)
+
+TOKEN_ROLES = ("visual", "constraint", "text_constraint", "last", "other")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One clean prompt of T tokens.
+
+    text: the chat text with one `<image>`; question: as it stands in it (NFC, the template's punctuation).
+    spans: the character spans of the constraints in `question`, by role.
+    roles: one of TOKEN_ROLES for each token. The last token can have two: where the prompt ends in a constraint, its
+        entry here is the constraint, and `positions("last")` is the same token.
+    """
+
+    text: str
+    question: str
+    protocol: str
+    input_ids: torch.Tensor = field(repr=False)  # [T], image expanded
+    image_inputs: dict[str, torch.Tensor] = field(repr=False)  # by the model's names; empty without a picture
+    tokens: tuple[str, ...] = field(repr=False)
+    roles: tuple[str, ...] = field(repr=False)
+    spans: dict[str, tuple[int, int]]
+
+    def positions(self, role: str) -> tuple[int, ...]:
+        """Positions of all tokens of a role; the last token is "last" whatever else it is."""
+        if role == "last":
+            return (self.last,)
+        return tuple(i for i, name in enumerate(self.roles) if name == role)
+
+    @property
+    def visual(self) -> tuple[int, ...]:
+        return self.positions("visual")
+
+    @property
+    def constraint(self) -> tuple[int, ...]:
+        return self.positions("constraint")
+
+    @property
+    def text_constraint(self) -> tuple[int, ...]:
+        return self.positions("text_constraint")
+
+    @property
+    def last(self) -> int:
+        return len(self.roles) - 1
+
+    def __len__(self) -> int:
+        return len(self.roles)
+
+
+def build_prompt(
+    model,
+    question: str,
+    image=None,
+    *,
+    visual_constraint: str,
+    text_constraint: str | None = None,
+    protocol: str = "paper",
+) -> Prompt:
+    """Put a question (and a picture: PIL image, path or None) into the model's chat format and find its
+    parts (paper, section 3.1).
+
+    The constraints must stand in the question word for word (case is forgiven). Of several occurrences the
+    visual constraint is the first and the text constraint the last, whole words before parts of words.
+    protocol: "paper" (the model's own chat format) or "authors" (that of the released scripts).
+    Raises PromptError, TestBedError for an image that cannot be read, and ModelError for an unknown protocol.
+    """
+    template, question = in_format(model, question, image is not None, protocol)
+    spans = {"constraint": find_phrase(question, visual_constraint, "visual_constraint", last=False)}
+    if text_constraint is not None:
+        spans["text_constraint"] = find_phrase(question, text_constraint, "text_constraint", last=True)
+        if overlap(spans["constraint"], spans["text_constraint"]):
+            raise PromptError(
+                f"text_constraint {quoted(text_constraint)} overlaps visual_constraint {quoted(visual_constraint)}: "
+                "give phrases that stand apart in the question."
+            )
+    text = template.format(question=question)
+    image_inputs, n_visual = ({}, 0) if image is None else model.read_image(image, protocol)
+    ids, members = locate(model, template, question, spans, n_visual)
+    roles = ["other"] * len(ids)
+    roles[-1] = "last"
+    for role, positions in members.items():
+        for position in positions:
+            roles[position] = role
+    for position, token in enumerate(ids):
+        if token == model.image_token_id:
+            roles[position] = "visual"
+    return Prompt(
+        text=text,
+        question=question,
+        protocol=protocol,
+        input_ids=torch.tensor(ids),
+        image_inputs=image_inputs,
+        tokens=tuple(token_texts(model, ids)),
+        roles=tuple(roles),
+        spans=spans,
+    )
+
+
+def in_format(model, question: str, has_image: bool, protocol: str = "paper") -> tuple[str, str]:
+    """The chat format, and the question as it stands in it. Raises PromptError for what cannot be asked."""
+    if has_image and not model.is_multimodal:
+        raise PromptError(f"image was given but model {model.name!r} reads text only: leave image out.")
+    template = model.prompt_template(image=has_image, protocol=protocol)
+    must_be_text("question", question)
+    question = normalise(question)
+    if not question:
+        raise PromptError("question is empty: give the question's text.")
+    without_control_tokens(model, "question", question)
+    return template, question.rstrip("?").rstrip() if "{question}?" in template else question
+
+
+def resolve_positions(prompt: Prompt, positions, error=PromptError) -> tuple[int, ...]:
+    """Indices and role names (one or several) -> sorted positions without duplicates."""
+    if isinstance(positions, (str, Integral)) or not hasattr(positions, "__iter__"):
+        positions = (positions,)
+    chosen = set()
+    for entry in positions:
+        if isinstance(entry, str):
+            if entry not in TOKEN_ROLES:
+                known = ", ".join(TOKEN_ROLES)
+                raise error(f"positions names the unknown role {quoted(entry)}: use {known} or indices.")
+            chosen.update(prompt.positions(entry))
+        elif isinstance(entry, bool) or not hasattr(entry, "__index__"):
+            raise error(f"positions holds {quoted(entry)}: use indices, whole numbers, or names of roles.")
+        elif not -len(prompt) <= entry < len(prompt):
+            raise error(f"positions holds {entry}, but the prompt has {len(prompt)} tokens.")
+        else:
+            chosen.add(int(entry) % len(prompt))
+    return tuple(sorted(chosen))

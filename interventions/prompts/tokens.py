@@ -1,0 +1,211 @@
+"""Which tokens spell a phrase, and how the tokens of two versions of a prompt correspond.
+
+Read off the tokenizer's character offsets, never searched for in decoded tokens: a phrase is found whether
+its first token carries the space before it or not, at either end of the question, in any script.
+"""
+
+import itertools
+import re
+import unicodedata
+from numbers import Integral
+
+from ..text import quoted
+
+MAX_ANSWER_TOKENS = 16
+
+
+class PromptError(ValueError):
+    """A question, constraint or replacement that cannot be used, in one sentence with the fix."""
+
+
+def normalise(text: str) -> str:
+    """NFC without outer space: the same letters written in two ways must be one string."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def must_be_text(name: str, value) -> None:
+    """Raises PromptError for a value, the parameter `name`, that is no text."""
+    if not isinstance(value, str):
+        raise PromptError(f"{name} must be a text, not {quoted(value)}.")
+
+
+def overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two spans [begin, end) have a place in common."""
+    return one[0] < other[1] and other[0] < one[1]
+
+
+def find_phrase(question: str, phrase: str, name: str, *, last: bool) -> tuple[int, int]:
+    """Character span of a phrase in a question. name: the parameter to blame."""
+    must_be_text(name, phrase)
+    phrase = normalise(phrase)
+    if not phrase:
+        raise PromptError(f"{name} is empty: give the words of the question that it consists of.")
+    literal = re.escape(phrase)
+    for pattern in (rf"(?<!\w){literal}(?!\w)", literal):
+        for flags in (0, re.IGNORECASE):
+            found = [match.span() for match in re.finditer(pattern, question, flags)]
+            if pattern != literal:  # vowel signs, as of Hindi, are marks and no letters, but belong to the word
+                found = [(a, b) for a, b in found if not _has_mark(question[max(a - 1, 0) : a] + question[b : b + 1])]
+            if found:
+                return found[-1 if last else 0]
+    raise PromptError(
+        f"{name} {quoted(phrase)} is not in the question {quoted(question)}: give words that stand in it as they are."
+    )
+
+
+def constraint_spans(question: str, visual_constraint: str, text_constraint: str | None) -> dict[str, tuple[int, int]]:
+    """Where the experiments find the constraints in `normalise(question)`: by "visual" and "text", what is marked.
+
+    Raises PromptError for one that does not stand in the question.
+    """
+    question, spans = normalise(question), {}
+    if visual_constraint:
+        spans["visual"] = find_phrase(question, visual_constraint, "visual_constraint", last=False)
+    if text_constraint:
+        spans["text"] = find_phrase(question, text_constraint, "text_constraint", last=True)
+    return spans
+
+
+def locate(
+    model, template: str, question: str, spans: dict, n_visual: int
+) -> tuple[list[int], dict[str, tuple[int, ...]]]:
+    """Ids of the whole prompt, and by role the positions of the tokens that overlap its span of the question.
+
+    n_visual: tokens that the picture becomes.
+    """
+    ids, offsets, text = model.tokenize(template.format(question=question), n_visual)
+    check_length(model, len(ids))
+    head = template.split("{question}")[0]
+    shift = (
+        len(text) - len(template.format(question=question))
+        if model.image_token and model.image_token in head
+        else 0
+    )
+    shift += len(head)
+    members = {}
+    for role, (begin, end) in spans.items():
+        # A span has no outer space, so a token that is only the space before it does not overlap it.
+        place = (begin + shift, end + shift)
+        overlapping = [i for i, (a, b) in enumerate(offsets) if a < b and overlap((a, b), place)]
+        if not overlapping:
+            raise PromptError(
+                f"{role} {quoted(question[begin:end])} has no token of its own in {quoted(question)}: reword it."
+            )
+        members[role] = tuple(overlapping)
+    return ids, members
+
+
+def check_length(model, n_tokens: int, n_answer: int = MAX_ANSWER_TOKENS) -> None:
+    """Raises PromptError for a prompt that, with its answer, is longer than what all layers of the model see."""
+    window = model.attention_window
+    if window is not None and n_tokens + n_answer > window:
+        raise PromptError(
+            f"question makes a prompt of {n_tokens} tokens, and with {n_answer} of an answer that is more than the "
+            f"{window} that some layers of model {model.name!r} see: shorten it, or use a model without such a window."
+        )
+
+
+def control_tokens(tokenizer) -> tuple[str, ...]:
+    """Texts that a tokenizer takes for control tokens: its special ones, and others that are added in brackets."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    texts = {str(one.content) for one in added if one.special or re.fullmatch(r"<.+>|\[[A-Z_]+\]", one.content)}
+    return tuple(sorted(texts | set(tokenizer.all_special_tokens)))
+
+
+def without_control_tokens(model, name: str, text: str, error: type[ValueError] = PromptError) -> None:
+    """Raises `error` for a text, the parameter `name`, that holds a control token such as "</s>" or "<image>"."""
+    for token in model.control_tokens:
+        if token in text:
+            what = "the placeholder of the image" if token == model.image_token else "a control token of this model"
+            raise error(f"{name} contains {token!r}, {what}: leave it out.")
+    control = set(model.tokenizer.convert_tokens_to_ids(list(model.control_tokens))) - {model.tokenizer.unk_token_id}
+    for token in control.intersection(model.tokenizer(text, add_special_tokens=False)["input_ids"]):  # spelt otherwise
+        spelt = model.tokenizer.convert_ids_to_tokens(token)
+        raise error(f"{name} holds the control token {spelt!r} of this model: reword it.")
+
+
+def check_token_ids(model, name: str, ids, error: type[ValueError] = PromptError) -> tuple[int, ...]:
+    """Token ids as plain numbers. Raises `error` for what is no id of the model's vocabulary."""
+    size, checked = model.config.get_text_config().vocab_size, []
+    for token in ids:
+        if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= token < size:
+            raise error(f"{name} must be token ids, whole numbers from 0 to {size - 1}, not {quoted(token)}.")
+        checked.append(int(token))
+    return tuple(checked)
+
+
+def align(clean_ids: list[int], ids: list[int], phrases: list) -> tuple[tuple[int | None, ...], int]:
+    """Clean position -> corrupted position, and the first corrupted position.
+
+    phrases: the (clean, corrupted) token ranges [begin, end) of every constraint, in order. Between them the
+    tokens are the same, except that a replacement may be tokenised differently together with its neighbour ("
+    B" is one token where " C" is two, ")?" is one where "C?" is two). Such neighbours correspond to no token of the
+    phrase: inside it the last token stands for the last, whatever comes after.
+    """
+    ranges = [[list(clean), list(corrupted)] for clean, corrupted in phrases]
+    ends = [[[0, 0], [0, 0]], *ranges, [[len(clean_ids)] * 2, [len(ids)] * 2]]
+    for left, right in itertools.pairwise(ends):
+        gap, gap2 = clean_ids[left[0][1] : right[0][0]], ids[left[1][1] : right[1][0]]
+        same = _common_prefix(gap, gap2)
+        if same == len(gap) == len(gap2):
+            continue
+        same_after = _common_prefix(gap[same:][::-1], gap2[same:][::-1])
+        if same_after == 0 and right is not ends[-1]:
+            right[0][0] -= len(gap) - same
+            right[1][0] -= len(gap2) - same
+        elif same == 0 and left is not ends[0]:
+            left[0][1] += len(gap) - same_after
+            left[1][1] += len(gap2) - same_after
+        else:
+            raise PromptError(
+                "visual_replacement or text_replacement changes tokens apart from the phrase it replaces: "
+                "choose another phrase."
+            )
+    alignment: list[int | None] = []
+    shift = 0
+    for ((begin, end), (_, end2)), ((first, stop), (first2, stop2)) in zip(ranges, phrases, strict=True):
+        alignment += [p + shift for p in range(len(alignment), begin)]
+        alignment += [None] * (first - begin)
+        inside, shift = stop2 - stop, end2 - end  # both by distance from the right: of the phrase's end, of the whole's
+        alignment += [p + inside if p + inside >= first2 else None for p in range(first, stop)]
+        alignment += [p + shift if p + shift >= stop2 else None for p in range(stop, end)]
+    alignment += [p + shift for p in range(len(alignment), len(clean_ids))]
+    changed = [two[0] for one, two in ranges if clean_ids[slice(*one)] != ids[slice(*two)]]
+    return tuple(alignment), min(changed or [ranges[0][1][0]])
+
+
+def _has_mark(text: str) -> bool:
+    return any(unicodedata.category(character).startswith("M") for character in text)
+
+
+def token_range(positions) -> tuple[int, int]:
+    return positions[0], positions[-1] + 1
+
+
+def _common_prefix(a: list, b: list) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def token_texts(model, ids: list[int]) -> list[str]:
+    """Each token as a reader sees it, its leading space kept (SentencePiece drops it from a token decoded
+    alone)."""
+    texts = {}
+    for token in set(ids):
+        text = model.tokenizer.decode([token])
+        piece = model.tokenizer.convert_ids_to_tokens(token) or ""  # none: embeddings are often padded with spare rows
+        spaces = len(piece) - len(piece.lstrip("▁"))  # decoded alone, a token of two spaces would be one
+        texts[token] = " " * spaces + text.lstrip(" ") if spaces else text
+    return [texts[token] for token in ids]
+
+
+def blank_tokens(tokenizer) -> tuple[int, ...]:
+    """Ids of the tokens without a visible character: white space, control and format characters.
+
+    A token of some bytes of a character decodes to a replacement character, which is visible.
+    """
+    special = set(tokenizer.all_special_ids)
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    return tuple(
+        token for token, text in enumerate(texts)
+        if token not in special and all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in text)
+    )

@@ -1,0 +1,1 @@
+"""What a notebook found: records, and executed notebooks as pages."""

@@ -1,0 +1,184 @@
+"""What a notebook found, as data: a JSON output inside the executed notebook, and the same JSON in a file.
+
+Tests, readers and the "paper vs here" table use the record, never the picture.
+`python -m interventions record out.ipynb` prints that of an executed notebook.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+from IPython.display import display
+
+from ..environment import commit, device_of, versions
+from ..files import in_one_step
+from ..remote.http import TRAFFIC
+from ..studies.results import computed_by
+
+MIME_TYPE = "application/vnd.interventions.record+json"
+_VERSIONS = ("interventions", "torch", "transformers", "nnsight", "numpy", "pandas", "papermill")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A value over `n` questions and its interval; `low` and `high` are NaN where there is none."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 1
+
+    def __str__(self) -> str:
+        interval = "" if math.isnan(self.low) else f" [{self.low:z.2f}, {self.high:z.2f}]"
+        return f"{self.value:z.2f}{interval}"  # z: no -0.00
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One finding of the paper beside what these numbers say."""
+
+    claim: str
+    paper: str
+    here: str
+    holds: bool | None  # None: these questions cannot say
+
+
+class RecordError(ValueError):
+    """A notebook without a record."""
+
+
+def record(
+    figure: str,
+    *,
+    parameters: Mapping,
+    model,
+    numbers: Mapping[str, Number],
+    table: pd.DataFrame,
+    claims: Iterable[Claim],
+    path: str | Path,
+) -> dict:
+    """Display the record in the notebook, write it to `path` and return it.
+
+    Its fields: `figure`, `parameters`, `environment` (of this run: versions, model, revision, device, dtype, commit,
+    server), `computed_by` (what computed the stored tables that it read: versions, device, commit, and how many
+    `tables`), `numbers` (name -> value, low, high, n), `table` (tidy rows), `claims` (claim, paper, here, holds). NaN
+    becomes null. Where another commit computed tables, a sentence says so.
+    """
+    content = _plain(
+        {
+            "figure": figure,
+            "parameters": dict(parameters),
+            "environment": environment(model),
+            "computed_by": computed_by(),
+            "numbers": {name: asdict(number) for name, number in numbers.items()},
+            "table": table.to_dict("records"),
+            "claims": [asdict(claim) for claim in claims],
+        }
+    )
+    write_record(content, path := Path(path))
+    text = f"Record of {figure}: {len(numbers)} numbers, {len(content['table'])} rows, also in {path}"
+    display({MIME_TYPE: content, "text/plain": text}, raw=True)
+    show_text(other_commits(content))
+    return content
+
+
+def other_commits(content: Mapping) -> str:
+    """The sentence about tables of a record that another commit than its own computed; "" where there are none."""
+    own, tables = content["environment"]["commit"], Counter()
+    for entry in content["computed_by"]:
+        tables[entry["commit"]] += entry["tables"]
+    others = [f"{n} by {_named(name)}" for name, n in tables.items() if name != own]
+    if not others:
+        return ""
+    return (
+        f"This run ({_named(own)}) reads {tables.total()} stored tables, some of which were computed earlier: "
+        f"{' and '.join(others)}."
+    )
+
+
+def _named(commit: str | None) -> str:
+    if commit is None:
+        return "an installed package"
+    name, _, changes = commit.partition("+")
+    return f"commit {name[:12]}" + (" with changes" if changes else "")
+
+
+def write_record(content: Mapping, path: Path) -> None:
+    """Put a record into a file, in one step."""
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    in_one_step(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_record(notebook: str | Path) -> dict:
+    """The record inside an executed notebook (the last, if there are several)."""
+    try:
+        cells = nbformat.read(notebook, as_version=4).cells
+    except (OSError, ValueError, nbformat.ValidationError) as error:
+        raise RecordError(f"{str(notebook)!r} is not a readable notebook.") from error
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    records = [output.data[MIME_TYPE] for output in outputs if MIME_TYPE in output.get("data", {})]
+    if not records:
+        raise RecordError(f"{str(notebook)!r} holds no record: it has not been run, or stopped at an error.")
+    return records[-1]
+
+
+def paper_versus_here(claims: Iterable[Claim]) -> None:
+    """Display the claims as a table."""
+    verdicts = {True: "yes", False: "no", None: "cannot say"}
+    rows = [(c.claim, c.paper, c.here, verdicts[c.holds]) for c in claims]
+    show_table(pd.DataFrame(rows, columns=["claim", "paper", "here", "holds here"]))
+
+
+def show_text(*paragraphs: str) -> None:
+    """Display sentences (Markdown), empty ones left out; nothing where all are."""
+    text = "\n\n".join(filter(None, paragraphs))
+    if text:
+        display({"text/markdown": text, "text/plain": text}, raw=True)
+
+
+def show_table(frame: pd.DataFrame) -> None:
+    """Display a table whole: no column cut short, no row number, "-" where a value is missing; or that it is empty."""
+    if frame.empty:
+        show_text("These questions give no row for this table.")
+        return
+    frame = frame.astype(object).where(frame.notna(), "-")
+    with pd.option_context("display.max_colwidth", None):
+        html = frame.to_html(index=False, border=0, justify="left", float_format="{:.3f}".format)
+        text = frame.to_string(index=False, float_format="{:.3f}".format)
+    display({"text/html": html, "text/plain": text}, raw=True)
+
+
+def environment(model) -> dict:
+    """What has to be the same for the numbers to be the same."""
+    return {
+        "versions": versions(_VERSIONS),
+        "model": model.name,
+        "revision": model.revision,
+        "device": device_of(model),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "quantization": model.quantization,
+        "prompt": model.prompt,
+        "commit": commit(),
+        "server": model.server.as_dict() | {"traffic": dict(vars(TRAFFIC))} if model.server else None,
+    }
+
+
+def _plain(value):
+    """`value` with what JSON has: numpy scalars unpacked, NaN and missing as None, other objects as text."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value if isinstance(value, (bool, int, float, str)) else str(value)

@@ -1,0 +1,1 @@
+"""Experiments over a test bed: parameters, conditions, the loop over questions, stored results."""

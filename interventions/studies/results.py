@@ -1,0 +1,148 @@
+"""One small file per question and setting, so that a run that is killed and started again simply continues.
+
+A file is named by a hash of everything that determines its content, the version of the computation included, and
+appears in one step (written beside, then renamed), so at any moment it is either absent or whole. A file that is
+unreadable all the same (a full disk, a copy cut short) counts as absent. What `get_or_compute` returns has always been
+read back from the file: a fresh run and a resumed one therefore give the same table, types included.
+
+Each file says what computed it: versions of packages, device and commit. They are not part of its name, so a new
+version of a package or a new commit recomputes nothing; a report says which ones computed its tables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..environment import computing
+from ..files import in_one_step
+
+# The version of what computes each table. Raise a table's number with every change of its numbers or their meaning,
+# and it is computed anew.
+COMPUTATIONS = {
+    "answers": 2,
+    "attention_contributions": 2,
+    "attention_knockouts": 2,
+    "corruptions": 2,
+    "edit": 2,
+    "kept_edit": 2,
+    "kept_edits": 2,
+    "lead_time": 2,
+    "references": 2,
+    "trace_controls": 2,
+    "trace_study": 2,
+}
+TABLES = "questions"  # the folder of tables in a folder of results
+_KEY, _COMPUTED_BY, _OF = b"interventions.key", b"interventions.computed_by", b"interventions.computed_of"
+_LEFTOVER_AGE = 3600  # seconds after which a temporary file must have lost its writer
+_read: dict[str, str] = {}  # the tables that this run's numbers rest on, and what computed each, as JSON
+_computing = threading.local()  # .of: for each table that this thread computes just now, those that it reads
+
+
+class ResultStore:
+    """A directory of result tables.
+
+    `store.get_or_compute({"table": "trace_study", "model": revision, "item": ..., "window": 3}, compute)` returns the
+    stored table of that key, or calls `compute()` for a DataFrame and stores it. Keys hold what JSON can: strings,
+    numbers, booleans, None, lists and dictionaries of them; "table" is one of COMPUTATIONS. What computed a table is
+    its `attrs["computed_by"]`.
+
+    device: what computes new tables, told with them.
+    """
+
+    def __init__(self, results_dir: str | Path, device: str = "") -> None:
+        self.directory, self.device = Path(results_dir).expanduser() / TABLES, device
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for path in self.directory.glob(".*.tmp"):  # a run killed while it wrote leaves one
+            with suppress(FileNotFoundError):  # another run may finish it right now
+                if time.time() - path.stat().st_mtime > _LEFTOVER_AGE:
+                    path.unlink()
+
+    def path(self, key: dict) -> Path:
+        """Where the table of `key` is, or would be."""
+        return self.directory / f"{hashlib.sha256(_canonical(key)).hexdigest()[:32]}.parquet"
+
+    def get(self, key: dict) -> pd.DataFrame | None:
+        """The stored table, or None if there is none that can be read."""
+        path = self.path(key)
+        try:
+            table = pq.read_table(path, page_checksum_verification=True)
+        except (OSError, pa.ArrowException):
+            return None
+        metadata = table.schema.metadata or {}
+        if metadata.get(_KEY) != _canonical(key):
+            return None
+        own = metadata[_COMPUTED_BY].decode()
+        rests_on = json.loads(metadata.get(_OF, b"{}")) | {path.stem: own}
+        tables = getattr(_computing, "of", [])
+        (tables[-1] if tables else _read).update(rests_on)
+        frame = table.to_pandas()
+        frame.attrs["computed_by"] = json.loads(own)
+        return frame
+
+    def get_or_compute(self, key: dict, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """The table of `key`: stored, or computed now and stored. If `compute` raises, nothing is."""
+        stored = self.get(key)
+        if stored is not None:
+            return stored
+        _computing.of = [*getattr(_computing, "of", []), {}]
+        try:
+            frame = compute()
+        finally:
+            rests_on = _computing.of.pop()
+        self._put(key, frame, rests_on)
+        stored = self.get(key)
+        if stored is None:
+            raise OSError(f"{self.path(key)} could not be read back: check the disk of results_dir.")
+        return stored
+
+    def _put(self, key: dict, frame: pd.DataFrame, rests_on: dict[str, str]) -> None:
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        own = {_KEY: _canonical(key), _COMPUTED_BY: _json(computing(self.device)), _OF: _json(rests_on)}
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), **own})
+
+        def write(path: Path) -> None:
+            with path.open("wb") as file:  # Arrow takes a relative path such as "gpt:2/…" for a URI
+                pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+
+        in_one_step(self.path(key), write)
+
+
+def begin_run() -> None:
+    """Forget what was read so far: `computed_by` tells of the run that begins here."""
+    _read.clear()
+
+
+def computed_by() -> list[dict]:
+    """What computed the tables that this run's numbers rest on: `environment.computing`, and the number of its tables.
+
+    A table that was read while another was computed counts, too, also where only that other one was read now. The one
+    with most tables first.
+    """
+    return [json.loads(told) | {"tables": n} for told, n in Counter(_read.values()).most_common()]
+
+
+def content_digest(content: object) -> str:
+    """A short text that stands for much JSON content in a key."""
+    return hashlib.sha256(_json(content)).hexdigest()
+
+
+def _canonical(key: dict) -> bytes:
+    """The one JSON text of a key: sorted, without spaces, refusing what has no exact JSON form."""
+    if key["table"] not in COMPUTATIONS:
+        raise ValueError(f"The table {key['table']!r} has no version: add it to COMPUTATIONS in results.py.")
+    return _json({**key, "version": COMPUTATIONS[key["table"]]})
+
+
+def _json(content: object) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

@@ -1,0 +1,1 @@
+"""Where a fact is stored: causal tracing, its studies, averages and controls."""

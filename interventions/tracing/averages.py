@@ -1,0 +1,234 @@
+"""Averages over questions, with statistics that can be trusted: the unit is always the question.
+
+Intervals are bootstraps over questions. Tests flip the sign of a whole question's effects, so that its layers, which a
+window makes much alike, stay together: no layer counts as an independent observation. Where the best of many layers
+is looked at, p and interval are corrected for their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+
+from ..layers import in_layers
+from ..statistics import bootstrap_interval
+from .study import SITE_ROLES, TraceStudy
+
+# Shares of the depth. Early: the paper finds MLP layers 1-4 (Figure 1) and edits the early layers 0-5 (appendix G).
+# Middle: it reaches up to layers 16 and 17, which the paper calls middle layers (section 4.4).
+EARLY, EARLY_AND_MIDDLE = Fraction(6, 32), Fraction(18, 32)
+FLIPS = 10_000
+# Probabilities that a restored token lifts from 0.0001 to 0.0002 are surely above 0, but nothing to speak of.
+NEGLIGIBLE = 0.01
+RESOLUTION = 1e-5  # of a probability: what the trace itself is exact to
+
+
+def early_layers(n_layers: int) -> range:
+    """The layers that count as early: 0-5 of 32, 0-1 of 8."""
+    return range(min(n_layers, in_layers(EARLY, n_layers)))
+
+
+def early_and_middle_layers(n_layers: int) -> range:
+    """Where the paper finds effects in questions with two constraints: layers 0-17 of 32, 0-4 of 8."""
+    return range(min(n_layers, in_layers(EARLY_AND_MIDDLE, n_layers)))
+
+
+def by_role_layer(sites: pd.DataFrame, quantity: str = "effect") -> pd.DataFrame:
+    """Mean effect (or p_restored) by part, kind, role and layer, with bootstrap intervals over questions.
+
+    `sites` is that of a `TraceStudy`. Returns part, kind, role, layer, <quantity>, low, high, n (questions
+    that have the role), sorted so. Tokens of one role are averaged within their question; the row to read,
+    `constraint_last`, is a single token.
+    """
+    columns = ["part", "kind", "role", "layer", quantity, "low", "high", "n"]
+    found = _without_other_constraints(sites).dropna(subset=[quantity])
+    if found.empty:
+        return pd.DataFrame(columns=columns)
+    keys = ["part", "role", "id", "kind", "layer"]
+    means = found.groupby(keys, observed=True, sort=False)[quantity].mean().unstack(["kind", "layer"])
+    frames = []
+    for (part, role), table in means.groupby(["part", "role"], observed=True, sort=False):
+        value, low, high = bootstrap_interval(table.to_numpy())  # each [kinds x layers]
+        cells = table.columns.to_frame(index=False)
+        frames.append(
+            cells.assign(part=part, role=role, **{quantity: value, "low": low, "high": high, "n": len(table)})
+        )
+    result = pd.concat(frames, ignore_index=True)[columns].astype({"kind": object})
+    order = {name: list(dict.fromkeys(sites[name])) for name in ("part", "kind")} | {"role": SITE_ROLES}
+
+    def rank(column: pd.Series) -> pd.Series:
+        return column.map(order[column.name].index) if column.name in order else column
+
+    return result.sort_values(columns[:4], key=rank, ignore_index=True)
+
+
+def _without_other_constraints(sites: pd.DataFrame) -> pd.DataFrame:
+    """In a run whose questions differ in the constraint that was corrupted, the rows of a question's other one left
+    out: before the first corrupted token its effects are 0 by construction."""
+    corrupted = sites[sites["read"]].drop_duplicates("id").astype({"id": str, "role": str})
+    corrupted = corrupted.set_index("id")["role"].str.removesuffix("_last")
+    if corrupted.nunique() < 2:
+        return sites
+    role = sites["role"].astype(str).str.removesuffix("_last")
+    own = sites["id"].astype(str).map(corrupted)
+    return sites[~role.isin(("constraint", "text_constraint")) | (role == own)]
+
+
+def effects_at(sites: pd.DataFrame, part: str, kind: str, quantity: str = "effect") -> pd.DataFrame:
+    """Effects (or p_restored) [questions, layers] at the token that each question is read at, by id and layer."""
+    chosen = sites[sites["read"] & (sites["part"] == part) & (sites["kind"] == kind)].astype({"id": str})
+    return chosen.pivot(index="id", columns="layer", values=quantity).dropna().sort_index(axis=1)
+
+
+def by_part_and_kind(study: TraceStudy, quantity: str = "effect") -> Iterable[tuple[str, str, pd.DataFrame]]:
+    """(part, kind, `effects_at`); none where no question was used."""
+    for part in dict.fromkeys(study.sites["part"]):
+        for kind in dict.fromkeys(study.sites["kind"]):
+            effects = effects_at(study.sites, part, kind, quantity)
+            if len(effects):
+                yield part, kind, effects
+
+
+def by_layer(study: TraceStudy, quantity: str = "effect") -> pd.DataFrame:
+    """Mean effects (or p_restored) by layer at the token that is read, with bootstrap intervals over questions.
+
+    Columns part, kind, layer, <quantity>, low, high, n.
+    """
+    frames = []
+    for part, kind, values in by_part_and_kind(study, quantity):
+        mean, low, high = bootstrap_interval(values.to_numpy(float))
+        frames.append(pd.DataFrame({
+            "part": part, "kind": kind, "layer": np.asarray(values.columns, int), quantity: mean, "low": low,
+            "high": high, "n": len(values),
+        }))
+    return joined(frames, ["part", "kind", "layer", quantity, "low", "high", "n"])
+
+
+def layer_tests(study: TraceStudy) -> pd.DataFrame:
+    """Is the effect above 0, layer by layer? Columns part, kind, layer, effect, low, high, p, p_corrected, n.
+
+    p: one-sided sign-flip test of the mean over questions. p_corrected: the same against the largest of all layers
+    (single-step max-t over the layers of this part and kind), so it may be read at the best layer.
+    """
+    frames = []
+    for part, kind, effects in by_part_and_kind(study):
+        values = effects.to_numpy(float)
+        mean, low, high = bootstrap_interval(values)
+        flipped = sign_flips(values)  # [1 + FLIPS, layers], the first as observed
+        p = (flipped >= flipped[0] - 1e-12).mean(0)
+        # In units of the layer's root mean square, which no flip changes: ranks as t does, and is safe where t is not.
+        scaled = flipped / (np.sqrt((_resolved(values) ** 2).mean(0)) + 1e-12)
+        p_corrected = (scaled.max(1)[:, None] >= scaled[0] - 1e-9).mean(0)
+        frames.append(pd.DataFrame({
+            "part": part, "kind": kind, "layer": effects.columns, "effect": mean, "low": low, "high": high, "p": p,
+            "p_corrected": p_corrected, "n": len(values),
+        }))
+    return joined(frames, ["part", "kind", "layer", "effect", "low", "high", "p", "p_corrected", "n"])
+
+
+def early_tests(study: TraceStudy) -> pd.DataFrame:
+    """Are effects larger in early layers? Columns part, kind, early, others (means), difference, low, high, p, n.
+
+    The difference is taken within each question; p is the one-sided sign-flip test of its mean. No rows for a model all
+    of whose layers are early.
+    """
+    early, rows = early_layers(study.n_layers), []
+    for part, kind, effects in by_part_and_kind(study):
+        is_early = effects.columns.isin(list(early))
+        means = effects.loc[:, is_early].mean(axis=1), effects.loc[:, ~is_early].mean(axis=1)
+        differences = (means[0] - means[1]).to_numpy()
+        if is_early.all():  # a model of so few layers has no others
+            continue
+        value, low, high = bootstrap_interval(differences)
+        flipped = sign_flips(differences[:, None])[:, 0]
+        rows.append({
+            "part": part, "kind": kind, "early": means[0].mean(), "others": means[1].mean(), "difference": value,
+            "low": low, "high": high, "p": (flipped >= flipped[0] - 1e-12).mean(), "n": len(differences),
+        })
+    return pd.DataFrame(rows, columns=["part", "kind", "early", "others", "difference", "low", "high", "p", "n"])
+
+
+def peak_layers(study: TraceStudy) -> pd.DataFrame:
+    """The layer with the largest effect, question by question. Columns id, part, kind, layer, effect."""
+    frames = []
+    for part, kind, effects in by_part_and_kind(study):
+        frames.append(pd.DataFrame({
+            "id": effects.index.astype(str), "part": part, "kind": kind, "layer": effects.idxmax(axis=1).to_numpy(int),
+            "effect": effects.max(axis=1).to_numpy(float),
+        }))
+    return joined(frames, ["id", "part", "kind", "layer", "effect"])
+
+
+def window_effects(studies: Mapping[int, TraceStudy]) -> pd.DataFrame:
+    """The best layer at every window. Columns window, part, kind, layer, effect, low, high, n.
+
+    The interval is that of `simultaneous_interval`: it may be read at the best layer.
+    """
+    rows = []
+    for window, study in studies.items():
+        for part, kind, effects in by_part_and_kind(study):
+            mean, low, high = simultaneous_interval(effects.to_numpy(float))
+            best = int(np.argmax(mean))
+            rows.append({
+                "window": window, "part": part, "kind": kind, "layer": int(effects.columns[best]), "effect": mean[best],
+                "low": low[best], "high": high[best], "n": len(effects),
+            })
+    return pd.DataFrame(rows, columns=["window", "part", "kind", "layer", "effect", "low", "high", "n"])
+
+
+def smallest_window(frame: pd.DataFrame, at_least: float = 0.0) -> pd.DataFrame:
+    """The smallest window whose interval lies above `at_least`. Columns part, kind, window (NaN: none).
+
+    `frame` is that of `window_effects`.
+    """
+    rows = []
+    for (part, kind), cells in frame.groupby(["part", "kind"], sort=False):
+        above = cells.loc[cells["low"] > at_least, "window"]
+        rows.append({"part": part, "kind": kind, "window": float(above.min()) if len(above) else np.nan})
+    return pd.DataFrame(rows, columns=["part", "kind", "window"])
+
+
+def on_common_questions(*studies: TraceStudy) -> tuple[TraceStudy, ...]:
+    """The studies, each restricted to the questions that all of them used."""
+    common = set.intersection(*(set(study.questions.loc[study.questions["used"], "id"]) for study in studies))
+    return tuple(study.only(common) for study in studies)
+
+
+def simultaneous_interval(values: np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """(mean, low, high) of values [questions, layers], such that all layers' intervals hold at once with `level`.
+
+    A wild bootstrap: sign flips of the questions' deviations from the mean say how large the largest t of all layers
+    gets by chance. Percentiles far in the tail of a plain bootstrap are much too narrow for ten or twenty questions.
+    As effects are differences of probabilities, none reaches beyond -1 or 1; two or three questions, which can be
+    flipped in too few ways, tell no more than that, and one has no interval (NaN).
+    """
+    n, mean = len(values), values.mean(0)
+    if n < 4:
+        unknown = np.full_like(mean, 1 if n > 1 else np.nan)
+        return mean, -unknown, unknown
+    deviations = values - mean
+    flipped, squares = sign_flips(deviations, seed)[1:], (deviations**2).sum(0)
+    t = np.abs(flipped) / (np.sqrt(np.maximum(squares - n * flipped**2, 0) / (n - 1) / n) + 1e-12)
+    reach = np.quantile(t.max(1), level) * np.sqrt(squares / (n - 1) / n)
+    return mean, np.maximum(mean - reach, -1), np.minimum(mean + reach, 1)
+
+
+def sign_flips(values: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Means [1 + FLIPS, ...] of values [questions, ...] with whole questions' signs flipped; the first is unflipped.
+
+    Values below RESOLUTION count as 0: rounding errors that all have one sign must not look like an effect.
+    """
+    signs = np.random.default_rng(seed).integers(2, size=(FLIPS, len(values))) * 2.0 - 1
+    return np.concatenate([np.ones((1, len(values))), signs]) @ _resolved(values) / len(values)
+
+
+def _resolved(values: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(values) < RESOLUTION, 0, values)
+
+
+def joined(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    """One frame of several; of none (no question was left), an empty one that has the columns all the same."""
+    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)

@@ -1,0 +1,223 @@
+"""Single questions: which ones of a sample are shown, and one of them worked out as in the paper's Figure 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from PIL import Image
+
+from ..engine.forward import extend, in_session, run
+from ..engine.runs import request_of_both
+from ..engine.windows import window_spans
+from ..models.model import VisionLanguageModel
+from ..prompts.corruption import CorruptedPrompt
+from ..prompts.prompt import Prompt
+from ..prompts.tokens import constraint_spans, normalise, token_texts
+from ..studies.conditions import (
+    REPEAT_TOKEN,
+    Conditions,
+    Unusable,
+    as_asked,
+    clean_prompt,
+    corrupted_prompt,
+    corrupted_roles,
+)
+from ..studies.parameters import ParameterError
+from ..testbed import Item, load_image
+from .restoration import clean_run, corrupted_run, n_samples, scored_part, site_writes
+from .study import TraceStudy, trace_study
+
+ASK_AT_MOST = 20  # questions for each one wanted, before a part is given up
+
+
+@dataclass(frozen=True)
+class WorkedExample:
+    """One question through the three runs.
+
+    texts: the clean and the corrupted question in pieces: run, text, role ("" outside the constraints, and outside the
+        corrupted ones in the corrupted question).
+    answers: the likeliest next tokens of the clean, corrupted and restored run (behind the answer's blank tokens, if it
+        begins with some), and the answer's first visible one where it is not among them: run, rank (1 is the
+        likeliest), token_id, token, p, is_answer.
+    sites: the question's rows of `TraceStudy.sites`.
+    site: what is restored in the restored run: kind, position, token, layer (the window's), layers (first, last).
+    """
+
+    id: str
+    answer: str
+    corruption: str
+    texts: pd.DataFrame
+    answers: pd.DataFrame
+    sites: pd.DataFrame
+    site: dict
+
+    def p_answer(self, run: str) -> float:
+        """P(answer) in a run: clean, corrupted or restored."""
+        return float(self.answers.loc[(self.answers["run"] == run) & self.answers["is_answer"], "p"].iloc[0])
+
+
+def first_used(model: VisionLanguageModel, pool: Iterable[Item], n: int, **settings) -> TraceStudy:
+    """Trace the questions of a pool in its order until n of each part could be used; the others keep their reasons.
+
+    settings are those of `trace_study`. A part is given up after ASK_AT_MOST x n questions. Nothing is replaced where
+    n is 0 (all are traced), where the questions are `required`, and in a shard, whose share must not depend on what
+    the others find. Raises as `trace_study` does, if no question could be used.
+    """
+    parts: dict[str, list[Item]] = {}
+    for item in pool:
+        parts.setdefault(item.part, []).append(item)
+    n = 0 if settings.get("required") else n
+    replaces = bool(n) and not settings.get("shard")
+    parts = {part: items[: n * ASK_AT_MOST] if n else items for part, items in parts.items()}
+    asked = {part: n or len(items) for part, items in parts.items()}
+    while True:
+        open_parts = [part for part, items in parts.items() if replaces and asked[part] < len(items)]
+        try:
+            # Those asked before are read back from the results, not traced again.
+            study = trace_study(model, [item for part in parts for item in parts[part][: asked[part]]], **settings)
+            used = study.questions.groupby("part")["used"].sum()
+        except ParameterError:  # none of them
+            if not open_parts:
+                raise
+            used = dict.fromkeys(parts, 0)
+        missing = {part: n - int(used[part]) for part in open_parts}
+        if not any(missing.values()):
+            return study
+        for part in open_parts:
+            asked[part] += missing[part]
+
+
+def typical(study: TraceStudy) -> str:
+    """The id of the used question whose best effect at the constraint is the median (the lower of two)."""
+    used = study.questions[study.questions["used"]]
+    best = used.filter(like="p_restored_").max(axis=1) - used["p_corrupted"]
+    return used.loc[best.sort_values(kind="stable").index[(len(best) - 1) // 2], "id"]
+
+
+def pictures(items: Iterable[Item], ids: Iterable[str]) -> dict[str, Image.Image]:
+    """The images of these questions, by id; a question without an image has none."""
+    ids = set(ids)
+    return {item.id: load_image(item.image) for item in items if item.id in ids and item.image is not None}
+
+
+def marked(item: Item, phrases: dict[str, str] | None = None) -> list[tuple[str, str]]:
+    """The question in pieces (text, role); role is "constraint", "text_constraint" or "" outside of them.
+
+    phrases: role -> what stands in its place.
+    """
+    question = normalise(item.question)
+    roles = {"visual": "constraint", "text": "text_constraint"}
+    found = constraint_spans(question, item.visual_constraint, item.text_constraint)  # none where nothing is marked yet
+    spans = [(*span, roles[name]) for name, span in found.items()]
+    pieces, end = [], 0
+    for begin, stop, role in sorted(spans):
+        pieces += [(question[end:begin], ""), ((phrases or {}).get(role, question[begin:stop]), role)]
+        end = stop
+    return [piece for piece in [*pieces, (question[end:], "")] if piece[0]]
+
+
+def worked_example(
+    model: VisionLanguageModel, item: Item, study: TraceStudy, *, top: int = 5, remote: bool | str | None = None
+) -> WorkedExample:
+    """The three runs of one question that a study used: what the model would say in each (paper, Figure 2).
+
+    Restored is the best site at the last token of the corrupted constraint, of either kind. top: answers of each run.
+    remote: None = as the model was loaded; one request.
+    """
+    own = study.only([item.id])
+    asked = own.questions.iloc[0]
+    at_constraint = own.sites[own.sites["read"]]
+    best = at_constraint.loc[at_constraint["p_restored"].idxmax()]
+    item = as_asked(model, item)
+    prompt = clean_prompt(model, item, study.conditions)
+    return example_at(
+        model, item, prompt, corrupted_prompt(model, item, prompt, study.conditions), own.sites,
+        (str(best["kind"]), int(best["position"]), int(best["layer"])), conditions=study.conditions,
+        window=study.window, answer=asked["answer"], answer_ids=asked["answer_ids"], top=top, remote=remote,
+    )
+
+
+def example_at(
+    model: VisionLanguageModel, item: Item, prompt: Prompt, corrupted: CorruptedPrompt, sites: pd.DataFrame,
+    site: tuple[str, int, int], *, conditions: Conditions, window: int, answer: str, answer_ids: Iterable[int],
+    top: int = 5, remote: bool | str | None = None,
+) -> WorkedExample:
+    """The three runs of one question, with a site (kind, position, layer) of one's own choice restored.
+
+    item: as this model is asked; prompt, corrupted: its own, under the conditions. sites: the question's, as of
+    `CausalTrace.to_frame` or `TraceStudy.sites`. answer_ids: the tokens of answer.
+    Raises `Unusable` for a site at which nothing is restored.
+    """
+    kind, position, layer = site
+    start, stop = window_spans(window, conditions.window_rule, model.n_layers)[layer]
+    if position < corrupted.first_corrupted:
+        raise Unusable("nothing to restore: before the first corrupted token both runs are the same")
+    if corrupted.alignment[position] is None:
+        raise Unusable("nothing to restore: the token has no counterpart in the corrupted question")
+    request = request_of_both(model, prompt, corrupted) | {
+        "kinds": (kind,),
+        "site": ((kind,), ((position, corrupted.alignment[position]),), start, stop),
+        "answer_ids": [int(token) for token in answer_ids],
+        "sequence": False,
+        "top": top,
+    }
+    found = in_session(model.traced, top_answers, request, model.runs_on(remote))
+    answer_id = scored_part(request["answer_ids"], model.blank_ids, sequence=False)[1][0]
+    answers = pd.DataFrame(
+        [(name, rank, token, p, token == answer_id) for name, rows in found.items() for rank, token, p in rows],
+        columns=["run", "rank", "token_id", "p", "is_answer"],
+    )
+    answers.insert(3, "token", token_texts(model, answers["token_id"].tolist()))
+    texts = [("clean", *piece) for piece in marked(item)]
+    phrases = _phrases(item, prompt, conditions)
+    texts += [("corrupted", text, role if role in phrases else "") for text, role in marked(item, phrases)]
+    return WorkedExample(
+        id=item.id, answer=answer, corruption=conditions.corruption,
+        texts=pd.DataFrame(texts, columns=["run", "text", "role"]), answers=answers, sites=sites,
+        site={"kind": kind, "position": position, "token": prompt.tokens[position], "layer": layer,
+              "layers": (start, stop - 1)},
+    )
+
+
+def _phrases(item: Item, prompt: Prompt, conditions: Conditions) -> dict[str, str]:
+    """What stands for each corrupted constraint in the corrupted question; noise leaves the words as they are."""
+    roles = corrupted_roles(item, conditions)
+    if conditions.corruption == "repeat":
+        return {role: " ".join([REPEAT_TOKEN] * len(prompt.positions(role))) for role in roles}
+    if conditions.is_noise:
+        return {role: text for text, role in marked(item) if role in roles}
+    replacements = {"constraint": item.visual_replacement, "text_constraint": item.text_replacement}
+    return {role: normalise(replacements[role]) for role in roles}
+
+
+def top_answers(lm, request: dict) -> dict:
+    """The likeliest next tokens [(rank, token, p)] of the clean, the corrupted and the restored run, by run.
+
+    request: as for `restoration.restore_sites`, with one `site` in place of `sites`, and `top`, the number of tokens;
+    the answer's scored token comes last where it is not among them. With noise, probabilities are means over samples.
+    Plain code, for it runs where the weights are.
+    """
+    with torch.no_grad():
+        clean = clean_run(lm, request)
+        first, site, answer = request["first"], request["site"], clean["scored"][0]
+        writes = site_writes([(site, 0, -first)], clean, first)
+        samples = n_samples(request)
+        runs = {"clean": clean["logits"][0, -1].float().softmax(-1), "corrupted": 0, "restored": 0}
+        for sample in range(samples):
+            corrupted = corrupted_run(lm, request, clean, sample)
+            where = torch.arange(first, corrupted["end"])[None]
+            inputs = {"inputs_embeds": corrupted["hidden"][site[2]], "position_ids": where}
+            keep, cache = corrupted["keep"] - first, extend(clean["cache"], first)
+            restored = run(lm, inputs, keep=keep, cache=cache, skip=site[2], writes=writes)
+            for name, logits in (("corrupted", corrupted["logits"]), ("restored", restored["logits"])):
+                runs[name] = runs[name] + logits[0, -1].float().softmax(-1) / samples
+        found = {}
+        for name, probabilities in runs.items():
+            tokens = probabilities.topk(request["top"]).indices.tolist()
+            tokens += [] if answer in tokens else [answer]
+            ranks = [int((probabilities > probabilities[token]).sum()) + 1 for token in tokens]
+            found[name] = [(r, t, float(probabilities[t])) for r, t in zip(ranks, tokens, strict=True)]
+        return found

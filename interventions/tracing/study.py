@@ -1,0 +1,215 @@
+"""The experiment behind every tracing figure: trace the questions of a test bed, one stored table a question.
+
+A notebook, a script and a test all call `trace_study`. A question counts only if the model answers it right (its whole
+answer, see `answers.py`), because what is traced is where *that* answer comes from; every question left out keeps its
+reason. Averages are in `averages.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..engine.windows import window_spans
+from ..models.model import VisionLanguageModel
+from ..prompts.prompt import Prompt
+from ..studies.answers import is_right, item_answer
+from ..studies.conditions import Conditions, clean_prompt, corrupted_prompt
+from ..studies.loop import ITEM_COLUMNS, ask
+from ..testbed import Item
+from ..testbed.errors import reasons
+from .causal_trace import KINDS, CausalTrace, trace
+
+# Rows of the heat maps. The paper reads effects at the last token of a constraint: it has a row of its own.
+SITE_ROLES = (
+    "visual", "before", "constraint", "constraint_last", "between", "text_constraint", "text_constraint_last",
+    "last",
+)
+_SITE_COLUMNS = ["id", "part", "kind", "position", "token", "role", "read", "layer", "p_restored", "effect"]
+
+
+READ_AT = {"constraint_last": "visual constraint", "text_constraint_last": "text constraint",
+           None: "corrupted constraint"}
+
+
+@dataclass(frozen=True)
+class TraceStudy:
+    """Two tidy frames, and the settings that a figure must name.
+
+    `sites`, one row a site of every question used: id, part, kind, position, token, role (of `SITE_ROLES`), read
+    (whether this is the token to read: the last one of the constraint that was corrupted), layer, p_restored, effect.
+    `questions`, one row a question asked: id, part, constraints, question, entity, relation, split, style, answer (the
+    model's), answer_ids (its tokens), correct, used, reason, p_clean, p_corrupted, p_restored_<kind> (the best layer at
+    the token that is read).
+    """
+
+    sites: pd.DataFrame
+    questions: pd.DataFrame
+    n_layers: int
+    window: int
+    conditions: Conditions
+
+    @property
+    def window_rule(self) -> str:
+        return self.conditions.window_rule
+
+    @property
+    def reported(self) -> str:
+        return self.conditions.reported
+
+    @property
+    def role(self) -> str | None:
+        """The role of the tokens that are read, None if questions differ in it."""
+        roles = {read_role(self.conditions, kind == "multi") for kind in set(self.questions["constraints"])}
+        return roles.pop() if len(roles) == 1 else None
+
+    @property
+    def read_at(self) -> str:
+        """Where effects are read, for titles and claims."""
+        return READ_AT[self.role]
+
+    def only(self, ids: Iterable[str]) -> TraceStudy:
+        """The same, of these questions alone."""
+        ids = set(ids)
+        return replace(
+            self, sites=self.sites[self.sites["id"].isin(ids)], questions=self.questions[self.questions["id"].isin(ids)]
+        )
+
+    def summary(self) -> pd.DataFrame:
+        """By part: questions asked and used, why the others were not, medians over those used."""
+        rows = []
+        for part, group in self.questions.groupby("part", sort=False):
+            used = group[group["used"]]
+            row = {"part": part, "asked": len(group), "used": len(used), "left out": reasons(group["reason"])}
+            rows.append(row | {f"median {name}": used[name].median() for name in ("p_clean", "p_corrupted")})
+        return pd.DataFrame(rows)
+
+    def probabilities(self) -> pd.DataFrame:
+        """Clean, corrupted and best restored probabilities of the questions used, long: id, part, run, p."""
+        runs = [column for column in self.questions if column.startswith("p_")]
+        used = self.questions[self.questions["used"]]
+        return used.melt(["id", "part"], runs, var_name="run", value_name="p")
+
+
+def trace_study(
+    model: VisionLanguageModel, testbed: Iterable[Item], *, window: int = 3,
+    kinds: Iterable[str] = KINDS, conditions: Conditions | None = None, min_p_clean: float = 0.1,
+    results_dir: str | Path = "results", shard: str = "", required: bool = False, method: str | None = None,
+    remote: bool | str | None = None, only_read: bool = False, label: str = "",
+) -> TraceStudy:
+    """Trace every item of `testbed` (see `TestBed.select` for a sample), one stored table a question.
+
+    conditions: corruption, window rule, prompt format and reported value; None = the paper's.
+    shard: "2/8" = the second eighth of the items only; the shards' tables together are the whole run's.
+    remote: None = as the model was loaded.
+    Traced are the last visual token and all that follows, as in the released scripts: before the first
+    corrupted token every effect is exactly 0, so one visual token stands for all. only_read: nothing but the token that
+    is read, the last of the corrupted constraint.
+    label: what the lines of progress begin with.
+    A text-only model is asked about the entity by its name. An item that cannot be used is left out with its reason,
+    unless `required`: then it raises ParameterError. A failure costs its own question too; only if no question could
+    be used, something is raised.
+    """
+    conditions = conditions or Conditions()
+    kinds = [kinds] if isinstance(kinds, str) else list(kinds)
+    window_spans(window, conditions.window_rule, model.n_layers)  # refused now, not at every question
+    settings = {"window": window, "kinds": kinds, "method": method,
+                "remote": model.runs_on(remote)}
+    key = settings | conditions.key() | {"table": "trace_study", "min_p_clean": min_p_clean}
+    asked = ask(
+        model, testbed, partial(_trace_item, model, conditions, min_p_clean, settings, only_read, results_dir),
+        key=key | ({"only_read": True} if only_read else {}), purpose=("trace", "traced"), results_dir=results_dir,
+        shard=shard, required=required, label=label,
+    )
+    rows, tables = [], []
+    for entry in asked:
+        row = {"correct": False} | entry.row(["answer", "answer_ids", "correct", "p_clean", "p_corrupted"])
+        if row["used"]:
+            tables.append(entry.table.assign(id=entry.item.id, part=entry.item.part))
+            row |= _best_restored(entry.table)
+        rows.append(row)
+    return TraceStudy(_sites(tables), _questions(rows, kinds), model.n_layers, window, conditions)
+
+
+def read_role(conditions: Conditions, multi: bool) -> str:
+    """The role of the token to read: the last one of the constraint that is corrupted, the visual one if both are."""
+    return "text_constraint_last" if multi and conditions.corrupted == "text" else "constraint_last"
+
+
+def read_position(prompt: Prompt, item: Item, conditions: Conditions) -> int:
+    """The position in an item's prompt at which its effects are read."""
+    return prompt.positions(read_role(conditions, item.constraints == "multi").removesuffix("_last"))[-1]
+
+
+def _trace_item(
+    model, conditions: Conditions, min_p_clean: float, settings: dict, only_read: bool, results_dir: str | Path,
+    item: Item,
+) -> pd.DataFrame:
+    """The table stored for one question: its sites, or one row without a site if it is left out."""
+    prompt = clean_prompt(model, item, conditions)
+    corrupted = corrupted_prompt(model, item, prompt, conditions)
+    answer = item_answer(
+        model, item, protocol=conditions.protocol, results_dir=results_dir, remote=settings["remote"]
+    )
+    facts = {"answer": answer.text, "answer_ids": list(answer.ids), "correct": is_right(answer.text, item),
+             "reason": "", "p_clean": answer.p, "p_corrupted": np.nan}
+    if not facts["correct"]:
+        facts["reason"] = f"answered wrongly: {answer.text!r} instead of {item.answers[0]!r}"
+    elif answer.p < min_p_clean:
+        facts["reason"] = f"P_clean too low: {answer.p:.3f} is below {min_p_clean}"
+    if facts["reason"]:
+        return pd.DataFrame([facts])
+    read = read_position(prompt, item, conditions)
+    result = trace(
+        model, prompt, corrupted, positions=(read,) if only_read else shown_positions(prompt), answer=answer.ids,
+        require_top=False, window_rule=conditions.window_rule, **settings,
+    )
+    sites = _with_roles(result, prompt, read)
+    return sites.assign(**facts | {
+        "answer_ids": [facts["answer_ids"]] * len(sites), "p_clean": result.p_clean, "p_corrupted": result.p_corrupted,
+    })
+
+
+def shown_positions(prompt: Prompt) -> tuple[int, ...]:
+    """The tokens whose sites are worth a look, of all that a trace could restore.
+
+    As in the released scripts the last visual token stands for all, and what is before it is left out; where the image
+    comes after the question, all from the first constraint on belongs to them.
+    """
+    image = max(prompt.visual, default=0)
+    first = min(image, prompt.constraint[0], *prompt.positions("text_constraint")[:1])
+    return tuple(i for i in range(first, len(prompt)) if i == image or prompt.roles[i] != "visual")
+
+
+def _with_roles(result: CausalTrace, prompt: Prompt, read: int) -> pd.DataFrame:
+    """The trace's table, with the roles of `SITE_ROLES` in place of the prompt's coarser ones; read: a position."""
+    fine = {positions[-1]: f"{role}_last" for role in ("constraint", "text_constraint")
+            if (positions := prompt.positions(role))}
+    for position, role in enumerate(prompt.roles):
+        if role == "other":
+            fine[position] = "before" if position < prompt.constraint[0] else "between"
+    frame = result.to_frame()
+    frame["role"] = [fine.get(p, role) for p, role in zip(frame["position"], frame["role"], strict=True)]
+    frame["read"] = frame["position"] == read
+    return frame[["kind", "position", "token", "role", "read", "layer", "p_restored", "effect"]]
+
+
+def _best_restored(table: pd.DataFrame) -> dict[str, float]:
+    at_constraint = table[table["read"]]
+    return {f"p_restored_{kind}": p for kind, p in at_constraint.groupby("kind")["p_restored"].max().items()}
+
+
+def _sites(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    sites = pd.concat(tables, ignore_index=True)[_SITE_COLUMNS]
+    return sites.astype(dict.fromkeys(("id", "part", "kind", "role", "token"), "category"))
+
+
+def _questions(rows: list[dict], kinds: list[str]) -> pd.DataFrame:
+    numbers = ["p_clean", "p_corrupted", *(f"p_restored_{kind}" for kind in kinds)]
+    frame = pd.DataFrame(rows, columns=[*ITEM_COLUMNS, "answer", "answer_ids", "correct", "used", "reason", *numbers])
+    return frame.astype(dict.fromkeys(numbers, float) | {"correct": bool, "used": bool})

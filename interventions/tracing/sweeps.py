@@ -1,0 +1,152 @@
+"""One experiment run several times, side by side: other windows, another model, another corruption.
+
+A *sweep* is one such run at several windows, `{window: TraceStudy}`; what is compared is named, `{series: sweep}`.
+Compared are effects (never P(restored): P(corrupted) differs from series to series), at the token that each study
+reads, on the questions that all of them used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from ..models.model import VisionLanguageModel
+from ..statistics import bootstrap_interval
+from ..studies.parameters import ParameterError
+from ..testbed import Item
+from .averages import (
+    NEGLIGIBLE,
+    by_layer,
+    by_part_and_kind,
+    effects_at,
+    on_common_questions,
+    peak_layers,
+    smallest_window,
+    window_effects,
+)
+from .study import TraceStudy, trace_study
+
+Sweep = Mapping[int, TraceStudy]
+Sweeps = Mapping[str, Sweep]
+
+
+def trace_windows(model: VisionLanguageModel, testbed: Iterable[Item], windows: Iterable[int], **options) -> Sweep:
+    """`trace_study` at every window, of nothing but the token that is read; options are its own."""
+    items = list(testbed)
+    return {
+        window: trace_study(model, items, only_read=True, label=f"window {window}", **options | {"window": window})
+        for window in windows
+    }
+
+
+def on_common(sweeps: Sweeps) -> Sweeps:
+    """The same, each study restricted to the questions that all of them used; ParameterError if there is none."""
+    places = [(name, window) for name, sweep in sweeps.items() for window in sweep]
+    common = on_common_questions(*(sweeps[name][window] for name, window in places))
+    if common[0].questions.empty:
+        raise ParameterError(
+            f"Parameter 'limit': no question could be used by all of {', '.join(map(repr, sweeps))}: choose a larger "
+            "limit."
+        )
+    restricted = {name: {} for name in sweeps}
+    for (name, window), study in zip(places, common, strict=True):
+        restricted[name][window] = study
+    return restricted
+
+
+def summaries(sweeps: Sweeps) -> pd.DataFrame:
+    """Which questions each series used (see `TraceStudy.summary`), and how many all of them did.
+
+    Whether a question is used does not depend on the window, so the first one stands for all.
+    """
+    common = next(iter(next(iter(on_common(sweeps).values())).values())).questions["part"].value_counts()
+    frames = []
+    for name, sweep in sweeps.items():
+        summary = next(iter(sweep.values())).summary()
+        summary.insert(0, "series", name)
+        summary.insert(4, "compared", summary["part"].map(common).fillna(0).astype(int))
+        frames.append(summary)
+    return pd.concat(frames, ignore_index=True)
+
+
+def series_by_layer(sweeps: Sweeps) -> pd.DataFrame:
+    """Mean effects by layer. Columns series, window, part, kind, layer, effect, low, high, n."""
+    return _each(sweeps, by_layer)
+
+
+def series_peaks(sweeps: Sweeps) -> pd.DataFrame:
+    """The best layer of every question. Columns series, window, id, part, kind, layer, effect."""
+    return _each(sweeps, peak_layers)
+
+
+def series_windows(sweeps: Sweeps) -> pd.DataFrame:
+    """The best layer's effect at every window, its interval corrected for the choice of the layer.
+
+    Columns series, window, part, kind, layer, effect, low, high, n.
+    """
+    frames = [window_effects(sweep).assign(series=name) for name, sweep in sweeps.items()]
+    found = pd.concat(frames, ignore_index=True)
+    return found[["series", *found.columns.drop("series")]]
+
+
+def smallest_windows(frame: pd.DataFrame) -> pd.DataFrame:
+    """The smallest window whose interval lies above 0, and above NEGLIGIBLE. `frame` is that of `series_windows`.
+
+    Columns series, part, kind, above 0, above 0.01 (text: a window, or "none").
+    """
+    def smallest(cells: pd.DataFrame, least: float) -> str:
+        window = smallest_window(cells, least)["window"].iloc[0]
+        return "none" if np.isnan(window) else f"{window:.0f}"
+
+    rows = [
+        {"series": series, "part": part, "kind": kind, "above 0": smallest(cells, 0),
+         f"above {NEGLIGIBLE}": smallest(cells, NEGLIGIBLE)}
+        for (series, part, kind), cells in frame.groupby(["series", "part", "kind"], sort=False)
+    ]
+    return pd.DataFrame(rows)
+
+
+def paired_bests(one: TraceStudy, other: TraceStudy) -> pd.DataFrame:
+    """The best layers of two studies, compared within the questions that both used; one row a part and kind.
+
+    Columns part, kind, n; layer, effect, recovered (effect over what the corruption took) and the same as other_*;
+    difference, low, high (of the effects, first minus other) and recovered_difference, recovered_low, recovered_high.
+    """
+    studies, rows = on_common_questions(one, other), []
+    for part, kind, own in by_part_and_kind(studies[0]):
+        tables = own, effects_at(studies[1].sites, part, kind)
+        both = tables[0].index.intersection(tables[1].index)
+        if both.empty:
+            continue
+        row, columns = {"part": part, "kind": kind, "n": len(both)}, []
+        for prefix, study, table in zip(("", "other_"), studies, tables, strict=True):
+            layer = table.loc[both].mean().idxmax()
+            questions = study.questions.set_index("id").loc[list(both)]
+            effect, taken = table.loc[both, layer], questions["p_clean"] - questions["p_corrupted"]
+            row |= {f"{prefix}layer": int(layer), f"{prefix}effect": effect.mean(),
+                    f"{prefix}recovered": effect.mean() / taken.mean()}
+            columns += [effect.to_numpy(float), taken.to_numpy(float)]
+        row |= dict(zip(("difference", "low", "high"), bootstrap_interval(columns[0] - columns[2]), strict=True))
+        shares = bootstrap_interval(np.stack(columns, axis=1), _share_difference)
+        row |= dict(zip(("recovered_difference", "recovered_low", "recovered_high"), shares, strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _share_difference(values: np.ndarray, axis: int = 0) -> float:
+    """values [questions, (effect, taken, other effect, other taken)]"""
+    effect, taken, other_effect, other_taken = values.mean(axis)
+    return effect / taken - other_effect / other_taken
+
+
+def _each(sweeps: Sweeps, function: Callable[[TraceStudy], pd.DataFrame]) -> pd.DataFrame:
+    frames = []
+    for name, sweep in sweeps.items():
+        for window, study in sweep.items():
+            found = function(study)
+            found.insert(0, "series", name)
+            found.insert(1, "window", window)
+            frames.append(found)
+    return pd.concat(frames, ignore_index=True)

@@ -1,0 +1,1 @@
+"""Where the pictures and facts of the embedded test bed come from."""
