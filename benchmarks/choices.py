@@ -16,11 +16,13 @@ import numpy as np
 from interventions import apply_edits, build_prompt, corrupt, edit_facts, load_model, load_testbed, trace
 from interventions.editing.evaluation import evaluate
 from interventions.editing.optimized_value import OPTIMIZERS, Optimizer
+from interventions.engine.runs import own_answer
 from interventions.prompts.corruption import noise
+from interventions.prompts.prompt import answer_tokens
 from interventions.statistics import bootstrap_interval
-from interventions.studies.answers import answer_tokens, is_right, own_answer
 from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
 from interventions.testbed import load_image
+from interventions.testbed.answers import is_right
 from interventions.testbed.images import on_square
 from interventions.tracing.causal_trace import KINDS
 

@@ -20,11 +20,10 @@ import torch
 from transformers import AutoConfig
 
 from interventions.engine.windows import default_method
-from interventions.errors import TraceError
-from interventions.models.checkpoints import ModelError
+from interventions.errors import ModelError, TraceError
 from interventions.models.model import family_row
 from interventions.models.published import published_config
-from interventions.studies.parameters import closest
+from interventions.notebook import closest
 
 from .workload import (
     WAYS,

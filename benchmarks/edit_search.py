@@ -11,10 +11,10 @@ from itertools import product
 
 import pandas as pd
 
-from interventions.edit_errors import EditError
 from interventions.editing.fine_tuning import FineTuning
 from interventions.editing.items import Chosen
 from interventions.editing.study import OURS, Editing, edit_study
+from interventions.errors import EditError
 
 # method -> what is tried: fields of `Editing`. Of fine-tuning, from rates at which it is too slow to such at which
 # unrelated answers break: with Adam, the first step alone changes every weight by the learning rate.

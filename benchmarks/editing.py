@@ -17,7 +17,7 @@ import torch
 from interventions.editing.closed_form import LAMBDA, closed_form_update
 from interventions.editing.optimized_value import OPTIMIZERS, Optimizer, optimize_value
 from interventions.engine.forward import prompt_inputs
-from interventions.studies.answers import answer_tokens
+from interventions.prompts.prompt import answer_tokens
 
 from . import measure
 from .subjects import QUESTION, load_subject

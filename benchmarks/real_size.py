@@ -17,8 +17,7 @@ from interventions.models.loading import load_model
 from interventions.models.model import VisionLanguageModel
 from interventions.models.published import published_config, skeleton
 from interventions.prompts.corruption import corrupt
-from interventions.prompts.prompt import build_prompt
-from interventions.studies.answers import answer_tokens
+from interventions.prompts.prompt import answer_tokens, build_prompt
 from interventions.testbed import load_testbed
 
 from .subjects import QUESTION, Subject, question_tokenizer

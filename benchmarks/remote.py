@@ -18,7 +18,7 @@ import numpy as np
 
 from interventions import attention_contributions, attention_knockout, edit_facts, load_model, load_testbed, trace
 from interventions.editing.edit import apply_edits
-from interventions.remote.http import TRAFFIC
+from interventions.progress import TRAFFIC
 from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
 from interventions.tracing.study import trace_study
 

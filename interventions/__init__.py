@@ -15,24 +15,22 @@ __version__ = "0.1.0"
 # Reports are notebooks without widgets; tqdm's advice to install some would head every one of them.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
-_NAMES = {  # module -> what it gives to the package; a module is imported when one of its names is asked for
-    "attention.contributions": "AttentionContributions AttentionError attention_contributions",
-    "tracing.causal_trace": "CausalTrace trace",
-    "models.checkpoints": "ModelError",
-    "editing.closed_form": "closed_form_update",
-    "prompts.corruption": "CorruptedPrompt corrupt noise",
-    "editing.edit": "Edit apply_edits load_edit",
-    "edit_errors": "EditError",
-    "editing.export": "export_peft merged",
-    "errors": "TraceError",
+_NAMES = {  # module -> the names it exports; a module is imported when one of its names is used
+    "attention.contributions": "AttentionContributions attention_contributions",
     "attention.knockout": "AttentionKnockout attention_knockout",
+    "editing.closed_form": "closed_form_update",
+    "editing.edit": "Edit apply_edits load_edit",
+    "editing.export": "export_peft merged",
+    "editing.multedit": "edit_facts",
+    "editing.optimized_value": "optimize_value",
+    "errors": "AttentionError EditError InterventionsError JobFailed ModelError NDIFError PromptError RequestRefused"
+    " ServerUnreachable TestBedError TraceError",
     "models.loading": "load_model",
     "models.model": "VisionLanguageModel",
-    "editing.multedit": "edit_facts",
-    "remote.http": "JobFailed NDIFError RequestRefused ServerUnreachable",
-    "editing.optimized_value": "optimize_value",
-    "prompts.prompt": "Prompt PromptError build_prompt",
-    "testbed": "Item TestBed TestBedError load_testbed",
+    "prompts.corruption": "CorruptedPrompt corrupt noise",
+    "prompts.prompt": "Prompt build_prompt",
+    "testbed": "Item TestBed load_testbed",
+    "tracing.causal_trace": "CausalTrace trace",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_MODULE_OF)

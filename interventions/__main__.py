@@ -10,12 +10,7 @@ import json
 import sys
 
 from .commands import add_commands
-
-# Errors that are told in their one sentence, by module. Only a module that is loaded can have raised one.
-ERRORS = {
-    "studies.loop": "RunStopped", "models.checkpoints": "ModelError", "remote.http": "NDIFError",
-    "studies.parameters": "ParameterError", "reports.record": "RecordError", "testbed.errors": "TestBedError",
-}
+from .errors import InterventionsError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,18 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
         printed = (options.run if options.command == "testbed" else answers[options.command])(options)
     except KeyboardInterrupt:  # who can be interrupted has said what is kept
         return 130
-    except Exception as error:
-        if not isinstance(error, _errors()):
-            raise
+    except InterventionsError as error:
         print(error, file=sys.stderr)
         return 1
     print(printed)
     return 0
-
-
-def _errors() -> tuple[type[Exception], ...]:
-    modules = {name: sys.modules.get(f"{__package__}.{name}") for name in ERRORS}
-    return tuple(getattr(module, ERRORS[name]) for name, module in modules.items() if module is not None)
 
 
 def _record(options: argparse.Namespace) -> str:

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from .errors import TestBedError
 from .files import why_not_writable
-from .testbed.errors import TestBedError
 from .testbed.provenance import must_be_writable
 from .testbed.sources.files import KNOWN_FACTS, KNOWN_RELATIONS
 from .testbed.table import load_testbed
@@ -132,12 +132,14 @@ def _annotate(commands) -> None:
 
 
 def _run_annotate(options) -> str:
+    from .models.checkpoints import resolve
     from .testbed.annotation.run import annotate
 
     report = annotate(
         load_testbed(options.testbed), options.model, which=options.which, limit=options.limit,
-        tokenizer=options.tokenizer, concurrency=options.concurrency, retries=options.retries,
-        timeout=options.timeout, price_in=options.price_in, price_out=options.price_out,
+        tokenizer=options.tokenizer and resolve(options.tokenizer)[0],
+        concurrency=options.concurrency, retries=options.retries, timeout=options.timeout,
+        price_in=options.price_in, price_out=options.price_out,
         **({"examples": options.examples} if options.examples else {}),
     )
     if report.count("failed") and not report.count("annotated"):

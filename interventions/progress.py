@@ -1,9 +1,9 @@
 """Progress of a long run."""
 
-import time
-from dataclasses import replace
+from __future__ import annotations
 
-from .remote.http import TRAFFIC
+import time
+from dataclasses import dataclass, replace
 
 
 class Progress:
@@ -51,3 +51,45 @@ def _duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+
+_TELL_AFTER = 30.0  # seconds of waiting until the first line says so, and between lines
+
+
+@dataclass
+class Traffic:
+    """What went to servers and came back in this process: jobs, bytes of requests and of answers, repetitions."""
+
+    requests: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    repeated: int = 0
+
+    def __str__(self) -> str:
+        again = f", {self.repeated} repeated" if self.repeated else ""
+        return f"{self.requests} requests{again}, {_size(self.bytes_up)} up, {_size(self.bytes_down)} down"
+
+    def reset(self) -> None:
+        """Begin to count anew."""
+        vars(self).update(vars(Traffic()))
+
+    def since(self, before: Traffic) -> Traffic:
+        """What was added."""
+        return Traffic(**{name: value - getattr(before, name) for name, value in vars(self).items()})
+
+
+TRAFFIC = Traffic()
+_told = [0.0]
+
+
+def tell(began: float, text: str) -> None:
+    """Print what is waited for, if that has taken a while, and nothing was said for a while."""
+    now = time.monotonic()
+    if now - max(began, _told[0]) > _TELL_AFTER:
+        _told[0] = now
+        print(text, flush=True)
+
+
+def _size(n: int) -> str:
+    return f"{n / 1e6:.1f} MB" if n >= 1e5 else f"{n / 1e3:.1f} kB"

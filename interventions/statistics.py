@@ -2,113 +2,34 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
-from .testbed.schema import N_ANNOTATORS
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-RIGHT = 0.5  # `answer_accuracy` from which an answer counts as right: two of ten annotators
+LEVEL = 0.05
 
 
-def answer_probability(logits: Tensor, answer_ids: Tensor | Iterable[int]) -> Tensor:
-    """P(answer): the product of the probabilities of its tokens.
 
-    `logits` [..., A, V] are those at the A positions that predict the answer's tokens, `answer_ids` [A] the
-    tokens; returns [...] in float32. The paper's probability is the case A = 1: the first token decides.
-    """
-    import torch  # heavy, and nothing else here needs it
-
-    answer_ids = torch.as_tensor(answer_ids, dtype=torch.long, device=logits.device)
-    if answer_ids.ndim != 1 or logits.shape[-2] != answer_ids.shape[0]:
-        raise ValueError(
-            f"answer_ids must be one token for each of the {logits.shape[-2]} rows of logits, "
-            f"not of shape {tuple(answer_ids.shape)}."
-        )
-    log_p = logits.float().log_softmax(-1)  # [..., A, V]
-    index = answer_ids[:, None].expand(*log_p.shape[:-1], 1)
-    return log_p.gather(-1, index).sum((-1, -2)).exp()  # [..., A, 1] -> [...]
+NOT_MEASURED = "not measured"
 
 
-def answer_accuracy(prediction: str, accepted: Iterable[str], annotations: Sequence[str] = ()) -> float:
-    """Is the answer right, 0 to 1? VQA accuracy where there are ten annotations, else 1 if it is an accepted answer.
 
-    Accepted answers are compared as VQA accuracy compares them, but one that is nothing but an article or punctuation
-    ("A", "the") by its own lower-case letters. An empty answer is never right.
-    """
-    if not normalize_vqa_answer(prediction) and not any(map(str.isalnum, prediction)) and annotations:
-        return 0.0  # nothing was said, which the official rule takes for the answer of annotators who said "a"
-    if len(annotations) == N_ANNOTATORS:
-        return vqa_accuracy(prediction, annotations)
-    said = _comparable(prediction)
-    return float(said != "" and said in set(map(_comparable, accepted)))
+@dataclass(frozen=True)
+class Number:
+    """A value over `n` questions and its interval; `low` and `high` are NaN where there is none."""
 
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 1
 
-def _comparable(text: str) -> str:
-    return normalize_vqa_answer(text) or text.strip().lower()
+    def __str__(self) -> str:
+        interval = "" if math.isnan(self.low) else f" [{self.low:z.2f}, {self.high:z.2f}]"
+        return f"{self.value:z.2f}{interval}"  # z: no -0.00
 
-
-# VQA accuracy. The rules are odd; they are those of the official evaluation, on which every published number rests.
-
-_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-_COMMA_IN_NUMBER = re.compile(r"\d,\d")
-_PERIOD = re.compile(r"\.(?!\d)")
-_MOST_PERIODS = 32  # no more are deleted
-_ARTICLES = {"a", "an", "the"}
-_NUMBERS = {word: str(n) for n, word in enumerate("zero one two three four five six seven eight nine ten".split())}
-_NUMBERS["none"] = "0"
-_CONTRACTIONS = """
-    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
-    he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't needn't not've
-    o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
-    someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've
-    there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's
-    what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
-    wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
-"""
-# A word that lacks one of its apostrophes gets it ("dont", "couldn'tve"), but for one that loses it.
-_APOSTROPHES = {
-    word[: mark.start()] + word[mark.end() :]: word for word in _CONTRACTIONS.split() for mark in re.finditer("'", word)
-} | {"somebody'd": "somebodyd"}
-
-
-def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """The official VQA accuracy of a predicted answer, given the annotators' answers, usually ten; from 0 to 1.
-
-    For each annotator: a third for every *other* annotator who gave the predicted answer, at most 1; then their mean.
-    (So a list of one answer always gives 0.) Texts are normalised unless all annotators say the same: then only that
-    very text is right.
-    """
-    if not answers:
-        raise ValueError("answers must not be empty: VQA accuracy needs the answers of the annotators.")
-    prediction, answers = _one_line(prediction), [_one_line(answer) for answer in answers]
-    if len(set(answers)) > 1:
-        prediction, answers = normalize_vqa_answer(prediction), [normalize_vqa_answer(answer) for answer in answers]
-    agree = np.array([answer == prediction for answer in answers], dtype=int)
-    return float(np.minimum(3, agree.sum() - agree).mean() / 3)
-
-
-def normalize_vqa_answer(text: str) -> str:
-    """An answer as VQA accuracy compares it: lower-case, number words as digits, no article and little punctuation."""
-    words = (_NUMBERS.get(word, word) for word in _without_punctuation(_one_line(text)).lower().split())
-    return " ".join(_APOSTROPHES.get(word, word) for word in words if word not in _ARTICLES)
-
-
-def _one_line(text: str) -> str:
-    return text.replace("\n", " ").replace("\t", " ").strip()
-
-
-def _without_punctuation(text: str) -> str:
-    """A mark that touches a space somewhere is deleted, all are if a number has a comma; others become a space."""
-    number, cleaned = _COMMA_IN_NUMBER.search(text), text
-    for mark in _PUNCTUATION:
-        cleaned = cleaned.replace(mark, "" if number or f"{mark} " in text or f" {mark}" in text else " ")
-    return _PERIOD.sub("", cleaned, count=_MOST_PERIODS)
 
 
 # Intervals
@@ -218,3 +139,47 @@ def _checked_scores(name: str, scores: Iterable, labels: np.ndarray) -> np.ndarr
     if np.isnan(scores).any():
         raise ValueError(f"{name} must not contain NaN: drop the questions that have no score first.")
     return scores
+
+
+
+FLIPS = 10_000
+# Probabilities that a restored token lifts from 0.0001 to 0.0002 are surely above 0, but nothing to speak of.
+NEGLIGIBLE = 0.01
+RESOLUTION = 1e-5  # of a probability: what the trace itself is exact to
+
+
+def simultaneous_interval(values: np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """(mean, low, high) of values [questions, layers], such that all layers' intervals hold at once with `level`.
+
+    A wild bootstrap: sign flips of the questions' deviations from the mean say how large the largest t of all layers
+    gets by chance. Percentiles far in the tail of a plain bootstrap are much too narrow for ten or twenty questions.
+    As effects are differences of probabilities, none reaches beyond -1 or 1; two or three questions, which can be
+    flipped in too few ways, tell no more than that, and one has no interval (NaN).
+    """
+    n, mean = len(values), values.mean(0)
+    if n < 4:
+        unknown = np.full_like(mean, 1 if n > 1 else np.nan)
+        return mean, -unknown, unknown
+    deviations = values - mean
+    flipped, squares = sign_flips(deviations, seed)[1:], (deviations**2).sum(0)
+    t = np.abs(flipped) / (np.sqrt(np.maximum(squares - n * flipped**2, 0) / (n - 1) / n) + 1e-12)
+    reach = np.quantile(t.max(1), level) * np.sqrt(squares / (n - 1) / n)
+    return mean, np.maximum(mean - reach, -1), np.minimum(mean + reach, 1)
+
+
+def sign_flips(values: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Means [1 + FLIPS, ...] of values [questions, ...] with whole questions' signs flipped; the first is unflipped.
+
+    Values below RESOLUTION count as 0: rounding errors that all have one sign must not look like an effect.
+    """
+    signs = np.random.default_rng(seed).integers(2, size=(FLIPS, len(values))) * 2.0 - 1
+    return np.concatenate([np.ones((1, len(values))), signs]) @ _resolved(values) / len(values)
+
+
+def _resolved(values: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(values) < RESOLUTION, 0, values)
+
+
+def joined(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    """One frame of several; of none (no question was left), an empty one that has the columns all the same."""
+    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)

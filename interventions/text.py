@@ -2,6 +2,67 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+
+from .errors import PromptError
+
+
+def normalise(text: str) -> str:
+    """NFC without outer space: the same letters written in two ways must be one string."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def must_be_text(name: str, value) -> None:
+    """Raises PromptError for a value, the parameter `name`, that is no text."""
+    if not isinstance(value, str):
+        raise PromptError(f"{name} must be a text, not {quoted(value)}.")
+
+
+def overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two spans [begin, end) have a place in common."""
+    return one[0] < other[1] and other[0] < one[1]
+
+
+def find_phrase(question: str, phrase: str, name: str, *, last: bool) -> tuple[int, int]:
+    """Character span of a phrase in a question. name: the parameter to blame."""
+    must_be_text(name, phrase)
+    phrase = normalise(phrase)
+    if not phrase:
+        raise PromptError(f"{name} is empty: give the words of the question that it consists of.")
+    literal = re.escape(phrase)
+    for pattern in (rf"(?<!\w){literal}(?!\w)", literal):
+        for flags in (0, re.IGNORECASE):
+            found = [match.span() for match in re.finditer(pattern, question, flags)]
+            if pattern != literal:  # vowel signs, as of Hindi, are marks and no letters, but belong to the word
+                found = [(a, b) for a, b in found if not _has_mark(question[max(a - 1, 0) : a] + question[b : b + 1])]
+            if found:
+                return found[-1 if last else 0]
+    raise PromptError(
+        f"{name} {quoted(phrase)} is not in the question {quoted(question)}: give words that stand in it as they are."
+    )
+
+
+def constraint_spans(question: str, visual_constraint: str, text_constraint: str | None) -> dict[str, tuple[int, int]]:
+    """Where the experiments find the constraints in `normalise(question)`: by "visual" and "text", what is marked.
+
+    Raises PromptError for one that does not stand in the question.
+    """
+    question, spans = normalise(question), {}
+    if visual_constraint:
+        spans["visual"] = find_phrase(question, visual_constraint, "visual_constraint", last=False)
+    if text_constraint:
+        spans["text"] = find_phrase(question, text_constraint, "text_constraint", last=True)
+    return spans
+
+
+def _has_mark(text: str) -> bool:
+    return any(unicodedata.category(character).startswith("M") for character in text)
+
+
+
 QUOTED = 80  # characters that a message shows of a longer value
 PATH = 300  # characters of a path that is shown whole: its end says most
 _MARK = "…"
@@ -24,3 +85,20 @@ def quoted(value: object, most: int = QUOTED) -> str:
     if hasattr(value, "shape"):  # the text of an array has many lines
         return f"{type(value).__name__} of shape {tuple(value.shape)}"
     return shortened(repr(value).replace("\n", " "), most)
+
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, short enough to stand in brackets."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return shortened(line, 200)  # it may quote what it was given
+
+
+def reason_kinds(reasons: Iterable[str]) -> Counter[str]:
+    """How often there is a reason of each kind: what stands before its colon. Empty ones do not count."""
+    return Counter(reason.partition(":")[0] for reason in reasons if reason)
+
+
+def reasons(texts: Iterable[str]) -> str:
+    """How often there was each kind of reason, the most frequent first; "none" if there was none."""
+    return ", ".join(f"{count} {kind}" for kind, count in reason_kinds(texts).most_common()) or "none"

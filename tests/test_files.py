@@ -98,7 +98,7 @@ def test_natural_order():
 def test_lines_are_appended_where_files_cannot_be_locked(tmp_path, monkeypatch):
     """Windows has no fcntl: the module loads, and a line cut off is ended all the same."""
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    module = importlib.util.module_from_spec(importlib.util.find_spec("interventions.testbed.json_lines"))
+    module = importlib.util.module_from_spec(importlib.util.find_spec("interventions.files"))
     module.__spec__.loader.exec_module(module)
     assert module.fcntl is None
     path = tmp_path / "lines.jsonl"

@@ -23,8 +23,8 @@ import pandas as pd
 import torch
 
 from ..engine.forward import UnreachedEdit, extend, in_session, prompt_inputs, run
+from ..errors import AttentionError, PromptError
 from ..prompts.prompt import Prompt, resolve_positions
-from ..prompts.tokens import PromptError
 
 VISUAL_TO_CONSTRAINT = "visual -> constraint"
 VISUAL_TO_LAST = "visual -> last"
@@ -37,10 +37,6 @@ FLOWS = {
 }
 EXTRAS = ("vectors", "head_norms", "weights")
 CHUNK = 2**24  # numbers held at a time: 64 MB in float32
-
-
-class AttentionError(ValueError):
-    """Contributions or knock-outs that cannot be computed as asked; the message names the parameter and the fix."""
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ..draws import lot
-from ..statistics import auroc, paired_auroc_difference
-from ..tracing.averages import joined
+from ..errors import FailureError
+from ..statistics import auroc, joined, paired_auroc_difference
 from .contributions import CONSTRAINT_TO_LAST
 from .study import AttentionStudy
 
@@ -35,10 +35,6 @@ ROLE = "constraint_last"
 HALVES = ("first", "second")
 FOLDS = 5
 FEW = 5  # right or wrong answers, below which an interval says nothing
-
-
-class FailureError(ValueError):
-    """Contributions or layers that failure prediction cannot use; the message names the parameter and the fix."""
 
 
 def halves(questions: pd.DataFrame, seed: int = 0) -> pd.Series:

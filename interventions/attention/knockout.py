@@ -19,15 +19,12 @@ import pandas as pd
 import torch
 
 from ..engine.forward import extend, in_session, run
-from ..engine.packing import budget, packed_inputs, rows_that_fit
-from ..engine.runs import clean_request
+from ..engine.packing import budget, packed_inputs, packs, rows_that_fit
+from ..engine.runs import answer_probability, clean_request, clean_run, corrupted_run
 from ..engine.windows import MASKABLE, check_packing, default_method, window_spans
-from ..prompts.prompt import Prompt, resolve_positions
-from ..prompts.tokens import PromptError
-from ..statistics import answer_probability
-from ..studies.answers import answer_tokens
-from ..tracing.restoration import clean_run, corrupted_run, packs
-from .contributions import FLOWS, AttentionError
+from ..errors import AttentionError, PromptError
+from ..prompts.prompt import Prompt, answer_tokens, resolve_positions
+from .contributions import FLOWS
 
 METHODS = ("packed", "rows")
 

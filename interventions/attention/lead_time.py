@@ -14,16 +14,13 @@ import pandas as pd
 import torch
 
 from ..engine.forward import greedy_answer, in_session
-from ..engine.runs import clean_request
+from ..engine.runs import clean_request, own_answer, scored_part
 from ..environment import device_of
 from ..models.model import VisionLanguageModel
-from ..reports.record import Number
-from ..statistics import bootstrap_interval
-from ..studies.answers import own_answer
+from ..statistics import Number, bootstrap_interval
 from ..studies.conditions import Conditions, clean_prompt
 from ..studies.loop import Asked, ask
 from ..testbed import Item
-from ..tracing.restoration import scored_part
 from .contributions import attention_contributions
 
 REPEATS = 3  # of which the fastest counts: other work on the machine can only slow one down

@@ -6,13 +6,13 @@ import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..errors import AttentionError, ParameterError
 from ..models.checkpoints import TWINS
 from ..models.model import VisionLanguageModel
-from ..studies.parameters import ParameterError, at_least, must_differ
-from ..studies.selection import SampleParameters
+from ..notebook import at_least
+from ..studies.parameters import SampleParameters, must_differ, parse_window, resolve_window, window_sentence
 from ..testbed import Item
-from ..tracing.trace_parameters import parse_window, resolve_window, window_sentence
-from .contributions import CONSTRAINT_TO_LAST, AttentionError
+from .contributions import CONSTRAINT_TO_LAST
 from .study import AttentionStudy, attention_study, check_comparable
 
 # Model shape (family, layers, hidden size) -> the layers of the paper's section 4.4, counted from 0.

@@ -9,8 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ..statistics import bootstrap_counts, bootstrap_interval
-from ..tracing.averages import joined
+from ..statistics import bootstrap_counts, bootstrap_interval, joined
 from .failure_prediction import FEW, answered_by_part
 from .study import AttentionStudy
 

@@ -16,22 +16,21 @@ import pandas as pd
 import torch
 
 from ..engine.forward import in_session
-from ..engine.runs import clean_request
+from ..engine.runs import clean_request, clean_run
 from ..engine.windows import window_spans
+from ..errors import AttentionError
 from ..models.model import VisionLanguageModel
 from ..prompts.prompt import Prompt
 from ..prompts.tokens import MAX_ANSWER_TOKENS
-from ..studies.answers import accuracy, is_right
 from ..studies.conditions import Conditions, clean_prompt
 from ..studies.loop import ITEM_COLUMNS, Asked, ask
 from ..testbed import Item
-from ..testbed.errors import reasons
-from ..tracing.restoration import clean_run
+from ..testbed.answers import accuracy, is_right
+from ..text import reasons
 from .contributions import (
     CONSTRAINT_TO_LAST,
     FLOWS,
     VISUAL_TO_CONSTRAINT,
-    AttentionError,
     attention_contributions,
     check_weights,
     contributions_from_cache,

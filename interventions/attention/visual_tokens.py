@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ..statistics import bootstrap_interval
-from ..tracing.averages import joined
+from ..statistics import bootstrap_interval, joined
 from .averages import of_right
 from .contributions import FLOWS, VISUAL_TO_CONSTRAINT
 from .study import TOP, AttentionStudy

@@ -16,11 +16,10 @@ from ..attention.averages import (
 from ..attention.contributions import CONSTRAINT_TO_LAST, VISUAL_TO_CONSTRAINT, VISUAL_TO_LAST
 from ..attention.study import SUBSETS, TOP, AttentionStudy
 from ..attention.visual_tokens import LAST, mean_contributions
-from ..reports.record import Claim, Number
-from ..tracing.averages import NEGLIGIBLE
+from ..reports.record import Claim
+from ..statistics import LEVEL, NEGLIGIBLE, Number
 from .common import SUBSTANTIAL, above, above_zero, fine, number, number_of, p_text
 
-LEVEL = 0.05
 NONE_RIGHT = "no question was answered right"
 
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from ..layers import layer_range
-from ..reports.record import Claim, Number
-from ..tracing.averages import by_layer, early_layers, early_tests, layer_tests
+from ..layers import early_layers, layer_range
+from ..reports.record import Claim
+from ..statistics import Number
+from ..tracing.averages import by_layer, early_tests, layer_tests
 from ..tracing.causal_trace import KIND_NAMES
 from ..tracing.study import TraceStudy
 from .common import SUBSTANTIAL, above_zero, expected_layers, lost, number, number_of, p_text

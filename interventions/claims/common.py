@@ -7,10 +7,9 @@ import math
 import numpy as np
 import pandas as pd
 
-from ..layers import layer_range, spanned
-from ..reports.record import Claim, Number
-from ..statistics import bootstrap_interval
-from ..tracing.averages import early_and_middle_layers, early_layers
+from ..layers import early_and_middle_layers, early_layers, layer_range, spanned
+from ..reports.record import Claim
+from ..statistics import Number, bootstrap_interval
 from ..tracing.study import TraceStudy
 
 # "Late" is the second half of the layers; for "early" see `averages.early_layers`.

@@ -15,9 +15,9 @@ import pandas as pd
 from ..editing.averages import PAPER, PRODUCT
 from ..editing.items import TASKS
 from ..editing.study import BASELINES, OURS
-from ..layers import layer_range
-from ..reports.record import Claim, Number
-from ..tracing.averages import NEGLIGIBLE, early_layers
+from ..layers import early_layers, layer_range
+from ..reports.record import Claim
+from ..statistics import NEGLIGIBLE, NOT_MEASURED, Number
 from .common import above, above_zero, number, number_of
 
 LEAST = {"efficacy": 0.8, "generalisation": 0.7, "specificity": -2.0}  # specificity in points of 100
@@ -27,7 +27,6 @@ TRIVIAL = 0.1  # a gain below this share of the best layer's is called trivial
 BROKEN = 0.1  # the share of its best value with fewer edits that a quantity has lost when it is called broken
 KEPT = 0.1  # efficacy below it: nothing was inserted that more edits could break
 OTHERS_GAIN = "gain", "gain_low", "gain_high"  # columns of `edit_averages.early_advantage`
-NOT_MEASURED = "not measured"
 APART = 0.1  # how far the share of whole answers may lie below P(O*) before a report says so
 ROUNDING = 1e-9
 

@@ -8,9 +8,10 @@ import pandas as pd
 
 from ..attention.contributions import CONSTRAINT_TO_LAST
 from ..attention.failure_prediction import FEW
-from ..reports.record import Claim, Number
-from ..tracing.averages import early_and_middle_layers, early_layers
-from .attention import LEVEL, NONE_RIGHT
+from ..layers import early_and_middle_layers, early_layers
+from ..reports.record import Claim
+from ..statistics import LEVEL, Number
+from .attention import NONE_RIGHT
 from .common import above, above_zero, fine, number, number_of, p_text
 
 ONE_OUTCOME = "all answers are right, or all are wrong"

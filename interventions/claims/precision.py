@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ..reports.record import Claim, Number
-from ..tracing.averages import NEGLIGIBLE
+from ..reports.record import Claim
+from ..statistics import NEGLIGIBLE, Number
 from ..tracing.precision import METHOD_NAMES
 
 MODES = {"rows": "exact mode", "packed": "fast mode"}

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from ..reports.record import Claim, Number
+from ..reports.record import Claim
+from ..statistics import Number
 from ..studies.testbed_summary import PAPER_COUNTS
 from ..tracing.causal_trace import KIND_NAMES
 from ..tracing.examples import WorkedExample

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ..reports.record import Claim, Number
+from ..reports.record import Claim
+from ..statistics import Number
 from ..tracing.averages import window_effects
 from ..tracing.causal_trace import KIND_NAMES
 from ..tracing.study import TraceStudy

@@ -7,17 +7,10 @@ from fractions import Fraction
 
 import pandas as pd
 
-from ..layers import in_layers, layer_range
-from ..reports.record import Claim, Number
-from ..tracing.averages import (
-    NEGLIGIBLE,
-    early_and_middle_layers,
-    early_layers,
-    effects_at,
-    peak_layers,
-    smallest_window,
-    window_effects,
-)
+from ..layers import early_and_middle_layers, early_layers, in_layers, layer_range
+from ..reports.record import Claim
+from ..statistics import NEGLIGIBLE, Number
+from ..tracing.averages import effects_at, peak_layers, smallest_window, window_effects
 from ..tracing.causal_trace import KIND_NAMES
 from ..tracing.study import TraceStudy
 from ..tracing.sweeps import Sweep, Sweeps, on_common

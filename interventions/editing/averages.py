@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 
 from ..draws import drawn
-from ..layers import layer_range
-from ..statistics import bootstrap_interval
+from ..layers import early_layers, layer_range
+from ..statistics import bootstrap_interval, joined
 from ..testbed import Item
-from ..tracing.averages import early_layers, joined
-from ..tracing.examples import marked
+from ..testbed.phrases import marked
 from .items import TASKS
 from .study import EDIT_METHODS, OURS
 

@@ -7,7 +7,7 @@ It differs from W' by a matrix of rank one a fact: no inverse of size m x m is e
 
 import torch
 
-from ..edit_errors import EditError
+from ..errors import EditError
 
 LAMBDA = 0.01  # the paper's, after a grid search
 ROWS = 32  # of a weight that are read as float64 at a time: they stay in the processor's cache

@@ -21,7 +21,7 @@ import torch
 from nnsight.intervention.iterator import Iterations
 from safetensors import SafetensorError, safe_open
 
-from ..edit_errors import EditError
+from ..errors import EditError
 from ..files import in_one_step
 from ..models.model import VisionLanguageModel
 

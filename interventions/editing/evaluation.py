@@ -15,15 +15,15 @@ import torch
 from transformers import DynamicCache
 
 from ..draws import lot
-from ..edit_errors import EditError
 from ..engine.forward import decode, extend, in_session, prompt_inputs, run
+from ..engine.runs import answer_probability
+from ..errors import EditError, Unusable
 from ..models.model import VisionLanguageModel
-from ..prompts.prompt import Prompt
+from ..prompts.prompt import Prompt, answer_tokens
 from ..prompts.tokens import MAX_ANSWER_TOKENS
-from ..statistics import answer_probability
-from ..studies.answers import accuracy, answer_tokens, is_accepted
-from ..studies.conditions import Conditions, Unusable, clean_prompt, named
+from ..studies.conditions import Conditions, clean_prompt, named
 from ..testbed import Item, same_entity
+from ..testbed.answers import accuracy, is_accepted
 from .edit import digest
 
 # Relations of the embedded test bed: what country something lies in, and what of that country is asked ("pcapital").

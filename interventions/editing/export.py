@@ -10,7 +10,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from ..edit_errors import EditError
+from ..errors import EditError
 from ..files import in_one_step
 from ..models.model import VisionLanguageModel
 from .edit import Edit, stacked, w_proj, w_proj_path, with_edits

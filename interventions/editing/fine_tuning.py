@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from ..edit_errors import DivergedError, EditError
 from ..engine.forward import prompt_inputs
+from ..errors import DivergedError, EditError
 from ..models.model import VisionLanguageModel
-from ..prompts.prompt import Prompt
-from ..studies.answers import answer_tokens
+from ..prompts.prompt import Prompt, answer_tokens
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,15 @@ import pandas as pd
 import torch
 
 from ..draws import lot
+from ..errors import ParameterError
 from ..models.model import VisionLanguageModel
 from ..prompts.tokens import MAX_ANSWER_TOKENS
-from ..studies.answers import answer_table, answers_key, is_right
+from ..studies.answers import answer_table, answers_key
 from ..studies.conditions import Conditions, clean_prompt
 from ..studies.loop import Asked, ask
-from ..studies.parameters import ParameterError
 from ..testbed import Item
-from ..testbed.errors import reasons
+from ..testbed.answers import is_right
+from ..text import reasons
 from .evaluation import Reference, reference
 
 TASKS = ("correct", "insert")

@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import torch
 
-from ..edit_errors import EditError
+from ..errors import EditError
 from ..models.model import VisionLanguageModel
 from ..prompts.prompt import Prompt
-from ..prompts.tokens import normalise, without_control_tokens
-from ..text import quoted
+from ..prompts.tokens import without_control_tokens
+from ..text import normalise, quoted
 from .closed_form import LAMBDA, check_lambda, low_rank_update
 from .edit import Edit, Fact, apply_edits, digest, w_proj
 from .optimized_value import OPTIMIZERS, Optimizer, optimize_value, read_values

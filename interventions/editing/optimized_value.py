@@ -11,12 +11,10 @@ from dataclasses import dataclass, field
 import torch
 from transformers import DynamicCache
 
-from ..edit_errors import DivergedError, EditError, NoGradientError
 from ..engine.forward import extend, in_sandbox, in_session, prompt_inputs, run
-from ..engine.runs import clean_request
-from ..prompts.prompt import Prompt
-from ..studies.answers import answer_tokens
-from ..tracing.restoration import scored_part
+from ..engine.runs import clean_request, scored_part
+from ..errors import DivergedError, EditError, NoGradientError
+from ..prompts.prompt import Prompt, answer_tokens
 
 SANDBOXED = (
     "{where} runs this key's code in a sandbox, which has no gradients to find a value with: use a key that it trusts "

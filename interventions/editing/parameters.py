@@ -6,9 +6,10 @@ import typing
 from dataclasses import dataclass, replace
 
 from ..draws import lot
+from ..errors import ParameterError
 from ..models.model import VisionLanguageModel
-from ..studies.parameters import ParameterError, at_least, listed, one_of
-from ..studies.selection import SampleParameters
+from ..notebook import at_least, listed, one_of
+from ..studies.parameters import SampleParameters
 from ..testbed import TestBed, load_testbed
 from .closed_form import LAMBDA
 from .evaluation import Reference

@@ -23,8 +23,7 @@ import nnsight
 import torch
 from transformers import DynamicCache
 
-from ..edit_errors import EditError
-from ..errors import TraceError
+from ..errors import EditError, TraceError
 from ..remote.jobs import Job, model_key
 
 

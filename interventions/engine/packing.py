@@ -154,3 +154,16 @@ def group_bytes(folder: str, limit: str, usage: str, cache: str) -> float:
         with open(f"{folder}/memory.stat") as file:
             given_back = sum(int(line.split()[1]) for line in file if line.startswith(f"{cache} "))
     return int(found[limit]) - (int(found[usage]) - given_back)
+
+
+
+def packs(sites, costs, budget: int) -> list[list[int]]:
+    """Sites, as indices, in even packs of one start layer, each within the budget (or a single site)."""
+    groups = []
+    for start in sorted({site[2] for site in sites}):
+        members = sorted((i for i, site in enumerate(sites) if site[2] == start), key=lambda i: costs[i])
+        n = -(-sum(costs[i] for i in members) // budget)
+        while n < len(members) and max(sum(costs[i] for i in members[k::n]) for k in range(n)) > budget:
+            n += 1
+        groups += [members[k::n] for k in range(min(n, len(members)))]
+    return groups

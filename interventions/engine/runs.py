@@ -1,8 +1,18 @@
 """What every intervention's request says of the runs that it begins with: plain values and tensors, which travel."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
 from ..prompts.corruption import CorruptedPrompt
 from ..prompts.prompt import Prompt
-from ..prompts.tokens import MAX_ANSWER_TOKENS
+from ..prompts.tokens import MAX_ANSWER_TOKENS, check_length
+from .forward import decode, extend, in_session, prompt_inputs, run
 
 
 def request_of_both(model, prompt: Prompt, corrupted: CorruptedPrompt) -> dict:
@@ -28,3 +38,183 @@ def clean_request(model, prompt: Prompt, first: int) -> dict:
         "eos_token_ids": model.eos_token_ids,
         "max_answer_tokens": MAX_ANSWER_TOKENS,
     }
+
+
+
+def answer_probability(logits: Tensor, answer_ids: Tensor | Iterable[int]) -> Tensor:
+    """P(answer): the product of the probabilities of its tokens.
+
+    `logits` [..., A, V] are those at the A positions that predict the answer's tokens, `answer_ids` [A] the
+    tokens; returns [...] in float32. The paper's probability is the case A = 1: the first token decides.
+    """
+    import torch  # heavy, and nothing else here needs it
+
+    answer_ids = torch.as_tensor(answer_ids, dtype=torch.long, device=logits.device)
+    if answer_ids.ndim != 1 or logits.shape[-2] != answer_ids.shape[0]:
+        raise ValueError(
+            f"answer_ids must be one token for each of the {logits.shape[-2]} rows of logits, "
+            f"not of shape {tuple(answer_ids.shape)}."
+        )
+    log_p = logits.float().log_softmax(-1)  # [..., A, V]
+    index = answer_ids[:, None].expand(*log_p.shape[:-1], 1)
+    return log_p.gather(-1, index).sum((-1, -2)).exp()  # [..., A, 1] -> [...]
+
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says to a prompt.
+
+    ids: its tokens, without the end token; text: the same, decoded, without outer space; p: the probability of its
+    first token with a visible character.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+    p: float
+
+
+def own_answer(
+    model, prompt: Prompt, *, max_answer_tokens: int = MAX_ANSWER_TOKENS, remote: bool | str | None = None
+) -> Answer:
+    """The model's greedy answer to a prompt, in one request.
+
+    Args:
+        model: a `VisionLanguageModel`.
+        prompt: what is asked.
+        max_answer_tokens: tokens after which the answer is cut.
+        remote: False | True | "local"; None = as the model was loaded.
+
+    Returns:
+        The answer; the end token, if the model says nothing.
+
+    Raises:
+        PromptError: the answer would be longer than what all layers of the model see.
+        ModelError, NDIFError: for remote.
+    """
+    check_length(model, len(prompt), max_answer_tokens)
+    request = clean_request(model, prompt, len(prompt) - 1) | {"max_answer_tokens": max_answer_tokens}
+    found = in_session(model.traced, read_answer, request, model.runs_on(remote))
+    return Answer(tuple(found["answer_ids"]), model.decode(found["answer_ids"]), found["p_clean"])
+
+
+def read_answer(lm, request: dict) -> dict:
+    """{"answer_ids", "p_clean"} of a clean run; runs where the weights are."""
+    with torch.no_grad():
+        clean = clean_run(lm, request)
+        return {name: clean[name] for name in ("answer_ids", "p_clean")}
+
+
+
+def n_samples(request: dict) -> int:
+    """How often the corrupted run is made: once, or with noise once a draw."""
+    return 1 if request["noise"] is None else request["noise"][2]
+
+
+def clean_run(lm, request: dict) -> dict:
+    """The clean prompt, once: encodes the image, records module outputs from `first` on, decides the answer.
+
+    Returns attention, mlp (lists of [1, T - first, d] by layer), embeddings [1, T, d], embedded (those of the corrupted
+    prompt's text, where the request has one, and of the answer's tokens that are fed), cache (of the prompt),
+    first_logits [1, 1, V] (behind the prompt), answer_ids, forced and scored (see `scored_part`), logits
+    [1, len(scored), V] (those that predict the scored tokens), p_clean, is_top (whether every token of the answer, or
+    without require_top every forced and scored one, is the likeliest).
+    """
+    ids = request["clean_ids"]
+    clean = run(
+        lm,
+        prompt_inputs(ids, request["image_inputs"]),
+        keep=[ids.shape[1] - 1],
+        cache=DynamicCache(),
+        reads=(*request["kinds"], "embeddings", "cache"),
+        start=request["first"],
+        embed=request.get("corrupted_ids"),
+    )
+    clean["first_logits"] = clean["logits"]
+    answer = request["answer_ids"]
+    answer = list(own_answer_ids(lm, request, clean) if answer is None else answer)
+    forced, scored = scored_part(answer, request["blank_ids"], request["sequence"])
+    fed = [*forced, *scored][:-1]
+    checked = answer if request.get("require_top") else [*forced, *scored]
+    logits = clean["first_logits"]
+    if len(checked) > 1:
+        inputs, keep = {"input_ids": torch.tensor([checked[:-1]])}, torch.arange(len(checked) - 1)
+        cache = extend(clean["cache"], ids.shape[1])
+        more = run(lm, inputs, keep=keep, cache=cache, reads=("embeddings",))
+        logits = torch.cat([logits, more["logits"]], dim=1)
+        if "embedded" in clean:
+            clean["embedded"] = torch.cat([clean["embedded"], more["embeddings"][:, : len(fed)]], dim=1)
+    clean |= {"answer_ids": answer, "forced": forced, "scored": scored}
+    clean["is_top"] = logits[0].argmax(-1).tolist() == checked
+    clean["logits"] = logits[:, len(forced) : len(forced) + len(scored)]
+    clean["p_clean"] = float(answer_probability(clean["logits"], scored)[0])
+    return clean
+
+
+def own_answer_ids(lm, request: dict, clean: dict) -> list[int]:
+    """The model's own answer behind a clean run: its tokens without the end; the end token, if it answers nothing."""
+    cache = extend(clean["cache"], request["clean_ids"].shape[1])  # decoding extends it in turn
+    logits = clean["first_logits"]
+    answer = decode(lm, cache, logits, request["eos_token_ids"], request["max_answer_tokens"])
+    return answer or [int(logits[0, -1].argmax())]
+
+
+def scored_part(answer: list[int], blank_ids, sequence: bool) -> tuple[list[int], list[int]]:
+    """(forced, scored): the answer's tokens that are only fed to the model, and those whose probability counts behind
+    them.
+
+    Scored is the first token with a visible character: where a tokenizer writes the space before "2006" as a token of
+    its own, that one says nothing about the answer, so it is teacher-forced. sequence: all tokens are scored.
+    """
+    if sequence:
+        return [], list(answer)
+    n = 0
+    while n < len(answer) - 1 and answer[n] in blank_ids:
+        n += 1
+    return list(answer[:n]), list(answer[n : n + 1])
+
+
+def corrupted_run(lm, request: dict, clean: dict, sample: int) -> dict:
+    """The corrupted prompt (and the answer's tokens, teacher forced) from `first` on, over the clean prefix.
+
+    Returns hidden (list of [1, t, d] by layer, the first being the embeddings), cache (of the whole corrupted
+    sequence), ids [1, end] (the sequence), end (its length), keep (positions that predict the scored tokens), logits
+    [1, len(keep), V], p_corrupted.
+    """
+    first, forced, scored = request["first"], clean["forced"], clean["scored"]
+    fed = torch.tensor([[*forced, *scored][:-1]], dtype=torch.long)
+    ids = torch.cat([request["corrupted_ids"], fed], dim=1)
+    embeddings = clean["embedded"][:, first:].clone()
+    visual = clean["embeddings"][(request["clean_ids"] == request["image_token_id"]).to(embeddings.device)]  # [m, d]
+    is_visual = (ids[:, first:] == request["image_token_id"]).to(embeddings.device)
+    if is_visual.any():  # the last ones of the picture, which are the clean run's
+        embeddings[is_visual] = visual[len(visual) - int(is_visual.sum()) :]
+    if request["noise"] is not None:
+        embeddings = embeddings + embedding_noise(request, clean["embeddings"], embeddings, sample)
+    end = ids.shape[1]
+    keep = torch.arange(end - len(scored), end)
+    cache = extend(clean["cache"], first)
+    inputs = {"inputs_embeds": embeddings, "position_ids": torch.arange(first, end)[None]}
+    corrupted = run(lm, inputs, keep=keep - first, cache=cache, reads=("hidden", "cache"))
+    p_corrupted = float(answer_probability(corrupted["logits"], scored)[0])
+    return corrupted | {"ids": ids, "end": end, "keep": keep, "p_corrupted": p_corrupted}
+
+
+def embedding_noise(request: dict, clean_embeddings, like, sample: int) -> torch.Tensor:
+    """Gaussian noise [1, t, d] at the noised positions, 0 elsewhere.
+
+    Its standard deviation is `scale` times that of the prompt's own embeddings at those positions, visual and
+    text tokens apart: their sizes differ by far, one common value would leave one of them almost unharmed.
+    Drawn on the CPU in float32, from a seed for each sample, so that it is the same on every device.
+    """
+    positions, scale, _, seed = request["noise"]
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + sample)
+    noise = torch.zeros(like.shape)
+    positions = torch.tensor(positions)
+    is_visual = request["clean_ids"][0, positions] == request["image_token_id"]
+    drawn = torch.randn(len(positions), like.shape[-1], generator=generator)
+    for group in (is_visual, ~is_visual):
+        if group.any():
+            sigma = clean_embeddings[0].float().cpu()[positions[group]].std()
+            noise[0, positions[group] - request["first"]] = scale * sigma * drawn[group]
+    return noise.to(like)

@@ -8,13 +8,14 @@ from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 
+from ..errors import PromptError, Unusable
 from ..prompts.corruption import CorruptedPrompt
 from ..prompts.prompt import Prompt
-from ..prompts.tokens import PromptError, find_phrase, normalise
-from ..studies.conditions import Conditions, Unusable, clean_prompt, corrupted_prompt, corrupted_roles
+from ..studies.conditions import Conditions, clean_prompt, corrupted_prompt, corrupted_roles
 from ..testbed import Item, TestBedError
 from ..testbed.images import image_problem
 from ..testbed.phrases import FUNCTION_WORDS, phrase_problem, trim
+from ..text import find_phrase, normalise
 from .work import sentence
 
 OWN = "own"  # id and part of a question of one's own

@@ -9,28 +9,27 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..attention.contributions import FLOWS, AttentionError, attention_contributions
-from ..attention.knockout import attention_knockout
+from ..attention.contributions import FLOWS, attention_contributions
+from ..attention.knockout import AttentionKnockout, attention_knockout
 from ..editing.edit import Edit, apply_edits
 from ..editing.multedit import edit_facts
-from ..models.checkpoints import ModelError
+from ..errors import AttentionError, ModelError
 from ..models.loading import load_model
 from ..models.model import VisionLanguageModel
 from ..prompts.corruption import CorruptedPrompt
 from ..prompts.prompt import Prompt
-from ..studies.answers import is_accepted
 from ..studies.conditions import Conditions, corrupted_roles
-from ..testbed import TestBed
-from ..tracing.causal_trace import CausalTrace, trace
-from ..tracing.examples import example_at
+from ..testbed import Item, TestBed
+from ..testbed.answers import is_accepted
+from ..tracing.causal_trace import KINDS, CausalTrace, trace
+from ..tracing.examples import WorkedExample, example_at
 from ..tracing.study import shown_positions
 from .draft import Draft
-from .findings import READERS, Blocked, BothAnswers, Contributed, Settings, Traced
 from .work import Step, Steps
 
 PATIENCE = 1.0  # seconds that a piece of a trace should take: that long a person waits after Stop
@@ -211,3 +210,67 @@ def _best(result: CausalTrace, position: int) -> tuple[str, int, int]:
     at_token = result.restored[:, result.positions.index(position)]
     kind, layer = np.unravel_index(at_token.argmax(), at_token.shape)
     return result.kinds[kind], position, int(layer)
+
+
+
+READERS = ("constraint", "last")  # of the image: the last token of the visual constraint, and of the prompt
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a question is traced, see `causal_trace.trace` and `Conditions`."""
+
+    window: int = 3
+    kinds: tuple[str, ...] = KINDS
+    answer_score: str = "first_token"
+    conditions: Conditions = field(default_factory=Conditions)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A trace, and the worked example of one of its sites (`example.site`; None until there is one). best: (kind,
+    position, layer) of the best site at the last token of the corrupted constraint."""
+
+    item: Item
+    prompt: Prompt
+    corrupted: CorruptedPrompt
+    settings: Settings
+    result: CausalTrace
+    best: tuple[str, int, int]
+    example: WorkedExample | None = None
+
+
+@dataclass(frozen=True)
+class Contributed:
+    """Contributions by layer: from each visual token to a reader ("constraint": its last token, or "last") [layers,
+    visual], and from each token of the constraint to the last token [layers, tokens]."""
+
+    image: Path
+    view: str  # what the model sees of it, see `model.image_view`
+    visual: dict[str, np.ndarray]
+    to_last: np.ndarray
+    tokens: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """A knock-out of the layers `first` to `last`, whose window is as wide as that."""
+
+    found: AttentionKnockout
+    first: int
+    last: int
+
+    def p_blocked(self, flow: str) -> float:
+        """P(answer) with the flow blocked in these layers."""
+        centre = self.first + self.found.window // 2
+        return float(self.found.p_blocked[self.found.flows.index(flow), centre])
+
+
+@dataclass(frozen=True)
+class BothAnswers:
+    """A question about an image, and what the model says without and with the edits."""
+
+    question: str
+    image: Path
+    unedited: str
+    edited: str

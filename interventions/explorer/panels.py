@@ -17,8 +17,7 @@ from ..plots.style import arrow
 from ..plots.words import token_label
 from ..studies.conditions import CONSTRAINTS, CORRUPTIONS, PROTOCOLS, Conditions
 from ..tracing.causal_trace import ANSWER_SCORES, KIND_NAMES, KINDS
-from .exploration import Exploration
-from .findings import READERS, Settings, Traced
+from .exploration import READERS, Exploration, Settings, Traced
 from .parts import LABEL, ClickablePicture, button, choice, paragraph, table
 from .pictures import TracePicture, contributions_png, knockout_png
 from .work import Steps

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from transformers.utils.logging import disable_progress_bar
 
-from ..models.checkpoints import ModelError
+from ..errors import ModelError, ParameterError
 from ..models.loading import load_model
 from ..models.model import VisionLanguageModel
-from ..studies.parameters import NotebookParameters, ParameterError, named
+from ..notebook import NotebookParameters, named
 from ..testbed import TestBed, TestBedError, load_testbed
 
 

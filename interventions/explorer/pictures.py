@@ -29,7 +29,7 @@ from ..plots.style import (
 )
 from ..plots.words import token_label
 from ..testbed.images import small_image
-from .findings import Blocked, Contributed, Traced
+from .exploration import Blocked, Contributed, Traced
 
 DPI = 150
 LARGEST = 600  # pixels of a side of an image, as it is shown

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ..testbed.errors import first_line
+from ..text import first_line
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from transformers import (
 )
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil  # works without torchvision
 
+from ..errors import ModelError
 from ..files import new_folder, why_not_writable
 from ..text import quoted
-from .checkpoints import ModelError
 
 TOWER = "model.vision_tower.vision_tower.vision_model."
 NAMES = (  # Bunny's name, as a regular expression -> the native one

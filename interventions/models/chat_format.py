@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from jinja2 import TemplateError
 
+from ..errors import ModelError
 from ..text import PATH, quoted
-from .checkpoints import ModelError
 from .families import IMAGE, VICUNA, Family
 
 QUESTION = "What is this thing?"  # stands for any

@@ -12,6 +12,7 @@ import torch
 import transformers
 from nnsight.modeling.quantization import QUANTIZATIONS, resolve_load_kwargs
 
+from ..errors import ModelError
 from ..files import is_file
 from ..text import PATH, quoted
 
@@ -28,10 +29,6 @@ SETTINGS_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
 
 # Else transformers asks a public service to convert pickles, and loads what that makes under another revision.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-
-
-class ModelError(ValueError):
-    """A model that cannot be used, in one sentence with the fix."""
 
 
 def resolve(name: str) -> tuple[str, str | None]:

@@ -8,9 +8,8 @@ import json
 from packaging.specifiers import SpecifierSet
 from PIL import Image
 
-from ..testbed.errors import first_line
-from ..text import PATH, quoted
-from .checkpoints import ModelError
+from ..errors import ModelError
+from ..text import PATH, first_line, quoted
 
 # Module paths, and how nnsight wraps modules, are those of these versions (the same as in pyproject.toml).
 VERSIONS = {"nnsight": ">=0.8.1,<0.9", "transformers": ">=5.22,<5.23"}

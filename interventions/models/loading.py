@@ -8,10 +8,10 @@ from nnsight.modeling.transformers import TransformersModel
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 
+from ..errors import ModelError
 from ..models import load_checks
-from ..testbed.errors import first_line
-from ..text import PATH, quoted
-from .checkpoints import ALIASES, ModelError, check_device_map, chosen_dtype, foreign_layout, read_module, resolve
+from ..text import PATH, first_line, quoted
+from .checkpoints import ALIASES, check_device_map, chosen_dtype, foreign_layout, read_module, resolve
 from .families import Family
 from .model import VisionLanguageModel, check_remote, family_row, preprocessors, where_it_is
 from .server import Server, preflight

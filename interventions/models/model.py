@@ -13,15 +13,15 @@ import torch
 from nnsight.modeling.transformers import TransformersModel
 
 from ..engine import forward
+from ..errors import ModelError, PromptError
 from ..models import families, load_checks
 from ..prompts.prompt import in_format
-from ..prompts.tokens import PromptError, blank_tokens, check_length, control_tokens
+from ..prompts.tokens import blank_tokens, check_length, control_tokens
 from ..testbed import TestBedError, load_image
-from ..testbed.errors import first_line
 from ..testbed.images import on_square
-from ..text import PATH, quoted
+from ..text import PATH, first_line, quoted
 from .chat_format import answer_joint, chat_format
-from .checkpoints import ALIASES, ModelError
+from .checkpoints import ALIASES
 from .server import Server
 
 

@@ -17,8 +17,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from ..studies.parameters import closest
-from .checkpoints import ModelError
+from ..errors import ModelError
+from ..notebook import closest
 from .model import family_row
 
 SDPA = "sdpa"  # what `from_pretrained` chooses for these classes

@@ -16,9 +16,9 @@ import torch
 from nnsight.modeling.quantization import QUANTIZATIONS
 
 from ..engine.forward import in_sandbox, in_session, run
+from ..errors import ModelError
 from ..remote import http as ndif
 from ..remote import jobs as remote
-from .checkpoints import ModelError
 
 COMPARED = ("nnsight", "torch", "transformers")
 

@@ -6,14 +6,13 @@ Each function returns a Figure; `save_figure` writes it as PNG and PDF.
 from .attention import flows_by_layer, question_contributions
 from .averages import effects_and_controls, effects_by_layer, probabilities, role_layer_maps
 from .editing import efficacy_by_layer, further_metrics, methods_by_metric, sequential
-from .examples import edited_examples
+from .examples import edited_examples, example_questions
 from .failure import contributions_by_outcome, roc_curves
 from .patches import patch_maps, patches_over_images, visual_token_maps
 from .precision import precision_differences
 from .question import question_maps, worked_example
 from .style import save_figure, window_label
 from .sweeps import compared_by_layer, effects_by_window, peak_histograms
-from .testbed import example_questions
 
 __all__ = [
     "compared_by_layer", "contributions_by_outcome", "edited_examples", "effects_and_controls", "effects_by_layer",

@@ -9,9 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 
-from ..layers import layer_range
+from ..layers import early_layers, layer_range
 from ..statistics import bootstrap_interval
-from ..tracing.averages import early_layers
 from .style import (
     FAINT,
     INK,

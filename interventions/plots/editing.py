@@ -11,12 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 
-from ..claims.editing import NOT_MEASURED
 from ..editing.averages import PAPER, known_first
 from ..editing.items import TASKS
 from ..editing.study import EDIT_METHODS, KNOWN_ANSWER, OURS
-from ..layers import layer_range
-from ..tracing.averages import early_layers
+from ..layers import early_layers, layer_range
+from ..statistics import NOT_MEASURED
 from .averages import SHADE
 from .style import (
     BLUE,

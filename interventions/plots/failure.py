@@ -1,4 +1,4 @@
-"""Figures 16 and 17, right against wrong answers, from the frames of `interventions.attention.right_and_wrong` and of `failure`."""
+"""Figures 16 and 17: right against wrong answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..claims.attention import LEVEL
+from ..statistics import LEVEL
 from .style import (
     BLUE,
     FAINT,

@@ -1,4 +1,4 @@
-"""Figure of half precision: how far effects are from separate runs, and from float32 (`interventions.tracing.precision`)."""
+"""The figure of the precision notebook."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..tracing.averages import NEGLIGIBLE
+from ..statistics import NEGLIGIBLE
 from .style import FAINT, INK, LOOKS, legend_line, panel_grid, styled
 
 LEAST = 1e-7  # of the axis: where float32 itself ends

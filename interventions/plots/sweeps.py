@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..layers import spanned
-from ..tracing.averages import NEGLIGIBLE
+from ..statistics import NEGLIGIBLE
 from .averages import early_told, shade_early
 from .style import (
     FAINT,

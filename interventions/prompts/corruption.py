@@ -9,19 +9,10 @@ from numbers import Integral, Real
 
 import torch
 
-from ..text import quoted
+from ..errors import PromptError
+from ..text import must_be_text, normalise, quoted
 from .prompt import Prompt, resolve_positions
-from .tokens import (
-    PromptError,
-    align,
-    check_token_ids,
-    locate,
-    must_be_text,
-    normalise,
-    token_range,
-    token_texts,
-    without_control_tokens,
-)
+from .tokens import align, check_token_ids, locate, token_range, token_texts, without_control_tokens
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,15 @@
 """A question about an image as token ids with known positions. How tokens are found: `tokens.py`."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from numbers import Integral
 
 import torch
 
-from ..text import quoted
-from .tokens import (
-    PromptError,
-    find_phrase,
-    locate,
-    must_be_text,
-    normalise,
-    overlap,
-    token_texts,
-    without_control_tokens,
-)
+from ..errors import PromptError, TraceError
+from ..text import find_phrase, must_be_text, normalise, overlap, quoted
+from .tokens import locate, token_texts, without_control_tokens
 
 TOKEN_ROLES = ("visual", "constraint", "text_constraint", "last", "other")
 
@@ -145,3 +139,35 @@ def resolve_positions(prompt: Prompt, positions, error=PromptError) -> tuple[int
         else:
             chosen.add(int(entry) % len(prompt))
     return tuple(sorted(chosen))
+
+
+
+def answer_tokens(
+    model, prompt: Prompt, answer: str, name: str = "answer", error: type[ValueError] = TraceError
+) -> list[int]:
+    """Token ids of an answer as they follow the prompt.
+
+    What stands between them is the chat format's: a space, or nothing behind a line break (`model.answer_joint`).
+
+    Args:
+        model: a `VisionLanguageModel`.
+        prompt: the prompt that the answer follows.
+        answer: the answer's text.
+        name: the parameter to name in an error.
+        error: the error to raise.
+
+    Returns:
+        The ids, blank ones at the beginning included.
+
+    Raises:
+        error: the answer has no token of its own behind the prompt, or holds a control token.
+    """
+    answer = answer.strip()
+    without_control_tokens(model, name, answer, error)
+    before = prompt.input_ids.tolist()
+    ids = model.tokenize(prompt.text + model.answer_joint(prompt.protocol) + answer, len(prompt.visual))[0]
+    if not answer or ids[: len(before)] != before or len(ids) == len(before):
+        raise error(
+            f"{name} {quoted(answer)} has no tokens of its own behind the prompt: give the words of the answer."
+        )
+    return ids[len(before) :]

@@ -9,61 +9,10 @@ import re
 import unicodedata
 from numbers import Integral
 
-from ..text import quoted
+from ..errors import PromptError
+from ..text import overlap, quoted
 
 MAX_ANSWER_TOKENS = 16
-
-
-class PromptError(ValueError):
-    """A question, constraint or replacement that cannot be used, in one sentence with the fix."""
-
-
-def normalise(text: str) -> str:
-    """NFC without outer space: the same letters written in two ways must be one string."""
-    return unicodedata.normalize("NFC", text).strip()
-
-
-def must_be_text(name: str, value) -> None:
-    """Raises PromptError for a value, the parameter `name`, that is no text."""
-    if not isinstance(value, str):
-        raise PromptError(f"{name} must be a text, not {quoted(value)}.")
-
-
-def overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two spans [begin, end) have a place in common."""
-    return one[0] < other[1] and other[0] < one[1]
-
-
-def find_phrase(question: str, phrase: str, name: str, *, last: bool) -> tuple[int, int]:
-    """Character span of a phrase in a question. name: the parameter to blame."""
-    must_be_text(name, phrase)
-    phrase = normalise(phrase)
-    if not phrase:
-        raise PromptError(f"{name} is empty: give the words of the question that it consists of.")
-    literal = re.escape(phrase)
-    for pattern in (rf"(?<!\w){literal}(?!\w)", literal):
-        for flags in (0, re.IGNORECASE):
-            found = [match.span() for match in re.finditer(pattern, question, flags)]
-            if pattern != literal:  # vowel signs, as of Hindi, are marks and no letters, but belong to the word
-                found = [(a, b) for a, b in found if not _has_mark(question[max(a - 1, 0) : a] + question[b : b + 1])]
-            if found:
-                return found[-1 if last else 0]
-    raise PromptError(
-        f"{name} {quoted(phrase)} is not in the question {quoted(question)}: give words that stand in it as they are."
-    )
-
-
-def constraint_spans(question: str, visual_constraint: str, text_constraint: str | None) -> dict[str, tuple[int, int]]:
-    """Where the experiments find the constraints in `normalise(question)`: by "visual" and "text", what is marked.
-
-    Raises PromptError for one that does not stand in the question.
-    """
-    question, spans = normalise(question), {}
-    if visual_constraint:
-        spans["visual"] = find_phrase(question, visual_constraint, "visual_constraint", last=False)
-    if text_constraint:
-        spans["text"] = find_phrase(question, text_constraint, "text_constraint", last=True)
-    return spans
 
 
 def locate(
@@ -172,10 +121,6 @@ def align(clean_ids: list[int], ids: list[int], phrases: list) -> tuple[tuple[in
     alignment += [p + shift for p in range(len(alignment), len(clean_ids))]
     changed = [two[0] for one, two in ranges if clean_ids[slice(*one)] != ids[slice(*two)]]
     return tuple(alignment), min(changed or [ranges[0][1][0]])
-
-
-def _has_mark(text: str) -> bool:
-    return any(unicodedata.category(character).startswith("M") for character in text)
 
 
 def token_range(positions) -> tuple[int, int]:

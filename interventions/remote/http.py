@@ -12,13 +12,13 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from urllib.parse import urlsplit
 
 import httpx
 
-from ..errors import OneSentence
+from ..errors import InternalError, JobFailed, KeyRefused, NothingThere, RequestRefused, ServerUnreachable
+from ..progress import TRAFFIC, tell
 from .turns import others_turn, rest
 
 BACK_OFF = 1.0  # seconds before the first repetition; doubled each time, and spread by half
@@ -28,39 +28,6 @@ _PASSING_CODES = (408, 425, 429, 500, 502, 503, 504)
 _TRIES_500 = 5  # after which an internal error is taken for one that this request makes
 _SPREAD = random.Random()  # of its own: pauses must not move what an experiment draws
 _SECRET = "[key]"
-_TELL_AFTER = 30.0  # seconds of waiting until the first line says so, and between lines
-
-
-class NDIFError(OneSentence, RuntimeError):
-    """What went wrong with a server, in one sentence that never holds the key."""
-
-
-class ServerUnreachable(NDIFError):
-    """No answer for as long as one was waited for: no other request would get one."""
-
-
-class InternalError(ServerUnreachable):
-    """A server that failed on a request without a reason (500)."""
-
-
-class RequestRefused(NDIFError):
-    """The server will not take requests of this key, for this model or from this version."""
-
-
-class KeyRefused(RequestRefused):
-    """The server does not take this key."""
-
-
-class NotServed(RequestRefused):
-    """The server does not run this model."""
-
-
-class JobFailed(NDIFError):
-    """This one request failed there, and would again."""
-
-
-class NothingThere(NDIFError):
-    """A server has nothing at this address (404)."""
 
 
 def host() -> str:
@@ -105,33 +72,7 @@ def patience() -> float:
     if not re.fullmatch(r"\d+(\.\d+)?", told.strip()):
         raise RequestRefused(f"NDIF_PATIENCE must be a number of seconds, such as 600, not {told!r}.")
     return float(told)
-
-
-@dataclass
-class Traffic:
-    """What went to servers and came back in this process: jobs, bytes of requests and of answers, repetitions."""
-
-    requests: int = 0
-    bytes_up: int = 0
-    bytes_down: int = 0
-    repeated: int = 0
-
-    def __str__(self) -> str:
-        again = f", {self.repeated} repeated" if self.repeated else ""
-        return f"{self.requests} requests{again}, {_size(self.bytes_up)} up, {_size(self.bytes_down)} down"
-
-    def reset(self) -> None:
-        """Begin to count anew."""
-        vars(self).update(vars(Traffic()))
-
-    def since(self, before: Traffic) -> Traffic:
-        """What was added."""
-        return Traffic(**{name: value - getattr(before, name) for name, value in vars(self).items()})
-
-
-TRAFFIC = Traffic()
 _client: list[httpx.Client] = []
-_told = [0.0]
 
 
 def get(path: str, *, patient: bool = False) -> httpx.Response:
@@ -161,14 +102,6 @@ def waiting_out(once: Callable[[], httpx.Response], longest: float) -> httpx.Res
             TRAFFIC.repeated += 1
             tell(began, f"{error} Trying again for up to {longest:.0f} s.")
             pause(attempt)
-
-
-def tell(began: float, text: str) -> None:
-    """Print what is waited for, if that has taken a while, and nothing was said for a while."""
-    now = time.monotonic()
-    if now - max(began, _told[0]) > _TELL_AFTER:
-        _told[0] = now
-        print(text, flush=True)
 
 
 def pause(attempt: int) -> None:
@@ -256,7 +189,3 @@ def _detail(response: httpx.Response) -> str:
     except ValueError:
         said = response.text
     return without_key(str(said)).strip()[:500].rstrip(".") or "no reason given"
-
-
-def _size(n: int) -> str:
-    return f"{n / 1e6:.1f} MB" if n >= 1e5 else f"{n / 1e3:.1f} kB"

@@ -21,23 +21,9 @@ from nnsight.schema.response import ResponseModel, Status
 from nnsight.tracing.backend import Backend
 from nnsight.util import to_import_path
 
-from .http import (
-    TRAFFIC,
-    JobFailed,
-    NothingThere,
-    NotServed,
-    ServerUnreachable,
-    get,
-    host,
-    no_ndif,
-    patience,
-    pause,
-    send,
-    shown,
-    tell,
-    waiting_out,
-    without_key,
-)
+from ..errors import JobFailed, NothingThere, NotServed, ServerUnreachable
+from ..progress import TRAFFIC, tell
+from .http import get, host, no_ndif, patience, pause, send, shown, waiting_out, without_key
 from .turns import rest
 
 SUBMISSIONS = 4  # of one job, before it is given up

@@ -20,7 +20,8 @@ from nbconvert.filters import markdown2html
 from nbconvert.preprocessors import ExtractOutputPreprocessor
 
 from ..files import natural_order, why_not_writable
-from .record import RecordError, read_record, write_record
+from ..errors import RecordError
+from .record import read_record, write_record
 
 _TEMPLATES = Path(__file__).parent / "templates"
 INJECTED = "injected-parameters"  # papermill's tag of the cell that sets the parameters

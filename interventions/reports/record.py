@@ -6,39 +6,27 @@ Tests, readers and the "paper vs here" table use the record, never the picture.
 
 from __future__ import annotations
 
+from IPython.display import display
+from collections import Counter
+from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import asdict
+from dataclasses import dataclass
+from pathlib import Path
 import json
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-
 import nbformat
 import numpy as np
 import pandas as pd
-from IPython.display import display
-
 from ..environment import commit, device_of, versions
+from ..errors import RecordError
 from ..files import in_one_step
-from ..remote.http import TRAFFIC
+from ..progress import TRAFFIC
+from ..statistics import Number
 from ..studies.results import computed_by
 
 MIME_TYPE = "application/vnd.interventions.record+json"
 _VERSIONS = ("interventions", "torch", "transformers", "nnsight", "numpy", "pandas", "papermill")
-
-
-@dataclass(frozen=True)
-class Number:
-    """A value over `n` questions and its interval; `low` and `high` are NaN where there is none."""
-
-    value: float
-    low: float = math.nan
-    high: float = math.nan
-    n: int = 1
-
-    def __str__(self) -> str:
-        interval = "" if math.isnan(self.low) else f" [{self.low:z.2f}, {self.high:z.2f}]"
-        return f"{self.value:z.2f}{interval}"  # z: no -0.00
 
 
 @dataclass(frozen=True)
@@ -49,10 +37,6 @@ class Claim:
     paper: str
     here: str
     holds: bool | None  # None: these questions cannot say
-
-
-class RecordError(ValueError):
-    """A notebook without a record."""
 
 
 def record(

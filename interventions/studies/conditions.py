@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from PIL import Image
 
 from ..engine.windows import WINDOW_RULES
+from ..errors import PromptError, Unusable
 from ..prompts.corruption import CorruptedPrompt, corrupt, noise
 from ..prompts.prompt import Prompt, build_prompt
-from ..prompts.tokens import PromptError, find_phrase, normalise
 from ..testbed import Item, TestBedError, load_image
 from ..testbed.schema import NOT_MARKED
+from ..text import find_phrase, normalise
 
 CORRUPTIONS = ("replacement", "repeat", "noise", "standard")
 CONSTRAINTS = {"visual": ("constraint",), "text": ("text_constraint",), "both": ("constraint", "text_constraint")}
@@ -91,10 +92,6 @@ class Conditions:
         if self.corruption == "repeat":
             chosen["repeat_token"] = REPEAT_TOKEN
         return chosen if self.is_noise else {k: v for k, v in chosen.items() if not k.startswith("noise_")}
-
-
-class Unusable(Exception):
-    """An item that is left out before anything is computed; the message is the reason."""
 
 
 def named(item: Item) -> Item:

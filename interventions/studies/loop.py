@@ -20,28 +20,30 @@ import pandas as pd
 import torch
 from safetensors import SafetensorError
 
-from ..attention.contributions import AttentionError
-from ..edit_errors import EditError
 from ..environment import device_of
-from ..errors import OneSentence, TraceError
+from ..errors import (
+    AttentionError,
+    EditError,
+    JobFailed,
+    NDIFError,
+    ParameterError,
+    PromptError,
+    RunStopped,
+    TraceError,
+    Unusable,
+)
 from ..models.model import VisionLanguageModel
+from ..notebook import must_take_files
 from ..progress import Progress
-from ..prompts.tokens import PromptError
-from ..remote.http import JobFailed, NDIFError
 from ..remote.turns import in_order
 from ..testbed import Item, TestBedError
-from ..testbed.errors import first_line, reasons
-from .conditions import Unusable
-from .parameters import ParameterError, must_take_files, shard_of
+from ..text import first_line, reasons
+from .parameters import shard_of
 from .results import TABLES, ResultStore
 
 ITEM_COLUMNS = ["id", "part", "constraints", "question", "entity", "relation", "split", "style"]
 QUESTION_ERRORS = (TraceError, AttentionError, EditError, PromptError, TestBedError, JobFailed)
 MACHINE_FAULTS = (OSError, MemoryError, torch.OutOfMemoryError, ImportError, SafetensorError)
-
-
-class RunStopped(OneSentence, RuntimeError):
-    """A fault of the machine that ended a run; the message is one sentence."""
 
 
 @dataclass(frozen=True)

@@ -8,78 +8,82 @@ Every failure is a `ParameterError`, which a notebook, and so papermill's termin
 
 from __future__ import annotations
 
-import ast
-import difflib
 import re
 import typing
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from ..errors import OneSentence
-from ..files import why_not_writable
-from ..models.checkpoints import ALIASES, CHECKPOINTS, ModelError
+from ..errors import ModelError, ParameterError
+from ..layers import in_layers, spanned
+from ..models.checkpoints import ALIASES, CHECKPOINTS
 from ..models.loading import load_model
 from ..models.model import VisionLanguageModel
-from ..remote.http import TRAFFIC
+from ..notebook import NotebookParameters, at_least, closest, listed, must_take_files, named, one_of
+from ..progress import TRAFFIC
 from ..testbed import TestBed, TestBedError, load_testbed
 from .conditions import PROTOCOLS
 from .results import TABLES, begin_run
 
-_NOTEBOOK_NAMES = {"In", "Out"}  # IPython's own plain data
-_INJECTED = "# Parameters\n"  # how the cell begins that papermill adds; it may hold float('nan')
-_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+
+def resolve_window(name: str, value: int | str, n_layers: int) -> int:
+    """How many layers a window has that parameter `name` gives in layers (3) or as a share of the depth ("10/32").
+
+    A share is rounded to whole layers, halves up, and is at least one layer. Raises ParameterError.
+    """
+    share = parse_window(name, value)
+    if isinstance(share, Fraction):
+        return in_layers(share, n_layers)
+    if share > n_layers:
+        raise ParameterError(
+            f"Parameter {name!r} is {value}, but the model has {n_layers} layers: choose 1 to {n_layers}, or a share "
+            "of the depth such as 10/32."
+        )
+    return share
+
+
+def window_list(name: str, value: int | str) -> list[int | str]:
+    """The windows that a parameter holds, as they are written: one, or several separated by commas."""
+    windows = [value] if isinstance(value, int) else listed(value) or [""]
+    for window in windows:
+        parse_window(name, window)
+    return windows
+
+
+def window_sentence(name: str, value: int | str, n_layers: int, rule: str = "centered") -> str:
+    """What a window parameter means in a model of so many layers: "Window: 10/32 of the depth, 3 of 8 layers."."""
+    told = []
+    for written in window_list(name, value):
+        layers = resolve_window(name, written, n_layers)
+        share = f"{written} of the depth, " if "/" in str(written) else ""
+        if rule == "radius":
+            together = min(n_layers, spanned(layers, rule))
+            told.append(f"{share}a radius of {layers}, which restores {together} of {n_layers} layers together")
+        else:
+            told.append(f"{share}{layers} of {n_layers} layers")
+    return f"{name.replace('_', ' ').capitalize()}: {'; '.join(told)}."
+
+
+def parse_window(name: str, value: int | str) -> int | Fraction:
+    """A window as it is written: a number of layers, or a share of the depth. Raises ParameterError."""
+    if isinstance(value, int):
+        at_least(name, value, 1, "it counts layers")
+        return value
+    found = re.fullmatch(r"([0-9]+)(?:/([0-9]+))?", value.strip())
+    if found and found[2] is None and int(found[1]) >= 1:
+        return int(found[1])
+    if found and found[2] is not None and 1 <= int(found[1]) <= int(found[2]):
+        return Fraction(int(found[1]), int(found[2]))
+    raise ParameterError(
+        f"Parameter {name!r} must name windows as numbers of layers, at least 1, or as shares of the depth, not "
+        f"{value!r}: write for example 3, or 10/32 for ten of the 32 layers of the paper's models."
+    )
+
+
+
 _DEFAULT_RESULTS = Path("results")  # in the directory the notebook runs in
-
-
-class ParameterError(OneSentence, ValueError):
-    """A parameter that cannot be used; the message is one sentence that names it and the remedy."""
-
-
-class NotebookParameters:
-    """A dataclass of a notebook's parameters, read from its namespace and checked."""
-
-    @classmethod
-    def from_notebook(cls, namespace: dict) -> typing.Self:
-        """The parameters in a notebook's `globals()`; raises `ParameterError` at the first that is wrong.
-
-        What is imported or computed is no parameter. A run begins here, also the second one in a kernel, where the
-        first has left its variables: among names that are not declared, only those that the cells of parameters assign
-        are refused. A namespace without a notebook's history has parameters alone.
-        """
-        begin_run()
-        TRAFFIC.reset()
-        defaults = {field.name: field.default for field in fields(cls)}
-        given = {
-            name: value
-            for name, value in namespace.items()
-            if _is_plain(value) and not name.startswith("_") and name not in _NOTEBOOK_NAMES
-        }
-        if "In" in namespace:
-            assigned = _assigned_in_parameters(namespace["In"])
-            given = {name: value for name, value in given.items() if name in defaults or name in assigned}
-        for name in defaults:
-            if name in namespace and name not in given:
-                raise ParameterError(
-                    f"Parameter {name!r} is no plain value but a {type(namespace[name]).__name__}: run the cell of "
-                    "parameters again."
-                )
-        for name in given:
-            if name not in defaults:
-                raise ParameterError(f"Unknown parameter {name!r}: {closest(name, defaults)}")
-        types = typing.get_type_hints(cls)
-        spelt = {"true": True, "false": False}  # as YAML has it; papermill's -p passes it on as text
-        given |= {name: spelt[value] for name, value in given.items() if types[name] is bool and value in list(spelt)}
-        for name, value in given.items():
-            _check_type(name, value, types[name], defaults[name])
-        parameters = cls(**given)
-        parameters.check()
-        return parameters
-
-    def check(self) -> None:
-        """Checks that need neither a model nor a test bed."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,13 @@ class Parameters(NotebookParameters):
     record_path: str = ""
 
     figure: typing.ClassVar[str]  # the notebook's name, which its files start with
+
+    @classmethod
+    def from_notebook(cls, namespace: dict) -> typing.Self:
+        """The parameters in a notebook's `globals()`, checked; a run begins here."""
+        begin_run()
+        TRAFFIC.reset()
+        return super().from_notebook(namespace)
 
     def check(self) -> None:
         """Checks that need neither the model nor the test bed."""
@@ -182,60 +193,6 @@ class Parameters(NotebookParameters):
         return asdict(self)
 
 
-def _assigned_in_parameters(cells: list[str]) -> set[str]:
-    """The names that the cells of parameters assign: those right before the last one, which validates them.
-
-    cells: what has been run in this kernel, in order.
-    """
-    names = set()
-    for source in reversed(cells[:-1]):
-        found = _literals(source)
-        if found is None:
-            break
-        names |= found
-    return names
-
-
-def _literals(source: str) -> set[str] | None:
-    """The names that a cell assigns; None if it does anything else than to assign plain data."""
-    try:
-        statements = ast.parse(source).body
-        names = set()
-        for statement in statements:
-            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):  # a text by itself
-                continue
-            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            if not source.startswith(_INJECTED):
-                ast.literal_eval(statement.value)
-            names |= {target.id for target in targets}
-    except (SyntaxError, ValueError, TypeError, AttributeError):
-        return None
-    return names
-
-
-def _is_plain(value) -> bool:
-    """Whether papermill could have written it: a scalar, or a list or dictionary of such."""
-    if isinstance(value, dict):
-        return all(map(_is_plain, [*value, *value.values()]))
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
-def named(parameter: str, error_type: type[Exception], function, *arguments, **options):
-    """Call a loader; an `error_type` becomes a ParameterError that names the parameter it is about."""
-    try:
-        return function(*arguments, **options)
-    except error_type as error:
-        raise ParameterError(f"Parameter {parameter!r}: {error}") from error
-
-
-def must_take_files(parameter: str, folder: Path) -> None:
-    """Raises ParameterError where the folder that a parameter names, there or not, takes no file."""
-    if why := why_not_writable(folder):
-        raise ParameterError(f"Parameter {parameter!r}: {why}: name a folder that can be written.")
-
-
 def must_differ(parameter: str, name: str, model: str) -> None:
     """Raises ParameterError where the model that a parameter names is `model` itself, by whatever name; "" is none."""
     if name and _place(name) == _place(model):
@@ -259,11 +216,6 @@ def by_id(testbed: TestBed, ids: list[str]) -> TestBed:
     return TestBed(testbed.name, testbed.directory, tuple(items[name] for name in ids))
 
 
-def listed(text: str) -> list[str]:
-    """The distinct entries of a comma-separated parameter."""
-    return list(dict.fromkeys(entry.strip() for entry in text.split(",") if entry.strip()))
-
-
 def shard_of(text: str) -> tuple[int, int]:
     """The parameter `shard`: "2/8" is (2, 8), the second of eight parts."""
     found = re.fullmatch(r"(\d+)/(\d+)", text)
@@ -272,40 +224,64 @@ def shard_of(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _check_type(name: str, value, expected: type, default) -> None:
-    allowed = typing.get_args(expected) or (expected,)  # several of `int | str`
-    if type(value) in allowed or (
-        expected is float and type(value) is int
-    ):  # a bool is an int: hence `type`
-        return
-    if expected is str and isinstance(value, (bool, int, float)):
-        remedy = f"write -r {name} {value}, which papermill passes on as text"
-    elif isinstance(value, str):
-        remedy = f"write for example -p {name} {default} (in YAML without quotes)"
-    else:
-        remedy = "give one value or leave it out"
-    kind = {**_TYPE_NAMES, type(None): "nothing"}.get(type(value), f"a {type(value).__name__}")
-    raise ParameterError(
-        f"Parameter {name!r} must be {' or '.join(map(_TYPE_NAMES.get, allowed))}, not {value!r} ({kind}): {remedy}."
-    )
+
+@dataclass(frozen=True)
+class Table1Parameters(Parameters):
+    """notebooks/table1_testbed.ipynb"""
+
+    limit: int = 0
+    parts: str = ""
+    examples: int = 3
+
+    figure: typing.ClassVar[str] = "table1_testbed"
+
+    def check(self) -> None:
+        super().check()
+        at_least("examples", self.examples, 1, "it counts the questions shown of each part")
+
+    def select(self, testbed: TestBed) -> TestBed:
+        for part in listed(self.parts):
+            one_of("parts", part, testbed.parts)
+        return testbed.select(listed(self.parts) or None)
 
 
-def at_least(name: str, value: int, least: int, meaning: str) -> None:
-    if value < least:
-        raise ParameterError(f"Parameter {name!r} must be at least {least}, not {value}: {meaning}.")
 
+@dataclass(frozen=True)
+class SampleParameters(Parameters):
+    """Parts of the test bed, kind of question, ids, and the share of a machine among several."""
 
-def one_of(name: str, value: str, choices: Iterable[str]) -> None:
-    choices = list(choices)
-    if value not in choices:
-        raise ParameterError(f"Parameter {name!r} cannot be {value!r}: {closest(value, choices)}")
+    constraints: str = "single"
+    parts: str = "known,okvqa,movies"
+    items: str = ""
+    shard: str = ""
 
+    def check(self) -> None:
+        super().check()
+        one_of("constraints", self.constraints, ("single", "multi"))
+        if self.shard:
+            shard_of(self.shard)
 
-def closest(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence: what was probably meant, or what there is to choose from."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    shown = ", ".join(repr(entry) for entry in known[:20])
-    return f"choose from {shown}{', …' if len(known) > 20 else ''}."
+    def select(self, testbed: TestBed) -> TestBed:
+        if self.items:
+            return by_id(testbed, listed(self.items))
+        parts = listed(self.parts) or list(testbed.parts)
+        for part in parts:
+            if part not in testbed.parts:
+                raise ParameterError(
+                    f"Parameter 'parts': test bed {testbed.name!r} has no part {part!r}: "
+                    f"{closest(part, testbed.parts)}"
+                )
+        selected = testbed.select(parts, constraints=self.constraints, limit=self.limit, seed=self.seed)
+        for part in parts:
+            if part not in selected.parts:
+                raise ParameterError(
+                    f"Parameter 'parts': part {part!r} of test bed {testbed.name!r} has no question with "
+                    f"{self.constraints} constraints: leave that part out."
+                )
+        return selected
+
+    def asking(self) -> dict:
+        """The arguments of `asking.ask` that every experiment passes on."""
+        return {
+            "results_dir": self.results, "remote": self.remote, "required": bool(self.items), "shard": self.shard,
+        }

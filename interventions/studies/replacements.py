@@ -11,20 +11,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 
+from ..engine.forward import in_session
+from ..engine.runs import clean_request, clean_run, corrupted_run
+from ..errors import PromptError, TestBedError
+from ..prompts.prompt import Prompt
+from ..testbed.answers import is_right
 from ..testbed.candidates import Candidates
 from ..testbed.entity_kinds import KINDS_FILE
-from ..testbed.errors import TestBedError, reasons
+from ..testbed.phrases import needs_image
 from ..testbed.provenance import rewrite
 from ..testbed.schema import NOT_MARKED, Item, TestBed
-from .tries import Try, tries_of
+from ..text import find_phrase, normalise, reasons
 
 if TYPE_CHECKING:
     from ..models.model import VisionLanguageModel
+    from ..prompts.corruption import CorruptedPrompt
 
 STATUSES = ("chosen", "unchecked", "kept", "not asked", "none")
 _NEW = ("chosen", "unchecked")
@@ -148,7 +155,7 @@ def _checked(model, asked: dict[str, Item], pool: Candidates, settings: dict, re
 def _choose(model, pool: Candidates, settings: dict, remote, item: Item) -> pd.DataFrame:
     """The table stored for one item: a row for each constraint that lacks a replacement."""
     from .conditions import Conditions, clean_prompt  # heavy
-    from .tries_run import run_tries
+    from .replacements import run_tries
 
     prompt = clean_prompt(model, item, Conditions())
     tries = {role: tries_of(pool, settings, item, role, model, prompt) for role in _lacking(item)}
@@ -198,3 +205,90 @@ def _row(pool: Candidates, item: Item, role: str, status: str, one: Try | None) 
 
 def _unusable(item: Item, reason: str) -> dict[str, dict]:
     return {role: {"status": "none", "phrase": "", "reason": reason} for role in _lacking(item)}
+
+
+
+LOOKED_AT = 32  # candidates of a constraint whose length is looked up
+_PROMPT_ROLES = {"visual": "constraint", "text": "text_constraint"}
+
+
+class Try(NamedTuple):
+    """A candidate in the question: whether that still needs the image (None: it is meant to), and the lengths there of
+    the constraint and of the phrase."""
+
+    phrase: str
+    source: str
+    needs_image: bool | None
+    tokens: int
+    phrase_tokens: int
+    corrupted: CorruptedPrompt | None  # None without a model
+
+    @property
+    def equal(self) -> bool:
+        return self.tokens == self.phrase_tokens
+
+
+def tries_of(pool: Candidates, settings: dict, item: Item, role: str, model=None, prompt: Prompt | None = None) -> list:
+    """The candidates to try for a constraint, in that order; lengths in tokens, or without a prompt in words."""
+    constraint, question = getattr(item, f"{role}_constraint"), normalise(item.question)
+    if prompt:
+        from ..prompts.corruption import corrupt  # heavy
+    begin, end = find_phrase(question, constraint, f"{role}_constraint", last=role == "text")
+    n = len(prompt.positions(_PROMPT_ROLES[role])) if prompt else len(constraint.split())
+    found = []
+    for phrase, source in pool.of(item, role, seed=settings["seed"], most=max(LOOKED_AT, settings["tries"])):
+        corrupted, length = None, len(phrase.split())
+        if prompt:
+            try:
+                corrupted = corrupt(model, prompt, **{f"{role}_replacement": phrase})
+            except PromptError:
+                continue
+            length = n + len(corrupted.input_ids) - len(prompt)
+        # Beside another text constraint the visual one stays, and so does the need for the image.
+        pointing = needs_image(question[:begin] + phrase + question[end:]) if role == "visual" else None
+        found.append(Try(phrase, source, pointing, n, length, corrupted))
+    return sorted(found, key=lambda one: (bool(one.needs_image), not one.equal))[: settings["tries"]]
+
+
+
+def run_tries(model, prompt: Prompt, item: Item, groups: list[list[Try]], max_p: float, remote) -> tuple[dict, list]:
+    """What the clean run says, and P(answer) of the candidates that were run, a list by group; one request."""
+    corrupted = [one.corrupted for group in groups for one in group]
+    if not corrupted:
+        return {"p_clean": np.nan, "correct": None}, [[] for _ in groups]
+    spans, end = [], 0
+    for group in groups:
+        spans.append([])
+        for one in group:
+            begin, end = end, end + len(one.corrupted.input_ids)
+            spans[-1].append((begin, end, one.equal))
+    request = clean_request(model, prompt, min(one.first_corrupted for one in corrupted)) | {
+        "corrupted_ids": torch.cat([one.input_ids for one in corrupted])[None], "groups": spans, "max_p": max_p,
+        "noise": None,
+    }
+    found = in_session(model.traced, candidate_probabilities, request, remote)
+    said = model.decode(found["answer_ids"])
+    return {"p_clean": found["p_clean"], "correct": is_right(said, item)}, found["p_corrupted"]
+
+
+def candidate_probabilities(lm, request: dict) -> dict:
+    """P(answer) of the clean run, and of runs with a candidate in a constraint's place, in one session.
+
+    request: as for `restoration.clean_run`, with corrupted_ids [1, n], those of all candidates one after the other;
+    groups, for each constraint a list of (begin, end, equal): where a candidate's ids stand there, and whether its
+    length is equal; max_p. A group ends with the first candidate that is good enough.
+    Plain code, for it runs where the weights are. Returns {"answer_ids", "p_clean", "p_corrupted": a list by group}.
+    """
+    with torch.no_grad():
+        clean = clean_run(lm, request)
+        answer, found = clean["embedded"][:, request["corrupted_ids"].shape[1] :], []  # of its blank tokens, if any
+        for group in request["groups"]:
+            found.append([])
+            for begin, end, equal in group:
+                one = request | {"corrupted_ids": request["corrupted_ids"][:, begin:end]}
+                embedded = clean | {"embedded": torch.cat([clean["embedded"][:, begin:end], answer], dim=1)}
+                p = corrupted_run(lm, one, embedded, 0)["p_corrupted"]
+                found[-1].append(p)
+                if equal and p <= request["max_p"] * clean["p_clean"]:
+                    break
+        return {"answer_ids": clean["answer_ids"], "p_clean": clean["p_clean"], "p_corrupted": found}

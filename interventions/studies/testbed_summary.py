@@ -7,13 +7,13 @@ from collections.abc import Iterable
 import pandas as pd
 from PIL import Image
 
+from ..errors import PromptError, Unusable
 from ..models.model import VisionLanguageModel
 from ..prompts.corruption import corrupt
 from ..prompts.prompt import build_prompt
-from ..prompts.tokens import PromptError
 from ..testbed import Item, TestBed
-from ..tracing.examples import marked
-from .conditions import Unusable, as_asked, must_be_marked
+from ..testbed.phrases import marked
+from .conditions import as_asked, must_be_marked
 
 # VQA-Constraints as its authors describe it (section 3.4 and appendix B), rounded as there.
 PAPER_COUNTS = {

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ..draws import lot
-from ..statistics import normalize_vqa_answer
+from .answers import normalize_vqa_answer
 from .entity_kinds import FORMS, KINDS_FILE, Kind, kinds, other_forms, text_form, visual_kind
 from .schema import Item
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import yaml
 
-from ..prompts.tokens import find_phrase, normalise
+from ..text import find_phrase, normalise
 from .phrases import PRONOUNS, head_noun, words_of
 
 KINDS_FILE = Path(__file__).with_name("entity_kinds.yaml")

@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..errors import TestBedError
 from ..files import natural_order
-from ..text import quoted
-from .errors import TestBedError, first_line
+from ..text import first_line, quoted
 
 # No others: some of Pillow's start programs (EPS), or are read by code that was never meant for strangers' files.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 
-from ..prompts.tokens import PromptError, find_phrase, normalise
+from ..errors import PromptError
+from ..testbed import Item
+from ..text import constraint_spans, find_phrase, normalise
 
 DEMONSTRATIVES = frozenset("this these that those".split())
 PRONOUNS = DEMONSTRATIVES | frozenset("it they them he him she her here there".split())  # phrases by themselves
@@ -156,3 +158,20 @@ def head_noun(phrase: str) -> str:
 def words_of(text: str) -> list[str]:
     """Its words in lower case, without the punctuation around them."""
     return [word.lower() for word in _WORD.findall(normalise(text))]
+
+
+
+def marked(item: Item, phrases: dict[str, str] | None = None) -> list[tuple[str, str]]:
+    """The question in pieces (text, role); role is "constraint", "text_constraint" or "" outside of them.
+
+    phrases: role -> what stands in its place.
+    """
+    question = normalise(item.question)
+    roles = {"visual": "constraint", "text": "text_constraint"}
+    found = constraint_spans(question, item.visual_constraint, item.text_constraint)  # none where nothing is marked yet
+    spans = [(*span, roles[name]) for name, span in found.items()]
+    pieces, end = [], 0
+    for begin, stop, role in sorted(spans):
+        pieces += [(question[end:begin], ""), ((phrases or {}).get(role, question[begin:stop]), role)]
+        end = stop
+    return [piece for piece in [*pieces, (question[end:], "")] if piece[0]]

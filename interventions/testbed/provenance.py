@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ..environment import versions
+from ..errors import TestBedError
 from ..files import in_one_step
+from ..text import first_line
 from .card import write_card
-from .errors import TestBedError, first_line
 from .schema import EMBEDDED, Item, TestBed
 from .table import load_testbed, save_testbed
 
@@ -61,12 +62,10 @@ def add_step(
     counts: dict | None = None,
 ) -> None:
     """Append a step to the test bed's history, and make its card anew from all of them."""
-    from ...interventions import __version__  # here: the package's `__init__` imports the test bed
-
     steps = history(directory)
     steps.append({
         "command": command, "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"interventions": __version__, "python": platform.python_version()},
+        "versions": versions(("interventions",)),
         "settings": settings or {}, "inputs": [described(path) for path in inputs], "counts": counts or {},
     })
     text = json.dumps({"steps": steps}, indent=1, ensure_ascii=False)

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..draws import lot
-from ..prompts.tokens import PromptError, constraint_spans, overlap
-from ..text import quoted
-from .errors import TestBedError
+from ..errors import PromptError, TestBedError
+from ..text import constraint_spans, overlap, quoted
 
 EMBEDDED = Path(__file__).parent / "embedded"
 PAPER_PARTS = ("known", "okvqa", "movies")  # the order in which the paper's figures show them

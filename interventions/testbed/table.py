@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..errors import TestBedError
 from ..files import in_one_step, is_file
-from ..text import quoted
-from .errors import TestBedError, first_line
+from ..text import first_line, quoted
 from .images import safe_parts
 from .schema import EMBEDDED, TABLE, Item, TestBed
 

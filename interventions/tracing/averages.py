@@ -8,32 +8,13 @@ is looked at, p and interval are corrected for their number.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from fractions import Fraction
 
 import numpy as np
 import pandas as pd
 
-from ..layers import in_layers
-from ..statistics import bootstrap_interval
+from ..layers import early_layers
+from ..statistics import _resolved, bootstrap_interval, joined, sign_flips, simultaneous_interval
 from .study import SITE_ROLES, TraceStudy
-
-# Shares of the depth. Early: the paper finds MLP layers 1-4 (Figure 1) and edits the early layers 0-5 (appendix G).
-# Middle: it reaches up to layers 16 and 17, which the paper calls middle layers (section 4.4).
-EARLY, EARLY_AND_MIDDLE = Fraction(6, 32), Fraction(18, 32)
-FLIPS = 10_000
-# Probabilities that a restored token lifts from 0.0001 to 0.0002 are surely above 0, but nothing to speak of.
-NEGLIGIBLE = 0.01
-RESOLUTION = 1e-5  # of a probability: what the trace itself is exact to
-
-
-def early_layers(n_layers: int) -> range:
-    """The layers that count as early: 0-5 of 32, 0-1 of 8."""
-    return range(min(n_layers, in_layers(EARLY, n_layers)))
-
-
-def early_and_middle_layers(n_layers: int) -> range:
-    """Where the paper finds effects in questions with two constraints: layers 0-17 of 32, 0-4 of 8."""
-    return range(min(n_layers, in_layers(EARLY_AND_MIDDLE, n_layers)))
 
 
 def by_role_layer(sites: pd.DataFrame, quantity: str = "effect") -> pd.DataFrame:
@@ -195,40 +176,3 @@ def on_common_questions(*studies: TraceStudy) -> tuple[TraceStudy, ...]:
     """The studies, each restricted to the questions that all of them used."""
     common = set.intersection(*(set(study.questions.loc[study.questions["used"], "id"]) for study in studies))
     return tuple(study.only(common) for study in studies)
-
-
-def simultaneous_interval(values: np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """(mean, low, high) of values [questions, layers], such that all layers' intervals hold at once with `level`.
-
-    A wild bootstrap: sign flips of the questions' deviations from the mean say how large the largest t of all layers
-    gets by chance. Percentiles far in the tail of a plain bootstrap are much too narrow for ten or twenty questions.
-    As effects are differences of probabilities, none reaches beyond -1 or 1; two or three questions, which can be
-    flipped in too few ways, tell no more than that, and one has no interval (NaN).
-    """
-    n, mean = len(values), values.mean(0)
-    if n < 4:
-        unknown = np.full_like(mean, 1 if n > 1 else np.nan)
-        return mean, -unknown, unknown
-    deviations = values - mean
-    flipped, squares = sign_flips(deviations, seed)[1:], (deviations**2).sum(0)
-    t = np.abs(flipped) / (np.sqrt(np.maximum(squares - n * flipped**2, 0) / (n - 1) / n) + 1e-12)
-    reach = np.quantile(t.max(1), level) * np.sqrt(squares / (n - 1) / n)
-    return mean, np.maximum(mean - reach, -1), np.minimum(mean + reach, 1)
-
-
-def sign_flips(values: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Means [1 + FLIPS, ...] of values [questions, ...] with whole questions' signs flipped; the first is unflipped.
-
-    Values below RESOLUTION count as 0: rounding errors that all have one sign must not look like an effect.
-    """
-    signs = np.random.default_rng(seed).integers(2, size=(FLIPS, len(values))) * 2.0 - 1
-    return np.concatenate([np.ones((1, len(values))), signs]) @ _resolved(values) / len(values)
-
-
-def _resolved(values: np.ndarray) -> np.ndarray:
-    return np.where(np.abs(values) < RESOLUTION, 0, values)
-
-
-def joined(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    """One frame of several; of none (no question was left), an empty one that has the columns all the same."""
-    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)

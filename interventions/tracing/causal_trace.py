@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 
 from ..engine.forward import in_session
-from ..engine.runs import request_of_both
+from ..engine.runs import own_answer, request_of_both
 from ..engine.windows import MASKABLE, check_packing, choice, default_method, window_spans
 from ..errors import TraceError
 from ..prompts.corruption import CorruptedPrompt
-from ..prompts.prompt import Prompt, resolve_positions
+from ..prompts.prompt import Prompt, answer_tokens, resolve_positions
 from ..prompts.tokens import MAX_ANSWER_TOKENS, check_length, check_token_ids
-from ..studies.answers import answer_tokens, is_accepted, own_answer
+from ..testbed.answers import is_accepted
 from ..text import quoted
 from .restoration import restore_sites
 

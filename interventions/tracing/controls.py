@@ -16,15 +16,15 @@ from functools import partial
 import pandas as pd
 
 from ..draws import lot
+from ..errors import ParameterError, Unusable
 from ..models.model import VisionLanguageModel
 from ..prompts.corruption import CorruptedPrompt
 from ..prompts.prompt import Prompt
-from ..statistics import bootstrap_interval
-from ..studies.conditions import Unusable, clean_prompt, corrupted_prompt
+from ..statistics import bootstrap_interval, joined
+from ..studies.conditions import clean_prompt, corrupted_prompt
 from ..studies.loop import ask
-from ..studies.parameters import ParameterError
 from ..testbed import Item, same_entity
-from .averages import by_part_and_kind, effects_at, joined
+from .averages import by_part_and_kind, effects_at
 from .causal_trace import trace
 from .study import TraceStudy, read_position, trace_study
 

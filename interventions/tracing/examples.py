@@ -10,24 +10,18 @@ import torch
 from PIL import Image
 
 from ..engine.forward import extend, in_session, run
-from ..engine.runs import request_of_both
+from ..engine.runs import clean_run, corrupted_run, n_samples, request_of_both, scored_part
 from ..engine.windows import window_spans
+from ..errors import ParameterError, Unusable
 from ..models.model import VisionLanguageModel
 from ..prompts.corruption import CorruptedPrompt
 from ..prompts.prompt import Prompt
-from ..prompts.tokens import constraint_spans, normalise, token_texts
-from ..studies.conditions import (
-    REPEAT_TOKEN,
-    Conditions,
-    Unusable,
-    as_asked,
-    clean_prompt,
-    corrupted_prompt,
-    corrupted_roles,
-)
-from ..studies.parameters import ParameterError
+from ..prompts.tokens import token_texts
+from ..studies.conditions import REPEAT_TOKEN, Conditions, as_asked, clean_prompt, corrupted_prompt, corrupted_roles
 from ..testbed import Item, load_image
-from .restoration import clean_run, corrupted_run, n_samples, scored_part, site_writes
+from ..testbed.phrases import marked
+from ..text import normalise
+from .restoration import site_writes
 from .study import TraceStudy, trace_study
 
 ASK_AT_MOST = 20  # questions for each one wanted, before a part is given up
@@ -101,22 +95,6 @@ def pictures(items: Iterable[Item], ids: Iterable[str]) -> dict[str, Image.Image
     """The images of these questions, by id; a question without an image has none."""
     ids = set(ids)
     return {item.id: load_image(item.image) for item in items if item.id in ids and item.image is not None}
-
-
-def marked(item: Item, phrases: dict[str, str] | None = None) -> list[tuple[str, str]]:
-    """The question in pieces (text, role); role is "constraint", "text_constraint" or "" outside of them.
-
-    phrases: role -> what stands in its place.
-    """
-    question = normalise(item.question)
-    roles = {"visual": "constraint", "text": "text_constraint"}
-    found = constraint_spans(question, item.visual_constraint, item.text_constraint)  # none where nothing is marked yet
-    spans = [(*span, roles[name]) for name, span in found.items()]
-    pieces, end = [], 0
-    for begin, stop, role in sorted(spans):
-        pieces += [(question[end:begin], ""), ((phrases or {}).get(role, question[begin:stop]), role)]
-        end = stop
-    return [piece for piece in [*pieces, (question[end:], "")] if piece[0]]
 
 
 def worked_example(

@@ -3,17 +3,114 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nnsight.modeling.quantization import QUANTIZATIONS
 from transformers import AutoConfig
 
+from ..engine.windows import WINDOW_RULES
+from ..errors import ParameterError
 from ..models.checkpoints import ALIASES, CHECKPOINTS, TWINS
 from ..models.model import VisionLanguageModel
-from ..studies.parameters import ParameterError, Parameters, at_least, listed, must_differ, one_of
+from ..notebook import at_least, listed, one_of
+from ..studies.conditions import CONSTRAINTS, CORRUPTIONS, Conditions
+from ..studies.parameters import (
+    SampleParameters,
+    must_differ,
+    parse_window,
+    resolve_window,
+    window_list,
+    window_sentence,
+)
 from ..testbed import TestBed, load_testbed
 from .causal_trace import KINDS
-from .trace_parameters import TraceParameters, resolve_window, window_list
+from .precision import DTYPES, REFERENCE
+
+
+@dataclass(frozen=True)
+class TraceParameters(SampleParameters):
+    """What the notebooks that trace take besides; each adds the window, or windows, that its figure has."""
+
+    window_rule: str = ""
+    corruption: str = ""
+    corrupted: str = ""
+    noise_samples: int = 10
+    min_p_clean: float = 0.1
+
+    def check(self) -> None:
+        super().check()
+        for name, windows in self._windows().items():
+            for window in windows:
+                parse_window(name, window)
+        at_least("noise_samples", self.noise_samples, 1, "effects are means over so many draws of noise")
+        one_of("window_rule", self.window_rule, ("", *WINDOW_RULES))
+        one_of("corruption", self.corruption, ("", *CORRUPTIONS))
+        one_of("corrupted", self.corrupted, ("", *CONSTRAINTS))
+        if self.constraints == "single" and self.corrupted in ("text", "both"):
+            raise ParameterError(
+                f"Parameter 'corrupted' cannot be {self.corrupted!r} where constraints is 'single': these questions "
+                "have no text constraint, so use 'visual' or set constraints to 'multi'."
+            )
+        if not 0 <= self.min_p_clean < 1:
+            raise ParameterError(
+                f"Parameter 'min_p_clean' must be from 0 to below 1, not {self.min_p_clean}."
+            )
+
+    def check_model(self, model: VisionLanguageModel) -> None:
+        self.check_windows(model)
+
+    def check_windows(self, model: VisionLanguageModel) -> None:
+        """A window that the model is too small for is refused."""
+        for name, windows in self._windows().items():
+            for window in windows:
+                resolve_window(name, window, model.n_layers)
+
+    def _windows(self) -> dict[str, list[int | str]]:
+        """Parameter -> its windows as they are written, of those that the figure has."""
+        found = {name: [getattr(self, name)] for name in ("window", "compared_window") if hasattr(self, name)}
+        return found | ({"windows": window_list("windows", self.windows)} if hasattr(self, "windows") else {})
+
+    def window_in(self, model: VisionLanguageModel, name: str = "window") -> int:
+        """How many layers a parameter's window has in this model."""
+        return resolve_window(name, getattr(self, name), model.n_layers)
+
+    def swept(self, model: VisionLanguageModel) -> list[int]:
+        """The windows of a sweep and the figure's own in layers of this model, smallest first."""
+        written = [(name, window) for name, windows in self._windows().items() for window in windows]
+        return sorted({resolve_window(name, window, model.n_layers) for name, window in written})
+
+    def for_sweep(self, model: VisionLanguageModel, **changes) -> dict:
+        """The arguments of `sweeps.trace_windows`; changes are those of `for_study`."""
+        return self.for_study(**changes) | {"windows": self.swept(model)}
+
+    def windows_in_layers(self, model: VisionLanguageModel) -> dict[str, int | list[int]]:
+        """What the record keeps beside the parameters: their windows in layers of this model."""
+        single = {f"{name}_layers": self.window_in(model, name)
+                  for name in ("window", "compared_window") if hasattr(self, name)}
+        return single | ({"windows_layers": self.swept(model)} if hasattr(self, "windows") else {})
+
+    def windows_told(self, model: VisionLanguageModel) -> str:
+        """A sentence for each window parameter: "Window: 10/32 of the depth, 3 of 8 layers."."""
+        return " ".join(window_sentence(name, getattr(self, name), model.n_layers, self.rule)
+                        for name in self._windows())
+
+    @property
+    def rule(self) -> str:
+        """The window rule, the protocol's if none is named."""
+        return Conditions(self.protocol, self.window_rule).window_rule
+
+    def for_study(self, window: int | None = None, **changes) -> dict:
+        """The arguments of `study.trace_study`; changes replace fields of `Conditions`."""
+        chosen = {name: getattr(self, name) for name in
+                  ("protocol", "window_rule", "corruption", "corrupted", "noise_samples")}
+        return {
+            "window": window,
+            "conditions": Conditions(**chosen | {"noise_seed": self.seed} | changes),
+            "min_p_clean": self.min_p_clean,
+        } | self.asking()
+
 
 
 @dataclass(frozen=True)
@@ -203,21 +300,34 @@ class Fig8Parameters(QuestionParameters):
         return listed(self.kinds)
 
 
+
 @dataclass(frozen=True)
-class Table1Parameters(Parameters):
-    """notebooks/table1_testbed.ipynb"""
+class PrecisionParameters(TraceParameters):
+    """notebooks/precision_modes.ipynb"""
 
-    limit: int = 0
-    parts: str = ""
-    examples: int = 3
+    window: int | str = 3
+    limit: int = 5
+    dtypes: str = "bfloat16,float16"
 
-    figure: typing.ClassVar[str] = "table1_testbed"
+    figure: typing.ClassVar[str] = "precision_modes"
 
     def check(self) -> None:
         super().check()
-        at_least("examples", self.examples, 1, "it counts the questions shown of each part")
+        for dtype in listed(self.dtypes) or [""]:
+            one_of("dtypes", dtype, DTYPES)
+        if self.dtype in QUANTIZATIONS:
+            raise ParameterError(
+                f"Parameter 'dtype' cannot be {self.dtype!r} here, where precisions are compared: name it in dtypes."
+            )
+        if self.remote:
+            raise ParameterError(
+                "Parameter 'remote' cannot be True here: a server has its model in one precision, so leave it out."
+            )
 
-    def select(self, testbed: TestBed) -> TestBed:
-        for part in listed(self.parts):
-            one_of("parts", part, testbed.parts)
-        return testbed.select(listed(self.parts) or None)
+    def load_model(self, parameter: str, name: str = "", dtype: str = REFERENCE) -> VisionLanguageModel:
+        """The model that a parameter names, in a precision; `dtype`, which model files set, is not used."""
+        return super(PrecisionParameters, replace(self, dtype=dtype)).load_model(parameter, name)
+
+    def in_half_precision(self) -> Iterator[VisionLanguageModel]:
+        """The model in each of `dtypes`, loaded when its turn comes."""
+        return (self.load_model("model", dtype=dtype) for dtype in listed(self.dtypes))

@@ -18,11 +18,12 @@ import pandas as pd
 from ..engine.windows import window_spans
 from ..models.model import VisionLanguageModel
 from ..prompts.prompt import Prompt
-from ..studies.answers import is_right, item_answer
+from ..studies.answers import item_answer
 from ..studies.conditions import Conditions, clean_prompt, corrupted_prompt
 from ..studies.loop import ITEM_COLUMNS, ask
 from ..testbed import Item
-from ..testbed.errors import reasons
+from ..testbed.answers import is_right
+from ..text import reasons
 from .causal_trace import KINDS, CausalTrace, trace
 
 # Rows of the heat maps. The paper reads effects at the last token of a constraint: it has a row of its own.

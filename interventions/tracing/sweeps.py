@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 import pandas as pd
 
+from ..errors import ParameterError
 from ..models.model import VisionLanguageModel
-from ..statistics import bootstrap_interval
-from ..studies.parameters import ParameterError
+from ..statistics import NEGLIGIBLE, bootstrap_interval
 from ..testbed import Item
 from .averages import (
-    NEGLIGIBLE,
     by_layer,
     by_part_and_kind,
     effects_at,

@@ -17,8 +17,8 @@ from interventions import (
     trace,
 )
 from interventions.attention.contributions import EXTRAS
-from interventions.edit_errors import EditError, NoGradientError
 from interventions.editing.evaluation import evaluate, questions_about, reference
+from interventions.errors import EditError, NoGradientError
 
 CLOSE = 1e-5  # the tolerance, in probability
 NAMES = ("mini", "mini-bunny", "mini-text")  # Llama with CLIP, Phi with SigLIP, a language model

@@ -16,9 +16,9 @@ import pytest
 from server import answers
 from wire import Wire
 
-from interventions import load_model
+from interventions import errors, load_model, progress
 from interventions.engine.forward import in_session
-from interventions.models.checkpoints import ModelError
+from interventions.errors import ModelError
 from interventions.remote import http as ndif
 from interventions.remote import jobs as remote
 from interventions.studies.loop import ask
@@ -124,7 +124,7 @@ def test_an_exception_in_the_block(model, tmp_path):
     assert [entry.reason for entry in found] == [
         "", "failed: JobFailed('The server says: ValueError: layer 99 is not there')", ""
     ]
-    with pytest.raises(ndif.JobFailed) as failed:
+    with pytest.raises(errors.JobFailed) as failed:
         request(model, asked.fail, layer=3)
     assert "in fail" in str(failed.value.__cause__)  # the server's traceback, for who asks
 
@@ -143,10 +143,10 @@ def test_the_servers_time_limit(hasty_server, tmp_path):
 
 def test_a_cut_wire(model, wire):
     """While a job runs: its result is fetched when the wire is mended."""
-    before = ndif.TRAFFIC.requests
+    before = progress.TRAFFIC.requests
     later(0.5, wire.cut), later(3.0, wire.mend)
     assert request(model, seconds=1) == {"slept": 1}
-    assert ndif.TRAFFIC.requests == before + 1
+    assert progress.TRAFFIC.requests == before + 1
 
 
 def test_a_wire_cut_for_good(model, wire, tmp_path, monkeypatch):
@@ -158,13 +158,13 @@ def test_a_wire_cut_for_good(model, wire, tmp_path, monkeypatch):
             wire.cut()
         return asked.sleep, {"seconds": 0}
 
-    with pytest.raises(ndif.ServerUnreachable, match=r"does not answer .* 1 of 3 questions are done and kept"):
+    with pytest.raises(errors.ServerUnreachable, match=r"does not answer .* 1 of 3 questions are done and kept"):
         tables(model, tmp_path, compute)
     assert len(list(ResultStore(tmp_path).directory.glob("*.parquet"))) == 1
     wire.mend()
-    before = ndif.TRAFFIC.requests
+    before = progress.TRAFFIC.requests
     assert all(not entry.reason for entry in tables(model, tmp_path, lambda i: (asked.sleep, {"seconds": 0})))
-    assert ndif.TRAFFIC.requests == before + 2
+    assert progress.TRAFFIC.requests == before + 2
 
 
 def test_a_server_that_takes_requests_and_says_nothing(model, wire, monkeypatch):
@@ -177,7 +177,7 @@ def test_a_server_that_takes_requests_and_says_nothing(model, wire, monkeypatch)
 
 def test_a_killed_actor(model, server):
     """The process that holds the model and runs the job: the job is sent again, to the one that takes its place."""
-    before = ndif.TRAFFIC.requests
+    before = progress.TRAFFIC.requests
 
     def kill():
         for actor in services(server, "ray::CPUSandboxModelActor"):
@@ -185,7 +185,7 @@ def test_a_killed_actor(model, server):
 
     later(1.0, kill)
     assert request(model, seconds=3) == {"slept": 3}
-    assert ndif.TRAFFIC.requests > before + 1
+    assert progress.TRAFFIC.requests > before + 1
 
 
 def test_a_killed_api(model, server):
@@ -204,14 +204,14 @@ def test_a_killed_api(model, server):
 def test_a_lost_job(model, server, monkeypatch):
     """The queue stands still and the job is never heard of: after NDIF_PATIENCE it is sent again."""
     monkeypatch.setenv("NDIF_PATIENCE", "2")
-    before = ndif.TRAFFIC.requests
+    before = progress.TRAFFIC.requests
     dispatchers = services(server, "spawn_main")
     assert dispatchers
     for process in dispatchers:
         process.send_signal(signal.SIGSTOP)
     later(4.0, lambda: [process.send_signal(signal.SIGCONT) for process in dispatchers])
     assert request(model, seconds=0) == {"slept": 0}
-    assert ndif.TRAFFIC.requests > before + 1
+    assert progress.TRAFFIC.requests > before + 1
 
 
 def test_a_server_on_which_jobs_are_lost(model, monkeypatch):
@@ -220,7 +220,7 @@ def test_a_server_on_which_jobs_are_lost(model, monkeypatch):
     with pytest.raises(remote._Silent, match="no news of it for 1 s"):
         remote.Job("")._wait("0" * 32)
     monkeypatch.setattr(remote.Job, "_submit", lambda job: "0" * 32)
-    with pytest.raises(ndif.ServerUnreachable, match=r"takes jobs, but nothing was heard of two .* no news of it"):
+    with pytest.raises(errors.ServerUnreachable, match=r"takes jobs, but nothing was heard of two .* no news of it"):
         request(model, seconds=0)
 
 
@@ -237,9 +237,9 @@ def test_a_queue(model, monkeypatch, capsys):
 
 def test_a_large_result(model):
     """Beyond what Redis passes on: the store of results has it."""
-    before = ndif.TRAFFIC.bytes_down
+    before = progress.TRAFFIC.bytes_down
     assert request(model, asked.big, megabytes=20)["zeros"].shape == (20 * 2**18,)
-    assert ndif.TRAFFIC.bytes_down - before > 15e6  # random numbers hardly shrink
+    assert progress.TRAFFIC.bytes_down - before > 15e6  # random numbers hardly shrink
 
 
 def test_results_are_never_run(monkeypatch):
@@ -252,5 +252,5 @@ def test_results_are_never_run(monkeypatch):
     remote.torch.save({"result": Sneaky()}, blob)
     content = remote.zstandard.ZstdCompressor().compress(blob.getvalue())
     monkeypatch.setattr(remote, "get", lambda *_, **__: type("Answer", (), {"content": content}))
-    with pytest.raises(ndif.JobFailed, match=r"a result that cannot be read \(UnpicklingError\)"):
+    with pytest.raises(errors.JobFailed, match=r"a result that cannot be read \(UnpicklingError\)"):
         remote.Job("")._fetch("http://anywhere")

@@ -29,9 +29,9 @@ import zstandard
 from notebook_runs import NOTEBOOKS, outputs
 from safetensors import safe_open
 
-from interventions import build_prompt, edit_facts, load_model, trace
+from interventions import build_prompt, edit_facts, errors, load_model, trace
 from interventions.engine.forward import in_session
-from interventions.models.checkpoints import ModelError
+from interventions.errors import ModelError
 from interventions.remote import http as ndif
 from interventions.remote import jobs as remote
 from interventions.reports.record import read_record
@@ -290,11 +290,11 @@ def model(ask_with):
 
 
 @pytest.mark.parametrize(("key", "host", "kind", "words"), [
-    (MALFORMED, None, ndif.RequestRefused, r"'\[key\]'"),
-    (UNKNOWN, None, ndif.RequestRefused, "NDIF_API_KEY"),
-    (f"{MALFORMED}…", None, ndif.RequestRefused, "NDIF_API_KEY"),
-    (None, NOBODY, ndif.ServerUnreachable, "127.0.0.1:9 does not answer"),
-    (None, None, ndif.JobFailed, r"The server says: ValueError: layer \[key\] is not there"),
+    (MALFORMED, None, errors.RequestRefused, r"'\[key\]'"),
+    (UNKNOWN, None, errors.RequestRefused, "NDIF_API_KEY"),
+    (f"{MALFORMED}…", None, errors.RequestRefused, "NDIF_API_KEY"),
+    (None, NOBODY, errors.ServerUnreachable, "127.0.0.1:9 does not answer"),
+    (None, None, errors.JobFailed, r"The server says: ValueError: layer \[key\] is not there"),
 ], ids=["malformed", "unknown", "not ASCII", "unreachable", "repeated in an error"])
 def test_a_request_that_fails(model, ask_with, monkeypatch, key, host, kind, words):
     mistake(ask_with, key, host)
@@ -302,7 +302,7 @@ def test_a_request_that_fails(model, ask_with, monkeypatch, key, host, kind, wor
     with pytest.raises(kind, match=words) as raised:
         in_session(model.traced, asked.fail, {"layer": ndif.api_key()}, True)
     assert not secrets_in(said(raised.value))
-    if kind is ndif.JobFailed:
+    if kind is errors.JobFailed:
         assert "in fail" in said(raised.value)  # the server's traceback is searched, too
 
 

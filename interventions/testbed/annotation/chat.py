@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ...prompts.tokens import PromptError
+from ...errors import PromptError
 from ..annotation import prompt as prompts
 from .llm import QuestionFailed, Reply
 from .prompt import Example, Marks, Question, substituted

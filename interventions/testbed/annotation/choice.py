@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from ...prompts.tokens import normalise
-from ...text import quoted
+from ...errors import TestBedError
+from ...text import first_line, normalise, quoted
 from ..candidates import gives_away
-from ..errors import TestBedError, first_line
 from ..schema import Item
 from .prompt import Marks, substituted
 
@@ -72,18 +71,15 @@ def annotated(
 def token_counter(tokenizer) -> Callable[[str], int] | None:
     """A function that counts the tokens of a question as it stands in a prompt; None without a tokenizer.
 
-    tokenizer: an alias, directory or Hub id, or a function text -> tokens. Raises TestBedError, ModelError.
+    tokenizer: a directory or Hub id, or a function text -> tokens. Raises TestBedError.
     """
     if tokenizer is None:
         return None
     if isinstance(tokenizer, str | Path):
         from transformers import AutoTokenizer  # heavy
 
-        from ...models.checkpoints import resolve
-
-        where = resolve(str(tokenizer))[0]
         try:
-            tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
         except (OSError, ImportError, ValueError) as error:
             named = quoted(Path(tokenizer))
             raise TestBedError(f"tokenizer {named} cannot be loaded ({first_line(error)}).") from error

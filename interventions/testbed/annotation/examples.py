@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...prompts.tokens import normalise
-from ..errors import TestBedError, first_line
+from ...errors import TestBedError
+from ...text import first_line, normalise
 from .prompt import Example, Question, read_marks
 
 STARTER_EXAMPLES = Path(__file__).with_name("examples.json")

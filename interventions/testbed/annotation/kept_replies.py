@@ -7,8 +7,9 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from ..errors import TestBedError, first_line
-from ..json_lines import append_lines
+from ...errors import TestBedError
+from ...files import append_lines
+from ...text import first_line
 from .llm import Endpoint, Reply
 
 

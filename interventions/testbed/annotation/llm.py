@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
-from ...remote.http import tell
-from ..errors import TestBedError, first_line
+from ...errors import TestBedError
+from ...progress import tell
+from ...text import first_line
 
 BACK_OFF = 1.0  # seconds before the first repetition; doubled each time, and spread by half
 TRIES = 5  # of a request that meets a passing fault

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...prompts.tokens import find_phrase, normalise, overlap
+from ...text import find_phrase, normalise, overlap
 from ..phrases import contiguity_problem, needs_image, phrase_problem
 
 _MARK = """You annotate questions about images. Reply with one JSON object and nothing else. Its fields:

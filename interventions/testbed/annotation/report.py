@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..errors import reason_kinds
+from ...text import reason_kinds
 from .choice import Annotated
 
 STATES = ("as it was", "annotated", "failed", "not asked")

@@ -14,10 +14,9 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from ...errors import TestBedError
 from ...progress import Progress
-from ...prompts.tokens import normalise
-from ...text import quoted
-from ..errors import TestBedError
+from ...text import normalise, quoted
 from ..provenance import must_be_writable, rewrite
 from ..schema import Item, TestBed
 from .chat import Outcome, ask_about

@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from ...draws import lot
+from ...errors import TestBedError
 from ...progress import Progress
-from ..errors import TestBedError
 from ..images import ENDINGS, ImageFolder, find_in
 from ..phrases import DEMONSTRATIVES, phrase_problem, trim, words_of
 from ..schema import TestBed

@@ -15,9 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...prompts.tokens import normalise
-from ...text import quoted
-from ..errors import TestBedError, first_line
+from ...errors import TestBedError
+from ...text import first_line, normalise, quoted
 from ..schema import N_ANNOTATORS
 
 KNOWN_FACTS = Path(__file__).with_name("known_1000.json")

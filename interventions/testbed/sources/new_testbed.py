@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from ...errors import TestBedError
 from ...files import new_folder
-from ...text import quoted
-from ..errors import TestBedError, reason_kinds
+from ...text import quoted, reason_kinds
 from ..images import ImageFolder, image_problem, n_pixels
 from ..provenance import add_step
 from ..schema import Item, TestBed

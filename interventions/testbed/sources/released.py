@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from ...errors import TestBedError
 from ...progress import Progress
 from ...text import quoted
-from ..errors import TestBedError
 from ..images import ImageFolder, find_in
 from ..phrases import noun_phrase_problem
 from ..schema import TestBed

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from ...prompts.tokens import find_phrase, normalise
+from ...text import find_phrase, normalise
 from ..phrases import DEMONSTRATIVES, contiguity_problem, cut_short, noun_phrase_problem, trim, words_of
 from .new_testbed import LeftOut
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from ...prompts.tokens import constraint_spans, normalise, overlap
 from ...statistics import bootstrap_counts, bootstrap_interval
+from ...text import constraint_spans, normalise, overlap
 from ..schema import Item, TestBed
 from .decisions import Decision, DecisionLog
 from .outcomes import disagree

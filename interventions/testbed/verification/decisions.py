@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ...text import quoted
-from ..errors import TestBedError, first_line
-from ..json_lines import append_lines
+from ...errors import TestBedError
+from ...files import append_lines
+from ...text import first_line, quoted
 from ..schema import EMBEDDED, Item, TestBed
 
 LOG = "decisions.jsonl"

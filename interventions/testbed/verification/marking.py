@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ...prompts.tokens import constraint_spans, normalise, overlap
-from ..errors import TestBedError
+from ...errors import TestBedError
+from ...text import constraint_spans, normalise, overlap
 from ..phrases import contiguity_problem, noun_phrase_problem, trim
 from ..schema import Item
 

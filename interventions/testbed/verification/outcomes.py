@@ -10,9 +10,9 @@ from dataclasses import asdict, replace
 
 import pandas as pd
 
+from ...errors import TestBedError
+from ...files import append_lines
 from ...text import quoted
-from ..errors import TestBedError
-from ..json_lines import append_lines
 from ..provenance import must_be_writable, rewrite
 from ..schema import Item, TestBed
 from ..table import load_testbed

@@ -5,8 +5,8 @@ from __future__ import annotations
 import getpass
 from dataclasses import dataclass
 
-from ...studies.parameters import NotebookParameters, ParameterError, at_least, listed, named, one_of
-from ..errors import TestBedError
+from ...errors import ParameterError, TestBedError
+from ...notebook import NotebookParameters, at_least, listed, named, one_of
 from ..schema import TestBed
 from ..table import load_testbed
 from .decisions import DecisionLog, default_log

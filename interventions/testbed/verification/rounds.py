@@ -10,9 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ...prompts.tokens import normalise
-from ...text import quoted
-from ..errors import TestBedError
+from ...errors import TestBedError
+from ...text import normalise, quoted
 from ..phrases import needs_image
 from ..schema import Item, TestBed
 from .decisions import Decision, DecisionLog

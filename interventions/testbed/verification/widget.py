@@ -11,7 +11,7 @@ from pathlib import Path
 import anywidget
 import traitlets
 
-from ..errors import TestBedError
+from ...errors import TestBedError
 from ..images import small_image
 from ..schema import Item
 from .rounds import Verification

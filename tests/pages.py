@@ -1,7 +1,0 @@
-"""The README and the pages of docs/ for readers, as one text."""
-
-from pathlib import Path
-
-ROOT = Path(__file__).parent.parent
-PAGES = ("figures", "running", "python", "models", "ndif", "testbeds", "choices", "extending")
-README = "\n".join(path.read_text() for path in (ROOT / "README.md", *(ROOT / f"docs/{page}.md" for page in PAGES)))
