@@ -16,7 +16,7 @@ from .errors import TestBedError
 from .text import first_line
 
 
-def in_one_step(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file beside `path`, and move it there once it is on the disk: it is either as before or whole.
 
     write: gets the path of the file that it is to make, a hidden one that ends in ".tmp". The folder is made if it is

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from .errors import PromptError
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """NFC without outer space: the same letters written in two ways must be one string."""
     return unicodedata.normalize("NFC", text).strip()
 
@@ -29,7 +29,7 @@ def overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
 def find_phrase(question: str, phrase: str, name: str, *, last: bool) -> tuple[int, int]:
     """Character span of a phrase in a question. name: the parameter to blame."""
     must_be_text(name, phrase)
-    phrase = normalise(phrase)
+    phrase = normalize(phrase)
     if not phrase:
         raise PromptError(f"{name} is empty: give the words of the question that it consists of.")
     literal = re.escape(phrase)
@@ -46,11 +46,11 @@ def find_phrase(question: str, phrase: str, name: str, *, last: bool) -> tuple[i
 
 
 def constraint_spans(question: str, visual_constraint: str, text_constraint: str | None) -> dict[str, tuple[int, int]]:
-    """Where the experiments find the constraints in `normalise(question)`: by "visual" and "text", what is marked.
+    """Where the experiments find the constraints in `normalize(question)`: by "visual" and "text", what is marked.
 
     Raises PromptError for one that does not stand in the question.
     """
-    question, spans = normalise(question), {}
+    question, spans = normalize(question), {}
     if visual_constraint:
         spans["visual"] = find_phrase(question, visual_constraint, "visual_constraint", last=False)
     if text_constraint:
@@ -94,11 +94,11 @@ def first_line(error: BaseException) -> str:
     return shortened(line, 200)  # it may quote what it was given
 
 
-def reason_kinds(reasons: Iterable[str]) -> Counter[str]:
+def count_reasons(reasons: Iterable[str]) -> Counter[str]:
     """How often there is a reason of each kind: what stands before its colon. Empty ones do not count."""
     return Counter(reason.partition(":")[0] for reason in reasons if reason)
 
 
-def reasons(texts: Iterable[str]) -> str:
+def list_reasons(texts: Iterable[str]) -> str:
     """How often there was each kind of reason, the most frequent first; "none" if there was none."""
-    return ", ".join(f"{count} {kind}" for kind, count in reason_kinds(texts).most_common()) or "none"
+    return ", ".join(f"{count} {kind}" for kind, count in count_reasons(texts).most_common()) or "none"

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from interventions.files import in_one_step, natural_order, new_folder
+from interventions.files import natural_order, new_folder, write_atomically
 
 
 def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
@@ -15,7 +15,7 @@ def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: (done.append("on the disk"), fsync(file)))
     monkeypatch.setattr(os, "replace", lambda *paths: (done.append("moved"), move(*paths)))
     path = tmp_path / "new" / "a.txt"
-    in_one_step(path, lambda temporary: temporary.write_text("whole"))
+    write_atomically(path, lambda temporary: temporary.write_text("whole"))
     assert done == ["on the disk", "moved"]
     assert path.read_text() == "whole" and list(path.parent.iterdir()) == [path]
 
@@ -28,7 +28,7 @@ def test_a_file_is_as_before_where_writing_fails(tmp_path):
     (tmp_path / "a.txt").write_text("before")
     for name in ("a.txt", "b.txt"):
         with pytest.raises(OSError, match="no space"):
-            in_one_step(tmp_path / name, half)
+            write_atomically(tmp_path / name, half)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.txt": "before"}
 
 
@@ -37,10 +37,10 @@ def test_two_who_write_one_file_do_not_write_into_each_other(tmp_path):
 
     def outer(temporary):
         temporary.write_text("outer")
-        in_one_step(path, lambda other: other.write_text("inner"))
+        write_atomically(path, lambda other: other.write_text("inner"))
         assert temporary.read_text() == "outer" and path.read_text() == "inner"
 
-    in_one_step(path, outer)
+    write_atomically(path, outer)
     assert path.read_text() == "outer" and list(tmp_path.iterdir()) == [path]
 
 

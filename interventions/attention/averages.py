@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from ..draws import drawn
+from ..draws import sample
 from ..statistics import bootstrap_interval, joined, simultaneous_interval
 from .contributions import FLOWS, VISUAL_TO_CONSTRAINT
 from .study import SUBSETS, AttentionStudy
@@ -164,7 +164,7 @@ def patch_examples(
     """
     if ids is None:
         by_part = study.questions[right(study.questions)].groupby("part", sort=False)["id"]
-        chosen = [name for _, names in by_part for name in drawn(names, each, seed)]
+        chosen = [name for _, names in by_part for name in sample(names, each, seed)]
     else:
         chosen = list(ids)
     unknown = sorted(set(chosen) - set(study.questions["id"]))
@@ -189,5 +189,5 @@ def outcome_examples(study: AttentionStudy, each: int = 3, seed: int = 0) -> pd.
     answered = study.questions[study.questions["answered"].eq(True)]
     is_right = right(answered)
     groups = answered[is_right], answered[~is_right]  # drawn from all parts together
-    chosen = [name for group in groups for name in drawn(group["id"], each, seed)]
+    chosen = [name for group in groups for name in sample(group["id"], each, seed)]
     return answered.set_index("id", drop=False).loc[chosen].reset_index(drop=True)

@@ -24,7 +24,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ..draws import lot
+from ..draws import seeded_hash
 from ..errors import FailureError
 from ..statistics import auroc, joined, paired_auroc_difference
 from .contributions import CONSTRAINT_TO_LAST
@@ -43,7 +43,7 @@ def halves(questions: pd.DataFrame, seed: int = 0) -> pd.Series:
     In each part, half of the right and half of the wrong ones, an odd one to "second", in an order that depends on seed
     and id alone.
     """
-    digests = [lot(seed, name).hex() for name in questions["id"]]
+    digests = [seeded_hash(seed, name).hex() for name in questions["id"]]
     order = pd.Series(digests, index=questions.index).rank()
     groups = order.groupby([questions["part"], questions["correct"]], observed=True)
     chosen = groups.rank() <= groups.transform("size") // 2

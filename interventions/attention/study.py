@@ -26,7 +26,7 @@ from ..studies.conditions import Conditions, clean_prompt
 from ..studies.loop import ITEM_COLUMNS, Asked, ask
 from ..testbed import Item
 from ..testbed.answers import accuracy, is_right
-from ..text import reasons
+from ..text import list_reasons
 from .contributions import (
     CONSTRAINT_TO_LAST,
     FLOWS,
@@ -75,7 +75,7 @@ class AttentionStudy:
             answered = group[group["answered"]]
             rows.append({
                 "part": part, "asked": len(group), "answered": len(answered), "right": int(answered["correct"].sum()),
-                "left out": reasons([*group["reason"], *group["knockout_reason"]]),
+                "left out": list_reasons([*group["reason"], *group["knockout_reason"]]),
                 "median confidence": answered["confidence"].median(),
             })
         return pd.DataFrame(rows)

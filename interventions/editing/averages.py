@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pandas as pd
 
-from ..draws import drawn
+from ..draws import sample
 from ..layers import early_layers, layer_range
 from ..statistics import bootstrap_interval, joined
 from ..testbed import Item
-from ..testbed.phrases import marked
+from ..testbed.phrases import question_pieces
 from .items import TASKS
 from .study import EDIT_METHODS, OURS
 
@@ -114,9 +114,9 @@ def edit_examples(
     `example.marked` has them), target, before, after, exact, p_before, p_target.
     """
     rows = results[(results["task"] == task) & (results["method"] == OURS)].astype({"id": str})
-    chosen = drawn(rows["id"], n, seed)
+    chosen = sample(rows["id"], n, seed)
     found = rows.set_index("id", drop=False).loc[chosen].reset_index(drop=True)
-    pieces = {item.id: marked(item) for item in items if item.id in set(chosen)}
+    pieces = {item.id: question_pieces(item) for item in items if item.id in set(chosen)}
     told = [pieces.get(row.id, [(row.question, "")]) for row in found.itertuples()]
     found = found.assign(pieces=pd.Series(told, dtype=object))
     return found[["id", "task", "question", "pieces", "target", "before", "after", "exact", "p_before", "p_target"]]

@@ -22,7 +22,7 @@ from nnsight.intervention.iterator import Iterations
 from safetensors import SafetensorError, safe_open
 
 from ..errors import EditError
-from ..files import in_one_step
+from ..files import write_atomically
 from ..models.model import VisionLanguageModel
 
 FORMAT = "interventions.edit/1"
@@ -119,7 +119,7 @@ class Edit:
         tensors = {f"{layer}.{name}": factor.contiguous() for layer in self.layers
                    for name, factor in zip("ab", self.factors[layer], strict=True)}
         metadata = {"edit": json.dumps(told)}
-        in_one_step(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata=metadata))
+        write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata=metadata))
         return path
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from ..draws import lot
+from ..draws import seeded_hash
 from ..engine.forward import decode, extend, in_session, prompt_inputs, run
 from ..engine.runs import answer_probability
 from ..errors import EditError, Unusable
@@ -123,7 +123,7 @@ def unrelated(item: Item, pool: Iterable[Reference], n: int, seed: int = 0) -> l
         other for other in pool
         if not same_entity(other.item, item) and not set(other.item.answers) & set(item.answers)
     ]
-    return sorted(fitting, key=lambda other: lot(seed, item.id, other.item.id))[:n]
+    return sorted(fitting, key=lambda other: seeded_hash(seed, item.id, other.item.id))[:n]
 
 
 def sent_once(prompts: list[Prompt]) -> list[dict]:

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from ..errors import EditError
-from ..files import in_one_step
+from ..files import write_atomically
 from ..models.model import VisionLanguageModel
 from .edit import Edit, stacked, w_proj, w_proj_path, with_edits
 
@@ -58,7 +58,7 @@ def export_peft(model: VisionLanguageModel, edits: Iterable[Edit], directory: st
         name, missing = f"base_model.model.{paths[layer]}", rank - a.shape[1]
         tensors[f"{name}.lora_A.weight"] = torch.nn.functional.pad(b, (0, 0, 0, missing)).contiguous()
         tensors[f"{name}.lora_B.weight"] = torch.nn.functional.pad(a, (0, missing)).contiguous()
-    in_one_step(
+    write_atomically(
         directory / "adapter_model.safetensors",
         lambda path: safetensors.torch.save_file(tensors, path, metadata={"format": "pt"}),
     )
@@ -69,5 +69,5 @@ def export_peft(model: VisionLanguageModel, edits: Iterable[Edit], directory: st
     }
     text = json.dumps(config, indent=1) + "\n"
     # Last, for a folder without it is no adapter.
-    in_one_step(directory / "adapter_config.json", lambda path: path.write_text(text))
+    write_atomically(directory / "adapter_config.json", lambda path: path.write_text(text))
     return directory

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from ..draws import lot
+from ..draws import seeded_hash
 from ..errors import ParameterError
 from ..models.model import VisionLanguageModel
 from ..prompts.tokens import MAX_ANSWER_TOKENS
@@ -23,7 +23,7 @@ from ..studies.conditions import Conditions, clean_prompt
 from ..studies.loop import Asked, ask
 from ..testbed import Item
 from ..testbed.answers import is_right
-from ..text import reasons
+from ..text import list_reasons
 from .evaluation import Reference, reference
 
 TASKS = ("correct", "insert")
@@ -61,7 +61,7 @@ def wrong_items(
         results_dir=results_dir, label=f"looking for errors ({task})", enough=enough, optional=True,
     )
     left_out = [entry.reason for entry in asked if entry.reason]
-    print(f"{len(found)} answered wrongly" + (f", left out: {reasons(left_out)}" if left_out else ""), flush=True)
+    print(f"{len(found)} answered wrongly" + (f", left out: {list_reasons(left_out)}" if left_out else ""), flush=True)
     if found:
         return found
     if len(left_out) < len(fitting):
@@ -73,8 +73,8 @@ def wrong_items(
         if entry.error is not None:
             raise entry.error
     raise ParameterError(
-        f"Parameter 'testbed': {model.name!r} can be asked none of {len(fitting)} questions ({reasons(left_out)}): "
-        "choose another test bed or other parts."
+        f"Parameter 'testbed': {model.name!r} can be asked none of {len(fitting)} questions "
+        f"({list_reasons(left_out)}): choose another test bed or other parts."
     )
 
 
@@ -86,7 +86,7 @@ def references(
 
     Those that cannot be asked, or whose request fails, are left out. One stored table a question.
     """
-    drawn, used = sorted(testbed, key=lambda item: lot("unrelated", seed, item.id)), []
+    drawn, used = sorted(testbed, key=lambda item: seeded_hash("unrelated", seed, item.id)), []
 
     def enough(entry: Asked) -> bool:
         if not entry.reason:

@@ -16,7 +16,7 @@ from ..errors import EditError
 from ..models.model import VisionLanguageModel
 from ..prompts.prompt import Prompt
 from ..prompts.tokens import without_control_tokens
-from ..text import normalise, quoted
+from ..text import normalize, quoted
 from .closed_form import LAMBDA, check_lambda, low_rank_update
 from .edit import Edit, Fact, apply_edits, digest, w_proj
 from .optimized_value import OPTIMIZERS, Optimizer, optimize_value, read_values
@@ -82,7 +82,7 @@ def _one_target_each(facts: list[tuple[Prompt, str]]) -> None:
     seen: list[tuple[Prompt, str]] = []
     for prompt, target in facts:
         other = next((told for one, told in seen if _same(one, prompt)), target)
-        if normalise(other) != normalise(target):
+        if normalize(other) != normalize(target):
             raise EditError(
                 f"facts ask {quoted(prompt.question)} twice, with the targets {quoted(other)} and {quoted(target)}: "
                 "give one target for each prompt."

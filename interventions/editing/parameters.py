@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from dataclasses import dataclass, replace
 
-from ..draws import lot
+from ..draws import seeded_hash
 from ..errors import ParameterError
 from ..models.model import VisionLanguageModel
 from ..notebook import at_least, listed, one_of
@@ -40,7 +40,7 @@ class EditParameters(SampleParameters):
     def select(self, testbed: TestBed) -> TestBed:
         """All questions of the parts, shuffled together: those that are edited are the first wrong ones among them."""
         found = super(EditParameters, replace(self, limit=0)).select(testbed)
-        return replace(found, items=tuple(sorted(found, key=lambda item: lot(self.seed, item.id))))
+        return replace(found, items=tuple(sorted(found, key=lambda item: seeded_hash(self.seed, item.id))))
 
     def check_model(self, model: VisionLanguageModel) -> None:
         if self.layer >= model.n_layers - 1:

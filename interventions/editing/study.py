@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..draws import lot
+from ..draws import seeded_hash
 from ..environment import device_of
 from ..errors import DivergedError, EditError, NoGradientError, Unusable
 from ..layers import early_layers
@@ -25,7 +25,7 @@ from ..statistics import bootstrap_interval
 from ..studies.loop import QUESTION_ERRORS, Asked, ask, ask_one, stop_run
 from ..studies.results import ResultStore, content_digest
 from ..testbed import Item
-from ..text import reasons
+from ..text import list_reasons
 from .closed_form import LAMBDA
 from .edit import Edit, apply_edits, load_edit
 from .evaluation import Reference, evaluate, questions_about, unrelated
@@ -90,7 +90,7 @@ class EditStudy:
             missing = self.left_out[(self.left_out["task"] == task) & (self.left_out["method"] == method)]
             rows.append({
                 "task": task, "method": method, "edited": len(found), "sayable": int(found["sayable"].sum()),
-                "no edit made": reasons(found["no_edit"]), "left out": reasons(missing["reason"]),
+                "no edit made": list_reasons(found["no_edit"]), "left out": list_reasons(missing["reason"]),
                 "median seconds": found["seconds"].median(),
             })
         return pd.DataFrame(rows)
@@ -176,7 +176,7 @@ def random_layer(item: Item, n_layers: int, layers: Iterable[int], seed: int = 0
     others = [layer for layer in range(n_layers - 1) if layer not in layers]
     late = [layer for layer in others if layer not in early_layers(n_layers)]
     others = late or others or layers
-    return others[int.from_bytes(lot("layer", seed, item.id)) % len(others)]
+    return others[int.from_bytes(seeded_hash("layer", seed, item.id)) % len(others)]
 
 
 def pool_digest(pool: Iterable[Reference]) -> str:

@@ -15,7 +15,7 @@ from ..studies.conditions import Conditions, clean_prompt, corrupted_prompt, cor
 from ..testbed import Item, TestBedError
 from ..testbed.images import image_problem
 from ..testbed.phrases import FUNCTION_WORDS, phrase_problem, trim
-from ..text import find_phrase, normalise
+from ..text import find_phrase, normalize
 from .work import sentence
 
 OWN = "own"  # id and part of a question of one's own
@@ -49,7 +49,7 @@ class Draft:
 
     def item(self) -> Item:
         """The same as an item of a test bed. Raises Unusable, PromptError or TestBedError in a sentence."""
-        question = normalise(self.question)
+        question = normalize(self.question)
         for missing, remedy in (
             (not question, "Write a question."),
             (self.image is None, "Choose an image."),
@@ -60,10 +60,10 @@ class Draft:
         for name, last in (("visual_constraint", False), ("text_constraint", True)):
             if getattr(self, name).strip():
                 find_phrase(question, getattr(self, name), name.replace("_", " "), last=last)
-        text = normalise(self.text_constraint)
+        text = normalize(self.text_constraint)
         return Item(
-            OWN, OWN, question, self.image, normalise(self.visual_constraint), normalise(self.visual_replacement),
-            text or None, (normalise(self.text_replacement) or None) if text else None, self.accepted or (UNKNOWN,),
+            OWN, OWN, question, self.image, normalize(self.visual_constraint), normalize(self.visual_replacement),
+            text or None, (normalize(self.text_replacement) or None) if text else None, self.accepted or (UNKNOWN,),
         )
 
     def prompt(self, model, conditions: Conditions) -> Prompt:
@@ -104,7 +104,7 @@ def _corrupted(model, item: Item, prompt: Prompt, conditions: Conditions) -> Cor
 
 def suggestions(question: str) -> list[str]:
     """Phrases that may be the visual constraint: the shortest whole noun phrases that point at something."""
-    question, found = normalise(question), []
+    question, found = normalize(question), []
     for match in _POINTERS.finditer(question):
         first, *others = match[1].split()
         words = list(takewhile(lambda word: word.lower() not in FUNCTION_WORDS, others))

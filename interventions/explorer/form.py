@@ -13,7 +13,7 @@ from ipywidgets import HTML, Button, Dropdown, FileUpload, HBox, Image, Layout, 
 from ..plots.style import PARTS
 from ..testbed import Item, TestBed, TestBedError
 from ..testbed.images import image_problem
-from ..testbed.phrases import marked
+from ..testbed.phrases import question_pieces
 from .draft import PROBLEMS, Draft, suggestions
 from .parts import WIDE, button, field, heading
 from .pictures import thumbnail
@@ -155,7 +155,8 @@ def preview(draft: Draft) -> str:
         item = draft.item()
         phrases = {"constraint": item.visual_replacement, "text_constraint": item.text_replacement}
         name = "both replaced" if item.text_constraint else "replaced"
-        versions = (("clean", marked(item)), (name, marked(item, {k: v for k, v in phrases.items() if v})))
+        replaced = question_pieces(item, {k: v for k, v in phrases.items() if v})
+        versions = (("clean", question_pieces(item)), (name, replaced))
     except PROBLEMS:
         return ""
     lines = [

@@ -10,7 +10,7 @@ from numbers import Integral, Real
 import torch
 
 from ..errors import PromptError
-from ..text import must_be_text, normalise, quoted
+from ..text import must_be_text, normalize, quoted
 from .prompt import Prompt, resolve_positions
 from .tokens import align, check_token_ids, locate, token_range, token_texts, without_control_tokens
 
@@ -73,7 +73,7 @@ def corrupt(
     for name, phrase in (("visual_replacement", visual_replacement), ("text_replacement", text_replacement)):
         if phrase is not None:
             must_be_text(name, phrase)
-    replacements = {role: normalise(phrase) for role, phrase in replacements.items() if phrase is not None}
+    replacements = {role: normalize(phrase) for role, phrase in replacements.items() if phrase is not None}
     if not replacements or not all(replacements.values()):
         raise PromptError(
             "visual_replacement, text_replacement or repeat_token must be given, and not be empty."

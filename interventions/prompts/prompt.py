@@ -8,7 +8,7 @@ from numbers import Integral
 import torch
 
 from ..errors import PromptError, TraceError
-from ..text import find_phrase, must_be_text, normalise, overlap, quoted
+from ..text import find_phrase, must_be_text, normalize, overlap, quoted
 from .tokens import locate, token_texts, without_control_tokens
 
 TOKEN_ROLES = ("visual", "constraint", "text_constraint", "last", "other")
@@ -114,7 +114,7 @@ def in_format(model, question: str, has_image: bool, protocol: str = "paper") ->
         raise PromptError(f"image was given but model {model.name!r} reads text only: leave image out.")
     template = model.prompt_template(image=has_image, protocol=protocol)
     must_be_text("question", question)
-    question = normalise(question)
+    question = normalize(question)
     if not question:
         raise PromptError("question is empty: give the question's text.")
     without_control_tokens(model, "question", question)

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from ..environment import commit, device_of, versions
 from ..errors import RecordError
-from ..files import in_one_step
+from ..files import write_atomically
 from ..progress import TRAFFIC
 from ..statistics import Number
 from ..studies.results import computed_by
@@ -98,7 +98,7 @@ def _named(commit: str | None) -> str:
 def write_record(content: Mapping, path: Path) -> None:
     """Put a record into a file, in one step."""
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    in_one_step(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def read_record(notebook: str | Path) -> dict:

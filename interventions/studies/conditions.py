@@ -16,7 +16,7 @@ from ..prompts.corruption import CorruptedPrompt, corrupt, noise
 from ..prompts.prompt import Prompt, build_prompt
 from ..testbed import Item, TestBedError, load_image
 from ..testbed.schema import NOT_MARKED
-from ..text import find_phrase, normalise
+from ..text import find_phrase, normalize
 
 CORRUPTIONS = ("replacement", "repeat", "noise", "standard")
 CONSTRAINTS = {"visual": ("constraint",), "text": ("text_constraint",), "both": ("constraint", "text_constraint")}
@@ -99,7 +99,7 @@ def named(item: Item) -> Item:
     if not item.entity:
         raise Unusable("entity not named: a text-only model needs to know what the image shows")
     must_be_marked(item)
-    question = normalise(item.question)
+    question = normalize(item.question)
     begin, end = find_phrase(question, item.visual_constraint, "visual_constraint", last=False)
     question = question[:begin] + item.entity + question[end:]
     try:

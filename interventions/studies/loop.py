@@ -37,7 +37,7 @@ from ..notebook import must_take_files
 from ..progress import Progress
 from ..remote.turns import in_order
 from ..testbed import Item, TestBedError
-from ..text import first_line, reasons
+from ..text import first_line, list_reasons
 from .parameters import shard_of
 from .results import TABLES, ResultStore
 
@@ -127,7 +127,7 @@ def ask(
             raise failure
         raise ParameterError(
             f"Parameter 'model': {model.name!r} gives nothing to {verb} on {len(items)} questions "
-            f"({reasons(entry.reason for entry in asked)}): choose another model or test bed, or a larger limit."
+            f"({list_reasons(entry.reason for entry in asked)}): choose another model or test bed, or a larger limit."
         )
     progress.close(f"{n_used} used")
     return asked

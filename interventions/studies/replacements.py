@@ -27,7 +27,7 @@ from ..testbed.entity_kinds import KINDS_FILE
 from ..testbed.phrases import needs_image
 from ..testbed.provenance import rewrite
 from ..testbed.schema import NOT_MARKED, Item, TestBed
-from ..text import find_phrase, normalise, reasons
+from ..text import find_phrase, list_reasons, normalize
 
 if TYPE_CHECKING:
     from ..models.model import VisionLanguageModel
@@ -71,7 +71,7 @@ class Corruptions:
             rows.append({
                 "part": part, "role": role, "constraints": len(group),
                 **{status: int((group["status"] == status).sum()) for status in STATUSES},
-                "why none": reasons(group["reason"]), "equal length": new["equal_length"].astype(float).mean(),
+                "why none": list_reasons(group["reason"]), "equal length": new["equal_length"].astype(float).mean(),
                 "needs image": int(new["needs_image"].sum()), "median p_clean": run["p_clean"].median(),
                 "median p_corrupted": run["p_corrupted"].median(),
                 "low": (run["p_corrupted"] <= self.settings["max_p"] * run["p_clean"]).mean(),
@@ -230,7 +230,7 @@ class Try(NamedTuple):
 
 def tries_of(pool: Candidates, settings: dict, item: Item, role: str, model=None, prompt: Prompt | None = None) -> list:
     """The candidates to try for a constraint, in that order; lengths in tokens, or without a prompt in words."""
-    constraint, question = getattr(item, f"{role}_constraint"), normalise(item.question)
+    constraint, question = getattr(item, f"{role}_constraint"), normalize(item.question)
     if prompt:
         from ..prompts.corruption import corrupt  # heavy
     begin, end = find_phrase(question, constraint, f"{role}_constraint", last=role == "text")

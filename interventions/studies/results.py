@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..environment import computing
-from ..files import in_one_step
+from ..files import write_atomically
 
 # The version of what computes each table. Raise a table's number with every change of its numbers or their meaning,
 # and it is computed anew.
@@ -115,7 +115,7 @@ class ResultStore:
             with path.open("wb") as file:  # Arrow takes a relative path such as "gpt:2/…" for a URI
                 pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
-        in_one_step(self.path(key), write)
+        write_atomically(self.path(key), write)
 
 
 def begin_run() -> None:

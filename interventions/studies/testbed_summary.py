@@ -12,7 +12,7 @@ from ..models.model import VisionLanguageModel
 from ..prompts.corruption import corrupt
 from ..prompts.prompt import build_prompt
 from ..testbed import Item, TestBed
-from ..testbed.phrases import marked
+from ..testbed.phrases import question_pieces
 from .conditions import as_asked, must_be_marked
 
 # VQA-Constraints as its authors describe it (section 3.4 and appendix B), rounded as there.
@@ -85,7 +85,7 @@ def example_frame(items: Iterable[Item]) -> pd.DataFrame:
     """
     return pd.DataFrame([
         {"id": item.id, "part": item.part, "constraints": item.constraints, "question": item.question,
-         "answer": item.answers[0], "entity": item.entity, "pieces": marked(item)}
+         "answer": item.answers[0], "entity": item.entity, "pieces": question_pieces(item)}
         for item in items
     ])
 

@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ..draws import lot
+from ..draws import seeded_hash
 from .answers import normalize_vqa_answer
 from .entity_kinds import FORMS, KINDS_FILE, Kind, kinds, other_forms, text_form, visual_kind
 from .schema import Item
@@ -70,7 +70,7 @@ class Candidates:
         for source, phrases in self._sources(item, role):
             if source == "relation" and found:
                 break
-            for phrase in sorted(phrases, key=lambda phrase: lot(seed, item.id, phrase)):
+            for phrase in sorted(phrases, key=lambda phrase: seeded_hash(seed, item.id, phrase)):
                 if len(found) == most:
                     break
                 if self._fits(item, role, phrase):

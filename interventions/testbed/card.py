@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..files import in_one_step
+from ..files import write_atomically
 from .schema import TABLE, Item, TestBed
 
 CARD = """---
@@ -73,7 +73,7 @@ def write_card(testbed: TestBed, steps: list[dict]) -> Path:
         counts="\n".join(_counts(testbed)), steps="\n".join(map(_step, steps)) or "By hand.",
         citations="\n".join(f"- {text}" for part, text in CITATIONS.items() if not part or part in testbed.parts))
     path = testbed.directory / "README.md"
-    in_one_step(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return path
 
 

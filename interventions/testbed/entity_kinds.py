@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import yaml
 
-from ..text import find_phrase, normalise
+from ..text import find_phrase, normalize
 from .phrases import PRONOUNS, head_noun, words_of
 
 KINDS_FILE = Path(__file__).with_name("entity_kinds.yaml")
@@ -63,7 +63,7 @@ def visual_kind(question: str, constraint: str) -> tuple[Kind | None, str]:
     noun = head_noun(constraint)
     if noun:
         return kind_of(constraint) or Kind(noun, False), "kind"
-    question = normalise(question)
+    question = normalize(question)
     begin, end = find_phrase(question, constraint, "visual_constraint", last=False)
     asked = _ASKED.search(question[:begin])
     kind = asked and kind_of(asked[1])

@@ -10,7 +10,7 @@ import re
 
 from ..errors import PromptError
 from ..testbed import Item
-from ..text import constraint_spans, find_phrase, normalise
+from ..text import constraint_spans, find_phrase, normalize
 
 DEMONSTRATIVES = frozenset("this these that those".split())
 PRONOUNS = DEMONSTRATIVES | frozenset("it they them he him she her here there".split())  # phrases by themselves
@@ -72,7 +72,7 @@ _POINTS = re.compile(
 
 def trim(phrase: str) -> tuple[str, list[str]]:
     """The phrase without what annotators take along by mistake, and what that was: "punctuation", "possessive"."""
-    trimmed, removed = normalise(phrase), []
+    trimmed, removed = normalize(phrase), []
     while True:
         shorter = trimmed if _ABBREVIATED.search(trimmed) else trimmed.rstrip(_TRAILING)
         shorter = shorter.lstrip(" \t\"“«([{")
@@ -100,9 +100,9 @@ def phrase_problem(question: str, phrase: str) -> str:
 def contiguity_problem(question: str, phrase: str) -> str:
     """Why a phrase does not stand in the question in one piece; empty if it does (case is forgiven)."""
     try:
-        find_phrase(normalise(question), phrase, "the phrase", last=False)
+        find_phrase(normalize(question), phrase, "the phrase", last=False)
     except PromptError:
-        return "its words do not stand in the question one after the other" if normalise(phrase) else "it is empty"
+        return "its words do not stand in the question one after the other" if normalize(phrase) else "it is empty"
     return ""
 
 
@@ -115,8 +115,8 @@ def noun_phrase_problem(question: str, phrase: str) -> str:
         return f"it ends in {words[-1]!r}, so a noun is missing"
     if words[0] in _PREPOSITIONS or words[0] in _OTHERS - {"my", "your", "his", "its", "our", "their", "no"}:
         return f"it begins with {words[0]!r}, which is no part of a noun phrase"
-    begin, _ = find_phrase(normalise(question), phrase, "the phrase", last=False)
-    before = words_of(normalise(question)[:begin])
+    begin, _ = find_phrase(normalize(question), phrase, "the phrase", last=False)
+    before = words_of(normalize(question)[:begin])
     if before and before[-1] in DEMONSTRATIVES and words[0] not in FUNCTION_WORDS:
         return f"it leaves out the word {before[-1]!r} before it"
     missing = cut_short(question, phrase)
@@ -125,8 +125,8 @@ def noun_phrase_problem(question: str, phrase: str) -> str:
 
 def cut_short(question: str, phrase: str) -> str:
     """The word after the phrase that belongs to it ("system" after "this operating"), or nothing."""
-    _, end = find_phrase(normalise(question), phrase, "the phrase", last=False)
-    after = re.match(r"[ -](\w+)", normalise(question)[end:])
+    _, end = find_phrase(normalize(question), phrase, "the phrase", last=False)
+    after = re.match(r"[ -](\w+)", normalize(question)[end:])
     words = words_of(phrase)
     if not after or not words:
         return ""
@@ -157,16 +157,16 @@ def head_noun(phrase: str) -> str:
 
 def words_of(text: str) -> list[str]:
     """Its words in lower case, without the punctuation around them."""
-    return [word.lower() for word in _WORD.findall(normalise(text))]
+    return [word.lower() for word in _WORD.findall(normalize(text))]
 
 
 
-def marked(item: Item, phrases: dict[str, str] | None = None) -> list[tuple[str, str]]:
+def question_pieces(item: Item, phrases: dict[str, str] | None = None) -> list[tuple[str, str]]:
     """The question in pieces (text, role); role is "constraint", "text_constraint" or "" outside of them.
 
     phrases: role -> what stands in its place.
     """
-    question = normalise(item.question)
+    question = normalize(item.question)
     roles = {"visual": "constraint", "text": "text_constraint"}
     found = constraint_spans(question, item.visual_constraint, item.text_constraint)  # none where nothing is marked yet
     spans = [(*span, roles[name]) for name, span in found.items()]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..environment import versions
 from ..errors import TestBedError
-from ..files import in_one_step
+from ..files import write_atomically
 from ..text import first_line
 from .card import write_card
 from .schema import EMBEDDED, Item, TestBed
@@ -69,7 +69,7 @@ def add_step(
         "settings": settings or {}, "inputs": [described(path) for path in inputs], "counts": counts or {},
     })
     text = json.dumps({"steps": steps}, indent=1, ensure_ascii=False)
-    in_one_step(directory / PROVENANCE, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    write_atomically(directory / PROVENANCE, lambda path: path.write_text(text + "\n", encoding="utf-8"))
     write_card(load_testbed(directory), steps)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..draws import lot
+from ..draws import seeded_hash
 from ..errors import PromptError, TestBedError
 from ..text import constraint_spans, overlap, quoted
 
@@ -157,7 +157,7 @@ class TestBed:
                 and constraints in (None, item.constraints)
                 and split in (None, item.split)
             ]
-            matching.sort(key=lambda item: lot(seed, item.id))
+            matching.sort(key=lambda item: seeded_hash(seed, item.id))
             chosen += matching[:limit] if limit else matching
         return replace(self, items=tuple(chosen))
 

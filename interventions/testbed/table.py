@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import TestBedError
-from ..files import in_one_step, is_file
+from ..files import is_file, write_atomically
 from ..text import first_line, quoted
 from .images import safe_parts
 from .schema import EMBEDDED, TABLE, Item, TestBed
@@ -80,9 +80,9 @@ def save_testbed(items: Iterable[Item], directory: str | Path, card: str | None 
     for row in rows:
         row["image"] = _relative(row["image"], directory, row["id"])
     table = pa.Table.from_pylist(rows, schema=schema)
-    in_one_step(directory / TABLE, lambda path: pq.write_table(table, path, compression="zstd"))
+    write_atomically(directory / TABLE, lambda path: pq.write_table(table, path, compression="zstd"))
     if card is not None:
-        in_one_step(directory / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
+        write_atomically(directory / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
     return directory / TABLE
 
 

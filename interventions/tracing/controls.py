@@ -15,7 +15,7 @@ from functools import partial
 
 import pandas as pd
 
-from ..draws import lot
+from ..draws import seeded_hash
 from ..errors import ParameterError, Unusable
 from ..models.model import VisionLanguageModel
 from ..prompts.corruption import CorruptedPrompt
@@ -152,7 +152,7 @@ def other_item(item: Item, pool: Iterable[Item], seed: int = 0) -> Item | None:
     Chosen by a hash, so it does not depend on the order of the pool.
     """
     def rank(other: Item) -> tuple:
-        return other.relation != item.relation, lot(seed, item.id, other.id)
+        return other.relation != item.relation, seeded_hash(seed, item.id, other.id)
 
     fitting = [
         other for other in pool
@@ -192,7 +192,7 @@ def _moved(prompt: Prompt, corrupted: CorruptedPrompt, position: int, draw: str)
     others = [c for c in prompt.positions("other")
               if c > max(prompt.visual, default=0) and prompt.tokens[c] not in words]
     others = [c for c in others if c < position] or others
-    source = others[int.from_bytes(lot(draw)) % len(others)]
+    source = others[int.from_bytes(seeded_hash(draw)) % len(others)]
     alignment = [None] * len(prompt)
     alignment[source] = corrupted.alignment[position]
     first = min(corrupted.first_corrupted, source)  # the clean run is recorded from there on

@@ -19,8 +19,8 @@ from ..prompts.prompt import Prompt
 from ..prompts.tokens import token_texts
 from ..studies.conditions import REPEAT_TOKEN, Conditions, as_asked, clean_prompt, corrupted_prompt, corrupted_roles
 from ..testbed import Item, load_image
-from ..testbed.phrases import marked
-from ..text import normalise
+from ..testbed.phrases import question_pieces
+from ..text import normalize
 from .restoration import site_writes
 from .study import TraceStudy, trace_study
 
@@ -149,9 +149,9 @@ def example_at(
         columns=["run", "rank", "token_id", "p", "is_answer"],
     )
     answers.insert(3, "token", token_texts(model, answers["token_id"].tolist()))
-    texts = [("clean", *piece) for piece in marked(item)]
+    texts = [("clean", *piece) for piece in question_pieces(item)]
     phrases = _phrases(item, prompt, conditions)
-    texts += [("corrupted", text, role if role in phrases else "") for text, role in marked(item, phrases)]
+    texts += [("corrupted", text, role if role in phrases else "") for text, role in question_pieces(item, phrases)]
     return WorkedExample(
         id=item.id, answer=answer, corruption=conditions.corruption,
         texts=pd.DataFrame(texts, columns=["run", "text", "role"]), answers=answers, sites=sites,
@@ -166,9 +166,9 @@ def _phrases(item: Item, prompt: Prompt, conditions: Conditions) -> dict[str, st
     if conditions.corruption == "repeat":
         return {role: " ".join([REPEAT_TOKEN] * len(prompt.positions(role))) for role in roles}
     if conditions.is_noise:
-        return {role: text for text, role in marked(item) if role in roles}
+        return {role: text for text, role in question_pieces(item) if role in roles}
     replacements = {"constraint": item.visual_replacement, "text_constraint": item.text_replacement}
-    return {role: normalise(replacements[role]) for role in roles}
+    return {role: normalize(replacements[role]) for role in roles}
 
 
 def top_answers(lm, request: dict) -> dict:

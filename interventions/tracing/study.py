@@ -23,7 +23,7 @@ from ..studies.conditions import Conditions, clean_prompt, corrupted_prompt
 from ..studies.loop import ITEM_COLUMNS, ask
 from ..testbed import Item
 from ..testbed.answers import is_right
-from ..text import reasons
+from ..text import list_reasons
 from .causal_trace import KINDS, CausalTrace, trace
 
 # Rows of the heat maps. The paper reads effects at the last token of a constraint: it has a row of its own.
@@ -86,7 +86,7 @@ class TraceStudy:
         rows = []
         for part, group in self.questions.groupby("part", sort=False):
             used = group[group["used"]]
-            row = {"part": part, "asked": len(group), "used": len(used), "left out": reasons(group["reason"])}
+            row = {"part": part, "asked": len(group), "used": len(used), "left out": list_reasons(group["reason"])}
             rows.append(row | {f"median {name}": used[name].median() for name in ("p_clean", "p_corrupted")})
         return pd.DataFrame(rows)
 

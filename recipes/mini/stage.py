@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from interventions.files import in_one_step
+from interventions.files import write_atomically
 
 from .build import build
 from .route import NAMED, Questions, Rows
@@ -112,7 +112,7 @@ class Stage:
         state = {"model": self.model.state_dict(), "extra": self.extra.state_dict(), "done": done,
                  "recipe": recipe(self.name, self.seed, self.shape),
                  "optimizers": [o.state_dict() for o in self.optimizers] if done < self.steps else []}
-        in_one_step(path, lambda temporary: torch.save(state, temporary))
+        write_atomically(path, lambda temporary: torch.save(state, temporary))
 
     def _resume(self) -> int:
         path = self.out / f"{self.name}.pt"

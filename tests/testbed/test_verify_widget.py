@@ -17,7 +17,7 @@ from interventions.testbed.verification.outcomes import apply_decisions
 from interventions.testbed.verification.parameters import VerifyParameters
 from interventions.testbed.verification.rounds import Verification
 from interventions.testbed.verification.widget import LARGEST, VerifyWidget, picture
-from interventions.text import normalise
+from interventions.text import normalize
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 QUESTION = "Who drew this old operating system's logo in 1984, before this system?"
@@ -59,7 +59,7 @@ def press(round_: Verification, action: str, words: str = "", **fields) -> tuple
 
 def selected(question: str, words: str) -> tuple[int, int]:
     """The numbers of the first and the last piece of these words, where they stand first."""
-    begin = normalise(question).index(words)
+    begin = normalize(question).index(words)
     ends, place = [], 0
     for text, _ in pieces(question, ShownPhrases("", "", "", "")):
         ends.append((place, place + len(text)))

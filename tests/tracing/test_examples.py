@@ -11,7 +11,7 @@ from answering import questions, renamed, speaking, words
 
 from interventions.errors import ParameterError
 from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
-from interventions.testbed.phrases import marked
+from interventions.testbed.phrases import question_pieces
 from interventions.tracing.examples import first_used, pictures, typical, worked_example
 from interventions.tracing.study import trace_study
 
@@ -107,9 +107,9 @@ def test_a_text_only_model_is_shown_the_question_it_was_asked(tmp_path, items):
 
 def test_marked_finds_the_first_visual_and_the_last_text_constraint(items):
     item = replace(items[3], question="B or B: this country, this country or B?", paraphrases=())
-    assert marked(item) == [("B or B: ", ""), ("this country", "constraint"), (", this country or ", ""),
+    assert question_pieces(item) == [("B or B: ", ""), ("this country", "constraint"), (", this country or ", ""),
                             ("B", "text_constraint"), ("?", "")]
-    changed = marked(item, {"text_constraint": "L"})
+    changed = question_pieces(item, {"text_constraint": "L"})
     assert "".join(text for text, _ in changed) == "B or B: this country, this country or L?"
 
 

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from ...errors import TestBedError
-from ...text import first_line, normalise, quoted
+from ...text import first_line, normalize, quoted
 from ..candidates import gives_away
 from ..schema import Item
 from .prompt import Marks, substituted
@@ -91,5 +91,5 @@ def _difference(item: Item, constraint: str, phrase: str, role: str, n_tokens) -
     """Tokens that the question gets longer by; None without a tokenizer."""
     if n_tokens is None:
         return None
-    question = normalise(item.question)
+    question = normalize(item.question)
     return n_tokens(substituted(question, constraint, phrase, last=role == "text")) - n_tokens(question)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import TestBedError
-from ...text import first_line, normalise
+from ...text import first_line, normalize
 from .prompt import Example, Question, read_marks
 
 STARTER_EXAMPLES = Path(__file__).with_name("examples.json")
@@ -42,7 +42,7 @@ def _example(row, where: str) -> Example:
     question = row.get("question") if isinstance(row, dict) else None
     if not isinstance(question, str) or not question.strip() or not isinstance(row.get("part", ""), str):
         raise TestBedError(f"{where}: it must be an object with a question.")
-    question = normalise(question)
+    question = normalize(question)
     marks, broken = read_marks(Question("", question), json.dumps(row))
     if broken or not marks.visual_constraint:
         raise TestBedError(f"{where}: {broken or 'it has no visual_constraint'}.")

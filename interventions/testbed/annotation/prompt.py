@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...text import find_phrase, normalise, overlap
+from ...text import find_phrase, normalize, overlap
 from ..phrases import contiguity_problem, needs_image, phrase_problem
 
 _MARK = """You annotate questions about images. Reply with one JSON object and nothing else. Its fields:
@@ -173,7 +173,7 @@ def _constraints(question: str, row: dict) -> Marks:
 
 def _text_problem(question: str, phrase: str) -> str:
     """As `phrase_problem`, but a word may stand before the noun phrase ("in India")."""
-    wrong, (_, _, rest) = phrase_problem(question, phrase), normalise(phrase).partition(" ")
+    wrong, (_, _, rest) = phrase_problem(question, phrase), normalize(phrase).partition(" ")
     if wrong and rest and not contiguity_problem(question, phrase) and not phrase_problem(question, rest):
         return ""
     return wrong
@@ -186,7 +186,7 @@ def _replacements(question: str, constraint: str, row: dict, name: str, complain
         complaints.append(f'"{name}" must be a list of texts')
         return ()
     usable = []
-    for phrase in dict.fromkeys(" ".join(normalise(phrase).split()) for phrase in phrases):
+    for phrase in dict.fromkeys(" ".join(normalize(phrase).split()) for phrase in phrases):
         wrong = ""
         if not phrase or not phrase.isprintable():
             wrong = "it is no text"

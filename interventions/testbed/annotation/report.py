@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ...text import reason_kinds
+from ...text import count_reasons
 from .choice import Annotated
 
 STATES = ("as it was", "annotated", "failed", "not asked")
@@ -40,7 +40,7 @@ class Report:
 
     def reasons(self, state: str) -> dict[str, int]:
         """The kinds of reasons of a state's items, the most frequent first."""
-        return dict(reason_kinds(entry.reason for entry in self.items if entry.state == state).most_common())
+        return dict(count_reasons(entry.reason for entry in self.items if entry.state == state).most_common())
 
     def counts(self) -> dict[str, int | float]:
         """Everything that is counted, by what it is called in the table."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ...errors import TestBedError
 from ...progress import Progress
-from ...text import normalise, quoted
+from ...text import normalize, quoted
 from ..provenance import must_be_writable, rewrite
 from ..schema import Item, TestBed
 from .chat import Outcome, ask_about
@@ -122,7 +122,7 @@ def _prices(price_in: float | None, price_out: float | None) -> tuple[float, flo
 def _question(item: Item, which: str) -> Question:
     marked = item.visual_constraint and which != "all"
     given = Marks(item.visual_constraint, item.text_constraint) if marked else None
-    return Question(item.part, normalise(item.question), given)
+    return Question(item.part, normalize(item.question), given)
 
 
 def _known(ask: Callable[[Question], Outcome], questions: Iterable[Question]) -> dict[Question, Outcome]:

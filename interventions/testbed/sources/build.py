@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ...draws import lot
+from ...draws import seeded_hash
 from ...errors import TestBedError
 from ...progress import Progress
 from ..images import ENDINGS, ImageFolder, find_in
@@ -133,7 +133,7 @@ def build_movies(
             (director, year) for number, director in enumerate(of_director, start=1) if number in shown
             for year in sorted({film.year for film in of_director[director]} - {None})
         ]
-        drawn = sorted(drawn, key=lambda pair: lot(seed, *pair))[:multi]
+        drawn = sorted(drawn, key=lambda pair: seeded_hash(seed, *pair))[:multi]
         asked = ((MOVIES["multi"][0].format(year=pair[1]), pair) for pair in drawn)
         _rows(new, "movies", f"{source}, with years", asked, one)
         given = [films] if years is None else [films, years]

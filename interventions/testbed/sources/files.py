@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import TestBedError
-from ...text import first_line, normalise, quoted
+from ...text import first_line, normalize, quoted
 from ..schema import N_ANNOTATORS
 
 KNOWN_FACTS = Path(__file__).with_name("known_1000.json")
@@ -45,7 +45,7 @@ def read_csv(path: str | Path, columns: Iterable[str]) -> list[dict[str, str]]:
             for row in reader:
                 if None in row or None in row.values():
                     raise TestBedError(f"{path.name}, line {reader.line_num}: not as many fields as the header has.")
-                rows.append({name: normalise(value) for name, value in row.items()})
+                rows.append({name: normalize(value) for name, value in row.items()})
     except UnicodeDecodeError as error:
         raise TestBedError(f"{path.name} is not UTF-8 ({first_line(error)}): save it as UTF-8.") from error
     except (OSError, csv.Error) as error:
@@ -67,7 +67,7 @@ def read_json(path: str | Path):
 def read_known(path: str | Path = KNOWN_FACTS) -> list[dict]:
     """ROME's facts: subject, attribute, template, prompt, relation_id, each a text."""
     names = dict.fromkeys(("subject", "attribute", "template", "prompt", "relation_id"), str)
-    return [{name: normalise(fact[name]) for name in names} for fact in _records(path, read_json(path), names)]
+    return [{name: normalize(fact[name]) for name in names} for fact in _records(path, read_json(path), names)]
 
 
 def read_relations(path: str | Path = KNOWN_RELATIONS) -> dict[str, dict]:
@@ -101,7 +101,7 @@ def okvqa_answers(annotations: list[dict], name: str) -> dict[int, tuple[str, ..
         texts = [answer.get("answer") if isinstance(answer, dict) else None for answer in entry["answers"]]
         if len(texts) != N_ANNOTATORS or not all(isinstance(text, str) for text in texts):
             raise TestBedError(f"{name}: question {entry['question_id']} has no ten answers: is it OK-VQA's file?")
-        answers[entry["question_id"]] = tuple(map(normalise, texts))
+        answers[entry["question_id"]] = tuple(map(normalize, texts))
     return answers
 
 
@@ -118,7 +118,7 @@ def read_films(path: str | Path, years: str | Path | None = None) -> list[Film]:
     known = _years(years) if years is not None else {}
     films = []
     for row in rows:
-        name, directors = normalise(row["movie_name"]), split_credits(row["director_name"])
+        name, directors = normalize(row["movie_name"]), split_credits(row["director_name"])
         popularity = row.get("popularity")
         popularity = float(popularity) if isinstance(popularity, (int, float)) else 0.0
         year = next((known[key] for key in [*((name, d) for d in directors), (name, "")] if key in known), None)
@@ -129,7 +129,7 @@ def read_films(path: str | Path, years: str | Path | None = None) -> list[Film]:
 
 def split_credits(text: str) -> tuple[str, ...]:
     """The directors of a joint credit: "Joel Coen, Ethan Coen" or "A and B" or "A & B"."""
-    pieces = re.split(r"\s*(?:[,;|/&]|\band\b)\s*", normalise(text))
+    pieces = re.split(r"\s*(?:[,;|/&]|\band\b)\s*", normalize(text))
     kept: list[str] = []
     for piece in filter(None, pieces):
         if kept and re.fullmatch(r"(?:Jr|Sr)\.?|I{1,3}|IV", piece):  # "Robert Downey, Sr."

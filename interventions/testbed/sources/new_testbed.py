@@ -17,7 +17,7 @@ import pandas as pd
 
 from ...errors import TestBedError
 from ...files import new_folder
-from ...text import quoted, reason_kinds
+from ...text import count_reasons, quoted
 from ..images import ImageFolder, image_problem, n_pixels
 from ..provenance import add_step
 from ..schema import Item, TestBed
@@ -153,7 +153,7 @@ def rows_frame(rows: list[Row]) -> pd.DataFrame:
 
 def told(rows: list[Row]) -> str:
     """How often rows were left out for each kind of reason."""
-    kinds = reason_kinds(row.reason for row in rows)
+    kinds = count_reasons(row.reason for row in rows)
     return ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
 
 
@@ -167,7 +167,7 @@ def summary(frame: pd.DataFrame, folders: Iterable[ImageFolder] = ()) -> str:
         repaired = rows.loc[rows["status"] == "repaired", "repairs"]  # others were left out for all that
         repairs = Counter(repair for cell in repaired for repair in cell.split(" | "))
         lines += [f"  repaired, {repair}: {n}" for repair, n in repairs.most_common()]
-        lines += [f"  left out, {kind}: {n}" for kind, n in reason_kinds(rows["reason"]).most_common()]
+        lines += [f"  left out, {kind}: {n}" for kind, n in count_reasons(rows["reason"]).most_common()]
     for folder in folders:
         unnamed = folder.unnamed()
         if unnamed:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from ...text import find_phrase, normalise
+from ...text import find_phrase, normalize
 from ..phrases import DEMONSTRATIVES, contiguity_problem, cut_short, noun_phrase_problem, trim, words_of
 from .new_testbed import LeftOut
 
@@ -22,7 +22,7 @@ def repair_constraint(question: str, phrase: str, template: str = "") -> tuple[s
 
     template: that of the fact behind the question ("{} is owned by"): what stands at its {} is the whole constraint.
     """
-    question = normalise(question)
+    question = normalize(question)
     trimmed, removed = trim(phrase)
     repairs = [f"{name} removed" for name in removed]
     if not words_of(trimmed):

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ...statistics import bootstrap_counts, bootstrap_interval
-from ...text import constraint_spans, normalise, overlap
+from ...text import constraint_spans, normalize, overlap
 from ..schema import Item, TestBed
 from .decisions import Decision, DecisionLog
 from .outcomes import disagree
@@ -94,7 +94,7 @@ def _words(item: Item, decision: Decision, role: str) -> frozenset[int]:
     spans = constraint_spans(item.question, decision.visual_constraint, decision.text_constraint)
     if role not in spans:
         return frozenset()
-    words = [word.span() for word in re.finditer(r"\S+", normalise(item.question))]
+    words = [word.span() for word in re.finditer(r"\S+", normalize(item.question))]
     return frozenset(i for i, word in enumerate(words) if overlap(word, spans[role]))
 
 

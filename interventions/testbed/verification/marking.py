@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...errors import TestBedError
-from ...text import constraint_spans, normalise, overlap
+from ...text import constraint_spans, normalize, overlap
 from ..phrases import contiguity_problem, noun_phrase_problem, trim
 from ..schema import Item
 
@@ -33,7 +33,7 @@ class ShownPhrases:
 
 def pieces(question: str, marks: ShownPhrases) -> Pieces:
     """The question as (text, role): its words, and what is between them; role is "visual", "text" or ""."""
-    question, found, place = normalise(question), [], 0
+    question, found, place = normalize(question), [], 0
     spans = constraint_spans(question, marks.visual_constraint, marks.text_constraint)
     for _, letters in itertools.groupby(question, key=_kind):
         text = "".join(letters)
@@ -45,7 +45,7 @@ def pieces(question: str, marks: ShownPhrases) -> Pieces:
 
 def replaced(question: str, marks: ShownPhrases) -> dict[str, Pieces]:
     """By role, the question as (text, role) with that constraint replaced, where there is a replacement."""
-    question, found = normalise(question), {}
+    question, found = normalize(question), {}
     for role, (begin, end) in constraint_spans(question, marks.visual_constraint, marks.text_constraint).items():
         replacement = getattr(marks, f"{role}_replacement")
         if replacement:
@@ -59,7 +59,7 @@ def mark(question: str, marks: ShownPhrases, role: str, selection: Sequence[int]
     selection: the first and the last of the question's `pieces`, or None. Punctuation and a possessive at the ends are
     left out. Raises `TestBedError`, one sentence for the person, where the words cannot be marked.
     """
-    question = normalise(question)
+    question = normalize(question)
     texts = [text for text, _ in pieces(question, marks)]
     first, last = selection or (0, -1)
     phrase = trim("".join(texts[first : last + 1]))[0]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ...errors import TestBedError
-from ...text import normalise, quoted
+from ...text import normalize, quoted
 from ..phrases import needs_image
 from ..schema import Item, TestBed
 from .decisions import Decision, DecisionLog
@@ -76,7 +76,7 @@ class Verification:
         self.message = ("", "")
         try:
             self.log.refresh()
-            self._draft = replace(self._draft, **{k: normalise(fields[k]) for k in _FIELDS if k in (fields or {})})
+            self._draft = replace(self._draft, **{k: normalize(fields[k]) for k in _FIELDS if k in (fields or {})})
             actions[action]()
         except TestBedError as error:
             self.message = ("problem", str(error))
