@@ -11,7 +11,7 @@ from interventions.attention.failure_prediction import confidence_minus, failure
 from interventions.attention.right_and_wrong import outcome_by_layer, outcome_tests
 from interventions.attention.study import SUBSETS
 from interventions.attention.visual_tokens import first_layer, peak_concentration, peak_layer
-from interventions.claims.attention import (
+from interventions.claims.fig5_attention import (
     fig5_claims,
     fig5_numbers,
     fig5_table,
@@ -19,7 +19,7 @@ from interventions.claims.attention import (
     route_claims,
     subset_claims,
 )
-from interventions.claims.failure import (
+from interventions.claims.fig15_fig16_fig17_failure import (
     fig15_claims,
     fig15_numbers,
     fig15_table,

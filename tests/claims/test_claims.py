@@ -7,16 +7,8 @@ import pandas as pd
 import pytest
 from sites import early, questions_of, sites, study_of
 
-from interventions.claims import (
-    caveat,
-    checks_sentence,
-    closing_sentence,
-    control_claims,
-    fig3_claims,
-    fig3_numbers,
-    fig3_statistics,
-    window_caveat,
-)
+from interventions.claims.common import caveat, checks_sentence, closing_sentence, window_caveat
+from interventions.claims.fig3_trace import control_claims, fig3_claims, fig3_numbers, fig3_statistics
 from interventions.reports.record import Claim
 from interventions.tracing.averages import layer_tests
 from interventions.tracing.controls import control_effects

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sites import sites, study_of
 
-from interventions.claims import fig1_claims, fig4_claims, fig7_claims, fig7_numbers, sweep_numbers
+from interventions.claims.fig1_fig4_windows import fig1_claims, fig4_claims, sweep_numbers
+from interventions.claims.fig7_standard import fig7_claims, fig7_numbers
 
 
 def bump(size: float, peak: int, width: float = 1.0, spread: float = 0.02):

@@ -8,15 +8,14 @@ import pandas as pd
 import pytest
 from sites import early, sites, study_of
 
-from interventions.claims import (
+from interventions.claims.fig2_fig8_questions import (
     fig2_claims,
     fig2_numbers,
     question_claims,
     question_numbers,
     question_peaks,
-    table1_claims,
-    table1_numbers,
 )
+from interventions.claims.table1_testbed import table1_claims, table1_numbers
 from interventions.studies.conditions import Conditions
 from interventions.tracing.study import TraceStudy
 

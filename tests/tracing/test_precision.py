@@ -9,13 +9,8 @@ import torch
 from answering import questions, renamed, speaking
 from sites import early, sites, study_of
 
-from interventions.claims import (
-    checks_sentence,
-    precision_claims,
-    precision_numbers,
-    precision_sentence,
-    precision_table,
-)
+from interventions.claims.common import checks_sentence
+from interventions.claims.precision import precision_claims, precision_numbers, precision_sentence, precision_table
 from interventions.errors import ParameterError
 from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
 from interventions.tracing import precision

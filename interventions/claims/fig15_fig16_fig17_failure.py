@@ -11,8 +11,8 @@ from ..attention.failure_prediction import FEW
 from ..layers import early_and_middle_layers, early_layers
 from ..reports.record import Claim
 from ..statistics import LEVEL, Number
-from .attention import NONE_RIGHT
 from .common import above, above_zero, fine, number, number_of, p_text
+from .fig5_attention import NONE_RIGHT
 
 ONE_OUTCOME = "all answers are right, or all are wrong"
 

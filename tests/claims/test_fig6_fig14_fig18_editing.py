@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from edits import COLUMNS, PLANTED, edit_results, edits_by_layer, kept_edits
 
-from interventions.claims import (
-    closing_sentence,
+from interventions.claims.common import closing_sentence
+from interventions.claims.fig6_fig14_fig18_editing import (
     fig6_claims,
     fig6_numbers,
     fig14_claims,
