@@ -1,259 +1,301 @@
-"""The command line of test beds: `python -m interventions testbed …`."""
+"""The command line: `interventions COMMAND` or `python -m interventions COMMAND`.
 
-from __future__ import annotations
+Each command imports what it needs when it runs, so help appears at once. A command returns the text it prints.
+"""
 
-import argparse
+import functools
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, Literal
 
-from .errors import TestBedError
-from .files import why_not_writable
-from .testbed.provenance import must_be_writable
-from .testbed.sources.files import KNOWN_FACTS, KNOWN_RELATIONS
-from .testbed.table import load_testbed
+import typer
+from typer import Argument, Option
 
+from .errors import InterventionsError, TestBedError
 
-def add_commands(parser: argparse.ArgumentParser) -> None:
-    """Put the commands under a parser; each sets `run`, a function of the options that returns what is printed."""
-    commands = parser.add_subparsers(dest="action", required=True)
-    _released(commands)
-    builds = _command(commands, "build", "make a test bed of the original sources").add_subparsers(
-        dest="part", required=True
-    )
-    for add in (_okvqa, _movies, _known, _encyclopedic):
-        add(builds)
-    for add in (_annotate, _verify, _corruptions):
-        add(commands)
+_STYLE = {
+    "add_completion": False, "no_args_is_help": True, "rich_markup_mode": None, "pretty_exceptions_enable": False,
+}
+app = typer.Typer(help="Interpret vision-language models: reports, models, servers and test beds.", **_STYLE)
+testbed_app = typer.Typer(help="Import, build, annotate, verify and complete test beds.", **_STYLE)
+build_app = typer.Typer(help="Build a test bed from the original sources.", **_STYLE)
+app.add_typer(testbed_app, name="testbed")
+testbed_app.add_typer(build_app, name="build")
 
-
-def _released(commands) -> None:
-    command = _command(commands, "import-released", "make a test bed of the authors' three CSVs", _run_released)
-    command.add_argument("directory", help="the folder of the CSVs, data_constraints")
-    command.add_argument("out", help="a new folder for the test bed")
-    _images(command)
-    command.add_argument("--known", default=str(KNOWN_FACTS), help="ROME's known_1000.json (default: ours of the same)")
-    command.add_argument("--films", help="movies.pkl, for the answers of Movies")
-    command.add_argument("--okvqa-questions", help="OpenEnded_mscoco_val2014_questions.json, for the answers of OK-VQA")
-    command.add_argument("--okvqa-annotations", help="mscoco_val2014_annotations.json, the same")
-    _choice(command)
+TestBedFolder = Annotated[str, Argument(help="The folder of the test bed. The command changes it.", metavar="TESTBED")]
+NewFolder = Annotated[Path, Argument(help="A new folder for the test bed.")]
+Images = Annotated[list[Path], Option(help="A folder of pictures. Repeat the option for more.", metavar="FOLDER")]
+Choice = Annotated[str, Option(help="Which of several readable pictures to take: 'first' or 'largest'.")]
+KnownFacts = Annotated[Path | None, Option(help="ROME's known_1000.json. The package has a copy.")]
 
 
-def _run_released(options) -> str:
-    from .testbed.sources.released import import_released
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command (by default that of `sys.argv`) and return its exit code."""
+    try:
+        app(args=arguments, prog_name="interventions")
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
 
-    return _made(import_released(
-        options.directory, options.out, images=options.images, known=options.known, films=options.films,
-        okvqa_questions=options.okvqa_questions, okvqa_annotations=options.okvqa_annotations, choice=options.choice,
+
+def _command(group: typer.Typer, name: str | None = None) -> Callable:
+    """Return a decorator that adds a command: it prints the returned text, or an error of ours as one sentence."""
+    def add(function: Callable[..., str]) -> Callable:
+        @functools.wraps(function)
+        def run(*arguments, **options) -> None:
+            try:
+                print(function(*arguments, **options))
+            except KeyboardInterrupt:  # what can be interrupted has said what it kept
+                raise typer.Exit(130) from None
+            except InterventionsError as error:
+                print(error, file=sys.stderr)
+                raise typer.Exit(1) from None
+
+        return group.command(name)(run)
+
+    return add
+
+
+@_command(app)
+def record(notebook: Annotated[Path, Argument(help="A notebook that papermill has run.")]) -> str:
+    """Print the record of an executed notebook as JSON."""
+    from .reports.record import read_record
+
+    return json.dumps(read_record(notebook), indent=1, ensure_ascii=False)
+
+
+@_command(app)
+def convert(
+    layout: Annotated[Literal["bunny"], Argument(help="The key layout of the checkpoint.")],
+    source: Annotated[Path, Argument(help="The folder of the checkpoint.")],
+    destination: Annotated[Path, Argument(help="A new folder.")],
+    vision_heads: Annotated[int, Option(help="Attention heads of an unknown vision tower.")] = 0,
+    vision_layers: Annotated[int, Option(help="Layers of an unknown vision tower, all of them.")] = 0,
+) -> str:
+    """Write a checkpoint as a native LLaVA."""
+    from .models.bunny import convert_bunny
+
+    return "\n".join(convert_bunny(source, destination, vision_heads=vision_heads, vision_layers=vision_layers))
+
+
+@_command(app)
+def preflight(model: Annotated[str, Option(help="An alias, a directory of the server, or a Hub id.")]) -> str:
+    """Check that the NDIF server is ready for a model."""
+    from .models.loading import load_model
+
+    return "\n".join(load_model(model, remote=True).server.answers)
+
+
+@_command(app)
+def pages(directory: Annotated[Path, Argument(help="Their folder, such as reports/mini.")]) -> str:
+    """Write executed notebooks as HTML pages, with an index."""
+    from .reports.page import build_pages
+
+    return str(build_pages(directory))
+
+
+@_command(testbed_app, "import-released")
+def import_released(
+    directory: Annotated[Path, Argument(help="The folder of the CSVs, data_constraints.")],
+    out: NewFolder,
+    images: Images,
+    known: KnownFacts = None,
+    films: Annotated[Path | None, Option(help="movies.pkl, for the answers of Movies.")] = None,
+    okvqa_questions: Annotated[
+        Path | None, Option(help="OpenEnded_mscoco_val2014_questions.json, for the answers of OK-VQA.")
+    ] = None,
+    okvqa_annotations: Annotated[
+        Path | None, Option(help="mscoco_val2014_annotations.json, for the answers of OK-VQA.")
+    ] = None,
+    choice: Choice = "first",
+) -> str:
+    """Make a test bed from the authors' three CSVs."""
+    from .testbed.sources import files, released
+
+    return _built(released.import_released(
+        directory, out, images=images, known=known or files.KNOWN_FACTS, films=films, okvqa_questions=okvqa_questions,
+        okvqa_annotations=okvqa_annotations, choice=choice,
     ))
 
 
-def _okvqa(builds) -> None:
-    command = _command(builds, "okvqa", "OK-VQA's questions, constraints not marked yet", _run_okvqa)
-    command.add_argument("questions", help="OpenEnded_mscoco_val2014_questions.json")
-    command.add_argument("annotations", help="mscoco_val2014_annotations.json")
-    command.add_argument("out", help="a new folder for the test bed")
-    _images(command)
+@_command(build_app)
+def okvqa(
+    questions: Annotated[Path, Argument(help="OpenEnded_mscoco_val2014_questions.json")],
+    annotations: Annotated[Path, Argument(help="mscoco_val2014_annotations.json")],
+    out: NewFolder,
+    images: Images,
+) -> str:
+    """Build OK-VQA. Its constraints are not marked yet."""
+    from .testbed.sources import build
+
+    return _built(build.build_okvqa(questions, annotations, out, images=images))
 
 
-def _run_okvqa(options) -> str:
-    from .testbed.sources.build import build_okvqa
+@_command(build_app)
+def movies(
+    films: Annotated[Path, Argument(help="movies.pkl. Nothing in it is run.")],
+    out: NewFolder,
+    images: Images,
+    years: Annotated[
+        Path | None, Option(help="CSV of movie_name, year (and director_name), for questions about a year.")
+    ] = None,
+    multi: Annotated[int, Option(help="The largest number of questions about a year.")] = 500,
+    seed: Annotated[int, Option(help="Decides which questions about a year are taken.")] = 0,
+    choice: Choice = "first",
+) -> str:
+    """Build Multimodal Movies: a question for every director with a picture."""
+    from .testbed.sources import build
 
-    return _made(build_okvqa(options.questions, options.annotations, options.out, images=options.images))
+    return _built(build.build_movies(films, out, images=images, years=years, multi=multi, seed=seed, choice=choice))
 
 
-def _movies(builds) -> None:
-    command = _command(builds, "movies", "a question for every director that has an image", _run_movies)
-    command.add_argument("films", help="movies.pkl (read without running anything in it)")
-    command.add_argument("out", help="a new folder for the test bed")
-    _images(command)
-    command.add_argument("--years", help="CSV with movie_name, year (and director_name): questions about a year, too")
-    command.add_argument("--multi", type=int, default=500, help="so many of them at most (500)")
-    command.add_argument("--seed", type=int, default=0, help="which of them")
-    _choice(command)
+@_command(build_app)
+def known(
+    out: NewFolder,
+    images: Images,
+    known: KnownFacts = None,
+    relations: Annotated[Path | None, Option(help="Question and noun of each relation. The package has them.")] = None,
+    choice: Choice = "first",
+) -> str:
+    """Build Multimodal Known: ROME's facts, with the subject shown instead of named."""
+    from .testbed.sources import build, files
 
-
-def _run_movies(options) -> str:
-    from .testbed.sources.build import build_movies
-
-    return _made(build_movies(
-        options.films, options.out, images=options.images, years=options.years, multi=options.multi,
-        seed=options.seed, choice=options.choice,
+    return _built(build.build_known(
+        out, images=images, known=known or files.KNOWN_FACTS, relations=relations or files.KNOWN_RELATIONS,
+        choice=choice,
     ))
 
 
-def _known(builds) -> None:
-    command = _command(builds, "known", "ROME's facts, the subject shown instead of named", _run_known)
-    command.add_argument("out", help="a new folder for the test bed")
-    _images(command)
-    command.add_argument("--known", default=str(KNOWN_FACTS), help="known_1000.json (default: the copy in the package)")
-    command.add_argument("--relations", default=str(KNOWN_RELATIONS), help="question and noun of each relation")
-    _choice(command)
+@_command(build_app)
+def encyclopedic(
+    csv: Annotated[Path, Argument(help="train.csv, val.csv or test.csv")], out: NewFolder, images: Images
+) -> str:
+    """Build the landmark questions of Encyclopedic-VQA: facts to insert."""
+    from .testbed.sources import build
+
+    return _built(build.build_encyclopedic(csv, out, images=images))
 
 
-def _run_known(options) -> str:
-    from .testbed.sources.build import build_known
-
-    return _made(build_known(
-        options.out, images=options.images, known=options.known, relations=options.relations, choice=options.choice,
-    ))
-
-
-def _encyclopedic(builds) -> None:
-    command = _command(builds, "encyclopedic", "Encyclopedic-VQA's landmarks, facts to insert", _run_encyclopedic)
-    command.add_argument("csv", help="train.csv, val.csv or test.csv")
-    command.add_argument("out", help="a new folder for the test bed")
-    _images(command)
-
-
-def _run_encyclopedic(options) -> str:
-    from .testbed.sources.build import build_encyclopedic
-
-    return _made(build_encyclopedic(options.csv, options.out, images=options.images))
-
-
-def _annotate(commands) -> None:
-    told = "a language model marks constraints and proposes replacements"
-    command = _command(commands, "annotate", told, _run_annotate)
-    _testbed(command)
-    command.add_argument("--model", required=True, help="as the endpoint calls it (OPENAI_BASE_URL, OPENAI_API_KEY)")
-    command.add_argument(
-        "--which", default="unmarked", help="items: unmarked (default), incomplete (no replacement, too), or all anew"
-    )
-    command.add_argument("--limit", type=int, default=0, help="questions (0: all)")
-    command.add_argument("--examples", help="JSON or JSONL of annotated questions that the model sees (24 of ours)")
-    command.add_argument(
-        "--tokenizer", help="the model to be studied: replacements of as many tokens as the constraint are preferred"
-    )
-    command.add_argument("--concurrency", type=int, default=4, help="requests in flight (4)")
-    command.add_argument("--retries", type=int, default=2, help="more tries for a reply that breaks a rule (2)")
-    command.add_argument("--timeout", type=float, default=60.0, help="seconds (60)")
-    command.add_argument("--price-in", type=float, help="dollars per million tokens sent, to be told the cost")
-    command.add_argument("--price-out", type=float, help="dollars per million tokens received")
-
-
-def _run_annotate(options) -> str:
+@_command(testbed_app)
+def annotate(
+    testbed: TestBedFolder,
+    model: Annotated[str, Option(help="The name of the model at the endpoint (OPENAI_BASE_URL, OPENAI_API_KEY).")],
+    which: Annotated[
+        str, Option(help="Items to annotate: 'unmarked', 'incomplete' (also those without a replacement) or 'all'.")
+    ] = "unmarked",
+    limit: Annotated[int, Option(help="The largest number of questions. 0 means all.")] = 0,
+    examples: Annotated[Path | None, Option(help="JSON or JSONL of annotated questions. The package has 24.")] = None,
+    tokenizer: Annotated[
+        str | None, Option(help="The model to study. Replacements with as many tokens as the constraint come first.")
+    ] = None,
+    concurrency: Annotated[int, Option(help="Requests in flight.")] = 4,
+    retries: Annotated[int, Option(help="How often to ask again after a reply that breaks a rule.")] = 2,
+    timeout: Annotated[float, Option(help="Seconds to wait for a reply.")] = 60.0,
+    price_in: Annotated[float | None, Option(help="Dollars per million tokens sent, to print the cost.")] = None,
+    price_out: Annotated[float | None, Option(help="Dollars per million tokens received.")] = None,
+) -> str:
+    """Mark constraints with a language model."""
     from .models.checkpoints import resolve
-    from .testbed.annotation.run import annotate
+    from .testbed.annotation import run
+    from .testbed.table import load_testbed
 
-    report = annotate(
-        load_testbed(options.testbed), options.model, which=options.which, limit=options.limit,
-        tokenizer=options.tokenizer and resolve(options.tokenizer)[0],
-        concurrency=options.concurrency, retries=options.retries, timeout=options.timeout,
-        price_in=options.price_in, price_out=options.price_out,
-        **({"examples": options.examples} if options.examples else {}),
+    report = run.annotate(
+        load_testbed(testbed), model, which=which, limit=limit, examples=examples or run.STARTER_EXAMPLES,
+        tokenizer=tokenizer and resolve(tokenizer)[0], concurrency=concurrency, retries=retries, timeout=timeout,
+        price_in=price_in, price_out=price_out,
     )
     if report.count("failed") and not report.count("annotated"):
         print(report)
-        raise TestBedError(f"None of {report.count('failed')} questions could be annotated: the reasons are above.")
+        raise TestBedError(f"All {report.count('failed')} questions failed. The reasons are above.")
     return str(report)
 
 
-def _verify(commands) -> None:
-    told = "what people decided in notebooks/verify.ipynb, and how they agree"
-    command = _command(commands, "verify", told, _run_verify)
-    _testbed(command, "its folder, which --apply changes")
-    command.add_argument("--apply", action="store_true", help="write what they decided into the test bed")
-    command.add_argument("--prefer", default="", help="with --apply: whose decision counts where people disagree")
-    command.add_argument(
-        "--only-verified", action="store_true", help="with --apply: set aside what nobody accepted or corrected"
-    )
-    command.add_argument("--log", help="another log than decisions.jsonl in the test bed's folder")
+@_command(testbed_app)
+def verify(
+    testbed: Annotated[str, Argument(help="The folder of the test bed. --apply changes it.")],
+    apply: Annotated[bool, Option("--apply", help="Write the decisions into the test bed.")] = False,
+    prefer: Annotated[str, Option(help="With --apply: whose decision counts where people disagree.")] = "",
+    only_verified: Annotated[
+        bool, Option("--only-verified", help="With --apply: set aside items that nobody accepted or corrected.")
+    ] = False,
+    log: Annotated[Path | None, Option(help="The log, by default decisions.jsonl in the test bed's folder.")] = None,
+) -> str:
+    """Show people's decisions, or apply them.
 
-
-def _run_verify(options) -> str:
+    The decisions are those made in notebooks/verify.ipynb.
+    """
+    from .testbed.table import load_testbed
     from .testbed.verification.agreement import agreement, disputed, progress
     from .testbed.verification.decisions import DecisionLog, default_log
     from .testbed.verification.outcomes import apply_decisions, summary, with_set_aside
 
-    testbed = load_testbed(options.testbed)
-    log = DecisionLog(options.log or default_log(testbed))
-    if not options.apply and (options.prefer or options.only_verified):
-        raise TestBedError("prefer and only_verified say how decisions are applied: add --apply.")
-    if options.apply:
-        return summary(apply_decisions(testbed, log, prefer=options.prefer, only_verified=options.only_verified))
-    if not log.annotators:
-        raise TestBedError(f"{log.path} holds no decision: make some in notebooks/verify.ipynb first.")
-    everything = with_set_aside(testbed)
-    frames = (progress(everything, log), agreement(everything, log), disputed(everything, log))
+    bed = load_testbed(testbed)
+    decisions = DecisionLog(log or default_log(bed))
+    if not apply and (prefer or only_verified):
+        raise TestBedError("prefer and only_verified need --apply: add it.")
+    if apply:
+        return summary(apply_decisions(bed, decisions, prefer=prefer, only_verified=only_verified))
+    if not decisions.annotators:
+        raise TestBedError(f"{decisions.path} holds no decision: make some in notebooks/verify.ipynb first.")
+    everything = with_set_aside(bed)
+    frames = (progress(everything, decisions), agreement(everything, decisions), disputed(everything, decisions))
     shown = (frame[frame["n"] > 0] if "n" in frame else frame for frame in frames)  # not what nobody marked
     return "\n\n".join(
         frame.to_string(index=False, float_format="{:.2f}".format) for frame in shown if len(frame)
     )
 
 
-def _corruptions(commands) -> None:
-    told = "a replacement phrase for every constraint that has none"
-    command = _command(commands, "corruptions", told, _run_corruptions)
-    _testbed(command)
-    command.add_argument("--model", default="", help="checks that P(answer) falls (empty: chosen without a check)")
-    command.add_argument("--tries", type=int, default=8, help="phrases tried for a constraint, at most (8)")
-    command.add_argument(
-        "--max-p", type=float, default=0.05, help="P(answer) that is low enough, as a share of the clean run's (0.05)"
-    )
-    command.add_argument("--seed", type=int, default=0, help="which phrases come first")
-    command.add_argument("--parts", default="", help="parts of the test bed, separated by commas (empty: all)")
-    command.add_argument("--limit", type=int, default=0, help="questions of each part that lack one (0: all)")
-    command.add_argument("--overwrite", action="store_true", help="choose anew for all")
-    command.add_argument("--results-dir", default="results", help="one file a question: a run that was killed goes on")
-    command.add_argument("--dtype", help="as for the notebooks")
-    command.add_argument("--device-map", help="as for the notebooks")
-    command.add_argument("--remote", action="store_true", help="run on the NDIF server of the environment")
+@_command(testbed_app)
+def corruptions(
+    testbed: TestBedFolder,
+    model: Annotated[str, Option(help="A model that checks that P(answer) falls. Empty: no check.")] = "",
+    tries: Annotated[int, Option(help="The largest number of phrases to try for a constraint.")] = 8,
+    max_p: Annotated[float, Option(help="The P(answer) that is low enough, as a share of the clean run's.")] = 0.05,
+    seed: Annotated[int, Option(help="Decides which phrases come first.")] = 0,
+    parts: Annotated[str, Option(help="Parts of the test bed, separated by commas. Empty: all.")] = "",
+    limit: Annotated[int, Option(help="The largest number of questions of each part. 0 means all.")] = 0,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace existing phrases.")] = False,
+    results_dir: Annotated[
+        Path, Option(help="Where results are stored, one file a question. An interrupted run continues from them.")
+    ] = Path("results"),
+    dtype: Annotated[str | None, Option(help="As in the notebooks.")] = None,
+    device_map: Annotated[str | None, Option(help="As in the notebooks.")] = None,
+    remote: Annotated[bool, Option("--remote", help="Run on the NDIF server of the environment.")] = False,
+) -> str:
+    """Choose the missing replacement phrases."""
+    from .files import why_not_writable
+    from .studies import replacements
+    from .testbed.provenance import must_be_writable
+    from .testbed.table import load_testbed
 
-
-def _run_corruptions(options) -> str:
-    from .studies.replacements import choose_corruptions, must_be_possible, write_corruptions
-
-    testbed, model = load_testbed(options.testbed), None
-    parts = list(dict.fromkeys(filter(None, map(str.strip, options.parts.split(","))))) or None
-    must_be_writable(testbed)  # before minutes of work
-    must_be_possible(testbed, tries=options.tries, max_p=options.max_p, parts=parts, limit=options.limit)
-    if not options.model and (options.remote or options.dtype or options.device_map):
+    bed, vlm = load_testbed(testbed), None
+    options = {
+        "tries": tries, "max_p": max_p, "limit": limit,
+        "parts": list(dict.fromkeys(filter(None, map(str.strip, parts.split(","))))) or None,
+    }
+    must_be_writable(bed)  # before minutes of work
+    replacements.must_be_possible(bed, **options)
+    if not model and (remote or dtype or device_map):
         raise TestBedError("remote, dtype and device_map say how a model is loaded: add --model.")
-    if options.model:
-        from .models.loading import load_model  # heavy
+    if model:
+        from .models.loading import load_model
 
-        if why := why_not_writable(Path(options.results_dir).expanduser()):  # before minutes of loading weights
+        if why := why_not_writable(results_dir.expanduser()):  # before minutes of loading weights
             raise TestBedError(f"results_dir: {why}: name a folder that can be written.")
-        model = load_model(
-            options.model, remote=options.remote, dtype=options.dtype, device_map=options.device_map
-        )
-    found = choose_corruptions(
-        testbed, model, overwrite=options.overwrite, tries=options.tries, max_p=options.max_p, seed=options.seed,
-        parts=parts, limit=options.limit, results_dir=options.results_dir,
-    )
-    write_corruptions(testbed, found)
-    told = found.summary().T.dropna(how="all").to_string(header=False, float_format="{:.4f}".format)
+        vlm = load_model(model, remote=remote, dtype=dtype, device_map=device_map)
+    found = replacements.choose_corruptions(
+        bed, vlm, overwrite=overwrite, seed=seed, results_dir=results_dir, **options)
+    replacements.write_corruptions(bed, found)
+    counts = found.summary().T.dropna(how="all").to_string(header=False, float_format="{:.4f}".format)
     n_new = int(found.choices["status"].isin(("chosen", "unchecked")).sum())
-    return f"{told}\n{testbed.directory}: {n_new} phrases written; what each line means: docs/testbeds.md"
+    return f"{counts}\n{bed.directory}: {n_new} phrases written. docs/testbeds.md explains each line."
 
 
-def _testbed(command, help: str = "its folder, which is changed") -> None:
-    command.add_argument("testbed", help=help)
-
-
-def _command(commands, name: str, help: str, run: Callable | None = None) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
-    if run is not None:
-        command.set_defaults(run=run)
-    return command
-
-
-def _images(command) -> None:
-    command.add_argument(
-        "--images", action="append", required=True, help="a folder of the pictures; may be given several times"
-    )
-
-
-def _choice(command) -> None:
-    command.add_argument(
-        "--choice", default="first", help="which of several pictures that can be read: first (default) or largest"
-    )
-
-
-def _made(built) -> str:
-    """What became of the rows, and where the test bed is."""
+def _built(built: tuple) -> str:
+    """Return what happened to the rows of the sources, and where the test bed is."""
     from .testbed.sources.new_testbed import ROWS, summary
 
     testbed, rows, folders = built
-    where = f"{testbed.directory}: {len(testbed)} questions; every row is accounted for in {ROWS}"
-    return f"{summary(rows, folders)}\n{where}"
+    return f"{summary(rows, folders)}\n{testbed.directory}: {len(testbed)} questions. {ROWS} accounts for every row."

@@ -50,7 +50,7 @@ def test_the_imported_questions_are_those_released(released):
 def test_corruptions_then_table_1_and_figure_3(bed, tmp_path, capsys):
     assert run("corruptions", bed, "--model", "mini", "--results-dir", tmp_path / "results") == 0
     printed = capsys.readouterr().out
-    assert printed.splitlines()[-1].startswith(f"{bed}: 15 phrases written")
+    assert printed.splitlines()[-1].startswith(f"{bed}: 15 phrases")
     assert all(item.visual_replacement for item in load_testbed(bed))
     assert [line.split() for line in printed.splitlines() if line.startswith("chosen")] == [["chosen", "5", "5", "5"]]
     assert history(bed)[-1]["counts"] == {"chosen": 15}
@@ -132,7 +132,7 @@ def test_an_endpoint_that_only_talks_nonsense_ends_in_a_sentence(bed, monkeypatc
         monkeypatch.setenv("OPENAI_API_KEY", "nobody-sees-this")
         assert run("annotate", bed, "--model", "parrot", "--which", "all", "--limit", "1") == 1
     printed = capsys.readouterr()
-    assert "could be annotated: the reasons are above" in printed.err
+    assert "questions failed" in printed.err
     assert "delete annotations.jsonl" in printed.out
 
 
@@ -147,6 +147,11 @@ def test_a_model_that_can_be_asked_nothing_ends_in_a_sentence(bed, capsys):
     assert run("corruptions", bed, "--model", "mini", "--results-dir", bed / "results") == 1
     told = capsys.readouterr().err
     assert "constraint not marked" in told and told.strip().splitlines()[-1].startswith("Parameter 'model'")
+
+
+@pytest.mark.parametrize("arguments", [(), ("corruptions",), ("verify", "embedded", "--aply"), ("nothing",)])
+def test_a_command_that_cannot_be_read_exits_with_2(arguments):
+    assert run(*arguments) == 2
 
 
 def test_an_interrupt_ends_a_command_quietly(bed, monkeypatch, capsys):
