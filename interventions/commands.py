@@ -197,13 +197,16 @@ def annotate(
     price_out: Annotated[float | None, Option(help="Dollars per million tokens received.")] = None,
 ) -> str:
     """Mark constraints with a language model."""
-    from .models.checkpoints import resolve
     from .testbed.annotation import run
     from .testbed.table import load_testbed
 
+    if tokenizer:
+        from .models.checkpoints import resolve
+
+        tokenizer = resolve(tokenizer)[0]
     report = run.annotate(
         load_testbed(testbed), model, which=which, limit=limit, examples=examples or run.STARTER_EXAMPLES,
-        tokenizer=tokenizer and resolve(tokenizer)[0], concurrency=concurrency, retries=retries, timeout=timeout,
+        tokenizer=tokenizer, concurrency=concurrency, retries=retries, timeout=timeout,
         price_in=price_in, price_out=price_out,
     )
     if report.count("failed") and not report.count("annotated"):
@@ -276,7 +279,7 @@ def corruptions(
         "parts": list(dict.fromkeys(filter(None, map(str.strip, parts.split(","))))) or None,
     }
     must_be_writable(bed)  # before minutes of work
-    replacements.must_be_possible(bed, **options)
+    replacements.check_settings(bed, **options)
     if not model and (remote or dtype or device_map):
         raise TestBedError("remote, dtype and device_map say how a model is loaded: add --model.")
     if model:

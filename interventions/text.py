@@ -1,4 +1,4 @@
-"""How messages quote what a user gave: short, however long it is."""
+"""Find phrases in a question, and quote values in messages, short however long they are."""
 
 from __future__ import annotations
 
@@ -11,27 +11,37 @@ from .errors import PromptError
 
 
 def normalize(text: str) -> str:
-    """NFC without outer space: the same letters written in two ways must be one string."""
+    """Return the text in NFC without outer space, so the same letters written in two ways are one string."""
     return unicodedata.normalize("NFC", text).strip()
 
 
 def must_be_text(name: str, value) -> None:
-    """Raises PromptError for a value, the parameter `name`, that is no text."""
+    """Raise PromptError if the value of the argument `name` is no text."""
     if not isinstance(value, str):
         raise PromptError(f"{name} must be a text, not {quoted(value)}.")
 
 
 def overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two spans [begin, end) have a place in common."""
+    """Return whether two spans [begin, end) have a place in common."""
     return one[0] < other[1] and other[0] < one[1]
 
 
 def find_phrase(question: str, phrase: str, name: str, *, last: bool) -> tuple[int, int]:
-    """Character span of a phrase in a question. name: the parameter to blame."""
+    """Return the character span of a phrase in a question, preferring whole words and the same case.
+
+    Args:
+        question: the normalized question.
+        phrase: the words to find.
+        name: the argument that an error names.
+        last: return the last occurrence instead of the first.
+
+    Raises:
+        PromptError: the phrase is not in the question.
+    """
     must_be_text(name, phrase)
     phrase = normalize(phrase)
     if not phrase:
-        raise PromptError(f"{name} is empty: give the words of the question that it consists of.")
+        raise PromptError(f"{name} is empty: give words of the question.")
     literal = re.escape(phrase)
     for pattern in (rf"(?<!\w){literal}(?!\w)", literal):
         for flags in (0, re.IGNORECASE):
@@ -41,14 +51,15 @@ def find_phrase(question: str, phrase: str, name: str, *, last: bool) -> tuple[i
             if found:
                 return found[-1 if last else 0]
     raise PromptError(
-        f"{name} {quoted(phrase)} is not in the question {quoted(question)}: give words that stand in it as they are."
+        f"{name} {quoted(phrase)} is not in the question {quoted(question)}: copy words of the question."
     )
 
 
 def constraint_spans(question: str, visual_constraint: str, text_constraint: str | None) -> dict[str, tuple[int, int]]:
-    """Where the experiments find the constraints in `normalize(question)`: by "visual" and "text", what is marked.
+    """Return the spans of the marked constraints in `normalize(question)`, by "visual" and "text".
 
-    Raises PromptError for one that does not stand in the question.
+    Raises:
+        PromptError: a constraint is not in the question.
     """
     question, spans = normalize(question), {}
     if visual_constraint:
@@ -62,22 +73,18 @@ def _has_mark(text: str) -> bool:
     return any(unicodedata.category(character).startswith("M") for character in text)
 
 
-
 QUOTED = 80  # characters that a message shows of a longer value
 PATH = 300  # characters of a path that is shown whole: its end says most
 _MARK = "…"
 
 
 def shortened(text: str, most: int = QUOTED) -> str:
-    """The text, or of one longer than `most` characters the first QUOTED and "…"."""
+    """Return the text, or the first QUOTED characters and "…" of one longer than `most` characters."""
     return text if len(text) <= most else text[:QUOTED] + _MARK
 
 
 def quoted(value: object, most: int = QUOTED) -> str:
-    """A value as a message shows it: texts, bytes and paths in quotation marks, long ones by their first characters.
-
-    Anything else (an array, a tensor, a list) is told by its type where it is long.
-    """
+    """Return a value as a message shows it: texts and paths in quotation marks, long ones cut, arrays by their shape."""
     if hasattr(value, "__fspath__"):
         return quoted(value.__fspath__(), PATH)
     if isinstance(value, (str, bytes, bytearray)):
@@ -87,18 +94,17 @@ def quoted(value: object, most: int = QUOTED) -> str:
     return shortened(repr(value).replace("\n", " "), most)
 
 
-
 def first_line(error: BaseException) -> str:
-    """What an error of another library says, short enough to stand in brackets."""
+    """Return the first line of an error of another library, short enough to stand in brackets."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     return shortened(line, 200)  # it may quote what it was given
 
 
 def count_reasons(reasons: Iterable[str]) -> Counter[str]:
-    """How often there is a reason of each kind: what stands before its colon. Empty ones do not count."""
+    """Count reasons by their kind, the text before the colon. Empty reasons do not count."""
     return Counter(reason.partition(":")[0] for reason in reasons if reason)
 
 
 def list_reasons(texts: Iterable[str]) -> str:
-    """How often there was each kind of reason, the most frequent first; "none" if there was none."""
+    """Return the count of each kind of reason, the most frequent first, or "none"."""
     return ", ".join(f"{count} {kind}" for kind, count in count_reasons(texts).most_common()) or "none"

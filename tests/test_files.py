@@ -1,12 +1,13 @@
 """Files and folders that appear whole or not at all."""
 
-import importlib.util
 import os
-import sys
+import threading
 
 import pytest
+from filelock import FileLock
 
-from interventions.files import natural_order, new_folder, write_atomically
+from interventions.errors import TestBedError
+from interventions.files import append_lines, natural_order, new_folder, write_atomically
 
 
 def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
@@ -95,14 +96,27 @@ def test_natural_order():
     assert sorted(names, key=natural_order) == ["fig2", "fig2b", "fig14", "Image_1.jpg", "image_2.jpg", "Image_10.jpg"]
 
 
-def test_lines_are_appended_where_files_cannot_be_locked(tmp_path, monkeypatch):
-    """Windows has no fcntl: the module loads, and a line cut off is ended all the same."""
-    monkeypatch.setitem(sys.modules, "fcntl", None)
-    module = importlib.util.module_from_spec(importlib.util.find_spec("interventions.files"))
-    module.__spec__.loader.exec_module(module)
-    assert module.fcntl is None
-    path = tmp_path / "lines.jsonl"
-    module.append_lines(path, [{"a": 1}])
+def test_a_line_that_was_cut_off_is_ended(tmp_path):
+    path = tmp_path / "new" / "lines.jsonl"
+    append_lines(path, [{"a": 1}])
     path.write_bytes(path.read_bytes() + b'{"b"')
-    module.append_lines(path, [{"c": 3}, {"d": 4}])
+    append_lines(path, [{"c": 3}, {"d": 4}])
+    append_lines(path, [])
     assert path.read_text().splitlines() == ['{"a": 1}', '{"b"', '{"c": 3}', '{"d": 4}']
+
+
+def test_who_appends_waits_for_another(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    thread = threading.Thread(target=append_lines, args=(path, [{"a": 1}]))
+    with FileLock(tmp_path / ".lines.jsonl.lock"):
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive() and not path.exists()
+    thread.join()
+    assert path.read_text() == '{"a": 1}\n'
+    assert [name for name in names(tmp_path) if not name.startswith(".")] == ["lines.jsonl"]
+
+
+def test_a_file_that_cannot_be_appended_to_is_one_sentence(tmp_path):
+    with pytest.raises(TestBedError, match=r"cannot be written \(.*directory.*not saved\.$"):
+        append_lines(tmp_path, [{"a": 1}])

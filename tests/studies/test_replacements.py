@@ -9,7 +9,7 @@ import pytest
 import tiny
 from answering import MULTI, questions, renamed, speaking
 
-import interventions.studies.replacements as module
+import interventions.studies.candidate_runs as module
 from interventions.errors import PromptError
 from interventions.prompts.corruption import corrupt
 from interventions.prompts.prompt import build_prompt
