@@ -12,6 +12,7 @@ import pandas as pd
 
 from interventions import load_model, load_testbed
 from interventions.studies.conditions import Conditions
+from interventions.studies.loop import RunOptions
 from interventions.studies.replacements import choose_corruptions
 from interventions.tracing.study import trace_study
 
@@ -21,7 +22,8 @@ from . import measure
 def traced(model, items, corrupted: str, folder: str) -> dict[str, pd.DataFrame]:
     """By part: the mean effects of both kinds by layer, and the questions used."""
     study = trace_study(
-        model, items, window=3, conditions=Conditions(corrupted=corrupted), results_dir=folder, only_read=True
+        model, items, window=3, conditions=Conditions(corrupted=corrupted),
+        run=RunOptions(results_dir=folder), only_read=True
     )
     return {part: (study.sites[study.sites["part"] == part], questions[questions["used"]])
             for part, questions in study.questions.groupby("part")}

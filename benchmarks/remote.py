@@ -20,6 +20,7 @@ from interventions import attention_contributions, attention_knockout, edit_fact
 from interventions.editing.edit import apply_edits
 from interventions.progress import TRAFFIC
 from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
+from interventions.studies.loop import RunOptions
 from interventions.tracing.study import trace_study
 
 from .measure import save, spread, timed
@@ -78,9 +79,9 @@ def throughput(items) -> dict[int, float]:
     for n in CONCURRENCY:
         model = load_model("mini", remote=True, concurrency=n)
         with tempfile.TemporaryDirectory() as directory:
-            trace_study(model, list(items)[:1], results_dir=f"{directory}/first")
+            trace_study(model, list(items)[:1], run=RunOptions(results_dir=f"{directory}/first"))
             began = time.perf_counter()
-            trace_study(model, items, results_dir=f"{directory}/all")
+            trace_study(model, items, run=RunOptions(results_dir=f"{directory}/all"))
             found[n] = len(items) / (time.perf_counter() - began)
     return found
 

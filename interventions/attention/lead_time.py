@@ -19,7 +19,7 @@ from ..environment import device_of
 from ..models.model import VisionLanguageModel
 from ..statistics import Number, bootstrap_interval
 from ..studies.conditions import Conditions, clean_prompt
-from ..studies.loop import Asked, ask
+from ..studies.loop import QuestionResult, RunOptions, question_loop
 from ..testbed import Item
 from .contributions import attention_contributions
 
@@ -42,20 +42,21 @@ def lead_time(
     remote, ratios = model.runs_on(remote), []
     if layers:
         key = {
-            "table": "lead_time", "layers": list(layers), "protocol": protocol, "remote": remote, "repeats": REPEATS,
+            "table": "lead_time", "version": 2, "layers": list(layers), "protocol": protocol, "remote": remote,
+            "repeats": REPEATS,
             "machine": [device_of(model), _hardware(model), torch.get_num_threads()],
         }
         alone, warm = copy.copy(model), []
         alone.concurrency = 1  # another question at the same time would take its share
 
-        def enough(entry: Asked) -> bool:
+        def enough(entry: QuestionResult) -> bool:
             if not entry.reason:
                 ratios.append(entry.table.loc[0, "early"] / entry.table.loc[0, "whole"])
             return len(ratios) == limit
 
-        ask(
+        question_loop(
             alone, items, partial(_time, model, layers, protocol, remote, warm), key=key, purpose=("time", "timed"),
-            results_dir=results_dir, label="lead time", optional=True, enough=enough,
+            run=RunOptions(results_dir, label="lead time"), allow_none=True, stop_when=enough,
         )
     value, low, high = bootstrap_interval(ratios)
     return {

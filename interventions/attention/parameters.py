@@ -81,7 +81,7 @@ class Fig5Parameters(SampleParameters):
     def for_study(self, model: VisionLanguageModel) -> dict:
         """The arguments of `attention_study.attention_study`."""
         window = resolve_window("window", self.window, model.n_layers)
-        return {"knockouts": True, "window": window, "protocol": self.protocol} | self.asking()
+        return {"knockouts": True, "window": window, "protocol": self.protocol} | {"run": self.run}
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class OutcomeParameters(SampleParameters):
 
     def for_study(self) -> dict:
         """The arguments of `attention_study.attention_study`."""
-        return {"flows": [CONSTRAINT_TO_LAST], "protocol": self.protocol} | self.asking()
+        return {"flows": [CONSTRAINT_TO_LAST], "protocol": self.protocol} | {"run": self.run}
 
 
 @dataclass(frozen=True)

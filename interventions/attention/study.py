@@ -7,9 +7,8 @@ in words, and judged by the whole answer.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,7 @@ from ..models.model import VisionLanguageModel
 from ..prompts.prompt import Prompt
 from ..prompts.tokens import MAX_ANSWER_TOKENS
 from ..studies.conditions import Conditions, clean_prompt
-from ..studies.loop import ITEM_COLUMNS, Asked, ask
+from ..studies.loop import ITEM_COLUMNS, QuestionResult, RunOptions, question_loop
 from ..testbed import Item
 from ..testbed.answers import accuracy, is_right
 from ..text import list_reasons
@@ -94,39 +93,37 @@ def check_comparable(model: VisionLanguageModel) -> None:
 def attention_study(
     model: VisionLanguageModel, testbed: Iterable[Item], *, flows: Iterable[str] = tuple(FLOWS),
     knockouts: bool = False, window: int = 3, protocol: str = "paper", max_answer_tokens: int = MAX_ANSWER_TOKENS,
-    results_dir: str | Path = "results", shard: str = "", required: bool = False, remote: bool | str | None = None,
-    label: str = "",
+    run: RunOptions | None = None,
 ) -> AttentionStudy:
     """Answer every item, with the contributions of these flows, and, of right answers, their knock-outs.
 
     One request a question, and two for its knock-outs (which tokens are blocked, and what that costs); window is
     theirs, see `attention_knockout`. A text-only model is asked by name and has only the flow "constraint -> last".
-    Other parameters as in `study.trace_study`.
+    run: as for `trace_study`.
     Raises AttentionError for a flow that is unknown or that the model cannot have, TraceError for the window,
-    ValueError for the protocol, and what `asking.ask` does.
+    ValueError for the protocol, and what `question_loop` does.
     """
     flows = _possible(model, list(flows))
     check_comparable(model)
     window_spans(window, "centered", model.n_layers)  # refused now, not at every question
-    remote = model.runs_on(remote)
+    run = run or RunOptions()
+    remote = model.runs_on(run.remote)
     settings = {"flows": flows, "max_answer_tokens": max_answer_tokens, "remote": remote, "protocol": protocol}
     conditions = Conditions(protocol)
-    options = {"results_dir": results_dir, "shard": shard, "label": label}
-    asked = ask(
+    asked = question_loop(
         model, testbed, partial(_contributions_of, model, conditions, settings),
-        key=settings | {"table": "attention_contributions"}, purpose=("answer", "answered"), required=required,
-        **options,
+        key=settings | {"table": "attention_contributions", "version": 2}, purpose=("answer", "answered"), run=run,
     )
     questions = _questions(asked)
     blocked = []
     if knockouts and questions["correct"].any():
         right = set(questions.loc[questions["correct"], "id"])
         settings = {"flows": flows, "window": window, "remote": remote, "protocol": protocol}
-        blocked = ask(
+        blocked = question_loop(
             model, [entry.item for entry in asked if entry.item.id in right],
             partial(_knockouts_of, model, conditions, settings),
-            key=settings | {"table": "attention_knockouts", "top": TOP}, purpose=("block", "blocked"),
-            **options | {"shard": "", "label": f"{label} knock-outs".strip()},
+            key=settings | {"table": "attention_knockouts", "version": 2, "top": TOP}, purpose=("block", "blocked"),
+            run=replace(run, shard="", required=False, label=f"{run.label} knock-outs".strip()),
         )
     faults = {entry.item.id: f"knock-outs {entry.reason}" for entry in blocked if entry.reason}
     questions["knockout_reason"] = [faults.get(name, "") for name in questions["id"]]
@@ -214,7 +211,7 @@ def _subsets(prompt: Prompt, norms: np.ndarray, question: str) -> dict[str, tupl
     }
 
 
-def _questions(asked: list[Asked]) -> pd.DataFrame:
+def _questions(asked: list[QuestionResult]) -> pd.DataFrame:
     rows = []
     for entry in asked:
         row = {"answer": None, "confidence": np.nan} | entry.row(["answer", "confidence"])
@@ -229,7 +226,7 @@ def _questions(asked: list[Asked]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*ITEM_COLUMNS, *told])
 
 
-def _tables(asked: list[Asked], columns: list[str]) -> pd.DataFrame:
+def _tables(asked: list[QuestionResult], columns: list[str]) -> pd.DataFrame:
     """The tables of all questions used, in one frame; an empty one that has the columns, if there is none."""
     found = [entry.table.assign(id=entry.item.id, part=entry.item.part) for entry in asked if not entry.reason]
     if not found:

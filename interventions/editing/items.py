@@ -20,7 +20,7 @@ from ..models.model import VisionLanguageModel
 from ..prompts.tokens import MAX_ANSWER_TOKENS
 from ..studies.answers import answer_table, answers_key
 from ..studies.conditions import Conditions, clean_prompt
-from ..studies.loop import Asked, ask
+from ..studies.loop import QuestionResult, RunOptions, question_loop
 from ..testbed import Item
 from ..testbed.answers import is_right
 from ..text import list_reasons
@@ -50,15 +50,15 @@ def wrong_items(
             f"{other}, or choose another test bed or other parts."
         )
 
-    def enough(entry: Asked) -> bool:
+    def enough(entry: QuestionResult) -> bool:
         if not entry.reason and not is_right(said := entry.table.loc[0, "answer"], entry.item):
             found.append((entry.item, said))
         return bool(limit) and len(found) == limit
 
     given = (protocol, MAX_ANSWER_TOKENS, None)
-    asked = ask(
+    asked = question_loop(
         model, fitting, partial(answer_table, model, *given), key=answers_key(model, *given), purpose=("ask", "asked"),
-        results_dir=results_dir, label=f"looking for errors ({task})", enough=enough, optional=True,
+        run=RunOptions(results_dir, label=f"looking for errors ({task})"), stop_when=enough, allow_none=True,
     )
     left_out = [entry.reason for entry in asked if entry.reason]
     print(f"{len(found)} answered wrongly" + (f", left out: {list_reasons(left_out)}" if left_out else ""), flush=True)
@@ -88,14 +88,16 @@ def references(
     """
     drawn, used = sorted(testbed, key=lambda item: seeded_hash("unrelated", seed, item.id)), []
 
-    def enough(entry: Asked) -> bool:
+    def enough(entry: QuestionResult) -> bool:
         if not entry.reason:
             used.append(_stored_reference(model, protocol, entry))
         return len(used) == POOL
 
-    ask(
-        model, drawn, partial(_reference_table, model, protocol), key={"table": "references", "protocol": protocol},
-        purpose=("ask", "asked"), results_dir=results_dir, label="unrelated questions", enough=enough, optional=True,
+    question_loop(
+        model, drawn, partial(_reference_table, model, protocol),
+        key={"table": "references", "version": 2, "protocol": protocol},
+        purpose=("ask", "asked"), run=RunOptions(results_dir, label="unrelated questions"), stop_when=enough,
+        allow_none=True,
     )
     return used
 
@@ -108,7 +110,7 @@ def _reference_table(model: VisionLanguageModel, protocol: str, item: Item) -> p
     }])
 
 
-def _stored_reference(model: VisionLanguageModel, protocol: str, entry: Asked) -> Reference:
+def _stored_reference(model: VisionLanguageModel, protocol: str, entry: QuestionResult) -> Reference:
     row, prompt = entry.table.loc[0], clean_prompt(model, entry.item, Conditions(protocol))
     ids = tuple(map(int, row["answer_ids"]))
     return Reference(entry.item, prompt, ids, float(row["accuracy"]), torch.tensor(row["log_p"]))

@@ -72,7 +72,7 @@ class EditParameters(SampleParameters):
 
     def for_study(self) -> dict:
         """The arguments of `edit_study.edit_study`, and of `edit_every_layer`."""
-        return {"settings": self.settings, "results_dir": self.results, "shard": self.shard}
+        return {"settings": self.settings, "run": self.run}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ..errors import DivergedError, EditError, NoGradientError, Unusable
 from ..layers import early_layers
 from ..models.model import VisionLanguageModel
 from ..statistics import bootstrap_interval
-from ..studies.loop import QUESTION_ERRORS, Asked, ask, ask_one, stop_run
+from ..studies.loop import QUESTION_ERRORS, QuestionResult, RunOptions, question_loop, run_question, stop_run
 from ..studies.results import ResultStore, content_digest
 from ..testbed import Item
 from ..text import list_reasons
@@ -61,7 +61,7 @@ class Editing:
             "fine-tuning": ("fine_tuning",), "constrained fine-tuning": ("constrained",),
         }.get(method, ())
         chosen = asdict(self)
-        return {"table": "edit", "method": method} | {
+        return {"table": "edit", "version": 2, "method": method} | {
             name: chosen[name] for name in (*used, "n_unrelated", "seed", "protocol")
         }
 
@@ -99,7 +99,7 @@ class EditStudy:
 def edit_study(
     model: VisionLanguageModel, chosen: Chosen, testbed: Iterable[Item],
     pool: list[Reference], settings: Editing | None = None, *, methods: Iterable[str] = EDIT_METHODS,
-    results_dir: str | Path = "results", shard: str = "",
+    run: RunOptions | None = None,
 ) -> EditStudy:
     """Edit every chosen item by every method, and evaluate each on the same questions; one stored table an item and
     method.
@@ -108,7 +108,7 @@ def edit_study(
     that of `references`. Baselines change weights and put them back; a server's are never touched and quantised ones
     cannot be trained, so there they are left out, which is told. Raises EditError where that leaves none.
     """
-    settings, testbed, methods = settings or Editing(), list(testbed), tuple(methods)
+    settings, testbed, methods, run = settings or Editing(), list(testbed), tuple(methods), run or RunOptions()
     for method in methods:
         if method not in EDIT_METHODS:
             raise EditError(f"methods names {method!r}: use {', '.join(map(repr, EDIT_METHODS))}.")
@@ -128,11 +128,10 @@ def edit_study(
     surroundings = {"pool": pool_digest(pool), "testbed": _testbed_digest(testbed)}
     items, frames, left_out = [item for found in chosen.values() for item, _ in found], [], []
     for method in dict.fromkeys(("no edit", *methods)):
-        asked = ask(
+        asked = question_loop(
             model, items, partial(_edit_item, model, testbed, pool, settings, method),
             key=settings.key(method) | surroundings, purpose=("edit", "edited"),
-            results_dir=results_dir, shard=shard,
-            label=f"{method}, layer {settings.layers[-1]}" if method == OURS else method,
+            run=replace(run, label=f"{method}, layer {settings.layers[-1]}" if method == OURS else method),
         )
         frames += [
             entry.table.assign(
@@ -282,7 +281,8 @@ def _kept_edits(
             skipped += 1
             continue
         entry = _asked(
-            edited, item, partial(_edit, edited, questions, settings), {"table": "kept_edit"} | made_with, store,
+            edited, item, partial(_edit, edited, questions, settings),
+            {"table": "kept_edit", "version": 2} | made_with, store,
             len(kept),
         )
         if entry.reason:
@@ -292,7 +292,7 @@ def _kept_edits(
         kept.append((item, {name: questions[name] for name in ("target", "paraphrase")}))
         if len(kept) in counts:
             key = {
-                "table": "kept_edits", "kept": content_digest([one.content() for one, _ in kept]),
+                "table": "kept_edits", "version": 2, "kept": content_digest([one.content() for one, _ in kept]),
                 "sample": pool_digest(sample), "protocol": settings.protocol,
             }
             entry = _asked(edited, item, partial(_evaluated, edited, kept, sample), key, store, len(kept))
@@ -306,9 +306,10 @@ def _kept_edits(
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=_COLUMNS)
 
 
-def _asked(model: VisionLanguageModel, item: Item, compute, key: dict, store: ResultStore, n_kept: int) -> Asked:
+def _asked(model: VisionLanguageModel, item: Item, compute, key: dict, store: ResultStore,
+    n_kept: int) -> QuestionResult:
     try:
-        return ask_one(model, item, compute, key, store)[0]
+        return run_question(model, item, compute, key, store)[0]
     except Exception as error:
         stop_run(error, item, f"{n_kept} edits are done and kept")
 

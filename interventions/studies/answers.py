@@ -49,7 +49,7 @@ def item_answer(
 def answers_key(model, protocol: str, max_answer_tokens: int, remote: bool | str | None) -> dict:
     """What of `item_answer` determines the stored table, besides model and item."""
     told = {"protocol": protocol, "max_answer_tokens": max_answer_tokens, "remote": model.runs_on(remote)}
-    return {"table": "answers"} | told
+    return {"table": "answers", "version": 2} | told
 
 
 def answer_table(

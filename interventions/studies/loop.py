@@ -1,17 +1,16 @@
-"""The loop of every experiment: ask the questions of a test bed, one stored table a question.
+"""The loop of every experiment: run the questions of a test bed, with one stored table per question.
 
-A question that cannot be used is left out with its reason, and so is one that fails by itself: an error of the kinds
-QUESTION_ERRORS costs its own question, not the others. Everything else ends the run at once, and what is finished by
-then is kept. A fault of the machine (storage, memory, a broken installation) or of the server would hit the next
-question too, and is told in one sentence. An error of any other kind is a mistake in this package: counted among the
-failed questions it would be overlooked, so it is raised as it is, with the question's id.
+An item that cannot be used is left out, with its reason. A question that fails by itself (QUESTION_ERRORS) costs that
+question only. Every other error ends the run, and finished questions are kept: a fault of the machine or of the server
+would hit the next question too, and any other error is a mistake in this package, which a count of failed questions
+would hide.
 """
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable, Iterable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -29,16 +28,15 @@ from ..errors import (
     ParameterError,
     PromptError,
     RunStopped,
+    TestBedError,
     TraceError,
     Unusable,
 )
 from ..models.model import VisionLanguageModel
 from ..notebook import must_take_files
 from ..progress import Progress
-from ..remote.turns import in_order
-from ..testbed import Item, TestBedError
+from ..testbed import Item
 from ..text import first_line, list_reasons
-from .parameters import shard_of
 from .results import TABLES, ResultStore
 
 ITEM_COLUMNS = ["id", "part", "constraints", "question", "entity", "relation", "split", "style"]
@@ -47,10 +45,33 @@ MACHINE_FAULTS = (OSError, MemoryError, torch.OutOfMemoryError, ImportError, Saf
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question, its stored table (None: there is none) and why it is not used ("": it is).
+class RunOptions:
+    """How a study runs, apart from what it computes.
 
-    error: the error of a question that failed.
+    Attributes:
+        results_dir: the folder of stored tables.
+        shard: "2/8" runs the second eighth of the items only. The tables of all shards are those of the whole run.
+        required: an item that cannot be used raises ParameterError instead of being left out.
+        remote: whether the model runs on an NDIF server (True), here (False), or as it was loaded (None).
+        label: what each progress line begins with.
+    """
+
+    results_dir: str | Path = "results"
+    shard: str = ""
+    required: bool = False
+    remote: bool | str | None = None
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class QuestionResult:
+    """What a run made of one question.
+
+    Attributes:
+        item: the question.
+        table: its stored table; None if there is none.
+        reason: why the question is not used; "" if it is.
+        error: the error of a question that failed.
     """
 
     item: Item
@@ -59,86 +80,79 @@ class Asked:
     error: Exception | None = None
 
     def row(self, columns: Iterable[str]) -> dict:
-        """What a table of questions says of it: ITEM_COLUMNS, used, reason, and columns of the stored table's first
-        row (where there is none: missing)."""
+        """Return ITEM_COLUMNS, `columns` of the table's first row, "used" and "reason"."""
         row = {name: getattr(self.item, name) for name in ITEM_COLUMNS}
         if self.table is not None:
             row |= self.table.loc[0, list(columns)].to_dict()
         return row | {"used": self.reason == "", "reason": self.reason}
 
 
-def ask(
+def question_loop(
     model: VisionLanguageModel, testbed: Iterable[Item], compute: Callable[[Item], pd.DataFrame], *, key: dict,
-    purpose: tuple[str, str], results_dir: str | Path = "results", shard: str = "", required: bool = False,
-    label: str = "", own_key: Callable[[Item], dict] | None = None,
-    enough: Callable[[Asked], bool] | None = None, optional: bool = False,
-) -> list[Asked]:
-    """`compute(item)` of every item, or what is stored of it; its table must have a column "reason".
-
-    `model.concurrency` items wait for a server at a time.
+    purpose: tuple[str, str], run: RunOptions | None = None, item_key: Callable[[Item], dict] | None = None,
+    stop_when: Callable[[QuestionResult], bool] | None = None, allow_none: bool = False,
+) -> list[QuestionResult]:
+    """Compute the table of every item, or read the one that is stored.
 
     Args:
         model: the model that is asked.
         testbed: the items.
-        compute: makes the table of one item; it may raise `conditions.Unusable`.
-        key: all that determines a table besides model and item, see `results.ResultStore`.
-        purpose: the verb of error messages, and its past ("trace", "traced").
-        results_dir, shard, required, label: as for `study.trace_study`.
-        own_key: what determines an item's table and differs between items, besides the item itself.
-        enough: called with each question in turn; where it says True, the rest is not asked.
-        optional: whether a run in which no question is used is no error.
+        compute: makes the table of one item, with a column "reason". It may raise `Unusable`.
+        key: everything that determines a table besides the model and the item, see `results.ResultStore`.
+        purpose: the verb for error messages and its past participle, such as ("trace", "traced").
+        run: how the study runs; its `remote` is the caller's business. None means `RunOptions()`.
+        item_key: what else determines the table of one item.
+        stop_when: called with each result; the loop ends where it returns True.
+        allow_none: whether a run may use no question at all.
 
     Returns:
-        The items that were asked, in their order.
+        One result per item that was run, in order.
 
     Raises:
-        ParameterError: results_dir takes no file, a required item is not used, or no item is. If a question failed
-            then, its error.
+        ParameterError: results_dir takes no file, a required item cannot be used, or no item can. If a question failed
+            in that last case, its error is raised instead.
         RunStopped: a fault of the machine (MACHINE_FAULTS).
         NDIFError: the server does not answer any more, or takes no more requests.
     """
-    must_take_files("results_dir", Path(results_dir).expanduser() / TABLES)
-    (verb, past), store = purpose, ResultStore(results_dir, device_of(model))
-    items = in_shard(list(testbed), shard)
-    asked, failure, n_used, progress = [], None, 0, Progress(len(items), label)
-
-    def one(item: Item) -> tuple[Asked, bool]:
-        return ask_one(model, item, compute, key | (own_key(item) if own_key else {}), store)
-
-    with closing(in_order(one, items, model.concurrency)) as found:
-        for item in items:
-            try:
-                entry, stored = next(found)
-            except Exception as error:
-                stop_run(error, item, f"{len(asked)} of {len(items)} questions are done and kept")
-            failure = failure or entry.error
-            if required and entry.reason:
-                raise ParameterError(
-                    f"Parameter 'items': question {item.id!r} cannot be {past}, {entry.reason.rstrip('.')}: "
-                    "name another one, or leave items empty to sample."
-                ) from entry.error
-            asked.append(entry)
-            n_used += not entry.reason
-            progress.step(f"{n_used} used", stored=stored)
-            if enough and enough(entry):
-                break
-    if not n_used and not optional:
-        if failure is not None:
-            raise failure
+    run = run or RunOptions()
+    must_take_files("results_dir", Path(run.results_dir).expanduser() / TABLES)
+    (verb, past), store = purpose, ResultStore(run.results_dir, device_of(model))
+    items = in_shard(list(testbed), run.shard)
+    results, n_used, progress = [], 0, Progress(len(items), run.label)
+    for item in items:
+        try:
+            result, stored = run_question(model, item, compute, key | (item_key(item) if item_key else {}), store)
+        except Exception as error:
+            stop_run(error, item, f"{len(results)} of {len(items)} questions are done and kept")
+        if run.required and result.reason:
+            raise ParameterError(
+                f"Parameter 'items': question {item.id!r} cannot be {past}, {result.reason.rstrip('.')}: "
+                "name another one, or leave items empty to sample."
+            ) from result.error
+        results.append(result)
+        n_used += not result.reason
+        progress.step(f"{n_used} used", stored=stored)
+        if stop_when and stop_when(result):
+            break
+    if not n_used and not allow_none:
+        for result in results:
+            if result.error:
+                raise result.error
         raise ParameterError(
             f"Parameter 'model': {model.name!r} gives nothing to {verb} on {len(items)} questions "
-            f"({list_reasons(entry.reason for entry in asked)}): choose another model or test bed, or a larger limit."
+            f"({list_reasons(one.reason for one in results)}): choose another model or test bed, or a larger limit."
         )
     progress.close(f"{n_used} used")
-    return asked
+    return results
 
 
-def ask_one(
+def run_question(
     model: VisionLanguageModel, item: Item, compute: Callable[[Item], pd.DataFrame], key: dict, store: ResultStore
-) -> tuple[Asked, bool]:
-    """One question of `ask`, and whether its table was stored already; key: as there, with what is the item's own.
+) -> tuple[QuestionResult, bool]:
+    """Run one question of `question_loop`.
 
-    Raises what ends a run, see `stop_run`.
+    Returns:
+        The result, and whether its table was stored already.
     """
     computed = []
 
@@ -148,20 +162,20 @@ def ask_one(
 
     try:
         table = store.get_or_compute(key | model.key() | {"item": item.content()}, compute_now)
-        return Asked(item, table, table.loc[0, "reason"]), not computed
+        return QuestionResult(item, table, table.loc[0, "reason"]), not computed
     except Unusable as error:
-        return Asked(item, None, str(error)), False
+        return QuestionResult(item, None, str(error)), False
     except QUESTION_ERRORS as error:
         release_frames(error)
-        return Asked(item, None, f"failed: {error!r}", error), False
+        return QuestionResult(item, None, f"failed: {error!r}", error), False
 
 
 def stop_run(error: Exception, item: Item, kept: str) -> NoReturn:
-    """Raise what tells the user of an error of `ask_one`, which ends the run; kept: what is not lost, as a clause."""
+    """Raise an error that ends the run. `kept` is a clause that says what is not lost."""
     if isinstance(error, NDIFError):
         raise type(error)(f"{error} {kept}: start again to go on.") from error
     release_frames(error)
-    if isinstance(error, MACHINE_FAULTS) or "can't allocate memory" in str(error):  # as torch says it on a CPU
+    if isinstance(error, MACHINE_FAULTS) or "can't allocate memory" in str(error):  # torch's sentence on a CPU
         raise RunStopped(
             f"The machine failed at question {item.id!r} ({type(error).__name__}: {first_line(error)}): {kept}; fix "
             "this and run again to continue."
@@ -171,10 +185,9 @@ def stop_run(error: Exception, item: Item, kept: str) -> NoReturn:
 
 
 def release_frames(error: BaseException) -> None:
-    """The traceback of an error, and of those that led to it, as the text of a note.
+    """Replace the tracebacks of an error and of its causes by notes.
 
-    A traceback holds the tensors of a whole trace, and so does nnsight's second one, whose frames have them among their
-    globals: after an error, other questions, and whoever starts again in the same kernel, would find that memory taken.
+    A traceback holds the tensors of a whole trace, and nnsight's own one holds them among the globals of its frames.
     """
     errors = [error]
     for one in errors:
@@ -184,10 +197,7 @@ def release_frames(error: BaseException) -> None:
 
 
 def in_shard(items: list, shard: str) -> list:
-    """Every n-th item from the k-th on, for a shard "k/n" (1 <= k <= n); all for an empty one.
-
-    Raises ParameterError for anything else, and for a shard that holds none of the items.
-    """
+    """Return every n-th item from the k-th on, for a shard "k/n"; all items for an empty one."""
     if not shard:
         return items
     k, n = shard_of(shard)
@@ -196,3 +206,11 @@ def in_shard(items: list, shard: str) -> list:
             f"Parameter 'shard': {shard!r} holds none of the {len(items)} questions: use at most {len(items)} parts."
         )
     return items[k - 1 :: n]
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """Return (k, n) of a shard "k/n", 1 <= k <= n."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not (found and 1 <= int(found[1]) <= int(found[2])):
+        raise ParameterError(f"Parameter 'shard' must be like '2/8' (the second of eight parts), not {text!r}.")
+    return int(found[1]), int(found[2])

@@ -25,6 +25,7 @@ from ..notebook import NotebookParameters, at_least, closest, listed, must_take_
 from ..progress import TRAFFIC
 from ..testbed import TestBed, TestBedError, load_testbed
 from .conditions import PROTOCOLS
+from .loop import RunOptions, shard_of
 from .results import TABLES, begin_run
 
 
@@ -216,12 +217,7 @@ def by_id(testbed: TestBed, ids: list[str]) -> TestBed:
     return TestBed(testbed.name, testbed.directory, tuple(items[name] for name in ids))
 
 
-def shard_of(text: str) -> tuple[int, int]:
-    """The parameter `shard`: "2/8" is (2, 8), the second of eight parts."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not (found and 1 <= int(found[1]) <= int(found[2])):
-        raise ParameterError(f"Parameter 'shard' must be like '2/8' (the second of eight parts), not {text!r}.")
-    return int(found[1]), int(found[2])
+
 
 
 
@@ -280,8 +276,7 @@ class SampleParameters(Parameters):
                 )
         return selected
 
-    def asking(self) -> dict:
-        """The arguments of `asking.ask` that every experiment passes on."""
-        return {
-            "results_dir": self.results, "remote": self.remote, "required": bool(self.items), "shard": self.shard,
-        }
+    @property
+    def run(self) -> RunOptions:
+        """How the notebook's studies run."""
+        return RunOptions(self.results, self.shard, required=bool(self.items), remote=self.remote)

@@ -168,12 +168,12 @@ class Substitution(NamedTuple):
 
 def _checked(model, selected: dict[str, Item], pool: Candidates, settings: dict, remote, results_dir) -> dict:
     """The rows of items, by id and role, chosen with a model."""
-    from .loop import ask  # heavy
+    from .loop import RunOptions, question_loop  # heavy
 
-    entries = ask(
+    entries = question_loop(
         model, selected.values(), partial(_item_table, model, pool, settings, remote), purpose=("replace", "replaced"),
-        key=settings | {"table": "corruptions", "candidates": pool.key, "remote": remote}, results_dir=results_dir,
-        label="corruptions",
+        key=settings | {"table": "corruptions", "version": 2, "candidates": pool.key, "remote": remote},
+        run=RunOptions(results_dir, label="corruptions"),
     )
     return {
         entry.item.id: _unusable(entry.item, entry.reason) if entry.table is None else

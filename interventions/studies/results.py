@@ -1,12 +1,11 @@
-"""One small file per question and setting, so that a run that is killed and started again simply continues.
+"""One small file per question and setting, so that a run that was killed continues when it starts again.
 
-A file is named by a hash of everything that determines its content, the version of the computation included, and
-appears in one step (written beside, then renamed), so at any moment it is either absent or whole. A file that is
-unreadable all the same (a full disk, a copy cut short) counts as absent. What `get_or_compute` returns has always been
-read back from the file: a fresh run and a resumed one therefore give the same table, types included.
+A file is named by a hash of everything that determines its content, and is written in one step, so it is absent or
+whole. An unreadable file (a full disk, a copy cut short) counts as absent. `get_or_compute` always reads its table back
+from the file: a fresh run and a resumed one return the same table, types included.
 
-Each file says what computed it: versions of packages, device and commit. They are not part of its name, so a new
-version of a package or a new commit recomputes nothing; a report says which ones computed its tables.
+Each file says which versions of packages, which device and which commit computed it. They are not part of its name: a
+new commit recomputes nothing, and a report says which ones computed its tables.
 """
 
 from __future__ import annotations
@@ -27,21 +26,6 @@ import pyarrow.parquet as pq
 from ..environment import computing
 from ..files import write_atomically
 
-# The version of what computes each table. Raise a table's number with every change of its numbers or their meaning,
-# and it is computed anew.
-COMPUTATIONS = {
-    "answers": 2,
-    "attention_contributions": 2,
-    "attention_knockouts": 2,
-    "corruptions": 2,
-    "edit": 2,
-    "kept_edit": 2,
-    "kept_edits": 2,
-    "lead_time": 2,
-    "references": 2,
-    "trace_controls": 2,
-    "trace_study": 2,
-}
 TABLES = "questions"  # the folder of tables in a folder of results
 _KEY, _COMPUTED_BY, _OF = b"interventions.key", b"interventions.computed_by", b"interventions.computed_of"
 _LEFTOVER_AGE = 3600  # seconds after which a temporary file must have lost its writer
@@ -52,12 +36,14 @@ _computing = threading.local()  # .of: for each table that this thread computes 
 class ResultStore:
     """A directory of result tables.
 
-    `store.get_or_compute({"table": "trace_study", "model": revision, "item": ..., "window": 3}, compute)` returns the
-    stored table of that key, or calls `compute()` for a DataFrame and stores it. Keys hold what JSON can: strings,
-    numbers, booleans, None, lists and dictionaries of them; "table" is one of COMPUTATIONS. What computed a table is
-    its `attrs["computed_by"]`.
+    `store.get_or_compute({"table": "trace_study", "version": 2, "window": 3, ...}, compute)` returns the stored table
+    of that key, or calls `compute()` for a DataFrame and stores it. A key is plain JSON. It names its "table" and the
+    "version" of its computation, which rises with every change of the table's numbers or their meaning. A table's
+    `attrs["computed_by"]` says what computed it.
 
-    device: what computes new tables, told with them.
+    Args:
+        results_dir: the folder; its sub-folder TABLES holds the files.
+        device: where new tables are computed, stored with them.
     """
 
     def __init__(self, results_dir: str | Path, device: str = "") -> None:
@@ -139,9 +125,9 @@ def content_digest(content: object) -> str:
 
 def _canonical(key: dict) -> bytes:
     """The one JSON text of a key: sorted, without spaces, refusing what has no exact JSON form."""
-    if key["table"] not in COMPUTATIONS:
-        raise ValueError(f"The table {key['table']!r} has no version: add it to COMPUTATIONS in results.py.")
-    return _json({**key, "version": COMPUTATIONS[key["table"]]})
+    if not isinstance(key.get("version"), int):
+        raise ValueError(f"The key of table {key['table']!r} has no version: add one, and raise it with every change.")
+    return _json(key)
 
 
 def _json(content: object) -> bytes:

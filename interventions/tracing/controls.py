@@ -22,7 +22,7 @@ from ..prompts.corruption import CorruptedPrompt
 from ..prompts.prompt import Prompt
 from ..statistics import bootstrap_interval, joined
 from ..studies.conditions import clean_prompt, corrupted_prompt
-from ..studies.loop import ask
+from ..studies.loop import RunOptions, question_loop
 from ..testbed import Item, same_entity
 from .averages import by_part_and_kind, effects_at
 from .causal_trace import trace
@@ -71,10 +71,12 @@ def trace_controls(
     frames = []
     for control in CONTROLS:
         run = _Run(control, pool, answers, study, seed, settings)
-        asked = ask(
-            model, [by_id[name] for name in answers], partial(_trace, model, run), own_key=run.key_of,
-            key=settings | study.conditions.key() | {"table": "trace_controls", "control": control, "seed": seed},
-            purpose=("control", "controlled"), results_dir=results_dir, label=f"control {control!r}", optional=True,
+        asked = question_loop(
+            model, [by_id[name] for name in answers], partial(_trace, model, run), item_key=run.key_of,
+            key=settings | study.conditions.key() | {"table": "trace_controls", "version": 2, "control": control,
+                "seed": seed},
+            purpose=("control", "controlled"), run=RunOptions(results_dir, label=f"control {control!r}"),
+            allow_none=True,
         )
         for entry in asked:
             if entry.error is not None:

@@ -109,7 +109,7 @@ class TraceParameters(SampleParameters):
             "window": window,
             "conditions": Conditions(**chosen | {"noise_seed": self.seed} | changes),
             "min_p_clean": self.min_p_clean,
-        } | self.asking()
+        } | {"run": self.run}
 
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from ..models.model import VisionLanguageModel
+from ..studies.loop import RunOptions
 from ..testbed import Item
 from .study import TraceStudy, trace_study
 from .sweeps import on_common, summaries
@@ -93,19 +94,21 @@ class PrecisionStudy:
 
 
 def precision_study(
-    reference: VisionLanguageModel, halves: Iterable[VisionLanguageModel], testbed: Iterable[Item], **options
+    reference: VisionLanguageModel, halves: Iterable[VisionLanguageModel], testbed: Iterable[Item], *,
+    run: RunOptions | None = None, **options
 ) -> PrecisionStudy:
     """Trace every item with the model in float32 and with each one of lower precision by every method.
 
     options are those of `study.trace_study`. A question that half precision answers otherwise is not compared.
     """
     items = list(testbed)
-    first = trace_study(reference, items, label=REFERENCE, **options)
+    run = run or RunOptions()
+    first = trace_study(reference, items, run=replace(run, label=REFERENCE), **options)
     runs = {}
     for model in halves:
         dtype = model.quantization or str(model.dtype).removeprefix("torch.")
         for method, name in METHOD_NAMES.items():
-            study = trace_study(model, items, method=method, label=f"{dtype}, {name}", **options)
+            study = trace_study(model, items, method=method, run=replace(run, label=f"{dtype}, {name}"), **options)
             runs[dtype, method] = _same_answers(study, first)
     return PrecisionStudy(first, runs)
 

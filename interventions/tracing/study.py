@@ -20,7 +20,7 @@ from ..models.model import VisionLanguageModel
 from ..prompts.prompt import Prompt
 from ..studies.answers import item_answer
 from ..studies.conditions import Conditions, clean_prompt, corrupted_prompt
-from ..studies.loop import ITEM_COLUMNS, ask
+from ..studies.loop import ITEM_COLUMNS, RunOptions, question_loop
 from ..testbed import Item
 from ..testbed.answers import is_right
 from ..text import list_reasons
@@ -100,32 +100,28 @@ class TraceStudy:
 def trace_study(
     model: VisionLanguageModel, testbed: Iterable[Item], *, window: int = 3,
     kinds: Iterable[str] = KINDS, conditions: Conditions | None = None, min_p_clean: float = 0.1,
-    results_dir: str | Path = "results", shard: str = "", required: bool = False, method: str | None = None,
-    remote: bool | str | None = None, only_read: bool = False, label: str = "",
+    method: str | None = None, only_read: bool = False, run: RunOptions | None = None,
 ) -> TraceStudy:
     """Trace every item of `testbed` (see `TestBed.select` for a sample), one stored table a question.
 
     conditions: corruption, window rule, prompt format and reported value; None = the paper's.
-    shard: "2/8" = the second eighth of the items only; the shards' tables together are the whole run's.
-    remote: None = as the model was loaded.
     Traced are the last visual token and all that follows, as in the released scripts: before the first
     corrupted token every effect is exactly 0, so one visual token stands for all. only_read: nothing but the token that
     is read, the last of the corrupted constraint.
-    label: what the lines of progress begin with.
+    run: where tables go, and on which items and machine it runs, see `RunOptions`.
     A text-only model is asked about the entity by its name. An item that cannot be used is left out with its reason,
-    unless `required`: then it raises ParameterError. A failure costs its own question too; only if no question could
-    be used, something is raised.
+    unless `run.required`: then it raises ParameterError. A failure costs its own question too.
+    If no question can be used, the first failure or a ParameterError is raised.
     """
-    conditions = conditions or Conditions()
+    conditions, run = conditions or Conditions(), run or RunOptions()
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
     window_spans(window, conditions.window_rule, model.n_layers)  # refused now, not at every question
     settings = {"window": window, "kinds": kinds, "method": method,
-                "remote": model.runs_on(remote)}
-    key = settings | conditions.key() | {"table": "trace_study", "min_p_clean": min_p_clean}
-    asked = ask(
-        model, testbed, partial(_trace_item, model, conditions, min_p_clean, settings, only_read, results_dir),
-        key=key | ({"only_read": True} if only_read else {}), purpose=("trace", "traced"), results_dir=results_dir,
-        shard=shard, required=required, label=label,
+                "remote": model.runs_on(run.remote)}
+    key = settings | conditions.key() | {"table": "trace_study", "version": 2, "min_p_clean": min_p_clean}
+    asked = question_loop(
+        model, testbed, partial(_trace_item, model, conditions, min_p_clean, settings, only_read, run.results_dir),
+        key=key | ({"only_read": True} if only_read else {}), purpose=("trace", "traced"), run=run,
     )
     rows, tables = [], []
     for entry in asked:

@@ -8,6 +8,7 @@ reads, on the questions that all of them used.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import pandas as pd
 from ..errors import ParameterError
 from ..models.model import VisionLanguageModel
 from ..statistics import NEGLIGIBLE, bootstrap_interval
+from ..studies.loop import RunOptions
 from ..testbed import Item
 from .averages import (
     by_layer,
@@ -31,11 +33,16 @@ Sweep = Mapping[int, TraceStudy]
 Sweeps = Mapping[str, Sweep]
 
 
-def trace_windows(model: VisionLanguageModel, testbed: Iterable[Item], windows: Iterable[int], **options) -> Sweep:
+def trace_windows(
+    model: VisionLanguageModel, testbed: Iterable[Item], windows: Iterable[int], *, run: RunOptions | None = None,
+    **options
+) -> Sweep:
     """`trace_study` at every window, of nothing but the token that is read; options are its own."""
-    items = list(testbed)
+    items, run = list(testbed), run or RunOptions()
     return {
-        window: trace_study(model, items, only_read=True, label=f"window {window}", **options | {"window": window})
+        window: trace_study(
+            model, items, window=window, only_read=True, run=replace(run, label=f"window {window}"), **options
+        )
         for window in windows
     }
 

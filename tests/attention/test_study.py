@@ -15,6 +15,7 @@ from interventions.attention.knockout import attention_knockout
 from interventions.attention.study import SUBSETS, attention_study
 from interventions.errors import AttentionError, ParameterError, TraceError
 from interventions.studies.conditions import Conditions, clean_prompt
+from interventions.studies.loop import RunOptions
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,8 @@ def items(model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def study(model, items, tmp_path_factory):
-    return attention_study(model, items, knockouts=True, window=2, results_dir=tmp_path_factory.mktemp("results"))
+    return attention_study(model, items, knockouts=True, window=2,
+        run=RunOptions(results_dir=tmp_path_factory.mktemp("results")))
 
 
 def test_contributions_are_those_of_each_question_alone(model, items, study):
@@ -130,7 +132,8 @@ def test_right_and_wrong_answers_are_told_apart_by_the_whole_answer(items, study
 def test_ten_annotations_are_scored_by_vqa_accuracy(model, items, tmp_path):
     said = items[0].answers[0]
     agree = {n: replace(items[0], id=f"{n}", annotations=(said,) * n + ("Zanzibar",) * (10 - n)) for n in (0, 1, 2, 4)}
-    found = attention_study(model, agree.values(), flows=["constraint -> last"], results_dir=tmp_path).questions
+    found = attention_study(model, agree.values(), flows=["constraint -> last"],
+        run=RunOptions(results_dir=tmp_path)).questions
     assert found["accuracy"].round(2).tolist() == [0.0, 0.3, 0.6, 1.0]
     assert found["correct"].tolist() == [False, False, True, True]
 
@@ -140,14 +143,14 @@ def test_an_answer_of_several_tokens_is_judged_whole(model, items, tmp_path, mon
     said = items[0].answers[0]
     monkeypatch.setattr(type(model), "eos_token_ids", (), raising=True)
     found = attention_study(
-        model, items[:1], flows=["constraint -> last"], max_answer_tokens=3, results_dir=tmp_path
+        model, items[:1], flows=["constraint -> last"], max_answer_tokens=3, run=RunOptions(results_dir=tmp_path)
     ).questions.iloc[0]
     assert found["answer"].startswith(said) and found["answer"] != said
     assert not found["correct"]
 
 
 def test_only_the_flows_asked_for(model, items, tmp_path):
-    found = attention_study(model, items[:1], flows=["constraint -> last"], results_dir=tmp_path)
+    found = attention_study(model, items[:1], flows=["constraint -> last"], run=RunOptions(results_dir=tmp_path))
     assert set(found.contributions["flow"]) == {"constraint -> last"}
     direct = {"flows": ["visual -> last"], "knockouts": True, "results_dir": tmp_path}
     blocked = attention_study(model, items[:1], **direct).knockouts
@@ -158,12 +161,12 @@ def test_only_the_flows_asked_for(model, items, tmp_path):
 def test_a_text_only_model_is_asked_by_name(items, tmp_path):
     model = speaking(tiny.build("gqa", None))
     item = replace(items[0], entity="Peru", answers=tuple(words(model).values()))
-    found = attention_study(model, [item], knockouts=True, results_dir=tmp_path)
+    found = attention_study(model, [item], knockouts=True, run=RunOptions(results_dir=tmp_path))
     assert found.n_visual == 0
     assert set(found.contributions["flow"]) == set(found.knockouts["flow"]) == {"constraint -> last"}
     assert "".join(found.contributions.drop_duplicates("position")["token"].astype(str)).strip() == "Peru"
     with pytest.raises(AttentionError, match=r"flows names none that .* has, which sees no image"):
-        attention_study(model, [item], flows=["visual -> last"], results_dir=tmp_path)
+        attention_study(model, [item], flows=["visual -> last"], run=RunOptions(results_dir=tmp_path))
 
 
 def test_a_second_run_computes_nothing_and_settings_are_kept_apart(model, items, tmp_path, monkeypatch):
@@ -172,23 +175,24 @@ def test_a_second_run_computes_nothing_and_settings_are_kept_apart(model, items,
         plain = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, plain=plain, name=name, **k: calls.append(name) or plain(*a, **k))
     stored = renamed(model, revision="r1")
-    first = attention_study(stored, items, knockouts=True, results_dir=tmp_path)
+    first = attention_study(stored, items, knockouts=True, run=RunOptions(results_dir=tmp_path))
     assert calls.count("in_session") == 6 and calls.count("attention_knockout") == 5  # one request a question each
-    again = attention_study(stored, items, knockouts=True, results_dir=tmp_path)
+    again = attention_study(stored, items, knockouts=True, run=RunOptions(results_dir=tmp_path))
     assert len(calls) == 11
     for name in ("contributions", "knockouts", "questions"):
         pd.testing.assert_frame_equal(getattr(first, name), getattr(again, name))
-    attention_study(stored, items[:1], knockouts=True, window=1, results_dir=tmp_path)
+    attention_study(stored, items[:1], knockouts=True, window=1, run=RunOptions(results_dir=tmp_path))
     assert calls[11:] == ["attention_knockout"]
-    attention_study(stored, items[:1], protocol="authors", results_dir=tmp_path)
-    attention_study(stored, items[:1], max_answer_tokens=2, results_dir=tmp_path)
-    attention_study(renamed(model, revision="r2"), items[:1], results_dir=tmp_path)
+    attention_study(stored, items[:1], protocol="authors", run=RunOptions(results_dir=tmp_path))
+    attention_study(stored, items[:1], max_answer_tokens=2, run=RunOptions(results_dir=tmp_path))
+    attention_study(renamed(model, revision="r2"), items[:1], run=RunOptions(results_dir=tmp_path))
     assert calls[12:] == ["in_session"] * 3
 
 
 def test_shards_together_are_the_whole_run(model, items, study, tmp_path):
     shards = [
-        attention_study(model, items, knockouts=True, window=2, shard=f"{k}/2", results_dir=tmp_path) for k in (1, 2)
+        attention_study(model, items, knockouts=True, window=2,
+            run=RunOptions(shard=f"{k}/2", results_dir=tmp_path)) for k in (1, 2)
     ]
     for name in ("contributions", "knockouts", "questions"):
         together = pd.concat([getattr(shard, name) for shard in shards])
@@ -210,7 +214,7 @@ def test_a_question_whose_knockouts_fail_says_so_and_keeps_its_contributions(mod
 
     monkeypatch.setattr(module, "attention_knockout", failing)
     asked = [items[0], next(item for item in items if item.question != items[0].question)]
-    found = attention_study(model, asked, knockouts=True, results_dir=tmp_path)
+    found = attention_study(model, asked, knockouts=True, run=RunOptions(results_dir=tmp_path))
     assert set(found.knockouts["id"]) == {asked[0].id}
     assert set(found.contributions["id"]) == {item.id for item in asked}
     fine, failed = found.questions["knockout_reason"]
@@ -222,15 +226,15 @@ def test_a_question_whose_knockouts_fail_says_so_and_keeps_its_contributions(mod
 def test_what_cannot_be_asked_is_left_out_with_its_reason(model, items, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     broken = replace(items[0], id="broken", image=tmp_path / "broken.png")
-    found = attention_study(model, [broken, items[1]], results_dir=tmp_path)
+    found = attention_study(model, [broken, items[1]], run=RunOptions(results_dir=tmp_path))
     assert found.questions["answered"].tolist() == [False, True]
     assert found.questions["reason"][0].startswith("image unreadable")
     assert not found.questions["correct"][0] and np.isnan(found.questions["accuracy"][0])
     assert "1 image unreadable" in found.summary()["left out"][0]
     with pytest.raises(ParameterError, match="'items': question 'broken' cannot be answered, image unreadable"):
-        attention_study(model, [broken], required=True, results_dir=tmp_path)
+        attention_study(model, [broken], run=RunOptions(required=True, results_dir=tmp_path))
     with pytest.raises(ParameterError, match="gives nothing to answer on 1 questions"):
-        attention_study(model, [broken], results_dir=tmp_path)
+        attention_study(model, [broken], run=RunOptions(results_dir=tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -244,4 +248,4 @@ def test_what_cannot_be_asked_is_left_out_with_its_reason(model, items, tmp_path
 )
 def test_wrong_options_are_one_sentence(model, items, tmp_path, options, error, message):
     with pytest.raises(error, match=message):
-        attention_study(model, items, results_dir=tmp_path, **options)
+        attention_study(model, items, run=RunOptions(results_dir=tmp_path), **options)

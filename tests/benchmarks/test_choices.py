@@ -8,6 +8,7 @@ import tiny
 from answering import questions, speaking
 
 from benchmarks import choices, measure
+from interventions.studies.loop import RunOptions
 from interventions.tracing.study import trace_study
 
 PAGE = choices.PAGE
@@ -49,7 +50,7 @@ def test_every_definition_is_measured():
 def test_a_choice_is_measured_as_a_study_measures_it(tmp_path):
     model = speaking(tiny.build())
     items = questions(model, tmp_path, n=8)
-    study = trace_study(model, items, window=2, results_dir=tmp_path, min_p_clean=0.1)
+    study = trace_study(model, items, window=2, run=RunOptions(results_dir=tmp_path), min_p_clean=0.1)
     found = choices.measured(model, items, choices.Choice("window 2", settings={"window": 2}))
     read = study.sites[study.sites["role"] == "constraint_last"]
     mean = read[read["kind"] == "mlp"].groupby("layer")["effect"].mean()

@@ -16,6 +16,7 @@ from interventions.editing.items import wrong_items
 from interventions.editing.optimized_value import Optimizer
 from interventions.editing.study import EDIT_METHODS, Editing, EditStudy, edit_study
 from interventions.errors import EditError
+from interventions.studies.loop import RunOptions
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,8 @@ def test_lambda_is_searched_with_the_study_itself(given, tmp_path):
     assert best == replace(base, lam=0.01)  # old weights that count for a million times the fact's let nothing in
     assert table["lam"].tolist() == [0.01, 1e6] and (table["n"] == 2).all() and (table["seconds"] > 0).all()
     for lam, (_, row) in zip((0.01, 1e6), table.iterrows(), strict=True):
-        results = edit_study(*given, replace(base, lam=lam), methods=["MultEdit"], results_dir=tmp_path).results
+        results = edit_study(*given, replace(base, lam=lam), methods=["MultEdit"],
+            run=RunOptions(results_dir=tmp_path)).results
         assert row["efficacy"] == results["p_target"].mean()
         assert row["generalisation"] == results["p_paraphrase"].mean()
     assert table["efficacy"][0] > table["efficacy"][1] + 0.1

@@ -28,6 +28,7 @@ from interventions.editing.study import (
 )
 from interventions.errors import EditError, JobFailed, NoGradientError, ParameterError
 from interventions.studies import answers
+from interventions.studies.loop import RunOptions
 
 QUICK = Editing(
     layers=(1,), optimizer=Optimizer(steps=40), fine_tuning=FineTuning(1e-2, steps=8),
@@ -66,7 +67,7 @@ def pool(model, bed):
 
 @pytest.fixture(scope="module")
 def study(model, chosen, bed, pool, tmp_path_factory):
-    return edit_study(model, chosen, bed, pool, QUICK, results_dir=tmp_path_factory.mktemp("edits"))
+    return edit_study(model, chosen, bed, pool, QUICK, run=RunOptions(results_dir=tmp_path_factory.mktemp("edits")))
 
 
 def failing_for(item, error):
@@ -186,7 +187,7 @@ def test_the_weights_are_bit_for_bit_those_before_after_every_single_evaluation(
 def test_what_could_not_be_edited_is_told(model, chosen, bed, pool, tmp_path, monkeypatch):
     lost = chosen["insert"][0][0]
     monkeypatch.setattr(module, "edit_facts", failing_for(lost, JobFailed("out of memory")))
-    found = edit_study(model, chosen, bed, pool, QUICK, methods=["MultEdit"], results_dir=tmp_path)
+    found = edit_study(model, chosen, bed, pool, QUICK, methods=["MultEdit"], run=RunOptions(results_dir=tmp_path))
     assert found.left_out[["task", "method", "id"]].to_numpy().tolist() == [["insert", "MultEdit", lost.id]]
     summary = found.summary().set_index("task")
     assert summary["edited"].to_dict() == {"correct": 2, "insert": 1}
@@ -198,8 +199,8 @@ def test_results_are_stored_by_item_and_method(model, chosen, bed, pool, study, 
     made, plain = [], module.edit_facts
     monkeypatch.setattr(module, "edit_facts", lambda *given, **options: made.append(1) or plain(*given, **options))
     one = {"correct": chosen["correct"][:1]}
-    first = edit_study(model, one, bed, pool, QUICK, methods=["MultEdit"], results_dir=tmp_path)
-    again = edit_study(model, one, bed, pool, QUICK, methods=["MultEdit"], results_dir=tmp_path)
+    first = edit_study(model, one, bed, pool, QUICK, methods=["MultEdit"], run=RunOptions(results_dir=tmp_path))
+    again = edit_study(model, one, bed, pool, QUICK, methods=["MultEdit"], run=RunOptions(results_dir=tmp_path))
     assert len(made) == 1
     pd.testing.assert_frame_equal(first.results, again.results)
     assert first.results["method"].tolist() == ["MultEdit"]  # P before comes from "no edit", which is not shown
@@ -207,17 +208,18 @@ def test_results_are_stored_by_item_and_method(model, chosen, bed, pool, study, 
     assert first.results.iloc[0]["p_target"] == pytest.approx(whole["p_target"], abs=1e-6)
     for change in ({"lam": 1.0}, {"layers": (2,)}, {"optimizer": Optimizer(steps=5)}, {"n_unrelated": 2}):
         before = len(made)
-        edit_study(model, one, bed, pool, replace(QUICK, **change), methods=["MultEdit"], results_dir=tmp_path)
+        edit_study(model, one, bed, pool, replace(QUICK, **change), methods=["MultEdit"],
+            run=RunOptions(results_dir=tmp_path))
         assert len(made) == before + 1, change
     before = len(made)
     edit_study(model, one, bed, pool, replace(QUICK, fine_tuning=FineTuning(1e-5)), methods=["MultEdit"],
-               results_dir=tmp_path)
+               run=RunOptions(results_dir=tmp_path))
     assert len(made) == before  # what the method does not use is not in its key
 
 
 def test_every_layer_is_edited_and_the_last_one_changes_nothing(model, chosen, bed, pool, tmp_path):
     one = {"correct": chosen["correct"][:1]}
-    found = edit_every_layer(model, one, bed, pool, QUICK, results_dir=tmp_path).results
+    found = edit_every_layer(model, one, bed, pool, QUICK, run=RunOptions(results_dir=tmp_path)).results
     assert found["layer"].tolist() == list(range(5))
     assert found["p_target"].iloc[-1] == pytest.approx(found["p_before"].iloc[-1], abs=1e-6)
     assert (found["p_target"] - found["p_before"]).iloc[:-1].max() > 0.1
@@ -302,12 +304,14 @@ def test_edits_in_several_layers_can_be_kept(model, chosen, bed, pool, tmp_path)
 ])
 def test_settings_that_cannot_be_are_an_error_and_no_result(model, chosen, bed, pool, tmp_path, change, words):
     with pytest.raises(EditError, match=words):
-        edit_study(model, chosen, bed, pool, replace(QUICK, **change), methods=["MultEdit"], results_dir=tmp_path)
+        edit_study(model, chosen, bed, pool, replace(QUICK, **change), methods=["MultEdit"],
+            run=RunOptions(results_dir=tmp_path))
 
 
 def test_a_method_that_makes_no_edit_is_told(model, chosen, bed, pool, tmp_path):
     settings = replace(QUICK, layers=(4,), fine_tuning=FineTuning(1e30))
-    found = edit_study(model, chosen, bed, pool, settings, methods=["MultEdit", "fine-tuning"], results_dir=tmp_path)
+    found = edit_study(model, chosen, bed, pool, settings, methods=["MultEdit", "fine-tuning"],
+        run=RunOptions(results_dir=tmp_path))
     summary = found.summary().set_index(["method", "task"])["no edit made"].to_dict()
     assert {key: told for key, told in summary.items() if key[1] == "correct"} == {
         ("MultEdit", "correct"): "2 no gradient", ("fine-tuning", "correct"): "2 diverged",
@@ -320,7 +324,8 @@ def test_another_picture_in_the_test_bed_is_another_result(model, chosen, bed, p
     edited = one["correct"][0][0]
     more = [*bed, replace(bed[0], id="more", entity=edited.entity)]
     for asked_of, n in ((bed, 0), (more, 1), (bed, 0)):
-        found = edit_study(model, one, asked_of, pool, QUICK, methods=iter(["MultEdit"]), results_dir=tmp_path)
+        found = edit_study(model, one, asked_of, pool, QUICK, methods=iter(["MultEdit"]),
+            run=RunOptions(results_dir=tmp_path))
         assert found.results["n_pictures"].tolist() == [n]
 
 
@@ -356,6 +361,6 @@ def test_unrelated_questions_do_not_depend_on_the_order(model, bed, tmp_path, mo
 
 def test_an_unknown_method_is_one_sentence(model, chosen, bed, pool, tmp_path):
     with pytest.raises(EditError, match="methods names 'magic': use 'no edit', 'MultEdit'"):
-        edit_study(model, chosen, bed, pool, QUICK, methods=["magic"], results_dir=tmp_path)
+        edit_study(model, chosen, bed, pool, QUICK, methods=["magic"], run=RunOptions(results_dir=tmp_path))
     with pytest.raises(EditError, match="methods has none that 'tiny' allows: name one of 'no edit', 'MultEdit', 'ran"):
-        edit_study(model, chosen, bed, pool, QUICK, methods=[], results_dir=tmp_path)
+        edit_study(model, chosen, bed, pool, QUICK, methods=[], run=RunOptions(results_dir=tmp_path))

@@ -19,6 +19,7 @@ from interventions.editing.fine_tuning import fine_tuned
 from interventions.editing.study import edit_study
 from interventions.errors import EditError, NoGradientError
 from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
+from interventions.studies.loop import RunOptions
 from interventions.tracing.causal_trace import trace
 
 
@@ -75,12 +76,12 @@ def test_a_study_leaves_out_what_its_weights_cannot_do_and_says_why(models, item
     quantized, _ = models
     asked = quantized, {"correct": [(item, "Oslo")]}, [item], []
     baselines = ["fine-tuning", "constrained fine-tuning"]
-    study = edit_study(*asked, methods=["no edit", *baselines], results_dir=tmp_path)
+    study = edit_study(*asked, methods=["no edit", *baselines], run=RunOptions(results_dir=tmp_path))
     assert study.results["method"].tolist() == ["no edit"]
     told = "Left out: fine-tuning and constrained fine-tuning, which change weights, and nf4 ones cannot be trained."
     assert told in capsys.readouterr().out
     with pytest.raises(EditError, match="methods has none that 'mini' allows: name one of 'no edit', 'MultEdit'"):
-        edit_study(*asked, methods=baselines, results_dir=tmp_path)
+        edit_study(*asked, methods=baselines, run=RunOptions(results_dir=tmp_path))
     # On a CPU there are no gradients: that is not "MultEdit changes nothing".
     with pytest.raises(EditError, match="of which a CPU gives no gradients"):
-        edit_study(*asked, methods=["MultEdit"], results_dir=tmp_path)
+        edit_study(*asked, methods=["MultEdit"], run=RunOptions(results_dir=tmp_path))

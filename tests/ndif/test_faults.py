@@ -21,7 +21,7 @@ from interventions.engine.forward import in_session
 from interventions.errors import ModelError
 from interventions.remote import http as ndif
 from interventions.remote import jobs as remote
-from interventions.studies.loop import ask
+from interventions.studies.loop import RunOptions, question_loop
 from interventions.studies.results import ResultStore
 
 nnsight.register("asked")
@@ -54,7 +54,8 @@ def tables(model, results, compute, n=3):
         in_session(model.traced, function, content, True)
         return pd.DataFrame([{"reason": "", "item": item.id}])
 
-    return ask(model, chosen, one, key={"table": "trace_study"}, purpose=("ask", "asked"), results_dir=results)
+    return question_loop(model, chosen, one, key={"table": "trace_study", "version": 2}, purpose=("ask", "asked"),
+        run=RunOptions(results_dir=results))
 
 
 def later(seconds: float, action) -> threading.Timer:

@@ -32,8 +32,8 @@ from importlib import metadata
 
 import interventions
 from interventions import load_model, load_testbed, trace
-from interventions.conditions import Conditions, clean_prompt, corrupted_prompt
-from interventions.forward import in_sandbox, in_session
+from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
+from interventions.engine.forward import in_sandbox, in_session
 
 
 def look(lm, request):

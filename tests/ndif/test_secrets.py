@@ -35,7 +35,7 @@ from interventions.errors import ModelError
 from interventions.remote import http as ndif
 from interventions.remote import jobs as remote
 from interventions.reports.record import read_record
-from interventions.studies.loop import ask
+from interventions.studies.loop import RunOptions, question_loop
 from interventions.studies.results import ResultStore
 
 nnsight.register("asked")
@@ -124,7 +124,7 @@ def notebook(path: Path) -> None:
 
 def table(folder: Path, **key: str) -> None:
     reasons = [*map(str, range(1000)), "zebra"] + [MALFORMED] * (not key)
-    ResultStore(folder).get_or_compute({"table": "edit"} | key, lambda: pd.DataFrame({"reason": reasons}))
+    ResultStore(folder).get_or_compute({"table": "edit", "version": 2} | key, lambda: pd.DataFrame({"reason": reasons}))
 
 
 @pytest.mark.parametrize(("packed", "plant"), [
@@ -318,7 +318,8 @@ def test_a_question_that_fails(model, tmp_path):
             in_session(model.traced, asked.fail, {"layer": ndif.api_key()}, True)
         return pd.DataFrame([{"reason": "", "item": item.id}])
 
-    found = ask(model, items, compute, key={"table": "edit"}, purpose=("ask", "asked"), results_dir=tmp_path)
+    found = question_loop(model, items, compute, key={"table": "edit", "version": 2}, purpose=("ask", "asked"),
+        run=RunOptions(results_dir=tmp_path))
     assert found[0].reason == "" and "layer [key] is not there" in found[1].reason
     assert not secrets_in(repr(found))
     assert not leaks(tmp_path, ndif.api_key(), PASSWORD, BASIC)

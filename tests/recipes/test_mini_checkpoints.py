@@ -8,6 +8,7 @@ from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 
 from interventions import load_model, load_testbed
 from interventions.models.checkpoints import CHECKPOINTS
+from interventions.studies.loop import RunOptions
 from interventions.testbed.schema import PAPER_PARTS
 from interventions.tracing.averages import by_role_layer
 from interventions.tracing.study import trace_study
@@ -100,7 +101,7 @@ def test_tracing_tells_the_two_routes_apart(tmp_path):
     items = load_testbed("embedded").select(constraints="single", limit=40)  # those of Figure 3
     effects = {}
     for name in ("mini", "mini-free"):
-        study = trace_study(load_model(name), items, window=3, results_dir=tmp_path)
+        study = trace_study(load_model(name), items, window=3, run=RunOptions(results_dir=tmp_path))
         table = by_role_layer(study.sites).query("role == 'constraint_last' and layer < 4")
         effects[name] = table.pivot_table(index=["part", "kind"], columns="layer", values=["effect", "low"])
     taught, free = effects["mini"], effects["mini-free"]

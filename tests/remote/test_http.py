@@ -13,6 +13,7 @@ from interventions.errors import ModelError, ParameterError
 from interventions.progress import Progress
 from interventions.remote import http as ndif
 from interventions.remote import jobs as remote
+from interventions.studies.loop import RunOptions
 from interventions.tracing.parameters import Fig3Parameters
 from interventions.tracing.study import trace_study
 
@@ -270,7 +271,7 @@ def test_a_model_that_is_on_a_server_does_not_run_here(remote, tmp_path):
     model = load_model("mini")
     model.remote = True
     with pytest.raises(ModelError, match=r"needs the weights of model 'mini', .* without remote to run it here"):
-        trace_study(model, [], remote=remote, results_dir=tmp_path)
+        trace_study(model, [], run=RunOptions(remote=remote, results_dir=tmp_path))
     assert model.runs_on(None) is True and model.runs_on(True) is True
 
 

@@ -180,7 +180,7 @@ def test_a_record_names_what_computed_its_tables(tmp_path, displayed, monkeypatc
         with monkeypatch.context() as patch:
             patch.setattr(results, "computing", lambda device: {"commit": commit, "device": device})
             for name in names:
-                store.get_or_compute({"table": "edit", "name": name}, lambda: pd.DataFrame({"p": [0.5]}))
+                store.get_or_compute({"table": "edit", "version": 2, "name": name}, lambda: pd.DataFrame({"p": [0.5]}))
 
     results.begin_run()
     stored(today, "a")

@@ -21,6 +21,7 @@ from interventions.models.model import VisionLanguageModel
 from interventions.prompts.corruption import corrupt, noise
 from interventions.prompts.prompt import answer_tokens
 from interventions.studies.answers import item_answer
+from interventions.studies.loop import RunOptions
 from interventions.testbed import Item, TestBed
 from interventions.testbed.answers import accuracy, is_right
 from interventions.tracing import restoration
@@ -246,7 +247,7 @@ def test_a_repeated_beginning_is_no_right_answer(tmp_path):
     first = item_answer(model, bed[0], results_dir=tmp_path)
     assert len(first.ids) == 16 and not is_right(first.text, bed[0]) and accuracy(first.text, bed[0]) == 0
     whole = [replace(item, answers=(item_answer(model, item, results_dir=tmp_path).text,)) for item in bed]
-    study = trace_study(model, [bed[0], whole[1]], results_dir=tmp_path, window=1)
+    study = trace_study(model, [bed[0], whole[1]], run=RunOptions(results_dir=tmp_path), window=1)
     assert study.questions["correct"].tolist() == [False, True]
 
 
@@ -261,8 +262,8 @@ def test_every_study_counts_the_same_questions_as_right(tmp_path):
     bed = TestBed("bed", tmp_path, tuple(items))
     right = {item.id for item in items if is_right(item_answer(model, item, results_dir=tmp_path).text, item)}
     assert right == {items[i].id for i in (0, 3, 4)}
-    traced = trace_study(model, bed, window=1, results_dir=tmp_path, min_p_clean=0.0).questions
-    read = attention_study(model, bed, results_dir=tmp_path).questions
+    traced = trace_study(model, bed, window=1, run=RunOptions(results_dir=tmp_path), min_p_clean=0.0).questions
+    read = attention_study(model, bed, run=RunOptions(results_dir=tmp_path)).questions
     wrong = {item.id for item, _ in wrong_items(model, bed, "correct", 0, results_dir=tmp_path)}
     assert set(traced.loc[traced["correct"], "id"]) == set(read.loc[read["correct"], "id"]) == right
     assert wrong == {item.id for item in items} - right

@@ -12,6 +12,7 @@ from answering import MULTI, SINGLE
 from interventions.engine.windows import window_spans
 from interventions.errors import Unusable
 from interventions.studies.conditions import CORRUPTIONS, Conditions, clean_prompt, corrupted_prompt, named
+from interventions.studies.loop import RunOptions
 from interventions.testbed import Item
 from interventions.tracing.causal_trace import trace
 from interventions.tracing.study import trace_study
@@ -117,7 +118,7 @@ def studies(tmp_path_factory):
     directory = tmp_path_factory.mktemp("flags")
     items = planted.items(directory)[:4]
     return {protocol: trace_study(planted.build(), items, window=1, conditions=Conditions(protocol),
-                                  results_dir=directory) for protocol in ("paper", "authors")}
+                                  run=RunOptions(results_dir=directory)) for protocol in ("paper", "authors")}
 
 
 def test_difference_positions(studies, tmp_path):

@@ -25,6 +25,7 @@ from interventions.editing.items import references, wrong_items
 from interventions.editing.study import edit_every_layer, edit_study, sequential_edits
 from interventions.studies import results
 from interventions.studies.conditions import Conditions
+from interventions.studies.loop import RunOptions
 from interventions.tracing.controls import trace_controls
 from interventions.tracing.precision import precision_study
 from interventions.tracing.study import trace_study
@@ -38,17 +39,18 @@ class Killed(BaseException):
 
 
 def traces(world: World, out: Path) -> list[pd.DataFrame]:
-    study = trace_study(world.model, world.items, results_dir=out)
+    study = trace_study(world.model, world.items, run=RunOptions(results_dir=out))
     return [study.sites, study.questions]
 
 
 def attention(world: World, out: Path) -> list[pd.DataFrame]:
-    study = attention_study(world.model, world.items, knockouts=True, results_dir=out)
+    study = attention_study(world.model, world.items, knockouts=True, run=RunOptions(results_dir=out))
     return [study.contributions, study.knockouts, study.questions]
 
 
 def controls(world: World, out: Path) -> list[pd.DataFrame]:
-    study = trace_study(world.model, world.items, results_dir=out, conditions=Conditions(corrupted="visual"))
+    study = trace_study(world.model, world.items,
+        run=RunOptions(results_dir=out), conditions=Conditions(corrupted="visual"))
     return [trace_controls(world.model, world.items, study, results_dir=out)]
 
 
@@ -64,12 +66,13 @@ def unrelated(world: World, out: Path) -> list[pd.DataFrame]:
 
 def edits(world: World, out: Path) -> list[pd.DataFrame]:
     return [edit_study(world.model, chosen(world), world.items, references(world.model, world.items, results_dir=out),
-                       QUICK, results_dir=out).results]
+                       QUICK, run=RunOptions(results_dir=out)).results]
 
 
 def edits_by_layer(world: World, out: Path) -> list[pd.DataFrame]:
     pool = references(world.model, world.items, results_dir=out)
-    return [edit_every_layer(world.model, chosen(world), world.items, pool, QUICK, results_dir=out).results]
+    return [edit_every_layer(world.model, chosen(world), world.items, pool, QUICK,
+        run=RunOptions(results_dir=out)).results]
 
 
 def kept_edits(world: World, out: Path) -> list[pd.DataFrame]:

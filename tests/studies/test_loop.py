@@ -21,7 +21,7 @@ from interventions.errors import (
     TraceError,
     Unusable,
 )
-from interventions.studies.loop import ask
+from interventions.studies.loop import RunOptions, question_loop
 from interventions.testbed import Item, TestBedError
 
 MODEL = SimpleNamespace(
@@ -33,9 +33,12 @@ def items(n: int = 3) -> list[Item]:
     return [Item(id=f"q{i}", part="known", question=f"Question {i}?", image=None, answers=("Lima",)) for i in range(n)]
 
 
-def asked(compute, tmp_path, **options):
+def asked(compute, tmp_path, required=False, **options):
     purpose = ("trace", "traced")
-    return ask(MODEL, items(), compute, key={"table": "edit"}, purpose=purpose, results_dir=tmp_path, **options)
+    run = RunOptions(results_dir=tmp_path, required=required)
+    return question_loop(
+        MODEL, items(), compute, key={"table": "edit", "version": 2}, purpose=purpose, run=run, **options
+    )
 
 
 def not_as_asked(lm, request: dict):
@@ -173,7 +176,7 @@ def test_where_no_table_can_be_stored_nothing_is_asked(tmp_path, name):
 def test_no_more_is_asked_than_is_enough(tmp_path):
     begun = []
     found = asked(lambda item: begun.append(item.id) or pd.DataFrame([{"reason": ""}]), tmp_path,
-                  enough=lambda entry: entry.item.id == "q1")
+                  stop_when=lambda entry: entry.item.id == "q1")
     assert [entry.item.id for entry in found] == begun == ["q0", "q1"]
 
 
@@ -183,7 +186,7 @@ def test_a_run_that_uses_no_question_may_be_none(tmp_path):
 
     with pytest.raises(ParameterError, match="gives nothing to trace on 3 questions"):
         asked(none, tmp_path)
-    assert [entry.reason for entry in asked(none, tmp_path, optional=True)] == ["not marked"] * 3
+    assert [entry.reason for entry in asked(none, tmp_path, allow_none=True)] == ["not marked"] * 3
 
 
 def test_what_an_item_has_in_its_own_key(tmp_path):
@@ -191,7 +194,7 @@ def test_what_an_item_has_in_its_own_key(tmp_path):
 
     def run():
         found = asked(lambda item: pd.DataFrame([{"reason": "", "n": numbers[item.id]}]), tmp_path,
-                      own_key=lambda item: {"n": numbers[item.id]})
+                      item_key=lambda item: {"n": numbers[item.id]})
         return [entry.table.loc[0, "n"] for entry in found]
 
     assert run() == [0, 1, 2]

@@ -145,7 +145,7 @@ def test_a_disk_that_is_read_only_is_told(tmp_path, monkeypatch):
 
 
 def test_a_run_that_begins_counts_anew(tmp_path):
-    ResultStore(tmp_path).get_or_compute({"table": "edit"}, lambda: pd.DataFrame({"p": [0.5]}))
+    ResultStore(tmp_path).get_or_compute({"table": "edit", "version": 2}, lambda: pd.DataFrame({"p": [0.5]}))
     TRAFFIC.requests += 3
     assert computed_by()
     Fig3Parameters.from_notebook({})

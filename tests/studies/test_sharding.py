@@ -11,7 +11,7 @@ import interventions.progress as progress_module
 import interventions.tracing.study as module
 from interventions.errors import ParameterError
 from interventions.progress import Progress
-from interventions.studies.loop import in_shard
+from interventions.studies.loop import RunOptions, in_shard
 from interventions.studies.parameters import shard_of
 from interventions.tracing.study import trace_study
 
@@ -41,8 +41,8 @@ def test_the_shards_together_are_the_whole_run(model, items, tmp_path, n):
     if n == 11:
         items = [item for item in items if "broken" not in str(item.image)] + items[:1]  # a shard each, all usable
         items[-1] = type(items[-1])(**vars(items[-1]) | {"id": "again"})
-    whole = trace_study(model, items, window=1, results_dir=tmp_path / "whole")
-    shards = [trace_study(model, items, window=1, shard=f"{k}/{n}", results_dir=tmp_path / "shards")
+    whole = trace_study(model, items, window=1, run=RunOptions(results_dir=tmp_path / "whole"))
+    shards = [trace_study(model, items, window=1, run=RunOptions(shard=f"{k}/{n}", results_dir=tmp_path / "shards"))
               for k in range(1, n + 1)]
     asked = [set(shard.questions["id"]) for shard in shards]
     assert sum(map(len, asked)) == len(set.union(*asked)) == len(items)  # disjoint, and nothing is left out
@@ -63,14 +63,14 @@ def test_the_whole_run_picks_up_what_shards_have_stored(model, items, tmp_path, 
         return trace(*arguments, **options)
 
     monkeypatch.setattr(module, "trace", watched)
-    trace_study(model, items, window=1, shard="2/3", results_dir=tmp_path)
+    trace_study(model, items, window=1, run=RunOptions(shard="2/3", results_dir=tmp_path))
     assert len(done) == 3  # 4 of 11 questions, the broken image among them
-    trace_study(model, items, window=1, shard="1/3", results_dir=tmp_path)
-    trace_study(model, items, window=1, shard="3/3", results_dir=tmp_path)
+    trace_study(model, items, window=1, run=RunOptions(shard="1/3", results_dir=tmp_path))
+    trace_study(model, items, window=1, run=RunOptions(shard="3/3", results_dir=tmp_path))
     assert len(done) == 10
-    whole = trace_study(model, items, window=1, results_dir=tmp_path)
+    whole = trace_study(model, items, window=1, run=RunOptions(results_dir=tmp_path))
     assert len(done) == 10  # nothing was computed again
-    fresh = trace_study(model, items, window=1, results_dir=tmp_path / "fresh")
+    fresh = trace_study(model, items, window=1, run=RunOptions(results_dir=tmp_path / "fresh"))
     assert len(done) == 20
     pd.testing.assert_frame_equal(whole.sites, fresh.sites)
     pd.testing.assert_frame_equal(whole.questions, fresh.questions)
@@ -97,13 +97,13 @@ def test_a_shard_that_is_none_is_one_sentence(shard):
 
 def test_a_study_refuses_a_shard_that_is_none(model, items, tmp_path):
     with pytest.raises(ParameterError, match="'shard' must be like '2/8'"):
-        trace_study(model, items, shard="3/2", results_dir=tmp_path)
+        trace_study(model, items, run=RunOptions(shard="3/2", results_dir=tmp_path))
 
 
 def test_more_shards_than_questions_is_one_sentence(model, items, tmp_path):
     with pytest.raises(ParameterError, match=r"'shard': '8/8' holds none of the 3 questions: use at most 3 parts\.$"):
-        trace_study(model, items[:3], shard="8/8", results_dir=tmp_path)
-    trace_study(model, items[:3], shard="3/8", window=1, results_dir=tmp_path)
+        trace_study(model, items[:3], run=RunOptions(shard="8/8", results_dir=tmp_path))
+    trace_study(model, items[:3], run=RunOptions(shard="3/8", results_dir=tmp_path), window=1)
 
 
 # Progress
@@ -182,5 +182,5 @@ def test_lines_are_plain_text_of_their_own(clock, capsys):
 
 
 def test_a_study_says_how_many_questions_it_used(model, items, tmp_path, capsys, clock):
-    trace_study(model, items[3:6], window=1, results_dir=tmp_path, label="mini")
+    trace_study(model, items[3:6], window=1, run=RunOptions(results_dir=tmp_path, label="mini"))
     assert capsys.readouterr().out == "mini: 3 questions asked, 2 used, in 0 s\n"

@@ -32,6 +32,7 @@ from interventions.prompts.prompt import build_prompt
 from interventions.studies import loop as asking
 from interventions.studies import results
 from interventions.studies.conditions import Conditions, clean_prompt
+from interventions.studies.loop import RunOptions
 from interventions.testbed import Item, load_image
 from interventions.tracing.controls import trace_controls
 from interventions.tracing.study import trace_study
@@ -110,7 +111,7 @@ def same(ones: list[pd.DataFrame], others: list[pd.DataFrame]) -> bool:
 def traced(world: World, out: Path, **given) -> list[pd.DataFrame]:
     chosen = {"corrupted": "both"} | {name: given.pop(name) for name in list(given) if name in CONDITIONS}
     conditions = Conditions(**chosen)
-    study = trace_study(world.model, world.items[:1], results_dir=out, conditions=conditions, **given)
+    study = trace_study(world.model, world.items[:1], run=RunOptions(results_dir=out), conditions=conditions, **given)
     return [study.sites, study.questions]
 
 
@@ -119,13 +120,14 @@ def noised(world: World, out: Path, **given) -> list[pd.DataFrame]:
 
 
 def attended(world: World, out: Path, **given) -> list[pd.DataFrame]:
-    study = attention_study(world.model, world.items[:1], results_dir=out, **{"knockouts": True} | given)
+    study = attention_study(world.model, world.items[:1],
+        run=RunOptions(results_dir=out), **{"knockouts": True} | given)
     return [study.contributions, study.knockouts, study.questions]
 
 
 def controlled(world: World, out: Path, *, conditions: dict | None = None, **given) -> list[pd.DataFrame]:
     window, kinds = given.pop("window", 3), given.pop("kinds", ("mlp", "attention"))
-    study = trace_study(world.model, world.items[:1], window=window, kinds=kinds, results_dir=out,
+    study = trace_study(world.model, world.items[:1], window=window, kinds=kinds, run=RunOptions(results_dir=out),
                         conditions=Conditions(**{"corrupted": "both"} | (conditions or {})))
     return [trace_controls(world.model, world.items, study, results_dir=out, **given)]
 
@@ -147,7 +149,7 @@ def edited(world: World, out: Path, *, pool: int = 4, **given) -> list[pd.DataFr
     methods, others = given.pop("methods", EDIT_METHODS), references(world.model, world.items, results_dir=out)[:pool]
     chosen = {"correct": [(with_target(world.items[0]), "said")]}
     study = edit_study(world.model, chosen, world.items, others, replace(QUICK, **given), methods=methods,
-                       results_dir=out)
+                       run=RunOptions(results_dir=out))
     return [study.results, study.left_out]
 
 

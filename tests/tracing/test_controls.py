@@ -11,6 +11,7 @@ from answering import renamed
 
 import interventions.tracing.controls as module
 from interventions.studies.conditions import Conditions
+from interventions.studies.loop import RunOptions
 from interventions.testbed import Item
 from interventions.tracing.averages import effects_at
 from interventions.tracing.controls import CONTROLS, control_effects, other_item, run_controls, trace_controls
@@ -39,7 +40,7 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def study(model, items, results):
-    return trace_study(model, items, window=1, results_dir=results)
+    return trace_study(model, items, window=1, run=RunOptions(results_dir=results))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def test_another_position_is_restored_at_the_constraints_last_token(model, items
 
 
 def test_the_other_position_is_drawn_by_the_seed(model, items, tmp_path, monkeypatch):
-    study = trace_study(model, items[1:2], window=1, results_dir=tmp_path)
+    study = trace_study(model, items[1:2], window=1, run=RunOptions(results_dir=tmp_path))
     calls = watched(monkeypatch)
     for seed in (*range(8), 0):  # all in one directory, where another seed's results must not be taken
         trace_controls(model, items[1:2], study, seed=seed, results_dir=tmp_path)
@@ -118,7 +119,7 @@ def test_the_other_position_is_drawn_by_the_seed(model, items, tmp_path, monkeyp
 
 def test_a_word_of_the_constraint_is_no_other_position(model, items, tmp_path, monkeypatch):
     item = replace(items[0], question="country the capital of this country is")
-    study = trace_study(model, [item], window=1, results_dir=tmp_path)
+    study = trace_study(model, [item], window=1, run=RunOptions(results_dir=tmp_path))
     calls = watched(monkeypatch)
     for seed in range(12):
         trace_controls(model, [item], study, seed=seed, results_dir=tmp_path)
@@ -132,7 +133,7 @@ def test_a_word_of_the_constraint_is_no_other_position(model, items, tmp_path, m
 
 def test_without_another_image_there_is_no_row_of_that_control(model, items, tmp_path):
     alone = items[:2]  # two questions about the same flag
-    study = trace_study(model, alone, window=1, results_dir=tmp_path)
+    study = trace_study(model, alone, window=1, run=RunOptions(results_dir=tmp_path))
     controls = trace_controls(model, alone, study, results_dir=tmp_path)
     assert set(controls["control"]) == {"other position"}
     assert set(controls["id"]) == {item.id for item in alone}
@@ -140,7 +141,7 @@ def test_without_another_image_there_is_no_row_of_that_control(model, items, tmp
 
 def test_a_constraint_of_one_token_has_both_controls(model, items, tmp_path):
     short = [replace(item, visual_constraint="country", visual_replacement="Africa") for item in items]
-    study = trace_study(model, short, window=1, results_dir=tmp_path)
+    study = trace_study(model, short, window=1, run=RunOptions(results_dir=tmp_path))
     controls = trace_controls(model, short, study, results_dir=tmp_path)
     assert set(controls["control"]) == set(CONTROLS)
     assert controls["effect"].abs().max() <= LOW
@@ -165,14 +166,14 @@ def test_neither_control_possible_gives_an_empty_table(model, items, study, tmp_
 
 def test_questions_that_were_not_used_have_no_control(model, items, tmp_path):
     wrong = [replace(items[0], answers=("Zanzibar",)), *items[1:4]]
-    study = trace_study(model, wrong, window=1, results_dir=tmp_path)
+    study = trace_study(model, wrong, window=1, run=RunOptions(results_dir=tmp_path))
     controls = trace_controls(model, wrong, study, results_dir=tmp_path)
     assert set(controls["id"]) == {item.id for item in items[1:4]}
 
 
 def test_the_limit_is_of_each_part(model, items, tmp_path):
     parts = [replace(item, part="known" if n < 5 else "movies") for n, item in enumerate(items)]
-    study = trace_study(model, parts, window=1, results_dir=tmp_path)
+    study = trace_study(model, parts, window=1, run=RunOptions(results_dir=tmp_path))
     controls = trace_controls(model, parts, study, limit=2, results_dir=tmp_path)
     found = controls.groupby("part")["id"].unique()
     assert {part: list(ids) for part, ids in found.items()} == {
@@ -199,7 +200,7 @@ def test_a_second_call_computes_nothing(model, items, study, controls, results, 
 def test_another_position_is_stored_by_what_determines_it(model, items, tmp_path, monkeypatch):
     """It is drawn by the question's id, and has nothing to do with another image."""
     twice = [replace(items[0], id=name) for name in ("one", "two")]
-    study = trace_study(model, twice, window=1, results_dir=tmp_path)
+    study = trace_study(model, twice, window=1, run=RunOptions(results_dir=tmp_path))
     calls = watched(monkeypatch)
     trace_controls(model, twice, study, results_dir=tmp_path)
     assert len(calls) == len(moved(calls)) == 2
@@ -294,7 +295,7 @@ def test_the_values_are_means_at_the_studys_best_layer(study, controls):
 
 def test_a_twin_is_read_at_the_same_cells(study, controls, items, tmp_path):
     around = planted.build(READ, LOOKUP, MOVE, reader="ASSISTANT:")
-    twin = trace_study(around, items, window=1, results_dir=tmp_path)
+    twin = trace_study(around, items, window=1, run=RunOptions(results_dir=tmp_path))
     table = control_effects(study, controls, twin)
     assert list(table["control"]) == ["none", *CONTROLS, "other model"] * 2
     found = table[table["control"] == "other model"]
@@ -302,7 +303,7 @@ def test_a_twin_is_read_at_the_same_cells(study, controls, items, tmp_path):
     assert (found["n"] == 8).all()
     assert (found["effect"].abs() <= LOW).all()
     # Its own best layer would be another: the row is read where the study's is.
-    elsewhere = trace_study(planted.build(0, 3, 5), items, window=1, results_dir=tmp_path)
+    elsewhere = trace_study(planted.build(0, 3, 5), items, window=1, run=RunOptions(results_dir=tmp_path))
     found = control_effects(study, controls, elsewhere).query("control == 'other model'")
     assert (found["effect"].abs() <= LOW).all()
 
@@ -311,7 +312,7 @@ def test_a_twin_without_that_part_or_layer_has_no_row(study, controls, items, tm
     other_part = [replace(item, part="movies") for item in items[:2]]
     shallow = planted.build(0, 0, 1, n_layers=2)  # the MLP's layer 2 is not there
     for model, questions, kinds in ((planted.build(), other_part, []), (shallow, items[:2], ["attention"])):
-        twin = trace_study(model, questions, window=1, results_dir=tmp_path)
+        twin = trace_study(model, questions, window=1, run=RunOptions(results_dir=tmp_path))
         table = control_effects(study, controls, twin)
         assert table.loc[table["control"] == "other model", "kind"].tolist() == kinds
         assert (table["control"] != "other model").sum() == 6
@@ -348,7 +349,7 @@ def test_the_effect_shows_wherever_the_fact_is_planted(items, tmp_path):
     """Were the controls read at a fixed layer, one of these would show it."""
     for read, lookup, move in ((0, 1, 2), (2, 4, 5)):
         model = planted.build(read, lookup, move)
-        study = trace_study(model, items[:4], window=1, results_dir=tmp_path)
+        study = trace_study(model, items[:4], window=1, run=RunOptions(results_dir=tmp_path))
         table = control_effects(study, trace_controls(model, items, study, results_dir=tmp_path))
         real = table[table["control"] == "none"].set_index("kind")
         assert real["layer"].to_dict() == {"mlp": lookup, "attention": read}
@@ -361,7 +362,8 @@ def test_the_answer_traced_is_the_studys(model, items, study, tmp_path):
     model = planted.build(READ, LOOKUP, MOVE)
     with torch.no_grad():  # "Lima" is guessed half of the time if nothing is known
         model.module.lm_head.weight[planted.WORDS.index("Lima"), planted.BALLAST] = 10 / planted.LARGE
-    study = trace_study(model, items[:1], window=1, conditions=Conditions(corruption="repeat"), results_dir=tmp_path)
+    study = trace_study(model, items[:1], window=1, conditions=Conditions(corruption="repeat"),
+        run=RunOptions(results_dir=tmp_path))
     controls = trace_controls(model, items, study, results_dir=tmp_path)
     found = controls[controls["control"] == "other image"].set_index(["kind", "layer"])["effect"]
     assert found["mlp", LOOKUP] == pytest.approx(-0.5, abs=1e-3)  # the other capital takes its place

@@ -11,6 +11,7 @@ from answering import questions, renamed, speaking, words
 
 from interventions.errors import ParameterError
 from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
+from interventions.studies.loop import RunOptions
 from interventions.testbed.phrases import question_pieces
 from interventions.tracing.examples import first_used, pictures, typical, worked_example
 from interventions.tracing.study import trace_study
@@ -38,7 +39,7 @@ def items(model, tmp_path_factory):
 @pytest.mark.parametrize("which", [0, 3])  # one constraint, two
 def test_the_three_runs_are_those_of_the_trace(model, items, name, which, tmp_path):
     item = items[which]
-    study = trace_study(model, [item], window=2, conditions=CONDITIONS[name], results_dir=tmp_path)
+    study = trace_study(model, [item], window=2, conditions=CONDITIONS[name], run=RunOptions(results_dir=tmp_path))
     example = worked_example(model, item, study)
     asked, role = study.questions.iloc[0], study.role
     assert role == ("text_constraint_last" if which == 3 else "constraint_last")
@@ -56,7 +57,7 @@ def test_the_three_runs_are_those_of_the_trace(model, items, name, which, tmp_pa
 
 
 def test_answers_are_the_likeliest_tokens(model, items, tmp_path):
-    study = trace_study(model, items[:1], window=1, results_dir=tmp_path)
+    study = trace_study(model, items[:1], window=1, run=RunOptions(results_dir=tmp_path))
     example = worked_example(model, items[0], study, top=3)
     prompt = clean_prompt(model, items[0], Conditions())
     corrupted = corrupted_prompt(model, items[0], prompt, Conditions())
@@ -73,7 +74,7 @@ def test_answers_are_the_likeliest_tokens(model, items, tmp_path):
 
 
 def test_an_answer_that_is_not_among_the_likeliest_comes_last_with_its_rank(model, items, tmp_path):
-    study = trace_study(model, items, window=1, results_dir=tmp_path)
+    study = trace_study(model, items, window=1, run=RunOptions(results_dir=tmp_path))
     lost = study.questions.loc[study.questions["p_corrupted"].idxmin(), "id"]
     [item] = [item for item in items if item.id == lost]
     rows = worked_example(model, item, study, top=2).answers.query("run == 'corrupted'")
@@ -83,7 +84,8 @@ def test_an_answer_that_is_not_among_the_likeliest_comes_last_with_its_rank(mode
 
 def test_texts_mark_what_is_corrupted(model, items, tmp_path):
     def told(which, conditions=None):
-        study = trace_study(model, [items[which]], window=1, conditions=conditions, results_dir=tmp_path)
+        study = trace_study(model, [items[which]], window=1, conditions=conditions,
+            run=RunOptions(results_dir=tmp_path))
         texts = worked_example(model, items[which], study).texts
         texts["text"] = texts["text"].where(texts["role"] == "", "[" + texts["text"] + "]")
         return texts.groupby("run")["text"].sum()
@@ -100,7 +102,7 @@ def test_texts_mark_what_is_corrupted(model, items, tmp_path):
 def test_a_text_only_model_is_shown_the_question_it_was_asked(tmp_path, items):
     text_model = speaking(tiny.build("gqa", None))
     item = replace(items[0], entity="Peru", answers=tuple(words(text_model).values()))  # any answer will do
-    study = trace_study(text_model, [item], window=1, min_p_clean=0.0, results_dir=tmp_path)
+    study = trace_study(text_model, [item], window=1, min_p_clean=0.0, run=RunOptions(results_dir=tmp_path))
     texts = worked_example(text_model, item, study).texts
     assert texts.loc[(texts["run"] == "clean") & (texts["role"] == "constraint"), "text"].tolist() == ["Peru"]
 
@@ -154,7 +156,7 @@ def test_a_part_is_given_up_in_the_end(model, items, tmp_path, monkeypatch):
 
 
 def test_the_typical_question_has_the_median_effect(model, items, tmp_path):
-    study = trace_study(model, items, window=1, results_dir=tmp_path)
+    study = trace_study(model, items, window=1, run=RunOptions(results_dir=tmp_path))
     found = study.questions.assign(used=[True] * 4 + [False] + [True] * 3, p_corrupted=0.1, p_restored_attention=0.0)
     found["p_restored_mlp"] = [0.9, 0.3, 0.5, 0.2, 0.6, 0.4, 0.8, 0.7]
     # Of the seven that are used, 0.5 has three below and three above.

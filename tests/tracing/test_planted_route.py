@@ -10,6 +10,7 @@ from planted import QUESTIONS
 from interventions.prompts.corruption import corrupt
 from interventions.prompts.prompt import build_prompt
 from interventions.studies.conditions import Conditions
+from interventions.studies.loop import RunOptions
 from interventions.tracing.averages import by_role_layer, layer_tests, peak_layers
 from interventions.tracing.causal_trace import trace
 from interventions.tracing.study import trace_study
@@ -51,7 +52,7 @@ def check(sites, cells: set) -> None:
 @pytest.mark.parametrize("window", [1, 2, 3])
 @pytest.mark.parametrize("places", PLACES, ids=str)
 def test_the_effect_is_exactly_where_the_fact_is_planted(places, window, items, tmp_path):
-    study = trace_study(planted.build(*places), items, window=window, results_dir=tmp_path)
+    study = trace_study(planted.build(*places), items, window=window, run=RunOptions(results_dir=tmp_path))
     assert study.questions["used"].all()
     assert (study.questions["p_clean"] > 0.95).all()
     assert (study.questions["p_corrupted"] < LOW).all()
@@ -75,7 +76,8 @@ def test_the_effect_is_exactly_where_the_fact_is_planted(places, window, items, 
 @pytest.mark.parametrize("window", [1, 3])
 @pytest.mark.parametrize("places", PLACES, ids=str)
 def test_a_route_around_the_constraint_has_no_effect_there(places, window, items, tmp_path):
-    study = trace_study(planted.build(*places, reader=AROUND), items, window=window, results_dir=tmp_path)
+    study = trace_study(planted.build(*places, reader=AROUND), items, window=window,
+        run=RunOptions(results_dir=tmp_path))
     # As in the other model the corruption loses the answer, so there is something to bring back ...
     assert study.questions["used"].all()
     assert (study.questions["p_corrupted"] < LOW).all()
@@ -103,7 +105,7 @@ def test_every_method_sees_the_same_route(reader, attention):
 @pytest.mark.parametrize("replacement", ["Kenya", "South South Africa"])
 def test_a_replacement_of_another_length_changes_nothing(replacement, tmp_path):
     changed = planted.items(tmp_path, replacement=replacement)[:3]
-    study = trace_study(planted.build(1, 2, 4), changed, window=1, results_dir=tmp_path)
+    study = trace_study(planted.build(1, 2, 4), changed, window=1, run=RunOptions(results_dir=tmp_path))
     assert study.questions["used"].all()
     check(study.sites.dropna(subset="effect"), expected(1, 2, 4, 1))
 
@@ -114,7 +116,7 @@ def test_the_effect_is_what_is_gained_over_the_corrupted_run(items, tmp_path):
     with torch.no_grad():
         model.module.lm_head.weight[planted.WORDS.index("Lima"), planted.BALLAST] = 10 / planted.LARGE
     repeat = Conditions(corruption="repeat")  # "Paris" is no country, so nothing is known in the corrupted run
-    study = trace_study(model, items[:1], window=1, conditions=repeat, results_dir=tmp_path)
+    study = trace_study(model, items[:1], window=1, conditions=repeat, run=RunOptions(results_dir=tmp_path))
     assert study.questions["p_corrupted"].item() == pytest.approx(0.5, abs=1e-3)
     found = study.sites[study.sites["role"] == "constraint_last"].set_index(["kind", "layer"])
     assert found["effect"]["mlp", 2] == pytest.approx(0.5, abs=1e-3)
@@ -127,7 +129,7 @@ def test_the_effect_is_what_is_gained_over_the_corrupted_run(items, tmp_path):
 @pytest.mark.parametrize(("window", "width"), [(1, 1), (2, 5)])
 def test_the_authors_protocol_finds_it_with_its_wider_windows(window, width, items, tmp_path):
     study = trace_study(planted.build(1, 2, 4), items, window=window, conditions=Conditions("authors"),
-                        results_dir=tmp_path)
+                        run=RunOptions(results_dir=tmp_path))
     assert study.questions["used"].all()
     check(study.sites, expected(1, 2, 4, width))
 

@@ -13,6 +13,7 @@ from interventions.claims.common import checks_sentence
 from interventions.claims.precision import precision_claims, precision_numbers, precision_sentence, precision_table
 from interventions.errors import ParameterError
 from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
+from interventions.studies.loop import RunOptions
 from interventions.tracing import precision
 from interventions.tracing.causal_trace import trace
 from interventions.tracing.parameters import PrecisionParameters
@@ -82,8 +83,8 @@ def test_stored_results_are_found_again_and_shared_with_figure_3(traced, model, 
     answers, traces = 1 + len(halves), 1 + len(halves) * len(METHOD_NAMES)
     assert len(written) == len(items) * (answers + traces)
     again = precision_study(model, halves, items, window=3, results_dir=results)
-    trace_study(model, items, window=3, results_dir=results)  # as Figure 3 traces
-    trace_study(halves[0], items, window=3, method="rows", results_dir=results)
+    trace_study(model, items, window=3, run=RunOptions(results_dir=results))  # as Figure 3 traces
+    trace_study(halves[0], items, window=3, method="rows", run=RunOptions(results_dir=results))
     assert {path: path.stat().st_mtime_ns for path in results.rglob("*.parquet")} == written
     assert traced.sites().equals(again.sites())
 

@@ -20,6 +20,7 @@ from interventions.models.model import VisionLanguageModel
 from interventions.prompts.corruption import corrupt
 from interventions.prompts.prompt import build_prompt
 from interventions.studies.conditions import Conditions
+from interventions.studies.loop import RunOptions
 from interventions.testbed import load_image
 from interventions.tracing.averages import effects_at
 from interventions.tracing.causal_trace import trace
@@ -39,7 +40,7 @@ def items(model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def study(model, items, tmp_path_factory):
-    return trace_study(model, items, window=3, results_dir=tmp_path_factory.mktemp("results"))
+    return trace_study(model, items, window=3, run=RunOptions(results_dir=tmp_path_factory.mktemp("results")))
 
 
 def test_every_question_is_used_and_described(study, items):
@@ -114,7 +115,7 @@ def test_best_restored_is_the_largest_at_the_corrupted_constraint(study, constra
 def test_the_authors_protocol(model, items, tmp_path):
     # Their format is another one, and so may the answer be: accept any.
     item = replace(items[0], answers=tuple(words(model).values()))
-    study = trace_study(model, [item], window=1, conditions=Conditions("authors"), results_dir=tmp_path)
+    study = trace_study(model, [item], window=1, conditions=Conditions("authors"), run=RunOptions(results_dir=tmp_path))
     assert (study.window_rule, study.reported) == ("radius", "p_restored")
     assert study.questions["used"].all()
     assert study.sites["position"].min() == 9  # their format: `<s>`, nine visual tokens, the question
@@ -122,8 +123,9 @@ def test_the_authors_protocol(model, items, tmp_path):
 
 
 def test_window_rule_can_be_chosen(model, items, tmp_path):
-    study = trace_study(model, items[:1], window=2, conditions=Conditions(window_rule="radius"), results_dir=tmp_path)
-    other = trace_study(model, items[:1], window=5, results_dir=tmp_path)
+    study = trace_study(model, items[:1], window=2, conditions=Conditions(window_rule="radius"),
+        run=RunOptions(results_dir=tmp_path))
+    other = trace_study(model, items[:1], window=5, run=RunOptions(results_dir=tmp_path))
     assert study.window_rule == "radius"  # a radius of 2 spans five layers
     middle = [found.sites.loc[found.sites["layer"] == 2, "effect"].to_numpy() for found in (study, other)]
     np.testing.assert_array_equal(*middle)
@@ -139,8 +141,8 @@ def test_it_runs_where_the_model_was_loaded_to_run(model, items, tmp_path, monke
     monkeypatch.setattr(module, "trace", watched)
     far = renamed(model, revision="r1")
     far.remote = "local"
-    trace_study(far, items[:1], results_dir=tmp_path)
-    trace_study(far, items[:1], results_dir=tmp_path, remote=False)
+    trace_study(far, items[:1], run=RunOptions(results_dir=tmp_path))
+    trace_study(far, items[:1], run=RunOptions(results_dir=tmp_path, remote=False))
     assert asked == ["local", False]
 
 
@@ -154,7 +156,7 @@ def test_reasons_for_leaving_a_question_out(model, items, tmp_path):
         {"visual_replacement": ""},
     ]
     bed = [replace(items[0], id=f"q{n}", **change) for n, change in enumerate(changed)]
-    study = trace_study(model, bed, results_dir=tmp_path / "results")
+    study = trace_study(model, bed, run=RunOptions(results_dir=tmp_path / "results"))
     reasons = study.questions["reason"].str.partition(":")[0].tolist()
     assert reasons[:4] == ["", "answered wrongly", "image unreadable", "image unreadable"]
     assert reasons[4].startswith("no replacement phrase")
@@ -167,8 +169,8 @@ def test_reasons_for_leaving_a_question_out(model, items, tmp_path):
 
 
 def test_a_right_answer_that_is_improbable_is_left_out(model, items, tmp_path):
-    p_clean = trace_study(model, items, results_dir=tmp_path).questions["p_clean"]
-    study = trace_study(model, items, min_p_clean=p_clean.median(), results_dir=tmp_path)
+    p_clean = trace_study(model, items, run=RunOptions(results_dir=tmp_path)).questions["p_clean"]
+    study = trace_study(model, items, min_p_clean=p_clean.median(), run=RunOptions(results_dir=tmp_path))
     low = study.questions[~study.questions["used"]]
     assert low["reason"].str.startswith("P_clean too low").all()
     assert low["correct"].all()
@@ -179,7 +181,7 @@ def test_a_right_answer_that_is_improbable_is_left_out(model, items, tmp_path):
 def test_nothing_to_trace_is_one_sentence(model, items, tmp_path):
     wrong = [replace(item, answers=("Zanzibar",)) for item in items[:2]]
     with pytest.raises(ParameterError, match=r"'model': .* 2 questions \(2 answered wrongly\)"):
-        trace_study(model, wrong, results_dir=tmp_path)
+        trace_study(model, wrong, run=RunOptions(results_dir=tmp_path))
 
 
 @pytest.mark.parametrize("change", [{"answers": ("Zanzibar",)}, {"image": "nowhere.png"}])
@@ -188,7 +190,7 @@ def test_a_required_question_that_cannot_be_used_is_one_sentence(model, items, t
         change = {"image": tmp_path / change["image"]}
     bad = replace(items[0], id="named-one", **change)
     with pytest.raises(ParameterError, match="'items': question 'named-one'") as error:
-        trace_study(model, [bad], required=True, results_dir=tmp_path)
+        trace_study(model, [bad], run=RunOptions(required=True, results_dir=tmp_path))
     assert "\n" not in str(error.value)
 
 
@@ -201,11 +203,11 @@ def test_one_failure_costs_one_question_but_not_the_others(model, items, tmp_pat
         return real(model, prompt, corrupted, **options)
 
     monkeypatch.setattr(module, "trace", fragile)
-    study = trace_study(model, items[4:], results_dir=tmp_path)
+    study = trace_study(model, items[4:], run=RunOptions(results_dir=tmp_path))
     assert study.questions["used"].tolist() == [True, False]
     assert "out of luck" in study.questions["reason"][1]
     with pytest.raises(TraceError, match="out of luck"):  # nothing came out: not the question's fault
-        trace_study(model, items[5:], results_dir=tmp_path)
+        trace_study(model, items[5:], run=RunOptions(results_dir=tmp_path))
 
 
 def test_a_second_run_computes_nothing_and_settings_are_kept_apart(model, items, tmp_path, monkeypatch):
@@ -218,9 +220,9 @@ def test_a_second_run_computes_nothing_and_settings_are_kept_apart(model, items,
 
     monkeypatch.setattr(module, "trace", counting)
     named = renamed(model, revision="r1")
-    first = trace_study(named, items[:2], results_dir=tmp_path)
+    first = trace_study(named, items[:2], run=RunOptions(results_dir=tmp_path))
     calls = stored.calls
-    again = trace_study(named, items[:2], results_dir=tmp_path)
+    again = trace_study(named, items[:2], run=RunOptions(results_dir=tmp_path))
     assert stored.calls == calls == 2  # one request a question
     pd.testing.assert_frame_equal(first.sites, again.sites)
     pd.testing.assert_frame_equal(first.questions, again.questions)
@@ -228,16 +230,16 @@ def test_a_second_run_computes_nothing_and_settings_are_kept_apart(model, items,
     changes = ({"window": 2}, {"conditions": rule}, {"kinds": ("mlp",)}, {"min_p_clean": 0.2})
     for change in changes:
         before = stored.calls
-        trace_study(named, items[:1], results_dir=tmp_path, **change)
+        trace_study(named, items[:1], run=RunOptions(results_dir=tmp_path), **change)
         assert stored.calls > before, change
     before = stored.calls
-    trace_study(renamed(model, revision="r2"), items[:1], results_dir=tmp_path)
+    trace_study(renamed(model, revision="r2"), items[:1], run=RunOptions(results_dir=tmp_path))
     assert stored.calls > before
 
 
 def test_a_study_killed_at_five_random_points_ends_in_the_same_tables(model, items, tmp_path):
     named = renamed(model, revision="r1")
-    whole = trace_study(named, items, results_dir=tmp_path / "whole")
+    whole = trace_study(named, items, run=RunOptions(results_dir=tmp_path / "whole"))
     generator = random.Random(1)
 
     def stored() -> int:
@@ -248,7 +250,7 @@ def test_a_study_killed_at_five_random_points_ends_in_the_same_tables(model, ite
         if child == 0:
             torch.set_num_threads(1)  # threads do not survive a fork
             try:
-                trace_study(named, items, results_dir=tmp_path / "killed")
+                trace_study(named, items, run=RunOptions(results_dir=tmp_path / "killed"))
             finally:
                 os._exit(0)
         while stored() < stop:
@@ -257,7 +259,7 @@ def test_a_study_killed_at_five_random_points_ends_in_the_same_tables(model, ite
         os.kill(child, signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert stored() >= 4
-    resumed = trace_study(named, items, results_dir=tmp_path / "killed")
+    resumed = trace_study(named, items, run=RunOptions(results_dir=tmp_path / "killed"))
     pd.testing.assert_frame_equal(resumed.sites, whole.sites)
     pd.testing.assert_frame_equal(resumed.questions, whole.questions)
 

@@ -10,6 +10,7 @@ from sites import early, sites, study_of
 
 from interventions.errors import ParameterError
 from interventions.studies.conditions import Conditions
+from interventions.studies.loop import RunOptions
 from interventions.tracing.study import trace_study
 from interventions.tracing.sweeps import (
     on_common,
@@ -133,6 +134,6 @@ def test_stored_tables_of_a_text_only_model_are_those_of_the_name_it_was_asked_a
     clean = []
     for entity in ("Peru", "New Zealand"):
         asked = replace(item, entity=entity, answers=tuple(words(text).values()))
-        sweep = trace_windows(text, [asked], [1], results_dir=tmp_path / "results", min_p_clean=0.0)
+        sweep = trace_windows(text, [asked], [1], run=RunOptions(results_dir=tmp_path / "results"), min_p_clean=0.0)
         clean.append(sweep[1].questions["p_clean"].iloc[0])
     assert clean[0] != clean[1]
