@@ -1,4 +1,4 @@
-"""What the claims of all figures share."""
+"""What the claims of all figures share: thresholds, intervals as text, caveats and the closing sentences."""
 
 from __future__ import annotations
 
@@ -12,83 +12,78 @@ from ..reports.record import Claim
 from ..statistics import Number, bootstrap_interval
 from ..tracing.study import TraceStudy
 
-# "Late" is the second half of the layers; for "early" see `averages.early_layers`.
-# An effect below this share of P_clean - P_corrupted is too small to say that the answer comes from there.
-SUBSTANTIAL = 0.25
-WIDE = 4  # a window of more than a quarter of the layers says little about the depth
+SUBSTANTIAL = 0.25  # a smaller share of P_clean - P_corrupted does not show that the answer comes from a site
+WIDE = 4  # a window is wide if it covers more than one layer in 4
 
-ORGANISMS = {
+_CAVEATS = {
     "mini": (
-        "`mini` is a model organism with a taught route: its training made facts pass through the visual "
-        "constraint in early layers. That these numbers show this route shows that the tool works; it is "
-        "no evidence for the paper's claim about 7B models."
+        "`mini` was trained to pass facts through the visual constraint in early layers. That these numbers show this "
+        "route shows that the tool works. It is no evidence for the paper's claim about 7B models."
     ),
     "mini-bunny": (
-        "`mini-bunny` is a model organism with a taught route, as `mini` is, in the shape of Bunny: its training "
-        "made facts pass through the visual constraint in early layers. That these numbers show this route shows "
-        "that the tool works on this architecture; it is no evidence for the paper's claim about Phi-2."
+        "`mini-bunny` has the architecture of Bunny and was trained, like `mini`, to pass facts through the visual "
+        "constraint in early layers. That these numbers show this route shows that the tool works on this "
+        "architecture. It is no evidence for the paper's claim about Phi-2."
     ),
     "mini-free": (
-        "`mini-free` is the untaught twin of `mini`, the negative control: its facts may go straight from "
-        "the image to the last token. Small effects at the constraint show that the tool tells the two "
-        "routes apart; they are no evidence against the paper's claim about 7B models."
+        "`mini-free` is the negative control of `mini`: it was trained without a given route, so facts may go straight "
+        "from the image to the last token. Small effects at the constraint show that the tool distinguishes the two "
+        "routes. They are no evidence against the paper's claim about 7B models."
     ),
 }
 
 
 def closing_sentence(claims: list[Claim]) -> str:
-    """Whether the figure's finding shows here, counted from its claims; those that cannot say do not count."""
+    """Return a sentence that says in how many claims the paper's finding holds; undecided claims are not counted."""
     if not claims:
         return "No question could be used, so these numbers say nothing about the paper's finding."
-    decided = [claim for claim in claims if claim.holds is not None]
-    missing = [claim.claim for claim in decided if not claim.holds]
-    n, held = len(decided), len(decided) - len(missing)
+    decided, failed = _decided_and_failed(claims)
+    n, held = len(decided), len(decided) - len(failed)
     if not decided:
-        return "Whether the paper's finding shows here cannot be said from these questions."
-    if not missing:
+        return "These questions cannot decide whether the paper's finding holds here."
+    if not failed:
         where = "the one case" if n == 1 else f"all {n} cases"
     elif not held:
         where = "no case" if n == 1 else f"none of the {n} cases"
     else:
         where = f"{held} of the {n} cases"
-    apart = f", not in {'; '.join(missing)}" if held and missing else ""
-    left = f" Of {len(claims) - n} more these questions cannot say." if n < len(claims) else ""
-    return f"The paper's finding shows here in {where} of the table{apart}.{left}"
+    exceptions = f", but not for {'; '.join(failed)}" if held and failed else ""
+    undecided = f" These questions cannot decide {len(claims) - n} more." if n < len(claims) else ""
+    return f"The paper's finding holds here in {where} of the table{exceptions}.{undecided}"
 
 
 def checks_sentence(checks: list[Claim]) -> str:
-    """The same for what the paper does not have: how many of the further rows of the table pass, and which fail."""
-    decided = [check for check in checks if check.holds is not None]
-    failed = [check.claim for check in decided if not check.holds]
+    """Return a sentence on checks that are not in the paper: how many pass, and which fail ("" if none is decided)."""
+    decided, failed = _decided_and_failed(checks)
     if not decided:
         return ""
-    passed = len(decided) - len(failed)
-    return f"Of {len(decided)} further checks, which the paper does not make, {passed} pass." + (
-        f" Failed: {'; '.join(failed)}." if failed else ""
+    failures = f" Failed: {'; '.join(failed)}." if failed else ""
+    return (
+        f"Of {len(decided)} further checks, which the paper does not make, {len(decided) - len(failed)} pass.{failures}"
     )
 
 
 def caveat(model_name: str) -> str:
-    """What an embedded model's numbers are not evidence for; empty for any other model."""
-    return ORGANISMS.get(model_name, "")
+    """Return what the numbers of an embedded model are no evidence for; "" for any other model."""
+    return _CAVEATS.get(model_name, "")
 
 
 def window_caveat(window: int, n_layers: int, window_rule: str = "centered") -> str:
-    """What a window that covers much of the model cannot show; empty where it covers little."""
+    """Return what a window that covers more than a quarter of the layers cannot show; "" for a narrower one."""
     layers = min(n_layers, spanned(window, window_rule))
     if layers == 1 or layers * WIDE <= n_layers:
         return ""
     return (
-        f"The window is wide for the depth: {layers} of {n_layers} layers are restored together. A window that reaches "
-        "a layer from either side finds it, so a peak tells the depth to within a window, not a layer."
+        f"The window is wide for the depth: it restores {layers} of {n_layers} layers together. Every window that "
+        "contains a causal layer shows its effect, so a peak locates the depth to within one window, not one layer."
     )
 
 
 def expected_layers(study: TraceStudy) -> tuple[range, str]:
-    """The layers in which the paper finds effects at the token that is read, and what a claim says of them.
+    """Return the layers where the paper finds effects at the corrupted constraint, and their name.
 
-    They are early at the visual constraint, early and middle at the text constraint (Figures 3 and 4). In a run of both
-    they are early, which is the stricter of the two.
+    Early layers at the visual constraint, early and middle ones at the text constraint (Figures 3 and 4). A run of both
+    kinds of questions expects early layers, which is stricter.
     """
     early = study.role != "text_constraint_last"
     layers = (early_layers if early else early_and_middle_layers)(study.n_layers)
@@ -96,23 +91,30 @@ def expected_layers(study: TraceStudy) -> tuple[range, str]:
     return layers, f"{name} layers, here {layer_range(layers)} of {study.n_layers}"
 
 
-def lost(study: TraceStudy, part: str) -> float:
-    """What the corruption takes: the mean of P_clean - P_corrupted over the questions used."""
+def lost_probability(study: TraceStudy, part: str) -> float:
+    """Return the mean of P_clean - P_corrupted over the questions used."""
     used = study.questions[study.questions["used"] & (study.questions["part"] == part)]
     return float((used["p_clean"] - used["p_corrupted"]).mean())
 
 
-def above(interval: Number, bound: float) -> bool:
-    """Whether an interval lies above a bound; a single question has none, its value then decides."""
+def above(interval: Number, bound: float = 0) -> bool:
+    """Return whether the interval lies above a bound; a single question has no interval, so its value decides."""
     return bool((interval.value if math.isnan(interval.low) else interval.low) > bound)
 
 
-def above_zero(interval: Number) -> bool:
-    return above(interval, 0)
+def rows_where(frame: pd.DataFrame, **values) -> pd.DataFrame:
+    """Return the rows whose columns have these values."""
+    for column, value in values.items():
+        frame = frame[frame[column] == value]
+    return frame
 
 
-def fine(interval: Number) -> str:
-    """Contributions have the scale of the model's hidden states: three digits, whatever it is."""
+def largest_row(frame: pd.DataFrame, column: str) -> pd.Series:
+    return frame.loc[frame[column].astype(float).idxmax()]
+
+
+def three_digits(interval: Number) -> str:
+    """Format a contribution, whose scale is that of the hidden states, with three significant digits."""
     around = "" if math.isnan(interval.low) else f" [{interval.low:.3g}, {interval.high:.3g}]"
     return f"{interval.value:.3g}{around}"
 
@@ -122,11 +124,16 @@ def p_text(value: float) -> str:
 
 
 def number_of(row: pd.Series, name: str = "effect", low: str = "low", high: str = "high") -> Number:
-    """Columns of a row, those of the value and of its interval, as a number; its n is that of the row."""
+    """Return a row's value and interval, by the names of their columns, with the row's n."""
     return Number(*(float(row[column]) for column in (name, low, high)), n=int(row["n"]))
 
 
 def number(values: pd.Series, statistic=np.mean) -> Number:
-    """A statistic over questions with its bootstrap interval."""
+    """Return a statistic over questions with its bootstrap interval."""
     values = values.to_numpy(float)
     return Number(*map(float, bootstrap_interval(values, statistic)), n=len(values))
+
+
+def _decided_and_failed(claims: list[Claim]) -> tuple[list[Claim], list[str]]:
+    decided = [claim for claim in claims if claim.holds is not None]
+    return decided, [claim.claim for claim in decided if not claim.holds]

@@ -1,4 +1,4 @@
-"""Figures 15 to 17: whether contributions tell right from wrong answers."""
+"""Figures 15 to 17: claims about whether contributions distinguish right from wrong answers."""
 
 from __future__ import annotations
 
@@ -11,53 +11,58 @@ from ..attention.failure_prediction import FEW
 from ..layers import early_and_middle_layers, early_layers
 from ..reports.record import Claim
 from ..statistics import LEVEL, Number
-from .common import above, above_zero, fine, number, number_of, p_text
+from .common import above, largest_row, number, number_of, p_text, rows_where, three_digits
 from .fig5_attention import NONE_RIGHT
 
 ONE_OUTCOME = "all answers are right, or all are wrong"
 
 
 def fig15_numbers(contributions: pd.DataFrame, questions: pd.DataFrame) -> dict[str, Number]:
-    """Of the questions shown, by outcome, the largest contribution of the constraint's last token over all layers."""
+    """Return, by outcome, the largest contribution of the constraint's last token over all layers."""
     return {f"{outcome}/largest": number(values) for outcome, values in _largest(contributions, questions).items()}
 
 
 def fig15_claims(contributions: pd.DataFrame, questions: pd.DataFrame) -> list[Claim]:
-    """The finding of Figure 15 on the questions shown: examples, not statistics (these are Figure 16's).
+    """Return the finding of Figure 15 for the questions shown: undecided, as these are examples (Figure 16 tests it).
 
-    contributions, questions: those of an `AttentionStudy`, the latter only those shown. So few questions cannot say
-    whether it holds; they are told side by side.
+    Args:
+        contributions: Those of an `AttentionStudy`.
+        questions: The rows of its questions that are shown.
     """
-    is_right, is_wrong = _largest(contributions, questions).values()
+    right, wrong = _largest(contributions, questions).values()
     title, paper = "constraint -> last token is stronger in the right answers shown", "stronger when right"
-    if is_right.empty or is_wrong.empty:
+    if right.empty or wrong.empty:
         return [Claim(title, paper, ONE_OUTCOME, None)]
     here = "; ".join(
         f"{outcome}: {values.mean():.3g}, {values.min():.3g} to {values.max():.3g} (n = {len(values)})"
-        for outcome, values in (("right", is_right), ("wrong", is_wrong))
+        for outcome, values in (("right", right), ("wrong", wrong))
     )
     return [Claim(title, paper, f"largest contribution, {here}; Figure 16 tests it", None)]
 
 
 def fig15_table(contributions: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
-    """The contributions of the questions shown, with the answer and whether it is right; dataset is the part."""
-    told = questions[["id", "part", "question", "answer", "correct", "confidence"]].rename(columns={"part": "dataset"})
-    cells = contributions[contributions["flow"] == CONSTRAINT_TO_LAST].astype({"id": str, "token": str})
-    return told.merge(cells[["id", "layer", "position", "token", "norm"]], on="id")
+    """Return the contributions of the questions shown, with the answer and whether it is right; dataset is the part."""
+    columns = ["id", "part", "question", "answer", "correct", "confidence"]
+    cells = rows_where(contributions, flow=CONSTRAINT_TO_LAST).astype({"id": str, "token": str})
+    return questions[columns].rename(columns={"part": "dataset"}).merge(
+        cells[["id", "layer", "position", "token", "norm"]], on="id")
 
 
 def fig16_numbers(outcome: pd.DataFrame, tests: pd.DataFrame) -> dict[str, Number]:
-    """Figure 16 in numbers, by part: largest contribution by outcome and largest difference, their layers, and its p.
+    """Return Figure 16 in numbers, by part: the largest contribution by outcome, the largest difference, and its p.
 
-    outcome, tests: those of `outcomes.outcome_by_layer` and `outcomes.outcome_tests`.
+    Args:
+        outcome: The frame of `outcome_by_layer`.
+        tests: The frame of `outcome_tests`.
     """
     numbers = {}
     for (part, name), cells in outcome.groupby(["part", "outcome"], sort=False):
-        best = cells.loc[cells["norm"].astype(float).idxmax()]
+        best = largest_row(cells, "norm")
         numbers[f"{part}/{name}/peak_contribution"] = number_of(best, "norm")
         numbers[f"{part}/{name}/peak_layer"] = Number(int(best["layer"]), n=int(best["n"]))
-    for part in dict.fromkeys(tests["part"]):
-        best, n = _largest_difference(tests, part)
+    for part, cells in tests.groupby("part", sort=False):
+        best = largest_row(cells, "difference")
+        n = int(best["n_right"] + best["n_wrong"])
         numbers[f"{part}/difference"] = Number(float(best["difference"]), n=n)
         numbers[f"{part}/difference_layer"] = Number(int(best["layer"]), n=n)
         numbers[f"{part}/difference_p_corrected"] = Number(float(best["p_corrected"]), n=n)
@@ -66,49 +71,52 @@ def fig16_numbers(outcome: pd.DataFrame, tests: pd.DataFrame) -> dict[str, Numbe
 
 
 def fig16_claims(outcome: pd.DataFrame, tests: pd.DataFrame) -> list[Claim]:
-    """The findings of Figure 16, by part: higher when right, middle layers most active, and the difference there.
+    """Return the findings of Figure 16 by part. The arguments are those of `fig16_numbers`.
 
-    Higher: at the layer of the largest difference, p corrected for the number of layers is below 0.05. Middle layers
-    lie behind the early ones, up to those that the paper names (`averages.early_and_middle_layers`): 6 to 17 of 32.
+    Contributions are higher when the answer is right (at the layer of the largest difference, p corrected for the
+    number of layers is below 0.05), middle layers are the most active, and the difference lies there. Middle layers
+    are those behind the early ones up to the last that the paper names: 6 to 17 of 32.
     """
     claims, n_layers = [], int(outcome["layer"].max()) + 1 if len(outcome) else 0
     middle = range(early_layers(n_layers).stop, early_and_middle_layers(n_layers).stop)
     paper = f"layers 16-17 of 32, middle is here {middle.start}-{middle.stop - 1} of {n_layers}"
     for part in dict.fromkeys(outcome["part"]):
-        higher, active, there = f"{part}: higher when the answer is right", f"{part}: middle layers most active", (
-            f"{part}: the difference is largest in middle layers")
-        best, higher_holds = None, None
-        if part in set(tests["part"]):
-            best, _ = _largest_difference(tests, part)
+        cells, right = rows_where(tests, part=part), rows_where(outcome, part=part, outcome="right")
+        higher = there = (ONE_OUTCOME, None)
+        if len(cells):
+            best = largest_row(cells, "difference")
             enough = min(best["n_right"], best["n_wrong"]) >= FEW
-            higher_holds = bool(best["p_corrected"] < LEVEL) if enough else None
-            few = "" if enough else ", too few to say"
-            # No interval at the layer that was picked for its size: its p is corrected for that, the interval is not.
-            here = (f"right - wrong {best['difference']:.3g} at layer {best['layer']}, p "
-                    f"{p_text(best['p_corrected'])}, corrected, {p_text(best['p_within'])} within kinds of question "
-                    f"(n = {best['n_right']} right, {best['n_wrong']} wrong{few})")
-        claims.append(Claim(higher, "higher when right", ONE_OUTCOME if best is None else here, higher_holds))
-        cells = outcome[(outcome["part"] == part) & (outcome["outcome"] == "right")]
-        if cells.empty:
-            claims.append(Claim(active, paper, NONE_RIGHT, None))
-        else:
-            peak = cells.loc[cells["norm"].astype(float).idxmax()]
-            here = f"right answers: {fine(number_of(peak, 'norm'))} at layer {peak['layer']}"
-            claims.append(Claim(active, paper, here, peak["layer"] in middle))
-        if best is None:
-            claims.append(Claim(there, paper, ONE_OUTCOME, None))
-        else:
-            here = f"at layer {best['layer']}" + ("" if higher_holds else ", but not above chance")
-            found = None if higher_holds is None else bool(higher_holds and best["layer"] in middle)
-            claims.append(Claim(there, paper, here, found))
+            significant = bool(best["p_corrected"] < LEVEL) if enough else None
+            # No interval: the layer was chosen for its size, and only p is corrected for that.
+            higher = (
+                f"right - wrong {best['difference']:.3g} at layer {best['layer']}, p {p_text(best['p_corrected'])}, "
+                f"corrected, {p_text(best['p_within'])} within kinds of question (n = {best['n_right']} right, "
+                f"{best['n_wrong']} wrong{_too_few(enough)})", significant,
+            )
+            there = (
+                f"at layer {best['layer']}" + ("" if significant else ", but not above chance"),
+                bool(significant and best["layer"] in middle) if enough else None,
+            )
+        active = (NONE_RIGHT, None)
+        if len(right):
+            peak = largest_row(right, "norm")
+            contribution = three_digits(number_of(peak, "norm"))
+            active = f"right answers: {contribution} at layer {peak['layer']}", peak["layer"] in middle
+        claims += [
+            Claim(f"{part}: higher when the answer is right", "higher when right", *higher),
+            Claim(f"{part}: middle layers most active", paper, *active),
+            Claim(f"{part}: the difference is largest in middle layers", paper, *there),
+        ]
     return claims
 
 
 def fig17_numbers(table: pd.DataFrame, lead: Mapping | None = None) -> dict[str, Number]:
-    """Figure 17 in numbers: AUROC by part and predictor, and how much earlier the contribution is known.
+    """Return Figure 17 in numbers: AUROC by part and predictor, and how much earlier the contribution is known.
 
-    table: that of `failure.failure_table`. lead: layers_needed, n_layers and time_ratio (a Number: the time of a
-    forward that ends after the last layer needed, over that of the whole one); None leaves it out.
+    Args:
+        table: The frame of `failure_table`.
+        lead: layers_needed, n_layers and time_ratio (a `Number`: the time of a forward pass that ends after the last
+            layer needed, divided by the time of a whole one); None leaves them out.
     """
     numbers = {f"{row['part']}/{row['predictor']}/auroc": number_of(row, "auroc") for _, row in table.iterrows()}
     for part, cells in table.groupby("part", sort=False):
@@ -120,43 +128,41 @@ def fig17_numbers(table: pd.DataFrame, lead: Mapping | None = None) -> dict[str,
 
 
 def fig17_claims(table: pd.DataFrame, differences: pd.DataFrame) -> list[Claim]:
-    """The findings of Figure 17, by part: the contribution predicts right answers, and confidence does so better.
+    """Return the findings of Figure 17 by part: the contribution predicts right answers, and confidence does better.
 
-    table, differences: those of `failure.failure_table` and `failure.confidence_minus`. The first holds if the interval
-    of its AUROC lies above 0.5, the second if that of the paired difference lies above 0; fewer than FEW right or wrong
-    answers cannot say.
+    The first holds if the interval of its AUROC lies above 0.5, the second if that of the paired difference lies
+    above 0. Fewer than FEW right or wrong answers leave both undecided.
+
+    Args:
+        table: The frame of `failure_table`.
+        differences: The frame of `confidence_minus`.
     """
     claims = []
     for part in dict.fromkeys(table["part"]):
-        areas = table[table["part"] == part].set_index("predictor")
-        minus = differences[(differences["part"] == part) & (differences["predictor"] == "contribution")]
-        first = (f"{part}: the contribution predicts right answers", "AUROC 0.63, layers 16-17 of 32")
-        second = (f"{part}: confidence predicts them better", "AUROC 0.76 instead of 0.63")
-        if "contribution" not in areas.index or pd.isna(areas.loc["contribution", "auroc"]):
-            claims += [Claim(*first, f"scored: {ONE_OUTCOME}", None), Claim(*second, f"scored: {ONE_OUTCOME}", None)]
-            continue
-        area = number_of(areas.loc["contribution"], "auroc")
-        wrong = int(areas.loc["contribution", "wrong"])
-        enough = min(wrong, area.n - wrong) >= FEW
-        few = "" if enough else ", too few to say"
-        here = f"AUROC {area} (n = {area.n}, {wrong} wrong{few})"
-        claims.append(Claim(*first, here, above(area, 0.5) if enough else None))
-        more = number_of(minus.iloc[0], "difference")
-        here = f"AUROC {areas.loc['confidence', 'auroc']:.2f} instead of {area.value:.2f}, difference {more}{few}"
-        claims.append(Claim(*second, here, above_zero(more) if enough else None))
+        areas = rows_where(table, part=part).set_index("predictor")
+        first = second = (f"scored: {ONE_OUTCOME}", None)
+        if "contribution" in areas.index and not pd.isna(areas.loc["contribution", "auroc"]):
+            area, wrong = number_of(areas.loc["contribution"], "auroc"), int(areas.loc["contribution", "wrong"])
+            more = number_of(rows_where(differences, part=part, predictor="contribution").iloc[0], "difference")
+            enough = min(wrong, area.n - wrong) >= FEW
+            few, confidence = _too_few(enough), areas.loc["confidence", "auroc"]
+            first = f"AUROC {area} (n = {area.n}, {wrong} wrong{few})", above(area, 0.5) if enough else None
+            second = (f"AUROC {confidence:.2f} instead of {area.value:.2f}, difference {more}{few}",
+                      above(more) if enough else None)
+        claims += [
+            Claim(f"{part}: the contribution predicts right answers", "AUROC 0.63, layers 16-17 of 32", *first),
+            Claim(f"{part}: confidence predicts them better", "AUROC 0.76 instead of 0.63", *second),
+        ]
     return claims
 
 
+def _too_few(enough: bool) -> str:
+    return "" if enough else ", too few to decide"
+
+
 def _largest(contributions: pd.DataFrame, questions: pd.DataFrame) -> dict[str, pd.Series]:
-    """outcome -> the largest contribution over layers of the constraint's last token to the last, by question."""
-    cells = contributions[contributions["flow"] == CONSTRAINT_TO_LAST]
-    largest = cells[cells["role"] == "constraint_last"].groupby("id", observed=True)["norm"].max().rename(index=str)
+    """outcome -> the largest contribution over layers from the constraint's last token to the last, by question."""
+    cells = rows_where(contributions, flow=CONSTRAINT_TO_LAST, role="constraint_last")
+    largest = cells.groupby("id", observed=True)["norm"].max().rename(index=str)
     return {outcome: largest.reindex(questions.loc[questions["correct"].eq(value), "id"]).dropna()
             for outcome, value in (("right", True), ("wrong", False))}
-
-
-def _largest_difference(tests: pd.DataFrame, part: str) -> tuple[pd.Series, int]:
-    """The layer's row, and the number of questions."""
-    cells = tests[tests["part"] == part]
-    best = cells.loc[cells["difference"].astype(float).idxmax()]
-    return best, int(best["n_right"] + best["n_wrong"])

@@ -13,30 +13,31 @@ from ..tracing.examples import WorkedExample
 from ..tracing.study import TraceStudy
 from .common import SUBSTANTIAL, expected_layers
 
-WEAK = 0.1  # of P_clean - P_corrupted: what "weakly causal" (Figure 9) takes at least
-LEAST_LOST = 0.1  # if the corruption takes less of P(answer) away, there is nothing to bring back
-PAPER = {  # (where effects are read, kind) -> which figures say that the layers there are causal
+WEAK = 0.1  # the least share of P_clean - P_corrupted that is "weakly causal" (Figure 9)
+LEAST_LOST = 0.1  # a corruption that takes less of P(answer) leaves nothing to restore
+PAPER = {  # (where effects are read, kind) -> the figures that call the layers there causal
     ("visual constraint", "mlp"): "Figures 8 and 10",
-    ("visual constraint", "attention"): "Figures 9 and 11; in LLaVA weakly",
+    ("visual constraint", "attention"): "Figures 9 and 11; weakly in LLaVA",
     ("text constraint", "mlp"): "Figure 12",
     ("text constraint", "attention"): "Figure 13; for a majority of the questions",
 }
 
 
 def question_peaks(study: TraceStudy) -> pd.DataFrame:
-    """The largest effect of each question and kind, anywhere and at the corrupted constraint's tokens.
+    """Return the largest effect of each question and kind, anywhere and at the tokens of the corrupted constraint.
 
-    Columns id, part, constraints, kind, where ("anywhere" | "constraint"), layer, position, token, role, effect, lost
-    (P_clean - P_corrupted).
+    Returns:
+        Columns id, part, constraints, kind, where ("anywhere" | "constraint"), layer, position, token, role, effect,
+        lost (P_clean - P_corrupted).
     """
     rows = []
     for question in study.questions[study.questions["used"]].itertuples():
         own = study.only([question.id])
-        roles = {own.role, own.role.removesuffix("_last")}
+        at_constraint = own.sites["role"].isin({own.role, own.role.removesuffix("_last")})
         for kind in dict.fromkeys(own.sites["kind"]):
-            cells = own.sites[own.sites["kind"] == kind]
-            for where, chosen in (("anywhere", cells), ("constraint", cells[cells["role"].isin(roles)])):
-                peak = chosen.loc[chosen["effect"].idxmax()]
+            of_kind = own.sites["kind"] == kind
+            for where, chosen in (("anywhere", of_kind), ("constraint", of_kind & at_constraint)):
+                peak = own.sites.loc[own.sites.loc[chosen, "effect"].idxmax()]
                 rows.append({
                     "id": question.id, "part": question.part, "constraints": question.constraints, "kind": str(kind),
                     "where": where, "layer": int(peak["layer"]), "position": int(peak["position"]),
@@ -47,7 +48,7 @@ def question_peaks(study: TraceStudy) -> pd.DataFrame:
 
 
 def question_numbers(study: TraceStudy, kinds: Iterable[str]) -> dict[str, Number]:
-    """Probabilities and peaks, by question."""
+    """Return the probabilities and the peaks of each question."""
     numbers = {}
     for question in study.questions[study.questions["used"]].itertuples():
         numbers[f"{question.id}/p_clean"] = Number(question.p_clean)
@@ -60,11 +61,11 @@ def question_numbers(study: TraceStudy, kinds: Iterable[str]) -> dict[str, Numbe
 
 
 def question_claims(study: TraceStudy, kinds: Iterable[str]) -> list[Claim]:
-    """Where single questions have their largest effect: a claim a question and kind, and one that compares the kinds.
+    """Return a claim per question and kind, and one that compares the kinds.
 
-    A claim holds if the largest effect at the corrupted constraint's tokens is in an early layer (text constraint: an
-    early or middle one) and at least SUBSTANTIAL (for attention at the visual constraint: WEAK) of what the corruption
-    took away.
+    A claim holds if the largest effect at the corrupted constraint lies in an early layer (at the text constraint, an
+    early or middle one) and is at least SUBSTANTIAL of the lost probability (for attention at the visual
+    constraint, WEAK).
     """
     peaks, claims = question_peaks(study), []
     by_place = {name: group.set_index(["id", "kind"]) for name, group in peaks.groupby("where")}
@@ -78,30 +79,18 @@ def question_claims(study: TraceStudy, kinds: Iterable[str]) -> list[Claim]:
         here = f"largest effect {peak['effect']:.2f} of {peak['lost']:.2f} lost, at layer {peak['layer']}"
         highest = by_place["anywhere"].loc[(name, kind)]
         if highest["position"] != peak["position"] or highest["layer"] != peak["layer"]:
-            here += f"; anywhere {highest['effect']:.2f}, at {_place(highest)}, layer {highest['layer']}"
-        paper = f"causal are {where} ({PAPER[own.read_at, kind]})"
-        holds = bool(peak["layer"] in expected and enough)
-        claims.append(Claim(f"{name}: {KIND_NAMES[kind]} at the {own.read_at}", paper, here, holds))
+            token = {"visual": "the last visual token", "last": "the last token"}
+            token = token.get(highest["role"], repr(highest["token"]))
+            here += f"; anywhere {highest['effect']:.2f}, at {token}, layer {highest['layer']}"
+        claims.append(Claim(
+            f"{name}: {KIND_NAMES[kind]} at the {own.read_at}",
+            f"causal: {where} ({PAPER[own.read_at, kind]})", here, bool(peak["layer"] in expected and enough),
+        ))
     return claims + _comparison(by_place["constraint"], kinds)
 
 
-def _comparison(peaks: pd.DataFrame, kinds: Iterable[str]) -> list[Claim]:
-    single = peaks.loc[peaks["constraints"] == "single", "effect"].unstack("kind")
-    if "attention" not in kinds or set(single.columns) != set(KIND_NAMES):
-        return []
-    weaker = int((single["attention"] < single["mlp"]).sum())
-    here = f"smaller largest effect in {weaker} of {len(single)} questions"
-    title = "self-attention beside MLP at the visual constraint"
-    return [Claim(title, "weaker in LLaVA (Figure 9)", here, weaker > len(single) / 2)]
-
-
-def _place(peak: pd.Series) -> str:
-    fixed = {"visual": "the last visual token", "last": "the last token"}
-    return fixed.get(peak["role"], repr(peak["token"]))
-
-
 def fig2_numbers(example: WorkedExample) -> dict[str, Number]:
-    """P(answer) of the three runs, what is restored, and the likeliest tokens of each run."""
+    """Return P(answer) of the three runs, the restored site and the likeliest tokens of each run."""
     numbers = {f"p_{run}": Number(example.p_answer(run)) for run in ("clean", "corrupted", "restored")}
     numbers |= {"restored/layer": Number(example.site["layer"]), "restored/position": Number(example.site["position"])}
     for row in example.answers.itertuples():
@@ -110,23 +99,22 @@ def fig2_numbers(example: WorkedExample) -> dict[str, Number]:
 
 
 def fig2_claims(example: WorkedExample, study: TraceStudy) -> list[Claim]:
-    """What the paper's Figure 2 tells: the corruption takes the answer away, restoring few layers brings it back."""
+    """Return the claims of Figure 2: corruption removes the answer, and restoring a few layers brings it back."""
     clean, corrupted, restored = (example.p_answer(run) for run in ("clean", "corrupted", "restored"))
-    said = {run: rows.loc[rows["rank"].idxmin()] for run, rows in example.answers.groupby("run")}
-    lost, (expected, where) = clean - corrupted, expected_layers(study)
-    back = (restored - corrupted) / lost if lost > 0 else 0.0
-    site = example.site
+    top = {run: rows.loc[rows["rank"].idxmin()] for run, rows in example.answers.groupby("run")}
+    lost, (expected, where), site = clean - corrupted, expected_layers(study), example.site
+    recovered = (restored - corrupted) / lost if lost > 0 else 0.0
     at = f"{KIND_NAMES[site['kind']]}, window around layer {site['layer']}, at {site['token'].strip()!r}"
     return [
         Claim(
-            "the corruption takes the answer away", "P(answer) is low in the corrupted run",
-            f"P {clean:.2f} -> {corrupted:.2f}, the corrupted run says {said['corrupted']['token'].strip()!r}",
-            bool(corrupted < clean / 2 and not said["corrupted"]["is_answer"]),
+            "the corruption removes the answer", "P(answer) is low in the corrupted run",
+            f"P {clean:.2f} -> {corrupted:.2f}, the corrupted run says {top['corrupted']['token'].strip()!r}",
+            bool(corrupted < clean / 2 and not top["corrupted"]["is_answer"]),
         ),
         Claim(
             "a restored window brings it back", "until the output probability matches the clean model's",
-            f"P {restored:.2f}, {back:.0%} of what was lost ({at})",
-            bool(back >= 0.5 and said["restored"]["is_answer"]),
+            f"P {restored:.2f}, {recovered:.0%} of the lost probability ({at})",
+            bool(recovered >= 0.5 and top["restored"]["is_answer"]),
         ),
         Claim(
             f"the best window at the {study.read_at} is where the paper finds effects",
@@ -134,3 +122,13 @@ def fig2_claims(example: WorkedExample, study: TraceStudy) -> list[Claim]:
             site["layer"] in expected,
         ),
     ]
+
+
+def _comparison(peaks: pd.DataFrame, kinds: Iterable[str]) -> list[Claim]:
+    single = peaks.loc[peaks["constraints"] == "single", "effect"].unstack("kind")
+    if "attention" not in kinds or set(single.columns) != set(KIND_NAMES):
+        return []
+    weaker = int((single["attention"] < single["mlp"]).sum())
+    here = f"smaller largest effect in {weaker} of {len(single)} questions"
+    title = "self-attention is weaker than MLP at the visual constraint"
+    return [Claim(title, "in LLaVA (Figure 9)", here, weaker > len(single) / 2)]

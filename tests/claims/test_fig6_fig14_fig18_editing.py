@@ -156,7 +156,7 @@ def test_figure_6_says_where_the_whole_answer_is_another_one():
     assert whole_answers(method_means(results)) == ""
     results.loc[results["method"] == "MultEdit", "exact"] = [True] + [False] * 19
     means = method_means(results)
-    assert "P(target) is 0.90" in whole_answers(means) and "in 5% of 20 items" in whole_answers(means)
+    assert "P(target) is 0.90" in whole_answers(means) and "in only 5% of 20 items" in whole_answers(means)
     efficacy = fig6_claims(means, method_differences(results))[0]
     assert efficacy.holds and "the whole answer is the target in 5%" in efficacy.here
 
@@ -258,7 +258,7 @@ def test_nothing_breaks():
 
 def test_edits_that_did_not_take_cannot_break():
     [claim] = sequential_claims(kept_edits({"insert": ([0.01, 0.02, 0.02], *FLAT[1:])}))
-    assert (claim.holds, claim.here) == (None, "efficacy is 0.02 at most: there is nothing to keep")
+    assert (claim.holds, claim.here) == (None, "efficacy is at most 0.02: there is nothing to keep")
     assert sequential_claims(kept_edits({"insert": ([0.11, 0.12, 0.12], *FLAT[1:])}))[0].holds
 
 

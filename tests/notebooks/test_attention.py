@@ -61,7 +61,7 @@ def test_fig5_shows_tokens_patches_flows_and_the_control_model(saved, results, t
 
 def test_fig15_shows_right_and_wrong_answers(saved, results, tmp_path):
     path = execute("fig15_examples", tmp_path, parameters(saved, results, limit=0, examples=2))
-    record = check(path, results, "fig15", {"questions"}, tables=3, says="cannot be said from these questions")
+    record = check(path, results, "fig15", {"questions"}, tables=3, says="These questions cannot decide")
     assert [claim["holds"] for claim in record["claims"]] == [None]
     assert "cannot say" in shown(path, "text/html")[-1]
     assert {row["correct"] for row in record["table"]} == {True, False}

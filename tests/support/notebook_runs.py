@@ -62,7 +62,7 @@ def noise_on_stderr(path: Path) -> list[str]:
     return [output.text for output in outputs(path) if output.get("name") == "stderr"]
 
 
-SHOWS = "The paper's finding shows here in"
+SHOWS = "The paper's finding holds here in"
 
 
 def check(path, results, figure: str, pictures: set[str], tables: int, says: str = SHOWS, name: str = "") -> dict:

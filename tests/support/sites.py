@@ -1,5 +1,7 @@
 """Studies made by hand, for tests of averages and claims."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -37,3 +39,16 @@ def study_of(frame: pd.DataFrame) -> TraceStudy:
 
 def early(part, kind, role, layer, q):
     return {0: 0.7, 1: 0.8, 2: 0.6}.get(layer, 0.02) + 0.01 * q if role == "constraint_last" else 0.0
+
+
+def bump(size: float, peak: int, width: float = 1.0, spread: float = 0.02):
+    """Effects around a peak layer at the constraint's last token, a little different for every question."""
+    def effect(part, kind, role, layer, q):
+        at = role == "constraint_last"
+        return at * (size + spread * (q - 3.5)) * float(np.exp(-(((layer - peak) / width) ** 2)))
+    return effect
+
+
+def study_at(effect, window: int, p_corrupted: float = 0.02, **options) -> TraceStudy:
+    made = study_of(sites(effect, **options))
+    return replace(made, window=window, questions=made.questions.assign(p_corrupted=p_corrupted))

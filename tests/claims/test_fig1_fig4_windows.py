@@ -1,26 +1,12 @@
-"""Claims and numbers of Figures 1, 4 and 7 follow sites made by hand: each must fail where its finding is not there."""
+"""Claims and numbers of Figures 1 and 4 follow sites made by hand: each must fail where its finding is not there."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from sites import sites, study_of
+from sites import bump, sites, study_at, study_of
 
 from interventions.claims.fig1_fig4_windows import fig1_claims, fig4_claims, sweep_numbers
-from interventions.claims.fig7_standard import fig7_claims, fig7_numbers
-
-
-def bump(size: float, peak: int, width: float = 1.0, spread: float = 0.02):
-    """Effects around a peak layer at the constraint's last token, a little different for every question."""
-    def effect(part, kind, role, layer, q):
-        at = role == "constraint_last"
-        return at * (size + spread * (q - 3.5)) * float(np.exp(-(((layer - peak) / width) ** 2)))
-    return effect
-
-
-def study(effect, window: int, p_corrupted: float = 0.02, **options):
-    made = study_of(sites(effect, **options))
-    return replace(made, window=window, questions=made.questions.assign(p_corrupted=p_corrupted))
 
 
 def held(claims) -> dict[str, bool]:
@@ -31,9 +17,9 @@ def fig1(text_windows: dict[int, float], text_peak: int = 4, image_one: float = 
     """Figure 1's series: the text model's effect by window, and where it peaks."""
     image = {1: image_one, 2: 0.7, 5: 0.8}
     return {
-        "multimodal": {w: study(bump(size, image_peak), w, kinds=("mlp",)) for w, size in image.items()},
+        "multimodal": {w: study_at(bump(size, image_peak), w, kinds=("mlp",)) for w, size in image.items()},
         "text only": {
-            w: study(bump(size, text_peak, spread=size / 40), w, kinds=("mlp",)) for w, size in text_windows.items()
+            w: study_at(bump(size, text_peak, spread=size / 40), w, kinds=("mlp",)) for w, size in text_windows.items()
         },
     }
 
@@ -50,7 +36,7 @@ def test_fig1_claims_hold_where_the_paper_is_right():
         "known: text only, a larger window is needed": True,
     }
     assert "mean peak layer 4.0 instead of 1.0, difference 3.00 [3.00, 3.00]" in claims[2].here
-    assert claims[3].here == "above 0.01 first at window 5, above a quarter of what is lost first at window 5"
+    assert claims[3].here == "above 0.01 first at window 5, above a quarter of the lost probability first at window 5"
 
 
 @pytest.mark.parametrize(
@@ -107,8 +93,8 @@ def test_sweep_numbers_name_windows_and_peaks():
 def fig4(text: dict[int, float], peak: int = 3, width: float = 3.0, visual_width: float = 1.0) -> dict:
     """Figure 4's series; the text constraint's effect by window."""
     return {
-        "text constraint": {w: study(bump(size, peak, width, spread=size / 40), w) for w, size in text.items()},
-        "visual constraint": {w: study(bump(0.8, 1, visual_width), w) for w in text},
+        "text constraint": {w: study_at(bump(size, peak, width, spread=size / 40), w) for w, size in text.items()},
+        "visual constraint": {w: study_at(bump(0.8, 1, visual_width), w) for w in text},
     }
 
 
@@ -137,46 +123,3 @@ def test_fig4_says_how_much_broader():
     claim = fig4_claims(fig4(NEEDS_SIX), window=6)[2]
     # Layers 1-5 reach half of the peak at 3 with width 3, layers 1 alone with width 1.
     assert "MLP: difference 4.00 [4.00, 4.00] layers; self-attention: difference 4.00" in claim.here
-
-
-def fig7(size: float, p_corrupted: float = 0.02, spread: float = 0.02):
-    return study(bump(size, 4, spread=spread), 8, p_corrupted), study(bump(0.8, 1), 3)
-
-
-def test_fig7_claims_hold_where_noise_leaves_nothing_to_restore():
-    claims = fig7_claims(*fig7(0.001, spread=0.0001))
-    assert [claim.holds for claim in claims] == [True] * 4
-    assert "of 0.93 lost, at layer 4, window 8 of 8" in claims[0].here
-    assert "0.86 instead of 0.00" in claims[1].here and "effects 0.80 instead of 0.00" in claims[1].here
-
-
-@pytest.mark.parametrize(
-    ("standard", "broken"),
-    [
-        (fig7(0.6), {0, 2}),  # standard tracing recovers much, but less
-        (fig7(0.9), {0, 1, 2, 3}),
-        (fig7(0.3, p_corrupted=0.65), {0, 1, 2, 3}),  # a third of the effect, but all of what is lost
-        (fig7(0.001, p_corrupted=0.9, spread=0.0001), {0, 2}),  # noise that costs nothing shows nothing
-        (fig7(0.1, spread=0.1), {0, 2}),  # the mean is small, its interval is not
-    ],
-    ids=["less", "as-much", "same-share", "no-loss", "uncertain"],
-)
-def test_each_fig7_claim_fails_alone(standard, broken):
-    claims = fig7_claims(*standard)
-    assert {place for place, claim in enumerate(claims) if not claim.holds} == broken
-
-
-def test_one_question_cannot_show_that_nothing_is_recovered():
-    standard, replacement = fig7(0.001)
-    assert not fig7_claims(standard.only(["known-0"]), replacement)[0].holds
-
-
-def test_fig7_numbers_are_of_common_questions_and_signed():
-    standard, replacement = fig7(0.3)
-    numbers = fig7_numbers(standard.only(["known-1", "known-2", "known-3", "known-4"]), replacement)
-    assert numbers["known/standard/p_corrupted"].n == numbers["known/replacement/p_clean"].n == 4
-    assert numbers["known/mlp/standard/peak_layer"].value == 4
-    assert numbers["known/mlp/replacement/peak_layer"].value == 1
-    assert numbers["known/mlp/difference"].value == pytest.approx(0.5, abs=1e-5)
-    assert numbers["known/mlp/standard/recovered"].value == pytest.approx(0.28 / 0.93, abs=0.02)
-    assert numbers["known/mlp/recovered_difference"].low > 0

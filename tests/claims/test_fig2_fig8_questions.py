@@ -1,4 +1,4 @@
-"""Claims about single questions and the test bed follow the numbers."""
+"""Claims about single questions follow the numbers."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,7 +15,6 @@ from interventions.claims.fig2_fig8_questions import (
     question_numbers,
     question_peaks,
 )
-from interventions.claims.table1_testbed import table1_claims, table1_numbers
 from interventions.studies.conditions import Conditions
 from interventions.tracing.study import TraceStudy
 
@@ -70,7 +69,7 @@ def test_a_larger_effect_elsewhere_is_told():
     assert claim.here == "largest effect 0.80 of 0.93 lost, at layer 1; anywhere 0.90, at the last token, layer 6"
     assert "anywhere" not in question_claims(study(at_last), ["mlp"])[0].here
     assert claim.claim == "known-0: MLP at the visual constraint"
-    assert claim.paper == "causal are early layers, here 0-1 of 8 (Figures 8 and 10)"
+    assert claim.paper == "causal: early layers, here 0-1 of 8 (Figures 8 and 10)"
 
 
 def test_peaks_are_found_anywhere_and_at_the_constraint():
@@ -174,43 +173,4 @@ def test_figure_2_in_numbers():
     assert numbers["restored/layer"].value == 1
     assert numbers["corrupted/1/Rome"].value == 0.95
     assert "the corrupted run says 'Rome'" in fig2_claims(worked(), study(at_last))[0].here
-    assert "88% of what was lost" in fig2_claims(worked(), study(at_last))[1].here
-
-
-def counts(**changes) -> pd.DataFrame:
-    sizes = {"known/single": 1352, "known/multi": 245, "okvqa/single": 533, "okvqa/multi": 376, "movies/single": 302,
-             "movies/multi": 475} | changes
-    rows = [(*name.split("/"), n, n, n, 1, n, n) for name, n in sizes.items()]
-    columns = ["part", "constraints", "questions", "entities", "images", "relations", "checked", "found"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def table1(**changes) -> dict[str, bool]:
-    return {claim.claim: claim.holds for claim in table1_claims(counts(**changes))}
-
-
-def test_table_1_is_honest_about_its_size():
-    assert table1() == {
-        "three parts": True, "questions with one constraint": True, "questions with two constraints": True,
-        "number of questions": False, "constraints can be traced": True,
-    }
-    assert table1(**{"okvqa/single": 9700})["number of questions"]
-    assert not table1(**{"okvqa/single": 9700, "okvqa/multi": 0, "movies/multi": 0})["number of questions"]
-    size = table1_claims(counts())[3]
-    assert size.here == "2,187 with one constraint and 1,096 with two"
-
-
-def test_table_1_sees_what_is_missing():
-    assert not table1(**{"movies/multi": 0})["questions with two constraints"]
-    assert table1(**{"known/multi": 0})["questions with two constraints"]  # the paper has none either
-    assert not table1(**{"movies/single": 0})["questions with one constraint"]
-    two_parts = counts().query("part != 'movies'")
-    assert not table1_claims(two_parts)[0].holds
-    assert not table1_claims(two_parts)[1].holds
-    lost = counts()
-    lost.loc[0, "found"] -= 1
-    claim = table1_claims(lost)[-1]
-    assert not claim.holds
-    assert claim.here == "found in the model's tokens in 3,282 of 3,283 questions"
-    assert table1_numbers(lost)["known/single/found"].value == 1351
-    assert table1_numbers(lost)["all/multi/questions"].value == 1096
+    assert "88% of the lost probability" in fig2_claims(worked(), study(at_last))[1].here

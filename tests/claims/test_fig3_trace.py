@@ -1,4 +1,4 @@
-"""Claims and sentences follow the numbers, on sites made by hand."""
+"""Claims and sentences of Figure 3 follow the numbers, on sites made by hand."""
 
 from dataclasses import replace
 
@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 from sites import early, questions_of, sites, study_of
 
-from interventions.claims.common import caveat, checks_sentence, closing_sentence, window_caveat
+from interventions.claims.common import checks_sentence, closing_sentence
 from interventions.claims.fig3_trace import control_claims, fig3_claims, fig3_numbers, fig3_statistics
-from interventions.reports.record import Claim
 from interventions.tracing.averages import layer_tests
 from interventions.tracing.controls import control_effects
 
@@ -43,48 +42,6 @@ def test_sentence_and_numbers_follow_the_claims():
     assert numbers["movies/accuracy"].value == 1.0
 
 
-def claims_that(*holds) -> list[Claim]:
-    return [Claim(f"claim {n}", "paper", "here", value) for n, value in enumerate(holds)]
-
-
-@pytest.mark.parametrize(
-    ("holds", "sentence"),
-    [
-        ((True,), "The paper's finding shows here in the one case of the table."),
-        ((False,), "The paper's finding shows here in no case of the table."),
-        ((True, True), "The paper's finding shows here in all 2 cases of the table."),
-        ((False, False), "The paper's finding shows here in none of the 2 cases of the table."),
-        ((True, False, True), "The paper's finding shows here in 2 of the 3 cases of the table, not in claim 1."),
-        ((False, True, False),
-         "The paper's finding shows here in 1 of the 3 cases of the table, not in claim 0; claim 2."),
-        ((True, None),
-         "The paper's finding shows here in the one case of the table. Of 1 more these questions cannot say."),
-        ((None, False, None),
-         "The paper's finding shows here in no case of the table. Of 2 more these questions cannot say."),
-        ((True, None, False),
-         "The paper's finding shows here in 1 of the 2 cases of the table, not in claim 2. Of 1 more these questions "
-         "cannot say."),
-        ((None, None), "Whether the paper's finding shows here cannot be said from these questions."),
-    ],
-)
-def test_what_cannot_be_said_is_left_out_of_the_count(holds, sentence):
-    assert closing_sentence(claims_that(*holds)) == sentence
-
-
-@pytest.mark.parametrize(
-    ("holds", "sentence"),
-    [
-        ((), ""),
-        ((None, None), ""),
-        ((True, True, None), "Of 2 further checks, which the paper does not make, 2 pass."),
-        ((False, True, None, False),
-         "Of 3 further checks, which the paper does not make, 1 pass. Failed: claim 0; claim 3."),
-    ],
-)
-def test_further_checks_have_a_sentence_of_their_own(holds, sentence):
-    assert checks_sentence(claims_that(*holds)) == sentence
-
-
 def test_accuracy_counts_the_questions_that_were_answered():
     study = study_of(sites(early))
     found = study.questions.reset_index(drop=True)
@@ -103,12 +60,6 @@ def test_a_part_without_a_question_cannot_say():
         ("known", True), ("known", True), ("movies", None), ("movies", None),
     ]
     assert "no question" in claims[-1].here
-
-
-def test_only_embedded_models_carry_a_caveat():
-    assert "no evidence for" in " ".join(caveat("mini").split())
-    assert "negative control" in caveat("mini-free")
-    assert caveat("llava-hf/llava-1.5-7b-hf") == ""
 
 
 def test_statistics_are_read_at_the_best_layer_and_corrected():
@@ -188,13 +139,6 @@ def test_the_worst_cell_of_a_control_is_named():
     [claim] = control_claims(pd.concat([frame, worst]))
     assert not claim.holds
     assert "movies, self-attention" in claim.here
-
-
-def test_a_wide_window_carries_a_caveat():
-    assert "3 of 8 layers" in window_caveat(3, 8)
-    assert "10 of 32 layers" in window_caveat(10, 32)
-    assert [window_caveat(*window) for window in ((2, 8), (8, 32), (1, 3), (3, 32, "radius"))] == [""] * 4
-    assert "11 of 32 layers" in window_caveat(5, 32, "radius")
 
 
 def test_a_failed_control_is_in_the_closing_sentences():
