@@ -84,7 +84,7 @@ def shortened(text: str, most: int = QUOTED) -> str:
 
 
 def quoted(value: object, most: int = QUOTED) -> str:
-    """Return a value as a message shows it: texts and paths in quotation marks, long ones cut, arrays by their shape."""
+    """Return a value as a message shows it: texts and paths quoted, long ones cut, arrays by their shape."""
     if hasattr(value, "__fspath__"):
         return quoted(value.__fspath__(), PATH)
     if isinstance(value, (str, bytes, bytearray)):

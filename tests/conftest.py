@@ -29,7 +29,8 @@ def openai_key(monkeypatch):
     """The environment of who annotates; repetitions come soon."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("interventions.testbed.annotation.llm.BACK_OFF", 0.01)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("interventions.testbed.annotation.endpoint.READ_PAUSE", 0.01)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Faults of an endpoint over real HTTP: waited out, asked again, or told in one sentence; and where the key goes."""
+"""Faults of an endpoint over real HTTP: repeated requests, errors in one sentence, and where the key goes."""
 
 import logging
 import sys
@@ -10,9 +10,8 @@ import pytest
 from annotating import KEY, bed, first_then, item, many
 from openai_server import Said, asked, completion, good, is_judging, refusal
 
-from interventions.remote import http as ndif
 from interventions.testbed import TestBedError, load_testbed
-from interventions.testbed.annotation import llm
+from interventions.testbed.annotation import endpoint as module
 from interventions.testbed.annotation.run import annotate
 from interventions.testbed.provenance import history
 
@@ -27,7 +26,7 @@ def test_a_slow_endpoint(serve, tmp_path):
 
 
 def test_an_endpoint_that_is_always_too_slow_costs_the_question(serve, tmp_path, monkeypatch):
-    monkeypatch.setattr(llm, "TRIES", 2)
+    monkeypatch.setattr(module, "MAX_RETRIES", 1)
     server = serve(lambda request, number: Said("late", delay=1))
     report = annotate(bed(tmp_path, item()), "parrot", timeout=0.2)
     assert "the endpoint failed: Request timed out (timed out)" in str(report)
@@ -48,17 +47,21 @@ def test_retry_after_is_heeded(serve, tmp_path, seconds):
     assert server.requests[0] == server.requests[1]
 
 
-def test_a_limit_of_the_rate_is_waited_out_and_other_faults_are_not(serve, tmp_path):
-    server = serve(first_then(*[refusal(429, "Slow down")] * (llm.TRIES + 2)))
-    assert annotate(bed(tmp_path, item()), "parrot").repeated == llm.TRIES + 2
-    server = serve(first_then(*[refusal(500, "Oh no")] * llm.TRIES))
+def test_a_fault_that_does_not_pass_costs_the_question(serve, tmp_path):
+    server = serve(first_then(*[refusal(429, "Slow down")] * module.MAX_RETRIES))
+    assert annotate(bed(tmp_path, item()), "parrot").repeated == module.MAX_RETRIES
+    server = serve(first_then(*[refusal(500, "Oh no")] * (module.MAX_RETRIES + 1)))
     report = annotate(bed(tmp_path / "2", item()), "parrot")
-    assert report.repeated == llm.TRIES - 1
+    assert report.repeated == module.MAX_RETRIES
     assert "known-0: the endpoint failed: 500: Oh no" in str(report)
-    assert len(server.requests) == llm.TRIES
+    assert len(server.requests) == module.MAX_RETRIES + 1
+    server = serve(lambda request, number: Said("<html>Welcome to the hotel's Wi-Fi</html>"))
+    report = annotate(bed(tmp_path / "3", item()), "parrot")
+    assert "no completion, but begins" in str(report) and "<html>Welcome" in str(report)
+    assert (report.repeated, len(server.requests)) == (module.READ_RETRIES, module.READ_RETRIES + 1)
 
 
-def test_nobody_waits_for_longer_than_patience(serve, tmp_path):
+def test_nobody_waits_until_tomorrow(serve, tmp_path):
     serve(lambda request, number: refusal(429, "Tomorrow", {"Retry-After": "86400"}))
     began = time.monotonic()
     assert annotate(bed(tmp_path, item()), "parrot").reasons("failed") == {"the endpoint failed": 1}
@@ -128,17 +131,20 @@ def test_nine_failures_do_not(serve, tmp_path):
     (refusal(429, "You exceeded your quota", code="insufficient_quota"), "its quota is used up"),
 ])
 def test_a_refusal_ends_the_run_in_one_sentence_and_loses_nothing(serve, tmp_path, said, told):
-    server = serve(lambda request, number: said if number == 4 else good(request))
+    refusing = [True]
+    server = serve(lambda request, number: said if number >= 4 and refusing[0] else good(request))
     testbed = bed(tmp_path, *many(5))
     with pytest.raises(TestBedError, match=r"takes no requests for 'parrot'") as ended:
         annotate(testbed, "parrot", concurrency=1)
     assert str(ended.value).endswith(f"): {told}; 2 of 5 questions are done and kept: start again to go on.")
     assert "\n" not in str(ended.value) and KEY not in str(ended.value)
-    assert len(server.requests) == 5
+    n = len(server.requests)
+    assert n == 5 + (module.MAX_RETRIES if said.status == 429 else 0)
     assert [bool(i.visual_replacement) for i in load_testbed(tmp_path)] == [True] * 2 + [False] * 3
+    refusing[0] = False
     report = annotate(load_testbed(tmp_path), "parrot")
     assert report.count("annotated") == 3
-    assert report.requests == len(server.requests) - 5 == 6
+    assert report.requests == len(server.requests) - n == 6
 
 
 def test_an_endpoint_that_is_not_there(tmp_path, monkeypatch):
@@ -188,15 +194,13 @@ def test_what_an_endpoint_refuses_is_left_out_from_then_on(serve, tmp_path, fiel
         assert {"response_format", "temperature"} - set(fields) <= set(request)
 
 
-def test_the_key_is_nowhere(serve, tmp_path, capfd, caplog, monkeypatch):
+def test_the_key_is_nowhere(serve, tmp_path, capfd, caplog):
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setattr(ndif, "_TELL_AFTER", -1.0)
     answers = [refusal(500, f"{KEY} again"), Said(f"<html>{KEY}</html>"), completion(f"no, {KEY}")]
-    server = serve(first_then(*answers))
+    serve(first_then(*answers))
     report = annotate(bed(tmp_path, item(0), item(1)), "parrot")
     assert report.repeated == 2 and report.retries == 1
     shown = capfd.readouterr()
-    assert f"{server.url[:-3]} keeps a question waiting (500: [key] again); trying again" in shown.out
     files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) >= 4
     for text in (shown.out, shown.err, caplog.text, str(report), repr(report), *files):

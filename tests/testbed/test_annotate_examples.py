@@ -7,7 +7,7 @@ from annotating import CAPITAL, GOOD, bed, item, many
 from openai_server import completion
 
 from interventions.testbed import TestBedError, load_testbed
-from interventions.testbed.annotation.examples import STARTER_EXAMPLES, of_part, read_examples
+from interventions.testbed.annotation.prompt import STARTER_EXAMPLES, examples_of, read_examples
 from interventions.testbed.annotation.run import annotate
 from interventions.testbed.provenance import history
 
@@ -89,12 +89,12 @@ def test_parameters_that_cannot_be_are_refused(serve, tmp_path, parameters, told
 def test_starter_examples():
     examples = read_examples(STARTER_EXAMPLES)
     for part in ("known", "okvqa", "movies"):
-        own = of_part(examples, part)
+        own = examples_of(examples, part)
         assert len(own) == 8
         assert sum(e.marks.text_constraint is not None for e in own) >= 2
     assert all(len(e.marks.visual_replacements) == 3 for e in examples)
     assert len({e.question for e in examples}) == 24
-    assert of_part(examples, "encyclopedic") == list(examples)
+    assert examples_of(examples, "encyclopedic") == list(examples)
 
 
 ROW = {"question": CAPITAL} | GOOD
@@ -105,7 +105,7 @@ def test_examples_of_the_users_own(serve, tmp_path):
     (tmp_path / "e.json").write_text(json.dumps([ROW, ROW | {"part": "movies"}]))
     (tmp_path / "e.jsonl").write_text("\n".join(map(json.dumps, [ROW, ROW | {"part": "movies"}])) + "\n\n")
     assert read_examples(tmp_path / "e.json") == read_examples(tmp_path / "e.jsonl")
-    assert [len(of_part(read_examples(tmp_path / "e.json"), part)) for part in ("known", "movies")] == [1, 2]
+    assert [len(examples_of(read_examples(tmp_path / "e.json"), part)) for part in ("known", "movies")] == [1, 2]
     annotate(bed(tmp_path / "bed", item(0, "The flag of this country is")), "parrot", examples=tmp_path / "e.json")
     assert [json.loads(m["content"]) for m in server.requests[0]["messages"] if m["role"] == "assistant"] == [GOOD]
     assert history(tmp_path / "bed")[-1]["inputs"][0]["name"] == "e.json"

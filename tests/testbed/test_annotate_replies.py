@@ -10,8 +10,14 @@ from transformers import AutoTokenizer
 from interventions.models.checkpoints import CHECKPOINTS
 from interventions.testbed import TestBedError, load_testbed
 from interventions.testbed.annotation.choice import token_counter
-from interventions.testbed.annotation.examples import STARTER_EXAMPLES, read_examples
-from interventions.testbed.annotation.prompt import Marks, Question, read_marks, read_verdicts
+from interventions.testbed.annotation.prompt import (
+    STARTER_EXAMPLES,
+    Marks,
+    Question,
+    read_examples,
+    read_marks,
+    read_verdicts,
+)
 from interventions.testbed.annotation.run import annotate
 from interventions.testbed.candidates import gives_away
 from interventions.testbed.provenance import history

@@ -1,4 +1,4 @@
-"""One question put to an LLM: constraints marked, replacements proposed, and the questions that these make judged."""
+"""Ask an LLM about one question: mark constraints, propose replacements, and judge the questions that these make."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ...errors import PromptError
-from ..annotation import prompt as prompts
-from .llm import QuestionFailed, Reply
+from . import prompt as prompts
+from .endpoint import QuestionFailed, Reply
 from .prompt import Example, Marks, Question, substituted
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found out about a question.
+    """The result of the chats about a question.
 
-    marks: constraints, and the replacements that passed; None where none could be had. reason: why that is so, or why
-    there are no replacements. fault: whether the endpoint is to blame. retries: replies that were asked for again.
+    Attributes:
+        marks: the constraints, and the replacements that passed; None if there are no usable marks.
+        reason: why there are no marks or no replacements.
+        fault: whether the endpoint is to blame.
+        retries: how often a reply was asked for again.
     """
 
     marks: Marks | None
@@ -29,11 +32,11 @@ class Outcome:
 def ask_about(
     question: Question, ask: Callable[[list[dict], dict], Reply], examples: Sequence[Example], retries: int
 ) -> Outcome:
-    """Have a question marked and its replacements judged. ask: (messages, schema) -> reply."""
+    """Mark a question and judge its replacements. ask: (messages, schema) -> reply."""
     again, marks = 0, None
 
     def converse(messages: list[dict], schema: dict, read: Callable) -> tuple:
-        """The last usable reply, and the complaint about the very last one, if there is any."""
+        """The last usable reply, and the rule that the very last one breaks."""
         nonlocal again
         usable, broken = None, ""
         for attempt in range(retries + 1):
@@ -53,22 +56,22 @@ def ask_about(
             return Outcome(None, f"no usable reply: {broken}", retries=again)
         if not marks.visual_constraint:
             return Outcome(None, "no words of the question refer to the image", retries=again)
-        made = _made(question.text, marks)
-        if not made:
+        replaced = _replaced(question.text, marks)
+        if not replaced:
             return Outcome(marks, f"no usable replacement: {broken}", retries=again)
-        chat = prompts.judging(made)
-        verdicts, broken = converse(chat, prompts.JUDGE_SCHEMA, partial(prompts.read_verdicts, len(made)))
+        chat = prompts.judging(replaced)
+        verdicts, broken = converse(chat, prompts.JUDGE_SCHEMA, partial(prompts.read_verdicts, len(replaced)))
         if verdicts is None:
             return Outcome(_bare(marks), f"no usable verdict: {broken}", retries=again)
         return Outcome(_passed(marks, verdicts), retries=again)
     except QuestionFailed as fault:
         return Outcome(marks and _bare(marks), f"the endpoint failed: {fault}", fault=True, retries=again)
-    except PromptError as error:  # of marks that are given, in other letters than the question's
+    except PromptError as error:  # given marks that are spelled differently in the question
         return Outcome(None, f"constraint not found: {error}", retries=again)
 
 
-def _made(question: str, marks: Marks) -> list[str]:
-    """The questions that the replacements make: those of the visual constraint, then those of the text constraint."""
+def _replaced(question: str, marks: Marks) -> list[str]:
+    """The questions with each replacement: first of the visual constraint, then of the text constraint."""
     visual, text = marks.visual_constraint, marks.text_constraint
     return [substituted(question, visual, phrase) for phrase in marks.visual_replacements] + [
         substituted(question, text, phrase, last=True) for phrase in marks.text_replacements
@@ -76,7 +79,7 @@ def _made(question: str, marks: Marks) -> list[str]:
 
 
 def _passed(marks: Marks, verdicts: list[dict[str, bool]]) -> Marks:
-    """The marks with the replacements that passed. verdicts: one for each of `_made`."""
+    """The marks with the replacements that passed. verdicts: one for each of `_replaced`."""
     n_visual = len(marks.visual_replacements)
     visual = zip(marks.visual_replacements, verdicts[:n_visual], strict=True)
     text = zip(marks.text_replacements, verdicts[n_visual:], strict=True)

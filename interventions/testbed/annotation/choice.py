@@ -1,7 +1,7 @@
-"""What an item takes over of what was found out about its question.
+"""Choose the replacements of an item among those of its question.
 
-Items share questions ("Name a film by this director"), but not what their images show: a phrase that is a good
-replacement for one names the answer, or the very thing in the image, of another.
+Items share questions ("Name a film by this director") but not images: a good replacement for one item may name the
+answer or the content of the image of another.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from .prompt import Marks, substituted
 
 @dataclass(frozen=True)
 class Annotated:
-    """What became of an item.
+    """An item after annotation.
 
-    state: "as it was" (it was not to be annotated), "annotated", "failed" (left as it was) or "not asked" (the run
-    ended before, or had a limit).
-    reason: why it failed, or, of an annotated one, why it lacks a replacement; what stands before a colon is the kind.
-    equal_length: whether the replacements that were chosen in this run have as many tokens as their constraints; None
-    without a tokenizer, where none was chosen, and where one is lacking.
+    Attributes:
+        item: the item, changed if it is annotated.
+        state: "as it was" (it was not to be annotated), "annotated", "failed" (unchanged) or "not asked" (the run
+            ended before, or had a limit).
+        reason: why it failed, or why it lacks a replacement. The text before a colon is the kind.
+        equal_length: whether the replacements chosen in this run have as many tokens as their constraints. None
+            without a tokenizer, if none was chosen, and if one is lacking.
     """
 
     item: Item
@@ -38,11 +40,16 @@ class Annotated:
 def annotated(
     item: Item, marks: Marks, reason: str, n_tokens: Callable[[str], int] | None, *, anew: bool = False
 ) -> Annotated:
-    """The item with these constraints, and for each the first replacement that does not give the item away, one of
-    equal token length before others.
+    """Return the item with these constraints, and for each the first replacement that does not give the item away.
 
-    reason: why there are no replacements, if that is known. n_tokens: see `token_counter`. anew: choose again where the
-    item has a replacement. Paraphrases that lack a constraint are left out.
+    Replacements with as many tokens as the constraint come first. Paraphrases that lack a constraint are left out.
+
+    Args:
+        item: the item.
+        marks: the constraints and replacements of its question.
+        reason: why there are no replacements, if known.
+        n_tokens: see `token_counter`.
+        anew: choose again where the item has a replacement.
     """
     bare = replace(item, visual_replacement="", text_replacement=None)
     new, reasons, equal = bare.with_constraints(marks.visual_constraint, marks.text_constraint), [], []
@@ -69,9 +76,13 @@ def annotated(
 
 
 def token_counter(tokenizer) -> Callable[[str], int] | None:
-    """A function that counts the tokens of a question as it stands in a prompt; None without a tokenizer.
+    """Return a function that counts the tokens of a question in a prompt, or None without a tokenizer.
 
-    tokenizer: a directory or Hub id, or a function text -> tokens. Raises TestBedError.
+    Args:
+        tokenizer: a directory or Hub id, or a function text -> tokens.
+
+    Raises:
+        TestBedError: the tokenizer cannot be loaded.
     """
     if tokenizer is None:
         return None
@@ -88,7 +99,7 @@ def token_counter(tokenizer) -> Callable[[str], int] | None:
 
 
 def _difference(item: Item, constraint: str, phrase: str, role: str, n_tokens) -> int | None:
-    """Tokens that the question gets longer by; None without a tokenizer."""
+    """How many tokens longer the question becomes; None without a tokenizer."""
     if n_tokens is None:
         return None
     question = normalize(item.question)

@@ -1,7 +1,7 @@
-"""What an LLM is asked about a question, and what of its replies can be used.
+"""The chats about a question, the rules for replies, and the in-context examples.
 
-Two chats: one marks the constraints and proposes replacement phrases, after examples that people made; the other judges
-the questions in which these phrases stand. A reply that breaks a rule is answered with the rule.
+One chat marks the constraints and proposes replacement phrases, after examples that people made. The other judges the
+questions with these phrases. A reply that breaks a rule is answered with the rule.
 """
 
 from __future__ import annotations
@@ -9,9 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from ...text import find_phrase, normalize, overlap
+from ...errors import TestBedError
+from ...text import find_phrase, first_line, normalize, overlap
 from ..phrases import contiguity_problem, needs_image, phrase_problem
+
+STARTER_EXAMPLES = Path(__file__).with_name("examples.json")
 
 _MARK = """You annotate questions about images. Reply with one JSON object and nothing else. Its fields:
 - "visual_constraint": the words of the question that refer to an entity in the image, such as "this building". Copy \
@@ -50,7 +54,7 @@ JUDGE_SCHEMA = _object({"verdicts": {"type": "array", "items": _VERDICT}})
 
 @dataclass(frozen=True)
 class Marks:
-    """The constraints of a question, and phrases that may replace them; no visual constraint: no words are one."""
+    """The constraints of a question, and phrases that may replace them. An empty visual constraint: there is none."""
 
     visual_constraint: str
     text_constraint: str | None = None
@@ -60,7 +64,7 @@ class Marks:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked once for all items that share it. given: constraints that are marked already, and stay."""
+    """A question that items share. given: constraints that are marked already and stay."""
 
     part: str
     text: str
@@ -69,7 +73,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Example:
-    """A question that people annotated. part: whose questions it is an example of; empty: of every part."""
+    """A question that people annotated. part: the part that it is an example for; empty: every part."""
 
     part: str
     question: str
@@ -77,21 +81,21 @@ class Example:
 
 
 class _Broken(Exception):
-    """A rule that a reply breaks, as a sentence without its full stop."""
+    """A reply breaks a rule. The message is the rule, without a full stop."""
 
 
 def marking(question: Question, examples: Sequence[Example]) -> list[dict]:
-    """The chat that asks for the constraints of a question and for their replacements."""
+    """Return the chat that asks for the constraints of a question and for their replacements."""
     chat = [_message("system", _MARK)]
     for example in examples:
-        chat += [_message("user", _asked(example.question)), _message("assistant", _as_json(example.marks))]
-    return [*chat, _message("user", _asked(question.text, question.given))]
+        chat += [_message("user", _request(example.question)), _message("assistant", _as_json(example.marks))]
+    return [*chat, _message("user", _request(question.text, question.given))]
 
 
 def read_marks(question: Question, reply: str) -> tuple[Marks | None, str]:
-    """The marks in a reply, and what the model is to be told of it, if anything.
+    """Return the marks in a reply, and the rule that it breaks, or "".
 
-    With marks and a complaint, the constraints are good, and of the replacements the good ones are left.
+    With marks and a rule, the constraints are good, and only the good replacements are left.
     """
     try:
         row = _parsed(reply)
@@ -109,7 +113,7 @@ def read_marks(question: Question, reply: str) -> tuple[Marks | None, str]:
 
 
 def judging(questions: Sequence[str]) -> list[dict]:
-    """The chat that asks whether questions need an image, and make sense."""
+    """Return the chat that asks whether questions need an image, and make sense."""
     return [
         _message("system", _JUDGE),
         _message("user", "\n".join(f"{number}. {question}" for number, question in enumerate(questions, 1))),
@@ -117,7 +121,7 @@ def judging(questions: Sequence[str]) -> list[dict]:
 
 
 def read_verdicts(n_questions: int, reply: str) -> tuple[list[dict[str, bool]] | None, str]:
-    """The verdicts in a reply, one a question, or what the model is to be told of it."""
+    """Return the verdicts in a reply, one a question, or the rule that it breaks."""
     try:
         verdicts = _parsed(reply).get("verdicts")
     except _Broken as rule:
@@ -131,15 +135,54 @@ def read_verdicts(n_questions: int, reply: str) -> tuple[list[dict[str, bool]] |
 
 
 def complaint(reply: str, broken: str) -> list[dict]:
-    """What goes on a chat after a reply that breaks a rule."""
+    """Return the messages that follow a reply that breaks a rule."""
     told = f"This reply cannot be used: {broken}. Reply with the whole JSON object again."
     return [_message("assistant", reply), _message("user", told)]
 
 
+def read_examples(path: str | Path) -> tuple[Example, ...]:
+    """Read in-context examples from JSON (a list) or JSONL, and check them by the rules for replies.
+
+    A row has `question`, `visual_constraint`, `text_constraint` (or null), `visual_replacements` and
+    `text_replacements`, and may have `part`.
+
+    Raises:
+        TestBedError: the file or a row cannot be used. The message names the row.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if text.lstrip().startswith("["):
+            rows = json.loads(text)
+        else:
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (OSError, ValueError, RecursionError) as error:
+        raise TestBedError(f"examples: {path} is not readable as JSON or JSONL ({first_line(error)}).") from error
+    if not rows:
+        raise TestBedError(f"examples: {path} has no examples.")
+    return tuple(_example(row, f"examples: {path}, example {number}") for number, row in enumerate(rows, 1))
+
+
+def examples_of(examples: Sequence[Example], part: str) -> list[Example]:
+    """Return the examples of a part and of every part, or all examples if there are none."""
+    return [example for example in examples if example.part in (part, "")] or list(examples)
+
+
 def substituted(question: str, phrase: str, replacement: str, *, last: bool = False) -> str:
-    """The question with a phrase replaced where tracing replaces it. last: a text constraint."""
+    """Return the question with a phrase replaced where tracing replaces it. last: a text constraint."""
     begin, end = find_phrase(question, phrase, "phrase", last=last)
     return question[:begin] + replacement + question[end:]
+
+
+def _example(row, where: str) -> Example:
+    question = row.get("question") if isinstance(row, dict) else None
+    if not isinstance(question, str) or not question.strip() or not isinstance(row.get("part", ""), str):
+        raise TestBedError(f"{where}: it must be an object with a question.")
+    question = normalize(question)
+    marks, broken = read_marks(Question("", question), json.dumps(row))
+    if broken or not marks.visual_constraint:
+        raise TestBedError(f"{where}: {broken or 'it has no visual_constraint'}.")
+    return Example(row.get("part", ""), question, marks)
 
 
 def _parsed(reply: str) -> dict:
@@ -180,7 +223,7 @@ def _text_problem(question: str, phrase: str) -> str:
 
 
 def _replacements(question: str, constraint: str, row: dict, name: str, complaints: list[str]) -> tuple[str, ...]:
-    """The usable phrases of a list; what is wrong with the others, or that there is none, goes to `complaints`."""
+    """The usable phrases of a list. Append what is wrong with the others to `complaints`."""
     phrases = row.get(name)
     if not isinstance(phrases, list) or not all(isinstance(phrase, str) for phrase in phrases):
         complaints.append(f'"{name}" must be a list of texts')
@@ -203,7 +246,7 @@ def _replacements(question: str, constraint: str, row: dict, name: str, complain
     return tuple(usable)
 
 
-def _asked(question: str, given: Marks | None = None) -> str:
+def _request(question: str, given: Marks | None = None) -> str:
     if given is None:
         return f"Question: {question}"
     text = "null" if given.text_constraint is None else repr(given.text_constraint)

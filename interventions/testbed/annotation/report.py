@@ -1,4 +1,4 @@
-"""What an annotation run did with every item of a test bed, and what it cost."""
+"""The report of an annotation run: what happened to every item, and the cost."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ STATES = ("as it was", "annotated", "failed", "not asked")
 
 @dataclass(frozen=True)
 class Report:
-    """What a run did: its items, questions, requests, tokens and dollars. As a text, a table.
+    """The items, questions, requests, tokens and dollars of a run. `str(report)` is a table.
 
-    questions: distinct ones that were to be asked; from_file: those of them that needed no request. retries: replies
-    that broke a rule and were asked for again; repeated: requests that were sent again after a fault. tokens: (in, out)
-    of this run's requests; tokens_kept: of all replies in the file. prices: dollars per million tokens in and out.
+    Attributes:
+        items: every item of the test bed.
+        questions: the number of distinct questions to ask.
+        from_file: how many of them needed no request.
+        retries: how often a reply broke a rule and was asked for again.
+        requests, repeated: HTTP requests, and how many of them repeated one after a fault.
+        tokens: the tokens (in, out) of this run.
+        tokens_kept: the tokens (in, out) of all replies in the file.
+        prices: dollars per million tokens in and out.
     """
 
     items: tuple[Annotated, ...] = field(repr=False)
@@ -31,19 +37,19 @@ class Report:
 
     @property
     def dollars(self) -> float | None:
-        """What this run's requests cost."""
+        """The cost of this run's requests."""
         return dollars(self.tokens, self.prices)
 
     def count(self, state: str) -> int:
-        """Items of a state; over all states they are the test bed's."""
+        """Return the number of items of a state. The states add up to the test bed."""
         return sum(entry.state == state for entry in self.items)
 
     def reasons(self, state: str) -> dict[str, int]:
-        """The kinds of reasons of a state's items, the most frequent first."""
+        """Return how often each kind of reason occurs in a state, the most frequent first."""
         return dict(count_reasons(entry.reason for entry in self.items if entry.state == state).most_common())
 
     def counts(self) -> dict[str, int | float]:
-        """Everything that is counted, by what it is called in the table."""
+        """Return all counts by their name in the table."""
         annotated = [entry for entry in self.items if entry.state == "annotated"]
         judged = [entry.equal_length for entry in annotated if entry.equal_length is not None]
         counts = {"items": len(self.items)} | {state: self.count(state) for state in STATES}
@@ -75,10 +81,10 @@ class Report:
                 examples.setdefault((entry.state, kind), f"{entry.item.id}: {entry.reason}")
         lines = [*rows, *(["", "The first item of each reason:"] if examples else []), *examples.values()]
         if self.count("failed"):
-            lines += ["", "Replies that failed are kept, too: delete annotations.jsonl to have all asked anew."]
+            lines += ["", "Failed replies are kept, too: delete annotations.jsonl to ask all questions again."]
         return "\n".join(lines)
 
 
 def dollars(tokens: tuple[int, int], prices: tuple[float, float] | None) -> float | None:
-    """The cost of tokens in and out; None where no prices are known."""
+    """Return the cost of tokens in and out; None without prices."""
     return None if prices is None else sum(n * price for n, price in zip(tokens, prices, strict=True)) / 1e6

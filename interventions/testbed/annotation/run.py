@@ -1,8 +1,7 @@
-"""An LLM marks the constraints of a test bed's questions and proposes phrases that may replace them.
+"""Annotate a test bed with an LLM: mark the constraints and propose phrases that may replace them.
 
-The paper had GPT-4 annotate most of VQA-Constraints after 100 examples a set, and people correct it (its appendix B).
-Here any OpenAI-compatible endpoint does the first half; `verify` is for the people. Replies are checked by rules and
-asked for again where they break one; the questions that the replacements make are judged in a second chat.
+In the paper, GPT-4 annotated most of VQA-Constraints after 100 examples a set, and people corrected it (appendix B).
+Here any OpenAI-compatible endpoint does the first half, and `verification` is for the people.
 """
 
 from __future__ import annotations
@@ -21,14 +20,12 @@ from ..provenance import must_be_writable, rewrite
 from ..schema import Item, TestBed
 from .chat import Outcome, ask_about
 from .choice import Annotated, annotated, token_counter
-from .examples import STARTER_EXAMPLES, of_part, read_examples
-from .kept_replies import NotKept, Replies
-from .llm import Endpoint, EndpointError
-from .prompt import Marks, Question
+from .endpoint import Endpoint, EndpointError, NotKept, Replies
+from .prompt import STARTER_EXAMPLES, Marks, Question, examples_of, read_examples
 from .report import Report, dollars
 
 REPLIES = "annotations.jsonl"  # beside the table
-FAILED_IN_A_ROW = 10  # questions, after which the endpoint is taken to be down
+FAILED_IN_A_ROW = 10  # questions after which the run ends
 WHICH: dict[str, Callable[[Item], bool]] = {
     "unmarked": lambda item: not item.visual_constraint,
     "incomplete": lambda item: not item.visual_replacement or bool(item.text_constraint and not item.text_replacement),
@@ -41,21 +38,28 @@ def annotate(
     tokenizer=None, concurrency: int = 4, retries: int = 2, timeout: float = 60.0, price_in: float | None = None,
     price_out: float | None = None,
 ) -> Report:
-    """Mark constraints, choose replacements, and write the test bed anew, once, at the end.
+    """Mark constraints, choose replacements, and write the test bed once, at the end.
 
-    model: as the endpoint calls it; base URL and key are those of the environment, see `llm`.
-    which: items to annotate: "unmarked"; "incomplete" (those that lack a replacement, too; what they have stays); or
-        "all" (marked anew; an item of which no marks can be had stays as it is).
-    limit: questions, 0 = all. Items that share part and question share one.
-    examples: a file of in-context examples, see `examples.read_examples`.
-    tokenizer: of the model to be studied, see `token_counter`: replacements of as many tokens as their constraint are
-        then preferred.
-    concurrency: requests in flight; retries: how often a reply that breaks a rule is asked for again; timeout: seconds.
-    price_in, price_out: dollars per million tokens, to be told the cost.
+    Every reply is kept in `annotations.jsonl` in the test bed's folder, so no question is asked twice. After an error
+    of the endpoint or an interrupt, the results so far are written first.
 
-    Every reply is kept in `annotations.jsonl` in the test bed's directory, so that no question is ever asked twice.
-    Raises TestBedError when the endpoint takes no requests or fails on ten questions in a row. Then, and when it is
-    interrupted, what is known so far is written first.
+    Args:
+        testbed: the items. Those that share part and question share one request.
+        model: its name at the endpoint. Base URL and key come from the environment, see `endpoint`.
+        which: items to annotate: "unmarked"; "incomplete" (also those without a replacement; what they have stays); or
+            "all" (marked again; an item without usable marks stays as it is).
+        limit: the largest number of questions (0: all).
+        examples: a file of in-context examples, see `prompt.read_examples`.
+        tokenizer: of the model to study, see `token_counter`. Replacements with as many tokens as their constraints
+            are then preferred.
+        concurrency: requests in flight.
+        retries: how often to ask again after a reply that breaks a rule.
+        timeout: seconds to wait for a reply.
+        price_in, price_out: dollars per million tokens, to report the cost.
+
+    Raises:
+        TestBedError: the endpoint takes no requests or fails on ten questions in a row, or an argument is out of
+            range.
     """
     _check(testbed, which, limit, concurrency, retries, timeout)
     prices = _prices(price_in, price_out)
@@ -66,7 +70,7 @@ def annotate(
 
     def ask(question: Question, endpoint: Endpoint | None = None) -> Outcome:
         chat = partial(replies.ask, question.part, question.text, endpoint=endpoint)
-        return ask_about(question, chat, of_part(shown, question.part), retries)
+        return ask_about(question, chat, examples_of(shown, question.part), retries)
 
     outcomes = _known(ask, questions)
     open_questions = [question for question in questions if question not in outcomes]
@@ -91,11 +95,11 @@ def annotate(
         rewrite(testbed, items, "annotate", settings=settings, inputs=[examples], counts=report.counts())
     if ended is None:
         return report
-    told = f"{len(outcomes)} of {len(questions)} questions are done and kept: start again to go on."
+    kept = f"{len(outcomes)} of {len(questions)} questions are done and kept: start again to go on."
     if isinstance(ended, KeyboardInterrupt):
-        print(f"Interrupted; {told}", flush=True)
+        print(f"Interrupted; {kept}", flush=True)
         raise ended
-    raise type(ended)(f"{str(ended).rstrip('.')}; {told}") from None
+    raise type(ended)(f"{str(ended).rstrip('.')}; {kept}") from None
 
 
 def _check(testbed: TestBed, which: str, limit: int, concurrency: int, retries: int, timeout: float) -> None:
@@ -135,7 +139,7 @@ def _known(ask: Callable[[Question], Outcome], questions: Iterable[Question]) ->
 
 
 def _as_completed(ask: Callable, questions: Sequence[Question], threads: int) -> Iterator[tuple[Question, Outcome]]:
-    """Outcomes as they come in. The threads are daemons: whoever stops early waits for no answer."""
+    """Yield outcomes as they come in. The threads are daemons, so a run that stops early waits for no answer."""
     waiting, done = queue.SimpleQueue(), queue.SimpleQueue()
     for question in questions:
         waiting.put(question)
@@ -160,7 +164,7 @@ def _as_completed(ask: Callable, questions: Sequence[Question], threads: int) ->
 
 
 def _collect(found: Iterable, outcomes: dict, total: int, endpoint: Endpoint, prices) -> None:
-    """Put outcomes where they belong as they come in, and tell about it."""
+    """Put outcomes into `outcomes` as they come in, and print the progress."""
     progress, failed, in_a_row = Progress(total, "annotate"), 0, 0
     try:
         for question, outcome in found:

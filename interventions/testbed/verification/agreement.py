@@ -1,12 +1,13 @@
-"""How far people agree on the items of a test bed that more than one of them decided on.
+"""How far people agree on items that more than one of them decided on.
 
-Only decisions count that were made blind, without a look at what others decided: whoever settles a dispute knows.
+Only blind decisions count: those made without seeing what others decided.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,7 +23,7 @@ Pair = tuple[Item, Decision, Decision]
 
 
 def progress(testbed: TestBed, log: DecisionLog) -> pd.DataFrame:
-    """One row a person: annotator, decided, of (the items), accepted, corrected, rejected, stale."""
+    """Return a row for each person: annotator, decided, of (the items), accepted, corrected, rejected, stale."""
     items = {item.id: item for item in testbed}
     own = [decision for name, people in log.standing().items() if name in items for decision in people.values()]
     rows = []
@@ -36,12 +37,20 @@ def progress(testbed: TestBed, log: DecisionLog) -> pd.DataFrame:
 
 
 def agreement(testbed: TestBed, log: DecisionLog, seed: int = 0) -> pd.DataFrame:
-    """Every two people with an item in common, measure by measure: a, b, measure, value, low, high, n.
+    """Return how far every two people with an item in common agree, one row a measure.
 
-    The verdict is whether an item is good (accepted or corrected) or rejected; Cohen's kappa is NaN where only one
-    verdict was ever given. Constraints are compared on the n items that both found good: whether the spans are the
-    same, and the F1 of the words in them. That of text constraints is over items where at least one person marked one
-    (0 if only one did). low, high: 95 % bootstrap intervals over items.
+    The verdict is whether an item is good (accepted or corrected) or rejected. Constraints are compared on the items
+    that both found good: whether the spans are the same, and the F1 of their words. For text constraints the F1 is
+    over items where at least one person marked one (0 if only one did).
+
+    Args:
+        testbed: the items, with those set aside (`outcomes.with_set_aside`).
+        log: the decisions.
+        seed: of the bootstrap.
+
+    Returns:
+        Columns a, b, measure, value, low, high (95 % bootstrap interval over items), n (items). Cohen's kappa is NaN
+        where only one verdict was ever given.
     """
     rows = []
     for a, b, pairs in _pairs(testbed, log):
@@ -64,10 +73,10 @@ def agreement(testbed: TestBed, log: DecisionLog, seed: int = 0) -> pd.DataFrame
 
 
 def disputed(testbed: TestBed, log: DecisionLog) -> pd.DataFrame:
-    """The decisions that stand on items about which people disagree now, one a row, item by item.
+    """Return the valid decisions on items about which people disagree now, one a row.
 
     Columns: id, question, annotator, action, visual_constraint, text_constraint, visual_replacement,
-    text_replacement, comment; replacements only where they were written.
+    text_replacement, comment. Replacements are empty unless the person wrote them.
     """
     standing, rows = log.standing(), []
     shown = ["action", "visual_constraint", "text_constraint", "visual_replacement", "text_replacement", "comment"]
@@ -79,7 +88,7 @@ def disputed(testbed: TestBed, log: DecisionLog) -> pd.DataFrame:
 
 
 def _pairs(testbed: TestBed, log: DecisionLog) -> Iterator[tuple[str, str, list[Pair]]]:
-    """Two people, and what both decided blind, on the question as it is now."""
+    """Yield every two people and their blind decisions on the current wording of the same items."""
     standing = log.standing(blind=True)
     for a, b in itertools.combinations(log.annotators, 2):
         pairs = [(item, people[a], people[b]) for item in testbed
@@ -90,7 +99,7 @@ def _pairs(testbed: TestBed, log: DecisionLog) -> Iterator[tuple[str, str, list[
 
 
 def _words(item: Item, decision: Decision, role: str) -> frozenset[int]:
-    """The words of the question, by number, that a person's constraint overlaps."""
+    """The indices of the question's words that a person's constraint overlaps."""
     spans = constraint_spans(item.question, decision.visual_constraint, decision.text_constraint)
     if role not in spans:
         return frozenset()
@@ -104,14 +113,17 @@ def _f1(one: frozenset, two: frozenset) -> float:
 
 def _kappa(verdicts: np.ndarray, seed: int) -> tuple[float, float, float]:
     """Cohen's kappa of two people's verdicts [items, 2] and its interval, without resamples that have one verdict."""
+    from sklearn.metrics import cohen_kappa_score  # heavy
+
+    first, second = [0, 0, 1, 1], [0, 1, 0, 1]
     cells, n = np.eye(4)[verdicts @ (2, 1)], len(verdicts)  # [items, 4]: neither, the second, the first, both: good
-    counts = np.vstack([cells.sum(0), bootstrap_counts(n, seed=seed) @ cells])
-    agreed = (counts[:, 0] + counts[:, 3]) / n
-    first, second = (counts[:, 2] + counts[:, 3]) / n, (counts[:, 1] + counts[:, 3]) / n
-    by_chance = first * second + (1 - first) * (1 - second)
-    with np.errstate(invalid="ignore"):
-        kappas = (agreed - by_chance) / (1 - by_chance)
-    found = kappas[1:][~np.isnan(kappas[1:])]
-    if np.isnan(kappas[0]) or n == 1:
-        return float(kappas[0]), np.nan, np.nan
-    return float(kappas[0]), *map(float, np.quantile(found, (0.025, 0.975)))
+    tables, place = np.unique(
+        np.vstack([cells.sum(0), bootstrap_counts(n, seed=seed) @ cells]), axis=0, return_inverse=True
+    )
+    with warnings.catch_warnings():  # kappa is NaN where there is one verdict
+        warnings.simplefilter("ignore")
+        kappas = np.array([cohen_kappa_score(first, second, labels=[0, 1], sample_weight=table) for table in tables])
+    value, resamples = (kappas := kappas[place.ravel()])[0], kappas[1:][~np.isnan(kappas[1:])]
+    if np.isnan(value) or n == 1:
+        return float(value), np.nan, np.nan
+    return float(value), *map(float, np.quantile(resamples, (0.025, 0.975)))
