@@ -24,7 +24,7 @@ from interventions.studies.conditions import Conditions, clean_prompt, corrupted
 from interventions.testbed import load_image
 from interventions.testbed.answers import is_right
 from interventions.testbed.images import on_square
-from interventions.tracing.causal_trace import KINDS
+from interventions.tracing.causal_trace import KINDS, Scoring
 
 from . import measure
 
@@ -39,6 +39,7 @@ class Choice:
     name: str
     conditions: dict = field(default_factory=dict)
     settings: dict = field(default_factory=dict)  # of `trace`
+    answer_score: str = "first_token"
 
 
 CHOICES = (
@@ -49,7 +50,7 @@ CHOICES = (
     Choice("corruption repeat", {"corruption": "repeat"}),
     Choice("corruption noise", {"corruption": "noise"}),
     Choice("corruption standard", {"corruption": "standard"}),
-    Choice("answer score sequence", settings={"answer_score": "sequence"}),
+    Choice("answer score sequence", answer_score="sequence"),
     Choice("prompt of the authors", {"protocol": "authors", "corruption": "replacement", "window_rule": "centered"}),
     Choice("authors, all of it", {"protocol": "authors"}),
 )
@@ -59,13 +60,13 @@ def measured(model, items, choice: Choice) -> dict:
     """Means over the questions that are answered right: P(corrupted), and by kind the best layer's effect at the
     constraint's last token, with its interval."""
     conditions = Conditions(**choice.conditions)
-    settings = {"window": 3, "window_rule": conditions.window_rule, "min_p_clean": 0.1} | choice.settings
+    settings = {"window": 3, "window_rule": conditions.window_rule} | choice.settings
     corrupted, effects = [], []
     for item in items:
         prompt = clean_prompt(model, item, conditions)
         found = trace(
-            model, prompt, corrupted_prompt(model, item, prompt, conditions), accepted=item.answers,
-            positions=(prompt.constraint[-1],), **settings,
+            model, prompt, corrupted_prompt(model, item, prompt, conditions), positions=(prompt.constraint[-1],),
+            scoring=Scoring(choice.answer_score, accepted=item.answers, min_p_clean=0.1), **settings,
         )
         if found.correct and not np.isnan(found.p_corrupted):
             corrupted.append(found.p_corrupted)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from interventions import attention_contributions, attention_knockout, load_model, load_testbed, trace
+from interventions.engine.windows import Execution
 from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
 
 from . import baselines, measure
@@ -58,7 +59,8 @@ def difference() -> float:
         prompt = clean_prompt(cpu, item, Conditions())
         corrupted = corrupted_prompt(cpu, item, prompt, Conditions())
         for method in ("rows", "packed"):
-            one, other = (trace(model, prompt, corrupted, method=method).restored for model in (cpu, gpu))
+            execution = Execution(method=method)
+            one, other = (trace(model, prompt, corrupted, execution=execution).restored for model in (cpu, gpu))
             largest = max(largest, float(np.nanmax(np.abs(one - other))))
     return largest
 

@@ -10,8 +10,9 @@ import random
 
 import numpy as np
 
+from interventions.engine.windows import Execution
 from interventions.prompts.corruption import noise
-from interventions.tracing.causal_trace import KINDS, trace
+from interventions.tracing.causal_trace import KINDS, Scoring, trace
 
 from . import measure
 from .subjects import WINDOW, load_subject
@@ -23,8 +24,8 @@ TIMED_POSITIONS = 2  # of the plain way; times do not depend on which
 def trace_noise(subject, corrupted, positions, method: str = "packed"):
     """The trace that is measured; the answer is the clean run's top token."""
     return trace(
-        subject.model, subject.prompt, corrupted, window=WINDOW, positions=positions, method=method,
-        max_answer_tokens=1,
+        subject.model, subject.prompt, corrupted, window=WINDOW, positions=positions,
+        scoring=Scoring(max_answer_tokens=1), execution=Execution(method=method),
     )
 
 

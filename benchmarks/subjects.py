@@ -16,12 +16,13 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from interventions.engine.windows import Execution
 from interventions.models.loading import load_model
 from interventions.models.model import VisionLanguageModel
 from interventions.prompts.corruption import CorruptedPrompt, corrupt
 from interventions.prompts.prompt import Prompt, build_prompt
 from interventions.testbed import load_testbed
-from interventions.tracing.causal_trace import KINDS, CausalTrace, trace
+from interventions.tracing.causal_trace import KINDS, CausalTrace, Scoring, trace
 
 # One word is one token. The constraint is the second and third of them, so that 23 positions can be traced.
 QUESTION = (
@@ -62,8 +63,8 @@ class Subject:
     def trace(self, positions, kinds=KINDS, method: str = "packed") -> CausalTrace:
         """The trace that is measured; the answer is the clean run's top token, as in the other ways."""
         return trace(
-            self.model, self.prompt, self.corrupted, window=WINDOW, positions=positions, kinds=kinds, method=method,
-            max_answer_tokens=1,
+            self.model, self.prompt, self.corrupted, window=WINDOW, positions=positions, kinds=kinds,
+            scoring=Scoring(max_answer_tokens=1), execution=Execution(method=method),
         )
 
 

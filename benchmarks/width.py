@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 from interventions.engine.packing import CPU_PACKED_TOKENS
-from interventions.tracing.causal_trace import trace
+from interventions.engine.windows import Execution
+from interventions.tracing.causal_trace import Scoring, trace
 
 from . import baselines, fitting, measure
 from .cost import CPU, Device, Estimate, estimate
@@ -53,8 +54,10 @@ def counted(subject: Subject, method: str, budget: int) -> Estimate:
 def trace_subject(subject: Subject, method: str, budget: int, positions=None):
     """The trace that is measured."""
     result = trace(
-        subject.model, subject.prompt, subject.corrupted, window=min(WINDOW, subject.model.n_layers), method=method,
-        max_packed_tokens=budget, positions=positions, max_answer_tokens=ANSWER_FORWARDS + 1,
+        subject.model, subject.prompt, subject.corrupted, window=min(WINDOW, subject.model.n_layers),
+        positions=positions,
+        scoring=Scoring(max_answer_tokens=ANSWER_FORWARDS + 1),
+        execution=Execution(method=method, max_packed_tokens=budget),
     )
     if len(result.answer_ids) != ANSWER_FORWARDS + 1:
         raise ValueError("the model ended its answer, so fewer tokens were run than are counted")

@@ -23,6 +23,7 @@ _NAMES = {  # module -> the names it exports; a module is imported when one of i
     "editing.export": "export_peft merged",
     "editing.multedit": "edit_facts",
     "editing.optimized_value": "optimize_value",
+    "engine.windows": "Execution",
     "errors": "AttentionError EditError InterventionsError JobFailed ModelError NDIFError PromptError RequestRefused"
     " ServerUnreachable TestBedError TraceError",
     "models.loading": "load_model",
@@ -30,7 +31,7 @@ _NAMES = {  # module -> the names it exports; a module is imported when one of i
     "prompts.corruption": "CorruptedPrompt corrupt noise",
     "prompts.prompt": "Prompt build_prompt",
     "testbed": "Item TestBed load_testbed",
-    "tracing.causal_trace": "CausalTrace trace",
+    "tracing.causal_trace": "CausalTrace Scoring trace",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_MODULE_OF)

@@ -1,12 +1,9 @@
-"""Attention knock-outs: is what attention could carry also used?
+"""Attention knockouts: does the model use what attention can carry?
 
-The edges of a *flow* (target tokens reading source tokens) are blocked in a window of layers, and P(answer) tells what
-that costs. This is the causal check of `attention.py`'s contributions, which the paper does not make, by the method of
-Geva et al., "Dissecting Recall of Factual Associations" (EMNLP 2023).
-
-A blocked edge is a masked score: the softmax spreads over the tokens that are left. Nothing changes before the first
-target token and below the window, so all flows and windows share one clean run's keys, values and hidden states, and
-travel together in few forwards, see `forward.py`.
+A knockout blocks a *flow* (target tokens reading source tokens) in a window of layers and measures P(answer). It is the
+causal check of `contributions.py`, by the method of Geva et al., "Dissecting Recall of Factual Associations" (EMNLP
+2023); the paper does not make it. A blocked edge is a masked score: the softmax spreads over the remaining tokens.
+Nothing changes before the first target token and below the window, so all flows and windows share one clean run.
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ import torch
 from ..engine.forward import extend, in_session, run
 from ..engine.packing import budget, packed_inputs, packs, rows_that_fit
 from ..engine.runs import answer_probability, clean_request, clean_run, corrupted_run
-from ..engine.windows import MASKABLE, check_packing, default_method, window_spans
+from ..engine.windows import MASKABLE, Execution, default_method, window_spans
 from ..errors import AttentionError, PromptError
 from ..prompts.prompt import Prompt, answer_tokens, resolve_positions
 from .contributions import FLOWS
@@ -31,10 +28,15 @@ METHODS = ("packed", "rows")
 
 @dataclass(frozen=True)
 class AttentionKnockout:
-    """P(answer) with each flow blocked around each layer, float32 [flows, layers], and in all layers [flows].
+    """The result of a knockout.
 
-    p_clean: with nothing blocked, computed the same way. answer_ids: the whole answer; its first token with a visible
-    character decides.
+    Attributes:
+        flows, layers: the axes of `p_blocked`.
+        window: layers blocked together.
+        answer_ids, answer_text: the whole answer; its first token with a visible character is scored.
+        p_clean: P(answer) with nothing blocked, computed the same way.
+        p_blocked: P(answer) with each flow blocked around each layer, float32 [flows, layers].
+        p_all_blocked: P(answer) with each flow blocked in all layers, float32 [flows].
     """
 
     flows: tuple[str, ...]
@@ -47,9 +49,9 @@ class AttentionKnockout:
     p_all_blocked: np.ndarray = field(repr=False)
 
     def to_frame(self) -> pd.DataFrame:
-        """Tidy: flow, window, layer (its centre), p_blocked, drop (P_clean - P_blocked).
+        """Return one row per flow and window: flow, window, layer (its center), p_blocked, drop (P_clean - P_blocked).
 
-        One row a flow has `window` = all layers: the flow blocked everywhere. Leave these out to look at single layers.
+        One row per flow has `window` = all layers: the flow blocked everywhere.
         """
         n = len(self.layers)
         frames = [
@@ -74,45 +76,51 @@ def attention_knockout(
     answer: str | None = None,
     window: int = 3,
     window_rule: str = "centered",
-    method: str | None = None,
-    max_packed_tokens: int | None = None,
-    remote: bool | str | None = None,
+    execution: Execution | None = None,
 ) -> AttentionKnockout:
-    """Block each flow around each layer, and in all of them, in one request.
+    """Block each flow around each layer, and in all layers, in one request.
 
-    flows: name -> (source, target), each positions or names of roles; all target tokens then read none of the source
-        tokens (a token always reads itself). None = `attention.FLOWS`, those that the prompt has the tokens for.
-    answer: text whose probability is told, that of its first token with a visible character; None = the model's own.
-        Where blank tokens stand before it, a flow to the last token is blocked at them too: it is read there.
-    window, window_rule: see `causal_trace.trace`.
-    method: "packed" (a segment of one sequence each; fastest) or "rows" (a batch row each, as exact in half precision
-        as separate runs); None = packed in float32, rows in half precision.
-    max_packed_tokens: tokens of a forward; None = by the device and its free memory.
-    remote: False | True | "local"; None = as the model was loaded.
-    Raises AttentionError, TraceError for the window and for an answer without tokens of its own, and PromptError for
-    positions that the prompt does not have.
+    Args:
+        model: a `VisionLanguageModel`.
+        prompt: the question.
+        flows: name -> (source, target), each positions or role names. Target tokens read none of the source tokens; a
+            token always reads itself. None: those of `FLOWS` that the prompt has tokens for.
+        answer: text of the answer to score; None: the model's own. Where blank tokens precede its first visible token,
+            a flow to the last token is blocked at them too, because the answer is read there.
+        window, window_rule: see `causal_trace.trace`.
+        execution: how and where sites are computed; method "packed" or "rows".
+
+    Returns:
+        P(answer) of every flow and window.
+
+    Raises:
+        AttentionError: a flow, the method or the model cannot be used.
+        TraceError: the window cannot be used, or the answer has no tokens.
+        PromptError: the prompt does not have these positions.
     """
+    execution = execution or Execution()
     spans = window_spans(window, window_rule, model.n_layers)
-    check_packing(max_packed_tokens, AttentionError)
     if model.attention not in MASKABLE:
         raise AttentionError(
             f"attn_implementation {model.attention!r} takes no mask of single edges: load the model with "
             f"{' or '.join(map(repr, MASKABLE))}."
         )
-    method = method or default_method(model.dtype)
+    method = execution.method or default_method(model.dtype)
     if method not in METHODS:
         raise AttentionError(f"method is unknown: {method!r}; use {', '.join(map(repr, METHODS))}.")
     edges = flow_edges(prompt, flows)
-    request = knockout_request(model, prompt, list(edges.values()), spans, method, max_packed_tokens)
+    request = knockout_request(model, prompt, list(edges.values()), spans) | {
+        "method": method, "max_packed_tokens": execution.max_packed_tokens,
+    }
     request["answer_ids"] = None if answer is None else answer_tokens(model, prompt, answer)
-    found = in_session(model.traced, knock_out, request, model.runs_on(remote))
+    found = in_session(model.traced, knock_out, request, model.runs_on(execution.remote))
     return as_knockout(model, tuple(edges), window, found)
 
 
 def flow_edges(prompt: Prompt, flows: Mapping[str, tuple] | None = None) -> dict[str, tuple]:
-    """Name -> (target positions, source positions) of every flow.
+    """Return name -> (target positions, source positions) of every flow.
 
-    Of the standard flows (None) those that the prompt has tokens for. Raises AttentionError for one that has no edge.
+    flows: as for `attention_knockout`. Raises AttentionError for a named flow without an edge.
     """
     edges = {}
     for name, ends in (FLOWS if flows is None else flows).items():
@@ -133,10 +141,10 @@ def flow_edges(prompt: Prompt, flows: Mapping[str, tuple] | None = None) -> dict
     return edges
 
 
-def knockout_request(model, prompt: Prompt, edges: list[tuple], spans, method, max_packed_tokens) -> dict:
-    """What `knock_out` needs, but for the answer (None: the model's own).
+def knockout_request(model, prompt: Prompt, edges: list[tuple], spans) -> dict:
+    """Return the prompt and the sites of a request to `knock_out`.
 
-    Sites are (targets, sources, start, stop): nothing blocked, then of each flow every window and all layers.
+    Sites are (targets, sources, start, stop): nothing blocked, then for each flow every window and all layers.
     """
     sites = [((), (), 0, 0)]
     for targets, sources in edges:
@@ -145,13 +153,11 @@ def knockout_request(model, prompt: Prompt, edges: list[tuple], spans, method, m
         "corrupted_ids": prompt.input_ids[None],  # the run that is intervened on is the clean one
         "noise": None,
         "sites": sites,
-        "method": method,
-        "max_packed_tokens": max_packed_tokens,
     }
 
 
 def as_knockout(model, flows: tuple[str, ...], window: int, found: dict) -> AttentionKnockout:
-    """The result of `knock_out` in the order of `knockout_request`'s sites."""
+    """Return the result of `knock_out`, whose sites are in the order of `knockout_request`."""
     blocked = found["blocked"][1:].numpy().reshape(len(flows), model.n_layers + 1)
     return AttentionKnockout(
         flows=flows,
@@ -169,14 +175,14 @@ def as_knockout(model, flows: tuple[str, ...], window: int, found: dict) -> Atte
 
 
 def knock_out(lm, request: dict) -> dict:
-    """{"answer_ids", "blocked": P(answer) [sites] float32} of a request of `knockout_request`."""
+    """Return {"answer_ids", "blocked": P(answer) [sites] float32}."""
     with torch.no_grad():
         clean = clean_run(lm, request)
         return {"answer_ids": clean["answer_ids"], "blocked": blocked_sites(lm, request, clean)}
 
 
 def blocked_sites(lm, request: dict, clean: dict) -> torch.Tensor:
-    """P(answer) [sites] float32 with the edges of each site blocked."""
+    """Return P(answer) [sites] float32 with the edges of each site blocked."""
     with torch.no_grad():
         base = corrupted_run(lm, request, clean, 0)
         last, end = request["clean_ids"].shape[1] - 1, base["end"]
@@ -189,7 +195,7 @@ def blocked_sites(lm, request: dict, clean: dict) -> torch.Tensor:
 
 
 def block_packed(lm, request: dict, clean: dict, base: dict) -> torch.Tensor:
-    """Many sites in one sequence: a segment each, from its first target token to the end."""
+    """Run many sites in one sequence: a segment each, from its first target token to the end."""
     sites, end = request["sites"], base["end"]
     begins = [min(site[0], default=end - 1) for site in sites]
     costs, most = [end - begin for begin in begins], budget(lm, request, end, base["hidden"][0])
@@ -210,7 +216,7 @@ def block_packed(lm, request: dict, clean: dict, base: dict) -> torch.Tensor:
 
 
 def block_rows(lm, request: dict, clean: dict, base: dict) -> torch.Tensor:
-    """A batch row each, from the first target token of all flows on, behind a shared prefix."""
+    """Run one batch row per site, from the first target token of all flows on, behind a shared prefix."""
     sites, first, end = request["sites"], request["first"], base["end"]
     n_rows = rows_that_fit(lm, request, end, base["hidden"][0])
     found = torch.zeros(len(sites))
@@ -228,10 +234,10 @@ def block_rows(lm, request: dict, clean: dict, base: dict) -> torch.Tensor:
 
 
 def blocking_masks(mask: torch.Tensor, placed: list[tuple]) -> dict:
-    """{layer: mask [B, 1, t, keys] with the edges of all sites blocked that reach into that layer}.
+    """Return {layer: mask [B, 1, t, keys]} that blocks the edges of all sites that reach into that layer.
 
     placed: (site, batch row, shift from a position to its row of the mask, position from which keys are the site's own,
-    shift from those to their column; earlier keys stand in the column of their position).
+    shift from those to their column). Earlier keys stand in the column of their position.
     """
     edges = {}
     for (targets, sources, start, stop), row, shift, own, own_shift in placed:

@@ -1,11 +1,36 @@
 """Windows of layers, and the ways in which their sites can be run."""
 
+from dataclasses import dataclass
+
 import torch
 
 from ..errors import TraceError
 
 WINDOW_RULES = ("centered", "radius")
 MASKABLE = ("sdpa", "eager")  # attention implementations that take a mask of one's own
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How and where the sites of an intervention are computed.
+
+    Attributes:
+        method: "packed" puts many sites into one sequence and is the fastest. "rows" computes a batch row per site, as
+            exact in half precision as separate runs. "plain", for traces, is one whole forward per site: the reference.
+            None: packed in float32, rows in half precision.
+        max_packed_tokens: tokens of all segments or rows of a forward. None: as many as the device's memory allows.
+        remote: False, True or "local". None: as the model was loaded.
+    """
+
+    method: str | None = None
+    max_packed_tokens: int | None = None
+    remote: bool | str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_packed_tokens is not None and self.max_packed_tokens < 1:
+            raise TraceError(
+                f"max_packed_tokens must be at least 1, not {self.max_packed_tokens}: leave it out to have it chosen."
+            )
 
 
 def default_method(dtype: torch.dtype, maskable: bool = True) -> str:
@@ -26,12 +51,6 @@ def window_spans(window: int, rule: str, n_layers: int) -> list[tuple[int, int]]
         before = 0 if window == 1 else window
         after = before + 1
     return [(max(0, layer - before), min(n_layers, layer + after)) for layer in range(n_layers)]
-
-
-def check_packing(max_packed_tokens: int | None, error: type[ValueError] = TraceError) -> None:
-    """Raises `error` for a number of tokens that no forward has."""
-    if max_packed_tokens is not None and max_packed_tokens < 1:
-        raise error(f"max_packed_tokens must be at least 1, not {max_packed_tokens}: leave it out to have it chosen.")
 
 
 def choice(name: str, values: tuple, allowed: tuple) -> tuple:

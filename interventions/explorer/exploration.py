@@ -26,8 +26,8 @@ from ..prompts.prompt import Prompt
 from ..studies.conditions import Conditions, corrupted_roles
 from ..testbed import Item, TestBed
 from ..testbed.answers import is_accepted
-from ..tracing.causal_trace import KINDS, CausalTrace, trace
-from ..tracing.examples import WorkedExample, example_at
+from ..tracing.causal_trace import KINDS, CausalTrace, Scoring, trace
+from ..tracing.examples import TracedQuestion, WorkedExample, example_at
 from ..tracing.study import shown_positions
 from .draft import Draft
 from .work import Step, Steps
@@ -169,10 +169,9 @@ class Exploration:
             yield Step("Tracing", done, len(positions))
             began = time.monotonic()
             part = trace(
-                self.model, prompt, corrupted, answer=answer, require_top=False, window=settings.window,
-                kinds=settings.kinds,
-                window_rule=settings.conditions.window_rule, answer_score=settings.answer_score,
-                positions=positions[done : done + size],
+                self.model, prompt, corrupted, window=settings.window, kinds=settings.kinds,
+                window_rule=settings.conditions.window_rule, positions=positions[done : done + size], answer=answer,
+                scoring=Scoring(settings.answer_score, require_top=False),
             )
             parts.append(part)
             done, answer = done + size, part.answer_ids
@@ -185,12 +184,11 @@ class Exploration:
 
     def _with_example(self, traced: Traced, site: tuple[str, int, int]) -> Traced:
         result, settings = traced.result, traced.settings
-        example = example_at(
-            self.model, traced.item, traced.prompt, traced.corrupted, result.to_frame(), site,
-            conditions=settings.conditions, window=settings.window, answer=result.answer_text,
-            answer_ids=result.answer_ids,
+        question = TracedQuestion(
+            traced.item, traced.prompt, traced.corrupted, result.to_frame(), result.answer_text, result.answer_ids,
+            settings.conditions, settings.window,
         )
-        return replace(traced, example=example)
+        return replace(traced, example=example_at(self.model, question, site))
 
     def _with_edits(self, edits: tuple[Edit, ...], asked: tuple[BothAnswers, ...]) -> Steps:
         edited, again = apply_edits(self.model, edits), []

@@ -1,10 +1,9 @@
-"""MultiModalCausalTrace (paper, section 3): where in the model is the information stored that answers a
-question?
+"""MultiModalCausalTrace (paper, section 3.2): which sites hold the information that answers a question?
 
-Three runs: a clean one, one whose constraint is corrupted so that the answer is lost, and the corrupted one
-with the clean output of one module kind at one token, over a window of layers, put back. The indirect
-estimation effect of a site (token, layer) is P_restored - P_corrupted of the answer. What is computed where
-is in `restoration.py`.
+A trace compares three runs. The clean run answers the question. In the corrupted run the constraint is replaced, so
+that the answer is lost. In a restored run the clean output of one kind of module, at one token and over a window of
+layers, is put back into the corrupted run. The indirect estimation effect of a site (token, layer) is
+P_restored - P_corrupted of the answer.
 """
 
 import math
@@ -16,7 +15,7 @@ import pandas as pd
 
 from ..engine.forward import in_session
 from ..engine.runs import own_answer, request_of_both
-from ..engine.windows import MASKABLE, check_packing, choice, default_method, window_spans
+from ..engine.windows import MASKABLE, Execution, choice, default_method, window_spans
 from ..errors import TraceError
 from ..prompts.corruption import CorruptedPrompt
 from ..prompts.prompt import Prompt, answer_tokens, resolve_positions
@@ -32,12 +31,42 @@ ANSWER_SCORES = ("first_token", "sequence")
 
 
 @dataclass(frozen=True)
-class CausalTrace:
-    """P_restored of every site, and all that is needed to read it.
+class Scoring:
+    """How the answer of a trace is judged and scored.
 
-    restored: float32 [kinds, positions, layers]; NaN where a clean token has no corrupted counterpart.
-    positions index the clean prompt (image expanded); tokens and roles are theirs. answer_ids is the whole
-    answer, p_clean and p_corrupted are probabilities of what `answer_score` counts of it.
+    Attributes:
+        answer_score: "first_token" (paper) is the probability of the answer's first token with a visible character;
+            blank tokens before it are teacher-forced. "sequence" is the probability of all tokens.
+        require_top: raise TraceError if the given answer is not what the clean run answers, token by token. Set it to
+            False in half precision, where rounding can change a tie.
+        accepted: right answers, one text or several. The model's own answer is traced only if it is one of them.
+        min_p_clean: an answer that is less probable than this in the clean run is not traced.
+        max_answer_tokens: length at which the model's own answer is cut.
+    """
+
+    answer_score: str = "first_token"
+    require_top: bool = True
+    accepted: str | Iterable[str] | None = None
+    min_p_clean: float = 0.0
+    max_answer_tokens: int = MAX_ANSWER_TOKENS
+
+    def __post_init__(self) -> None:
+        choice("answer_score", (self.answer_score,), ANSWER_SCORES)
+
+
+@dataclass(frozen=True)
+class CausalTrace:
+    """The result of a trace.
+
+    Attributes:
+        kinds, layers, positions: the axes of `restored`; positions index the clean prompt with its image expanded.
+        tokens, roles: text and role of each position.
+        window, window_rule, method, answer_score: as computed.
+        answer_ids, answer_text: the whole answer.
+        correct: whether the answer is accepted, see `Scoring`.
+        p_clean, p_corrupted: P(answer) in the clean and in the corrupted run.
+        restored: P(answer) with each site restored, float32 [kinds, positions, layers]; NaN where a clean token has no
+            corrupted counterpart. NaN everywhere, like p_corrupted, if `scoring` excludes the answer.
     """
 
     kinds: tuple[str, ...]
@@ -62,19 +91,15 @@ class CausalTrace:
         return self.restored - np.float32(self.p_corrupted)
 
     def to_frame(self) -> pd.DataFrame:
-        """Tidy: one row a site, in the order kind, position, layer."""
-        index = np.indices(self.restored.shape).reshape(3, -1)
-        kind, position, layer = (
-            np.asarray(names)[i]
-            for names, i in zip((self.kinds, self.positions, self.layers), index, strict=True)
-        )
+        """Return one row per site, ordered by kind, position and layer."""
+        kind, position, layer = np.indices(self.restored.shape).reshape(3, -1)
         return pd.DataFrame(
             {
-                "kind": kind,
-                "position": position,
-                "token": np.asarray(self.tokens, dtype=object)[index[1]],
-                "role": np.asarray(self.roles, dtype=object)[index[1]],
-                "layer": layer,
+                "kind": np.asarray(self.kinds)[kind],
+                "position": np.asarray(self.positions)[position],
+                "token": np.asarray(self.tokens, dtype=object)[position],
+                "role": np.asarray(self.roles, dtype=object)[position],
+                "layer": np.asarray(self.layers)[layer],
                 "p_restored": self.restored.ravel(),
                 "effect": self.effects.ravel(),
                 "p_clean": np.float32(self.p_clean),
@@ -88,53 +113,41 @@ def trace(
     prompt: Prompt,
     corrupted: CorruptedPrompt,
     *,
-    answer: str | Iterable[int] | None = None,
     window: int = 3,
     window_rule: str = "centered",
     kinds=KINDS,
     positions=None,
-    answer_score: str = "first_token",
-    method: str | None = None,
-    max_packed_tokens: int | None = None,
-    require_top: bool = True,
-    accepted=None,
-    min_p_clean: float = 0.0,
-    max_answer_tokens: int = MAX_ANSWER_TOKENS,
-    remote: bool | str | None = None,
+    answer: str | Iterable[int] | None = None,
+    scoring: Scoring | None = None,
+    execution: Execution | None = None,
 ) -> CausalTrace:
     """Trace one question (paper, section 3.2).
 
-    answer: text or token ids; None = the model's own. It must be what the clean run says, token by token, unless
-        require_top=False; the run may go on behind it. (In half precision a tie may break otherwise than in the run
-        that an answer was read from: pass require_top=False with it.)
-    window, window_rule: "centered" = exactly W layers around l as in ROME, "radius" = l - W .. l + W as in
-        the released scripts (where W = 1 means one layer); both clipped at the ends.
-    positions: clean positions or role names; None = all from the first corrupted token on (before it every
-        effect is exactly 0, which is filled in without running anything).
-    answer_score: probability of the answer's "first_token" (paper), which is the first with a visible character (blank
-        ones before it are teacher-forced), or of all its tokens ("sequence").
-    accepted, min_p_clean: texts of right answers (or one) in place of `answer`, and how probable the model's own must
-        be; where that is, as a whole, none of them, or less probable, nothing more is run, and p_corrupted and restored
-        are NaN.
-    method: "packed" (fastest), "rows" (as exact in half precision as separate runs), "plain" (one whole
-        forward a site: the reference); None = packed in float32, rows in half precision.
-    max_packed_tokens: tokens of all segments or rows of a forward; None = by the device and its free memory.
-    remote: False | True | "local"; None = as the model was loaded. One request a question, two with `accepted`.
-    Raises TraceError, also for an answer that is not the model's; ModelError for remote; NDIFError.
+    Args:
+        model: a `VisionLanguageModel`.
+        prompt, corrupted: the clean and the corrupted question.
+        window: layers restored together.
+        window_rule: "centered" is exactly W layers around layer l, as in ROME. "radius" is l - W to l + W as in the
+            released scripts, where W = 1 means one layer. Both are clipped at the ends of the model.
+        kinds: modules to restore, "mlp", "attention" or both.
+        positions: positions or role names of the clean prompt. None: every position from the first corrupted token on;
+            before it every effect is exactly 0, which is filled in without a run.
+        answer: the answer, as text or token ids. None: the model's own.
+        scoring: how the answer is judged and scored.
+        execution: how and where the sites are computed. A trace is one request, two with `Scoring.accepted`.
+
+    Returns:
+        The probabilities of the answer at every site.
+
+    Raises:
+        TraceError: an argument cannot be used, or the answer is not the model's.
+        ModelError, NDIFError: the model cannot run remotely, or its server fails.
     """
+    scoring, execution = scoring or Scoring(), execution or Execution()
     spans = window_spans(window, window_rule, model.n_layers)
     kinds = choice("kinds", (kinds,) if isinstance(kinds, str) else tuple(kinds), KINDS)
-    choice("answer_score", (answer_score,), ANSWER_SCORES)
-    maskable = model.attention in MASKABLE
-    method = method or default_method(model.dtype, maskable)
-    choice("method", (method,), METHODS)
-    if method == "packed" and not maskable:
-        raise TraceError(
-            f"method 'packed' needs attn_implementation {' or '.join(map(repr, MASKABLE))}, not {model.attention!r}: "
-            "use method='rows'."
-        )
-    check_packing(max_packed_tokens)
-    check_length(model, max(len(prompt), len(corrupted.input_ids)), max_answer_tokens)
+    method = _method(model, execution)
+    check_length(model, max(len(prompt), len(corrupted.input_ids)), scoring.max_answer_tokens)
     first = corrupted.first_corrupted
     if positions is None:
         positions = tuple(range(first, len(prompt)))
@@ -151,42 +164,28 @@ def trace(
                 if position in partners:
                     cells.append((k, i, layer))
                     sites.append(((kind,), ((position, partners[position]),), start, stop))
-    answer_ids, own = None, None
-    if answer is not None:
-        answer_ids = list(
-            answer_tokens(model, prompt, answer) if isinstance(answer, str)
-            else check_token_ids(model, "answer", answer, TraceError)
-        )
-        if not answer_ids:
-            raise TraceError("answer holds no token: give a text or token ids, or leave it out for the model's own.")
-    if accepted is not None:
-        if answer is not None:
-            raise TraceError("accepted judges the model's own answer, so answer must be left out: give one of the two.")
-        own = own_answer(model, prompt, max_answer_tokens=max_answer_tokens, remote=remote)
-        answer_ids = list(own.ids)
-    correct = own is None or is_accepted(own.text, (accepted,) if isinstance(accepted, str) else accepted)
-    if not correct:
-        sites = []
+    answer_ids, correct = _answer(model, prompt, answer, scoring, execution)
     result = in_session(
         model.traced,
         restore_sites,
         request_of_both(model, prompt, corrupted) | {
             "kinds": kinds,
-            "sites": sites,
+            "sites": sites if correct else [],
             "answer_ids": answer_ids,
-            "require_top": answer is not None and require_top,
-            "min_p_clean": min_p_clean if correct else math.inf,
-            "sequence": answer_score == "sequence",
-            "max_answer_tokens": max_answer_tokens,
+            "require_top": answer is not None and scoring.require_top,
+            "min_p_clean": scoring.min_p_clean if correct else math.inf,
+            "sequence": scoring.answer_score == "sequence",
+            "max_answer_tokens": scoring.max_answer_tokens,
             "method": method,
-            "max_packed_tokens": max_packed_tokens,
+            "max_packed_tokens": execution.max_packed_tokens,
         },
-        model.runs_on(remote),
+        model.runs_on(execution.remote),
     )
-    if "said" in result:
+    if "own_answer_ids" in result:
         raise TraceError(
-            f"answer {quoted(answer)} is not what the model answers, which is {model.decode(result['said'])!r}: leave "
-            "answer out to trace that, or pass require_top=False."
+            f"answer {quoted(answer)} is not what the model answers, which is "
+            f"{model.decode(result['own_answer_ids'])!r}: leave answer out to trace that, or pass "
+            "scoring=Scoring(require_top=False)."
         )
 
     p_corrupted = result.get("p_corrupted", math.nan)
@@ -203,7 +202,7 @@ def trace(
         window=window,
         window_rule=window_rule,
         method=method,
-        answer_score=answer_score,
+        answer_score=scoring.answer_score,
         answer_ids=tuple(result["answer_ids"]),
         answer_text=model.decode(result["answer_ids"]),
         correct=correct,
@@ -211,3 +210,35 @@ def trace(
         p_corrupted=p_corrupted,
         restored=restored,
     )
+
+
+def _method(model, execution: Execution) -> str:
+    maskable = model.attention in MASKABLE
+    method = execution.method or default_method(model.dtype, maskable)
+    choice("method", (method,), METHODS)
+    if method == "packed" and not maskable:
+        raise TraceError(
+            f"method 'packed' needs attn_implementation {' or '.join(map(repr, MASKABLE))}, not {model.attention!r}: "
+            "use method='rows'."
+        )
+    return method
+
+
+def _answer(model, prompt: Prompt, answer, scoring: Scoring, execution: Execution) -> tuple[list[int] | None, bool]:
+    """Return the answer's tokens (None: the model's own, not known yet) and whether the answer is accepted."""
+    accepted = scoring.accepted
+    if accepted is not None:
+        if answer is not None:
+            raise TraceError("accepted judges the model's own answer, so answer must be left out: give one of the two.")
+        own = own_answer(
+            model, prompt, max_answer_tokens=scoring.max_answer_tokens, remote=execution.remote
+        )
+        return list(own.ids), is_accepted(own.text, (accepted,) if isinstance(accepted, str) else accepted)
+    if answer is None:
+        return None, True
+    if isinstance(answer, str):
+        return list(answer_tokens(model, prompt, answer)), True
+    answer_ids = list(check_token_ids(model, "answer", answer, TraceError))
+    if not answer_ids:
+        raise TraceError("answer holds no token: give a text or token ids, or leave it out for the model's own.")
+    return answer_ids, True

@@ -16,6 +16,7 @@ from functools import partial
 import pandas as pd
 
 from ..draws import seeded_hash
+from ..engine.windows import Execution
 from ..errors import ParameterError, Unusable
 from ..models.model import VisionLanguageModel
 from ..prompts.corruption import CorruptedPrompt
@@ -25,7 +26,7 @@ from ..studies.conditions import clean_prompt, corrupted_prompt
 from ..studies.loop import RunOptions, question_loop
 from ..testbed import Item, same_entity
 from .averages import by_part_and_kind, effects_at
-from .causal_trace import trace
+from .causal_trace import Scoring, trace
 from .study import TraceStudy, read_position, trace_study
 
 CONTROLS = ("other image", "other position")
@@ -178,8 +179,9 @@ def _trace(model: VisionLanguageModel, run: _Run, item: Item) -> pd.DataFrame:
     if run.control == "other position":
         corrupted, position = _moved(prompt, corrupted, position, f"{run.seed}:{name}")
     result = trace(
-        model, prompt, corrupted, positions=(position,), answer=answer_ids, require_top=False,
-        window_rule=conditions.window_rule, **run.settings,
+        model, prompt, corrupted, window=run.settings["window"], window_rule=conditions.window_rule,
+        kinds=run.settings["kinds"], positions=(position,), answer=answer_ids, scoring=Scoring(require_top=False),
+        execution=Execution(run.settings["method"], remote=run.settings["remote"]),
     )
     return result.to_frame()[["kind", "layer", "effect"]].assign(reason="")
 

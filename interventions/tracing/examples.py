@@ -28,16 +28,40 @@ ASK_AT_MOST = 20  # questions for each one wanted, before a part is given up
 
 
 @dataclass(frozen=True)
-class WorkedExample:
-    """One question through the three runs.
+class TracedQuestion:
+    """A question with its trace.
 
-    texts: the clean and the corrupted question in pieces: run, text, role ("" outside the constraints, and outside the
-        corrupted ones in the corrupted question).
-    answers: the likeliest next tokens of the clean, corrupted and restored run (behind the answer's blank tokens, if it
-        begins with some), and the answer's first visible one where it is not among them: run, rank (1 is the
-        likeliest), token_id, token, p, is_answer.
-    sites: the question's rows of `TraceStudy.sites`.
-    site: what is restored in the restored run: kind, position, token, layer (the window's), layers (first, last).
+    Attributes:
+        item: the question, in the words that the model is asked.
+        prompt, corrupted: its prompts under `conditions`.
+        sites: its effects, from `CausalTrace.to_frame` or `TraceStudy.sites`.
+        answer, answer_ids: the traced answer and its tokens.
+        conditions, window: how it was traced.
+    """
+
+    item: Item
+    prompt: Prompt
+    corrupted: CorruptedPrompt
+    sites: pd.DataFrame
+    answer: str
+    answer_ids: Iterable[int]
+    conditions: Conditions
+    window: int
+
+
+@dataclass(frozen=True)
+class WorkedExample:
+    """One question in its clean, corrupted and restored run (paper, Figure 2).
+
+    Attributes:
+        id, answer, corruption: the question, the traced answer and how it was corrupted.
+        texts: the clean and the corrupted question in pieces. Columns run, text, role ("" outside the constraints, and
+            outside the corrupted ones in the corrupted question).
+        answers: the likeliest next tokens of each run, and the answer's first visible token if it is not among them.
+            Blank tokens at the start of the answer are teacher-forced. Columns run, rank (1 is the likeliest),
+            token_id, token, p, is_answer.
+        sites: as in `TracedQuestion`.
+        site: the restored site: kind, position, token, layer (the center of the window), layers (first, last).
     """
 
     id: str
@@ -49,7 +73,7 @@ class WorkedExample:
     site: dict
 
     def p_answer(self, run: str) -> float:
-        """P(answer) in a run: clean, corrupted or restored."""
+        """Return P(answer) in the "clean", "corrupted" or "restored" run."""
         return float(self.answers.loc[(self.answers["run"] == run) & self.answers["is_answer"], "p"].iloc[0])
 
 
@@ -85,14 +109,14 @@ def first_used(model: VisionLanguageModel, pool: Iterable[Item], n: int, **setti
 
 
 def typical(study: TraceStudy) -> str:
-    """The id of the used question whose best effect at the constraint is the median (the lower of two)."""
+    """Return the id of the used question whose best effect at the constraint is the median (the lower of two)."""
     used = study.questions[study.questions["used"]]
     best = used.filter(like="p_restored_").max(axis=1) - used["p_corrupted"]
     return used.loc[best.sort_values(kind="stable").index[(len(best) - 1) // 2], "id"]
 
 
 def pictures(items: Iterable[Item], ids: Iterable[str]) -> dict[str, Image.Image]:
-    """The images of these questions, by id; a question without an image has none."""
+    """Return the images of these questions by id, without questions that have no image."""
     ids = set(ids)
     return {item.id: load_image(item.image) for item in items if item.id in ids and item.image is not None}
 
@@ -100,37 +124,41 @@ def pictures(items: Iterable[Item], ids: Iterable[str]) -> dict[str, Image.Image
 def worked_example(
     model: VisionLanguageModel, item: Item, study: TraceStudy, *, top: int = 5, remote: bool | str | None = None
 ) -> WorkedExample:
-    """The three runs of one question that a study used: what the model would say in each (paper, Figure 2).
+    """Work out one question of a study with its best site restored (paper, Figure 2).
 
-    Restored is the best site at the last token of the corrupted constraint, of either kind. top: answers of each run.
-    remote: None = as the model was loaded; one request.
+    Args:
+        model: the model of the study.
+        item: a question that the study used. Its best site is the one with the largest P(restored), of either kind, at
+            the last token of the corrupted constraint.
+        study: the study.
+        top: number of likeliest tokens of each run.
+        remote: None: as the model was loaded. One request.
     """
     own = study.only([item.id])
-    asked = own.questions.iloc[0]
+    row = own.questions.iloc[0]
     at_constraint = own.sites[own.sites["read"]]
     best = at_constraint.loc[at_constraint["p_restored"].idxmax()]
     item = as_asked(model, item)
     prompt = clean_prompt(model, item, study.conditions)
-    return example_at(
-        model, item, prompt, corrupted_prompt(model, item, prompt, study.conditions), own.sites,
-        (str(best["kind"]), int(best["position"]), int(best["layer"])), conditions=study.conditions,
-        window=study.window, answer=asked["answer"], answer_ids=asked["answer_ids"], top=top, remote=remote,
+    question = TracedQuestion(
+        item, prompt, corrupted_prompt(model, item, prompt, study.conditions), own.sites, row["answer"],
+        row["answer_ids"], study.conditions, study.window,
     )
+    site = str(best["kind"]), int(best["position"]), int(best["layer"])
+    return example_at(model, question, site, top=top, remote=remote)
 
 
 def example_at(
-    model: VisionLanguageModel, item: Item, prompt: Prompt, corrupted: CorruptedPrompt, sites: pd.DataFrame,
-    site: tuple[str, int, int], *, conditions: Conditions, window: int, answer: str, answer_ids: Iterable[int],
-    top: int = 5, remote: bool | str | None = None,
+    model: VisionLanguageModel, question: TracedQuestion, site: tuple[str, int, int], *, top: int = 5,
+    remote: bool | str | None = None,
 ) -> WorkedExample:
-    """The three runs of one question, with a site (kind, position, layer) of one's own choice restored.
+    """Work out one question with a chosen site (kind, position, layer) restored.
 
-    item: as this model is asked; prompt, corrupted: its own, under the conditions. sites: the question's, as of
-    `CausalTrace.to_frame` or `TraceStudy.sites`. answer_ids: the tokens of answer.
-    Raises `Unusable` for a site at which nothing is restored.
+    Other arguments are those of `worked_example`. Raises `Unusable` if nothing is restored at the site.
     """
     kind, position, layer = site
-    start, stop = window_spans(window, conditions.window_rule, model.n_layers)[layer]
+    prompt, corrupted, conditions = question.prompt, question.corrupted, question.conditions
+    start, stop = window_spans(question.window, conditions.window_rule, model.n_layers)[layer]
     if position < corrupted.first_corrupted:
         raise Unusable("nothing to restore: before the first corrupted token both runs are the same")
     if corrupted.alignment[position] is None:
@@ -138,45 +166,47 @@ def example_at(
     request = request_of_both(model, prompt, corrupted) | {
         "kinds": (kind,),
         "site": ((kind,), ((position, corrupted.alignment[position]),), start, stop),
-        "answer_ids": [int(token) for token in answer_ids],
+        "answer_ids": [int(token) for token in question.answer_ids],
         "sequence": False,
         "top": top,
     }
-    found = in_session(model.traced, top_answers, request, model.runs_on(remote))
+    top_by_run = in_session(model.traced, top_tokens, request, model.runs_on(remote))
     answer_id = scored_part(request["answer_ids"], model.blank_ids, sequence=False)[1][0]
     answers = pd.DataFrame(
-        [(name, rank, token, p, token == answer_id) for name, rows in found.items() for rank, token, p in rows],
+        [(name, rank, token, p, token == answer_id) for name, rows in top_by_run.items() for rank, token, p in rows],
         columns=["run", "rank", "token_id", "p", "is_answer"],
     )
     answers.insert(3, "token", token_texts(model, answers["token_id"].tolist()))
-    texts = [("clean", *piece) for piece in question_pieces(item)]
-    phrases = _phrases(item, prompt, conditions)
-    texts += [("corrupted", text, role if role in phrases else "") for text, role in question_pieces(item, phrases)]
+    texts = [("clean", *piece) for piece in question_pieces(question.item)]
+    phrases = _corrupted_phrases(question)
+    texts += [("corrupted", text, role if role in phrases else "")
+              for text, role in question_pieces(question.item, phrases)]
     return WorkedExample(
-        id=item.id, answer=answer, corruption=conditions.corruption,
-        texts=pd.DataFrame(texts, columns=["run", "text", "role"]), answers=answers, sites=sites,
+        id=question.item.id, answer=question.answer, corruption=conditions.corruption,
+        texts=pd.DataFrame(texts, columns=["run", "text", "role"]), answers=answers, sites=question.sites,
         site={"kind": kind, "position": position, "token": prompt.tokens[position], "layer": layer,
               "layers": (start, stop - 1)},
     )
 
 
-def _phrases(item: Item, prompt: Prompt, conditions: Conditions) -> dict[str, str]:
-    """What stands for each corrupted constraint in the corrupted question; noise leaves the words as they are."""
+def _corrupted_phrases(question: TracedQuestion) -> dict[str, str]:
+    """Return the text of each corrupted constraint in the corrupted question; noise leaves the words as they are."""
+    item, conditions = question.item, question.conditions
     roles = corrupted_roles(item, conditions)
     if conditions.corruption == "repeat":
-        return {role: " ".join([REPEAT_TOKEN] * len(prompt.positions(role))) for role in roles}
+        return {role: " ".join([REPEAT_TOKEN] * len(question.prompt.positions(role))) for role in roles}
     if conditions.is_noise:
         return {role: text for text, role in question_pieces(item) if role in roles}
     replacements = {"constraint": item.visual_replacement, "text_constraint": item.text_replacement}
     return {role: normalize(replacements[role]) for role in roles}
 
 
-def top_answers(lm, request: dict) -> dict:
-    """The likeliest next tokens [(rank, token, p)] of the clean, the corrupted and the restored run, by run.
+def top_tokens(lm, request: dict) -> dict:
+    """Return the likeliest next tokens [(rank, token, p)] of the clean, the corrupted and the restored run, by run.
 
-    request: as for `restoration.restore_sites`, with one `site` in place of `sites`, and `top`, the number of tokens;
-    the answer's scored token comes last where it is not among them. With noise, probabilities are means over samples.
-    Plain code, for it runs where the weights are.
+    request: as for `restoration.restore_sites`, with one `site` in place of `sites`, and `top`, the number of tokens.
+    The answer's scored token comes last if it is not among them. With noise, probabilities are means over samples.
+    Runs where the weights are.
     """
     with torch.no_grad():
         clean = clean_run(lm, request)
@@ -192,10 +222,10 @@ def top_answers(lm, request: dict) -> dict:
             restored = run(lm, inputs, keep=keep, cache=cache, skip=site[2], writes=writes)
             for name, logits in (("corrupted", corrupted["logits"]), ("restored", restored["logits"])):
                 runs[name] = runs[name] + logits[0, -1].float().softmax(-1) / samples
-        found = {}
+        top_by_run = {}
         for name, probabilities in runs.items():
             tokens = probabilities.topk(request["top"]).indices.tolist()
             tokens += [] if answer in tokens else [answer]
             ranks = [int((probabilities > probabilities[token]).sum()) + 1 for token in tokens]
-            found[name] = [(r, t, float(probabilities[t])) for r, t in zip(ranks, tokens, strict=True)]
-        return found
+            top_by_run[name] = [(r, t, float(probabilities[t])) for r, t in zip(ranks, tokens, strict=True)]
+        return top_by_run

@@ -1,12 +1,8 @@
-"""The corrupted run with pieces of the clean run restored: what `causal_trace.trace` computes.
+"""The corrupted run with clean outputs restored: what `causal_trace.trace` computes where the weights are.
 
-One clean run and one corrupted run a question, then every site in one of three ways that agree: `plain` (a
-whole forward a site), `rows` (a batch row a site) and `packed` (a segment a site); see `forward.py` for why
-they may.
-
-A *site* is (kinds, pairs, start, stop): in layers start <= l < stop the outputs of the modules `kinds` at
-corrupted position p become the clean run's outputs at position c, for all (c, p) of pairs. A causal trace has
-one pair a site; several restore a whole phrase, or everything.
+Three methods give the same numbers: `plain` runs a whole forward per site, `rows` a batch row, `packed` a segment of
+one sequence. A *site* is (kinds, pairs, start, stop): in layers start <= l < stop the outputs of the modules `kinds` at
+corrupted position p become the clean outputs at position c, for all (c, p) of pairs. A causal trace has one pair.
 """
 
 import torch
@@ -17,26 +13,30 @@ from ..engine.runs import answer_probability, clean_run, corrupted_run, n_sample
 
 
 def restore_sites(lm, request: dict) -> dict:
-    """P(answer) of the clean run, of the corrupted run, and of the corrupted run with each site restored.
+    """Return P(answer) of the clean run, of the corrupted run, and of the corrupted run with each site restored.
 
-    request, a dict that travels as it is:
-      clean_ids [1, T], corrupted_ids [1, T'], image_inputs (of the picture, see `Prompt`), image_token_id (-1: none);
-      first: no position before it differs between the runs; noise: None or (positions, scale, samples, seed);
-      kinds; sites: as in the module's docstring, pairs at or after `first`;
-      answer_ids: list, or None for the model's own (up to max_answer_tokens, or one of eos_token_ids); blank_ids,
-      sequence: which of its tokens are scored, see `scored_part`;
-      require_top: the work ends after the clean run if the answer given is not what the model says;
-      min_p_clean: and if the answer is less probable than that;
-      method: "packed" | "rows" | "plain"; max_packed_tokens: a number or None.
-    Returns {"p_clean", "p_corrupted", "restored" [sites] float32, "answer_ids"}; with noise the corrupted and restored
-    probabilities are means over the samples. Work that ended after the clean run has no "p_corrupted" and "restored",
-    and where the answer was another one, has "said": the model's own.
+    Args:
+        lm: the nnsight model.
+        request: a dict that is sent to a server as it is:
+            clean_ids [1, T], corrupted_ids [1, T'], image_inputs (see `Prompt`), image_token_id (-1: none);
+            first: no position before it differs between the runs; noise: None or (positions, scale, samples, seed);
+            kinds; sites: as in the module's docstring, pairs at or after `first`;
+            answer_ids: list, or None for the model's own (up to max_answer_tokens, or one of eos_token_ids);
+            blank_ids, sequence: which answer tokens are scored, see `scored_part`;
+            require_top: stop after the clean run if the given answer is not the model's;
+            min_p_clean: stop after the clean run if the answer is less probable than this;
+            method: "packed" | "rows" | "plain"; max_packed_tokens: a number or None.
+
+    Returns:
+        {"p_clean", "p_corrupted", "restored" [sites] float32, "answer_ids"}. With noise, corrupted and restored
+        probabilities are means over the samples. A request that stopped after the clean run has no "p_corrupted" and
+        "restored"; if it stopped because of require_top, it has "own_answer_ids".
     """
     with torch.no_grad():
         clean = clean_run(lm, request)
         result = {key: clean[key] for key in ("p_clean", "answer_ids")}
         if request["require_top"] and not clean["is_top"]:
-            return result | {"said": own_answer_ids(lm, request, clean)}
+            return result | {"own_answer_ids": own_answer_ids(lm, request, clean)}
         if clean["p_clean"] < request["min_p_clean"]:
             return result
         restore = {"packed": restore_packed, "rows": restore_rows, "plain": restore_plain}[request["method"]]
@@ -50,7 +50,7 @@ def restore_sites(lm, request: dict) -> dict:
 
 
 def restore_plain(lm, request: dict, clean: dict, corrupted: dict):
-    """One whole forward a site, image encoder included: the slow reference of the other two."""
+    """Run one whole forward per site, image encoder included: the slow reference of the other two."""
     inputs = prompt_inputs(corrupted["ids"], request["image_inputs"])
     if request["noise"] is not None:
         prefix = clean["embeddings"][:, : request["first"]]
@@ -64,7 +64,7 @@ def restore_plain(lm, request: dict, clean: dict, corrupted: dict):
 
 
 def restore_rows(lm, request: dict, clean: dict, corrupted: dict):
-    """A batch row a site: the suffix from `first` on over the shared prefix, layers below the site skipped.
+    """Run one batch row per site: the suffix from `first` on over the shared prefix, from the site's first layer on.
 
     Every row is computed as it would be alone, which keeps half precision exact.
     """
@@ -86,11 +86,11 @@ def restore_rows(lm, request: dict, clean: dict, corrupted: dict):
 
 
 def restore_packed(lm, request: dict, clean: dict, corrupted: dict):
-    """Many sites in one sequence: a segment each, from the first restored position to the end.
+    """Run many sites in one sequence: a segment each, from the first restored position to the end.
 
-    What a segment needs of earlier positions is the corrupted run's cache, shared by all. In a site's first
-    layer only the restored tokens change: that layer runs for them alone, and their outputs enter the next
-    one together with the corrupted run's hidden states of the tokens behind them. Layers below are skipped.
+    All segments share the corrupted run's cache of earlier positions. In a site's first layer only the restored tokens
+    change: that layer runs for them alone. Their outputs enter the next layer together with the corrupted run's hidden
+    states of the tokens behind them. Layers below are skipped.
     """
     sites, first, end = request["sites"], request["first"], corrupted["end"]
     begins = [min(p for _, p in site[1]) for site in sites]
@@ -114,7 +114,7 @@ def restore_packed(lm, request: dict, clean: dict, corrupted: dict):
 
 
 def first_layer(lm, request: dict, clean: dict, corrupted: dict, sites) -> torch.Tensor:
-    """Outputs [m, d] of the layer in which all these sites start, at their restored tokens, pair by pair."""
+    """Return the outputs [m, d] of the layer in which all these sites start, at their restored tokens."""
     layer, first = sites[0][2], request["first"]
     pairs = [(site, pair) for site in sites for pair in site[1]]
     begins = [p for _, (_, p) in pairs]
@@ -129,7 +129,7 @@ def first_layer(lm, request: dict, clean: dict, corrupted: dict, sites) -> torch
 
 
 def site_writes(placed, clean: dict, first: int) -> dict:
-    """`run`'s writes for [(site, row, shift)]: clean outputs, at corrupted position + shift of that row."""
+    """Return the `writes` argument of `run` for [(site, row, shift)]: clean outputs at corrupted position + shift."""
     index = {}
     for (kinds, pairs, start, stop), row, shift in placed:
         for key in [(layer, kind) for kind in kinds for layer in range(start, stop)]:

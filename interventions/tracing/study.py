@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..engine.windows import window_spans
+from ..engine.windows import Execution, window_spans
 from ..models.model import VisionLanguageModel
 from ..prompts.prompt import Prompt
 from ..studies.answers import item_answer
@@ -24,7 +24,7 @@ from ..studies.loop import ITEM_COLUMNS, RunOptions, question_loop
 from ..testbed import Item
 from ..testbed.answers import is_right
 from ..text import list_reasons
-from .causal_trace import KINDS, CausalTrace, trace
+from .causal_trace import KINDS, CausalTrace, Scoring, trace
 
 # Rows of the heat maps. The paper reads effects at the last token of a constraint: it has a row of its own.
 SITE_ROLES = (
@@ -163,8 +163,9 @@ def _trace_item(
         return pd.DataFrame([facts])
     read = read_position(prompt, item, conditions)
     result = trace(
-        model, prompt, corrupted, positions=(read,) if only_read else shown_positions(prompt), answer=answer.ids,
-        require_top=False, window_rule=conditions.window_rule, **settings,
+        model, prompt, corrupted, window=settings["window"], window_rule=conditions.window_rule,
+        kinds=settings["kinds"], positions=(read,) if only_read else shown_positions(prompt), answer=answer.ids,
+        scoring=Scoring(require_top=False), execution=Execution(settings["method"], remote=settings["remote"]),
     )
     sites = _with_roles(result, prompt, read)
     return sites.assign(**facts | {

@@ -10,7 +10,7 @@ from tiny import QUESTION, ask
 from interventions import attention_knockout
 from interventions.attention.contributions import FLOWS
 from interventions.attention.knockout import METHODS, flow_edges
-from interventions.engine.windows import window_spans
+from interventions.engine.windows import Execution, window_spans
 from interventions.errors import AttentionError, PromptError, TraceError
 from interventions.prompts.prompt import build_prompt
 
@@ -70,7 +70,7 @@ def test_both_methods_equal_hooks(model, flows, window, rule, answer):
         assert np.abs(p_clean - want).max() > 0.1
     for method in METHODS:
         for budget in (None, 9):
-            again = attention_knockout(model, prompt, method=method, max_packed_tokens=budget, **options)
+            again = attention_knockout(model, prompt, execution=Execution(method, budget), **options)
             assert again.p_clean == pytest.approx(p_clean, abs=1e-5)
             np.testing.assert_allclose(again.p_blocked, want[:, :-1], rtol=0, atol=1e-5)
             np.testing.assert_allclose(again.p_all_blocked, want[:, -1], rtol=0, atol=1e-5)
@@ -129,7 +129,7 @@ def test_half_precision_takes_rows_and_a_row_does_not_know_its_neighbours(dtype,
         lambda *arguments: used.append(arguments[4]) or plain(*arguments),
     )
     rows = attention_knockout(model, prompt)
-    alone = attention_knockout(model, prompt, max_packed_tokens=1)
+    alone = attention_knockout(model, prompt, execution=Execution(max_packed_tokens=1))
     assert used == ["rows", "rows"]
     np.testing.assert_allclose(rows.p_blocked, alone.p_blocked, rtol=0, atol=1e-7)
     assert np.abs(rows.p_clean - rows.p_blocked).max() > 0.1
@@ -140,7 +140,9 @@ def test_half_precision_takes_rows_and_a_row_does_not_know_its_neighbours(dtype,
 def test_serialised_as_for_a_server_it_gives_the_same(model):
     prompt = ask(model)
     for method in METHODS:
-        here, there = (attention_knockout(model, prompt, method=method, remote=remote) for remote in (False, "local"))
+        here, there = (
+            attention_knockout(model, prompt, execution=Execution(method, remote=remote)) for remote in (False, "local")
+        )
         np.testing.assert_array_equal(here.p_blocked, there.p_blocked)
 
 
@@ -148,7 +150,7 @@ def test_a_process_without_the_package_can_run_a_request(tmp_path, monkeypatch):
     model = tiny.build()
     prompt = ask(model)
     here, there = elsewhere.both(
-        model, tmp_path, monkeypatch, lambda: attention_knockout(model, prompt, remote="local")
+        model, tmp_path, monkeypatch, lambda: attention_knockout(model, prompt, execution=Execution(remote="local"))
     )
     np.testing.assert_array_equal(there["blocked"][1:].reshape(3, -1)[:, :-1], here.p_blocked)
 
@@ -157,7 +159,7 @@ def test_a_process_without_the_package_can_run_a_request(tmp_path, monkeypatch):
     ("options", "error", "message"),
     [
         ({"window": 6}, TraceError, "window must be a whole number from 1 to the model's 5 layers"),
-        ({"method": "plain"}, AttentionError, "method is unknown: 'plain'; use 'packed', 'rows'"),
+        ({"execution": Execution("plain")}, AttentionError, "method is unknown: 'plain'; use 'packed', 'rows'"),
         ({"flows": {"x": ("subject", "last")}}, PromptError, "flow 'x': positions names the unknown role 'subject'"),
         ({"flows": {"x": ("last", "constraint")}}, AttentionError, "flow 'x' has no edge"),
         ({"flows": {"x": "last"}}, AttentionError, r"^flow 'x' must be a pair \(source, target\), each positions or"),
@@ -165,8 +167,6 @@ def test_a_process_without_the_package_can_run_a_request(tmp_path, monkeypatch):
         ({"flows": {"x": 3}}, AttentionError, "^flow 'x' must be a pair"),
         ({"flows": {}}, AttentionError, "flows has no flow"),
         ({"answer": " "}, TraceError, "has no tokens of its own"),
-        ({"max_packed_tokens": 0}, AttentionError, "max_packed_tokens must be at least 1, not 0"),
-        ({"max_packed_tokens": -5}, AttentionError, "max_packed_tokens must be at least 1, not -5"),
     ],
 )
 def test_what_cannot_be_computed_is_said_in_a_sentence(options, error, message):

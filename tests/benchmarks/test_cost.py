@@ -15,10 +15,11 @@ from benchmarks.workload import Question, Work, architecture, batch_rows, forwar
 from interventions import ModelError
 from interventions import __main__ as command
 from interventions.engine import packing
+from interventions.engine.windows import Execution
 from interventions.models.published import published_config, skeleton
 from interventions.prompts.corruption import corrupt
 from interventions.prompts.prompt import build_prompt
-from interventions.tracing.causal_trace import trace
+from interventions.tracing.causal_trace import Scoring, trace
 
 COEFFICIENTS = {
     "seconds_per_flop": 2e-12, "seconds_per_image_flop": 3e-12, "seconds_per_byte": 6e-11,
@@ -68,7 +69,7 @@ def watch(traced: Subject) -> dict:
 def test_tokens_are_counted_as_a_real_run_computes_them(shape, way, budget, changes):
     traced, asked = subject(*shape), {"window": 3, "window_rule": "centered"} | changes
     seen, question = watch(traced), question_of(subject(*shape), **changes)
-    asked |= dict(method=way, max_packed_tokens=budget, max_answer_tokens=3)
+    asked |= {"execution": Execution(way, budget), "scoring": Scoring(max_answer_tokens=3)}
     result = trace(traced.model, traced.prompt, traced.corrupted, **asked)
     assert len(result.answer_ids) == 3  # so 2 forwards of one token
     arch = architecture(traced.model.config)

@@ -27,10 +27,12 @@ from interventions.editing.export import export_peft, merged
 from interventions.editing.multedit import edit_facts
 from interventions.editing.optimized_value import Optimizer, optimize_value
 from interventions.engine.forward import greedy_answer
+from interventions.engine.windows import Execution
 from interventions.errors import EditError
 from interventions.models.model import VisionLanguageModel
 from interventions.prompts.corruption import corrupt
 from interventions.prompts.prompt import build_prompt
+from interventions.tracing.causal_trace import Scoring
 
 QUESTION = "Name a country that borders this country and starts with B"
 # In a test, pytest's own filters take the place of the one that `edit.py` sets.
@@ -154,12 +156,13 @@ def test_edit_merged_weights_and_peft_adapter_agree(model, tmp_path):
 def test_an_edit_that_an_intervention_does_not_reach_is_an_error_of_the_library(model, remote):
     prompt, edited = ask(model), apply_edits(model, [an_edit(model, 1, 3)])
     told = r"^this forward does not reach layer 1, which is edited: give `merged\(model\)`, .* edited model\.$"
+    corrupted = corrupt(edited, prompt, visual_replacement="Sri Lanka")
     with pytest.raises(TraceError, match=told):
-        trace(edited, prompt, corrupt(edited, prompt, visual_replacement="Sri Lanka"), remote=remote)
+        trace(edited, prompt, corrupted, execution=Execution(remote=remote))
     with pytest.raises(AttentionError, match=told):
         attention_contributions(edited, prompt, layers=[0], remote=remote)
     with pytest.raises((AttentionError, TraceError), match=told):
-        attention_knockout(edited, prompt, remote=remote)
+        attention_knockout(edited, prompt, execution=Execution(remote=remote))
 
 
 def test_nnsight_s_own_generation_has_the_edit_at_every_token(model):
@@ -242,10 +245,10 @@ def test_merged_shares_all_other_weights_and_can_be_traced(model):
         torch.testing.assert_close(w_proj(written, layer).weight.data, expected.data, rtol=0, atol=0)
     prompt = ask(model)
     corrupted = corrupt(model, prompt, visual_replacement="New Zealand")
-    options = {"window": 1, "positions": "constraint", "max_answer_tokens": 2}
+    options = {"window": 1, "positions": "constraint", "scoring": Scoring(max_answer_tokens=2)}
     fast = trace(written, prompt, corrupted, **options)
     # The edited view can be traced, too, if no layer is skipped: the same numbers by another way.
-    slow = trace(apply_edits(model, [edit]), prompt, corrupted, **options, method="plain")
+    slow = trace(apply_edits(model, [edit]), prompt, corrupted, **options, execution=Execution(method="plain"))
     assert fast.answer_ids == slow.answer_ids and abs(fast.restored - slow.restored).max() < 1e-5
     unedited = trace(model, prompt, corrupted, **options)
     assert abs(fast.restored - unedited.restored).max() > 1e-4
@@ -608,8 +611,10 @@ def test_a_layer_that_is_not_run_cannot_be_edited(remote):
     corrupted = corrupt(model, prompt, visual_replacement="New Zealand")
     edited = apply_edits(model, [an_edit(model, 1)])
     for call in (
-        lambda: trace(edited, prompt, corrupted, max_answer_tokens=1, remote=remote),
-        lambda: attention_knockout(edited, prompt, remote=remote),
+        lambda: trace(
+            edited, prompt, corrupted, scoring=Scoring(max_answer_tokens=1), execution=Execution(remote=remote)
+        ),
+        lambda: attention_knockout(edited, prompt, execution=Execution(remote=remote)),
         lambda: attention_contributions(edited, prompt, layers=(0,), remote=remote),
         lambda: attention_contributions(edited, prompt, layers=(1,), remote=remote),
     ):

@@ -22,6 +22,7 @@ from interventions.explorer.work import Step, Work
 from interventions.models.model import VisionLanguageModel
 from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
 from interventions.testbed import load_testbed, save_testbed
+from interventions.tracing.causal_trace import Scoring
 
 WAIT = 30
 
@@ -147,7 +148,7 @@ def test_a_trace_in_pieces_is_the_trace(model, bed, exploration, patience, setti
     prompt = clean_prompt(model, item, conditions)
     whole = trace(
         model, prompt, corrupted_prompt(model, item, prompt, conditions), window=settings.window, kinds=settings.kinds,
-        window_rule=conditions.window_rule, answer_score=settings.answer_score,
+        window_rule=conditions.window_rule, scoring=Scoring(answer_score=settings.answer_score),
         positions=range(max(prompt.visual), len(prompt)),
     )
     np.testing.assert_allclose(found.restored, whole.restored, atol=1e-5, equal_nan=True)

@@ -17,10 +17,11 @@ from interventions import (
 )
 from interventions.editing.fine_tuning import fine_tuned
 from interventions.editing.study import edit_study
+from interventions.engine.windows import Execution
 from interventions.errors import EditError, NoGradientError
 from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
 from interventions.studies.loop import RunOptions
-from interventions.tracing.causal_trace import trace
+from interventions.tracing.causal_trace import Scoring, trace
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +48,9 @@ def test_its_exact_mode_equals_separate_runs(models, item):
     quantized, _ = models
     prompt = clean_prompt(quantized, item, Conditions())
     corrupted = corrupted_prompt(quantized, item, prompt, Conditions())
-    options = {"positions": ("constraint", "last"), "max_answer_tokens": 1}
-    methods = (None, "plain", "packed")
-    rows, plain, packed = (trace(quantized, prompt, corrupted, method=method, **options) for method in methods)
+    options = {"positions": ("constraint", "last"), "scoring": Scoring(max_answer_tokens=1)}
+    methods = (Execution(method=method) for method in (None, "plain", "packed"))
+    rows, plain, packed = (trace(quantized, prompt, corrupted, execution=method, **options) for method in methods)
     assert rows.method == "rows" and np.nanmax(np.abs(rows.effects)) > 0.5
     np.testing.assert_array_equal(rows.restored, plain.restored)
     assert not np.array_equal(packed.restored, plain.restored)

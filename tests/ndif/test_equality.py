@@ -18,7 +18,9 @@ from interventions import (
 )
 from interventions.attention.contributions import EXTRAS
 from interventions.editing.evaluation import evaluate, questions_about, reference
+from interventions.engine.windows import Execution
 from interventions.errors import EditError, NoGradientError
+from interventions.tracing.causal_trace import Scoring
 
 CLOSE = 1e-5  # the tolerance, in probability
 NAMES = ("mini", "mini-bunny", "mini-text")  # Llama with CLIP, Phi with SigLIP, a language model
@@ -45,7 +47,7 @@ def clear(effects) -> bool:
 def test_trace(pair, method):
     local, remote = pair
     prompt, corrupted = asked.both_prompts(local, asked.items(1)[0])
-    a, b = (trace(model, prompt, corrupted, window=3, method=method) for model in (local, remote))
+    a, b = (trace(model, prompt, corrupted, window=3, execution=Execution(method=method)) for model in (local, remote))
     assert clear(a.effects) and a.answer_ids == b.answer_ids
     np.testing.assert_allclose(b.restored, a.restored, rtol=0, atol=CLOSE)
     assert b.p_clean == pytest.approx(a.p_clean, abs=CLOSE)
@@ -58,8 +60,8 @@ def test_trace_by_separate_runs_by_the_whole_answer_and_with_noise(mini):
     few = {"positions": ("constraint",), "kinds": "mlp", "window": 3}
     noised = noise(local, prompt, ("visual", "constraint"), samples=2, scale=3.0)
     for options, changed in (
-        (few | {"method": "plain"}, corrupted), ({"answer_score": "sequence", "window": 6}, corrupted),
-        ({"window": 8}, noised),
+        (few | {"execution": Execution(method="plain")}, corrupted),
+        ({"scoring": Scoring("sequence"), "window": 6}, corrupted), ({"window": 8}, noised),
     ):
         a, b = (trace(model, prompt, changed, **options) for model in (local, remote))
         assert clear(a.effects)
@@ -81,7 +83,7 @@ def test_contributions(pair):
 def test_knockout(pair, method):
     local, remote = pair
     prompt, _ = asked.both_prompts(local, asked.items(1)[0])
-    a, b = (attention_knockout(model, prompt, method=method) for model in (local, remote))
+    a, b = (attention_knockout(model, prompt, execution=Execution(method=method)) for model in (local, remote))
     assert np.abs(a.p_all_blocked - a.p_clean).max() > 0.2
     np.testing.assert_allclose(b.p_blocked, a.p_blocked, rtol=0, atol=CLOSE)
     np.testing.assert_allclose(b.p_all_blocked, a.p_all_blocked, rtol=0, atol=CLOSE)

@@ -16,6 +16,7 @@ from interventions.attention.study import attention_study
 from interventions.editing.items import wrong_items
 from interventions.editing.optimized_value import OPTIMIZERS, optimize_value
 from interventions.engine.runs import own_answer
+from interventions.engine.windows import Execution
 from interventions.errors import TraceError
 from interventions.models.model import VisionLanguageModel
 from interventions.prompts.corruption import corrupt, noise
@@ -25,7 +26,7 @@ from interventions.studies.loop import RunOptions
 from interventions.testbed import Item, TestBed
 from interventions.testbed.answers import accuracy, is_right
 from interventions.tracing import restoration
-from interventions.tracing.causal_trace import trace
+from interventions.tracing.causal_trace import Scoring, trace
 from interventions.tracing.study import trace_study
 from tests.models.test_load_checks import CHATML, with_chat
 from tests.prompts.test_tokenizer_sweep import llama_tokenizer, phi_tokenizer
@@ -135,8 +136,10 @@ def test_a_format_that_ends_in_a_line_break_is_answered_without_a_space():
 @pytest.mark.parametrize("answer", ["4", "2006", "東京", "12 Angry Men", "Lima"])
 def test_traces_equal_hooks_that_teacher_force_the_space(words, answer):
     model, prompt, corrupted = deciding(words, answer)
-    for settings in ({}, {"method": "rows"}, {"method": "plain", "positions": "constraint"}):
-        result = trace(model, prompt, corrupted, answer=answer, require_top=False, **settings)
+    for settings in (
+        {}, {"execution": Execution("rows")}, {"execution": Execution("plain"), "positions": "constraint"}
+    ):
+        result = trace(model, prompt, corrupted, answer=answer, scoring=Scoring(require_top=False), **settings)
         assert result.p_clean > 0.99 and result.p_corrupted < 0.3 and np.nanmax(result.effects) > 0.3
         p_clean, p_corrupted, restored = oracle(model, prompt, corrupted, result)
         assert abs(result.p_clean - p_clean) < 1e-5 and abs(result.p_corrupted - p_corrupted) < 1e-5
@@ -145,18 +148,18 @@ def test_traces_equal_hooks_that_teacher_force_the_space(words, answer):
 
 def test_all_tokens_of_an_answer_hold_its_space_too(words):
     model, prompt, corrupted = deciding(words, "4")
-    result = trace(model, prompt, corrupted, answer="4", require_top=False, answer_score="sequence")
+    result = trace(model, prompt, corrupted, answer="4", scoring=Scoring(require_top=False, answer_score="sequence"))
     p_clean, _, restored = oracle(model, prompt, corrupted, result)
     assert result.p_clean == pytest.approx(p_clean, rel=1e-4)
     np.testing.assert_allclose(result.restored, restored, rtol=0, atol=1e-5)
-    first = trace(model, prompt, corrupted, answer="4", require_top=False)
+    first = trace(model, prompt, corrupted, answer="4", scoring=Scoring(require_top=False))
     assert result.p_clean < first.p_clean / 2  # the space is unlikely here
 
 
 def test_noise_and_several_draws_teacher_force_too(words):
     model, prompt, _ = deciding(words, "2006", shift=0)
     corrupted = noise(model, prompt, "constraint", samples=2)
-    result = trace(model, prompt, corrupted, answer="2006", require_top=False, positions="constraint")
+    result = trace(model, prompt, corrupted, answer="2006", scoring=Scoring(require_top=False), positions="constraint")
     assert np.nanmax(np.abs(result.effects)) > 0.01
     _, p_corrupted, restored = oracle(model, prompt, corrupted, result)
     assert abs(result.p_corrupted - p_corrupted) < 1e-5
@@ -168,7 +171,7 @@ def test_knockouts_block_the_last_token_where_the_answer_is_read(words):
     llama, prompt, _ = deciding(words, "2006", shift=0)
     flows = {"all": (tuple(range(prompt.last)), "last")}
     for method in ("packed", "rows"):
-        found = attention_knockout(llama, prompt, flows=flows, answer="2006", method=method)
+        found = attention_knockout(llama, prompt, flows=flows, answer="2006", execution=Execution(method=method))
         space, digit = found.answer_ids[:2]
         ids = torch.cat([prompt.input_ids, torch.tensor([space])])[None]
         mask = torch.full((1, 1, ids.shape[1], ids.shape[1]), torch.finfo(torch.float32).min).triu(1)
@@ -204,7 +207,8 @@ def test_values_are_optimised_for_what_can_be_seen(words):
     llama, prompt, _ = deciding(words, "2006")
     first = optimize_value(llama, prompt, "2006", layer=1, optimizer=replace(OPTIMIZERS["authors"], clamp=0.0, steps=1))
     assert llama.tokenizer.convert_ids_to_tokens(first.target_ids) == ["2"]
-    named = trace(llama, prompt, corrupt(llama, prompt, visual_replacement="Peru"), answer="2006", require_top=False)
+    corrupted = corrupt(llama, prompt, visual_replacement="Peru")
+    named = trace(llama, prompt, corrupted, answer="2006", scoring=Scoring(require_top=False))
     assert first.p_start == pytest.approx(named.p_clean, abs=1e-5)
     whole = optimize_value(llama, prompt, "2006", layer=1, optimizer=replace(OPTIMIZERS["paper"], steps=1))
     assert llama.tokenizer.convert_ids_to_tokens(whole.target_ids) == ["▁", "2", "0", "0", "6"]
@@ -216,11 +220,11 @@ def test_a_model_that_says_seven_is_not_right_about_four(words):
     prompt = ask(model)
     corrupted = corrupt(model, prompt, visual_replacement="Sri Lanka")
     assert own_answer(model, prompt, max_answer_tokens=2).text == "7"
-    assert not trace(model, prompt, corrupted, accepted=["4"], max_answer_tokens=2).correct
-    right = trace(model, prompt, corrupted, accepted=["4", "7"], max_answer_tokens=2)
+    assert not trace(model, prompt, corrupted, scoring=Scoring(accepted=["4"], max_answer_tokens=2)).correct
+    right = trace(model, prompt, corrupted, scoring=Scoring(accepted=["4", "7"], max_answer_tokens=2))
     assert right.correct and right.answer_text == "7"
     with pytest.raises(TraceError, match="answer '4' is not what the model answers, which is '7'"):
-        trace(model, prompt, corrupted, answer="4", max_answer_tokens=2)
+        trace(model, prompt, corrupted, answer="4", scoring=Scoring(max_answer_tokens=2))
 
 
 @torch.no_grad()
@@ -301,4 +305,4 @@ def test_a_text_only_model_with_a_chat_template_of_its_own_is_answered_behind_a_
 def test_accepted_answers_judge_the_models_own(words):
     model, prompt, corrupted = deciding(words, "4")
     with pytest.raises(TraceError, match="accepted judges the model's own answer, so answer must be left out"):
-        trace(model, prompt, corrupted, answer="4", accepted=["4"])
+        trace(model, prompt, corrupted, answer="4", scoring=Scoring(accepted=["4"]))

@@ -9,7 +9,7 @@ import tiny
 import torch
 from answering import MULTI, SINGLE
 
-from interventions.engine.windows import window_spans
+from interventions.engine.windows import Execution, window_spans
 from interventions.errors import Unusable
 from interventions.studies.conditions import CORRUPTIONS, Conditions, clean_prompt, corrupted_prompt, named
 from interventions.studies.loop import RunOptions
@@ -259,7 +259,8 @@ def test_the_embeddings_that_noise_changes(model, single):
             lambda _, args, kwargs, seen=seen: seen.append((args[0] if args else kwargs["hidden_states"]).clone()),
             with_kwargs=True,
         )
-        result = trace(model, prompt, corrupted, positions=[prompt.last], kinds="mlp", method="plain")
+        execution = Execution(method="plain")
+        result = trace(model, prompt, corrupted, positions=[prompt.last], kinds="mlp", execution=execution)
         handle.remove()
         whole = [hidden[0, : len(prompt)] for hidden in seen if hidden.shape[1] >= len(prompt)]
         different = (whole[0] != whole[-1]).any(-1).nonzero().ravel().tolist()

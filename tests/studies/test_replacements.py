@@ -16,7 +16,7 @@ from interventions.prompts.prompt import build_prompt
 from interventions.studies.replacements import choose_corruptions, write_corruptions
 from interventions.testbed import TestBed, TestBedError, load_image, load_testbed, save_testbed
 from interventions.testbed.candidates import Candidates
-from interventions.tracing.causal_trace import trace
+from interventions.tracing.causal_trace import Scoring, trace
 
 NONE = 1e-12  # no candidate is as improbable as that, so all are tried
 
@@ -57,7 +57,8 @@ def in_turn(model, bed, item, role: str, tries: int) -> pd.DataFrame:
         corrupted = corrupt(model, prompt, **{f"{role}_replacement": phrase})
         rows.append((phrase, len(corrupted.input_ids) == len(prompt), corrupted))
     rows = sorted(rows, key=lambda row: not row[1])[:tries]
-    traced = [trace(model, prompt, corrupted, positions=(0,), max_answer_tokens=1) for *_, corrupted in rows]
+    scoring = Scoring(max_answer_tokens=1)
+    traced = [trace(model, prompt, corrupted, positions=(0,), scoring=scoring) for *_, corrupted in rows]
     return pd.DataFrame([(phrase, equal, one.p_corrupted, one.p_clean) for (phrase, equal, _), one in
                          zip(rows, traced, strict=True)], columns=["phrase", "equal", "p", "p_clean"])
 

@@ -9,7 +9,7 @@ import torch
 from interventions.prompts.corruption import corrupt
 from interventions.prompts.prompt import build_prompt
 from interventions.testbed import Item, load_image
-from interventions.tracing.causal_trace import trace
+from interventions.tracing.causal_trace import Scoring, trace
 
 SINGLE = {
     "question": "The capital of this country is",
@@ -67,7 +67,7 @@ def questions(model, directory: Path, n: int = 6, parts=("known", "okvqa")) -> l
         corrupted = corrupt(
             model, prompt, visual_replacement=item.visual_replacement, text_replacement=item.text_replacement
         )
-        seen = trace(model, prompt, corrupted, positions=(0,), max_answer_tokens=1)
+        seen = trace(model, prompt, corrupted, positions=(0,), scoring=Scoring(max_answer_tokens=1))
         if seen.p_clean > 0.2:
             items.append(Item(**vars(item) | {"answers": (seen.answer_text,)}))
         seed += 1

@@ -12,7 +12,7 @@ from answering import questions, speaking
 from interventions.reports.record import MIME_TYPE, read_record
 from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
 from interventions.testbed import Item, save_testbed
-from interventions.tracing.causal_trace import trace
+from interventions.tracing.causal_trace import Scoring, trace
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -35,7 +35,7 @@ def said(model, item: Item) -> str:
     """What a model answers."""
     prompt = clean_prompt(model, item, Conditions())
     corrupted = corrupted_prompt(model, item, prompt, Conditions(corrupted="visual"))
-    return trace(model, prompt, corrupted, positions=(0,), max_answer_tokens=1).answer_text
+    return trace(model, prompt, corrupted, positions=(0,), scoring=Scoring(max_answer_tokens=1)).answer_text
 
 
 def parameters(saved: Path, out: Path, **changes) -> dict:

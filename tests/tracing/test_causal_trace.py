@@ -12,11 +12,11 @@ import torch
 from answering import speaking
 from tiny import ask
 
-from interventions.engine.windows import window_spans
+from interventions.engine.windows import Execution, window_spans
 from interventions.errors import TraceError
 from interventions.prompts.corruption import corrupt, noise
 from interventions.tracing import restoration
-from interventions.tracing.causal_trace import trace
+from interventions.tracing.causal_trace import Scoring, trace
 
 CASES = {  # name -> (how the prompt is corrupted, options of the trace, the least largest effect)
     "equal lengths": (dict(visual_replacement="Sri Lanka"), {}, 0.3),
@@ -35,7 +35,7 @@ CASES = {  # name -> (how the prompt is corrupted, options of the trace, the lea
     "repeated token": (dict(repeat_token="Paris"), dict(kinds=("attention", "mlp")), 0.2),
     "all tokens of the answer": (
         dict(visual_replacement="Sri Lanka"),
-        dict(answer_score="sequence", max_answer_tokens=3),
+        dict(scoring=Scoring("sequence", max_answer_tokens=3)),
         0.1,
     ),
     "noise": (dict(noise=True), {}, 0.1),
@@ -162,7 +162,7 @@ def test_all_methods_equal_hooks(model, case):
     options, settings, least = CASES[case]
     prompt = ask(model)
     corrupted = corrupted_prompt(model, prompt, options)
-    settings = {"max_answer_tokens": 1} | settings
+    settings = {"scoring": Scoring(max_answer_tokens=1)} | settings
     if corrupted.noise:  # fewer tokens: the oracle and the plain method take a forward for each site and sample
         settings["positions"] = (*corrupted.noise.positions, prompt.last)
     packed = trace(model, prompt, corrupted, **settings)
@@ -173,13 +173,13 @@ def test_all_methods_equal_hooks(model, case):
         == np.isnan(packed.restored).sum()
         == sum(len(packed.kinds) * model.n_layers for i in packed.positions if corrupted.alignment[i] is None)
     )
-    small = trace(model, prompt, corrupted, max_packed_tokens=7, **settings)
+    small = trace(model, prompt, corrupted, execution=Execution(max_packed_tokens=7), **settings)
     methods = (
         ("rows", "plain")
         if case in ("equal lengths", "both constraints, full window", "noise")
         else ("rows",)
     )
-    others = [trace(model, prompt, corrupted, method=method, **settings) for method in methods]
+    others = [trace(model, prompt, corrupted, execution=Execution(method=method), **settings) for method in methods]
     for result in (packed, small, *others):
         assert abs(result.p_clean - p_clean) < 1e-5
         assert abs(result.p_corrupted - p_corrupted) < 1e-5
@@ -225,7 +225,8 @@ def test_patching_a_run_with_itself_changes_nothing(model, method):
     prompt = ask(model)
     same = corrupt(model, prompt, visual_replacement="this country")
     assert same.input_ids.tolist() == prompt.input_ids.tolist()
-    result = trace(model, prompt, same, method=method, positions=("constraint", "last"), max_answer_tokens=1)
+    result = trace(model, prompt, same, positions=("constraint", "last"), scoring=Scoring(max_answer_tokens=1),
+                   execution=Execution(method=method))
     assert np.abs(result.effects).max() < 1e-5 and abs(result.p_clean - result.p_corrupted) < 1e-5
 
 
@@ -236,7 +237,9 @@ def test_serialised_as_for_a_server_it_gives_the_same_table(model):
         corrupt(model, prompt, visual_replacement="Peru"),
         noise(model, prompt, "constraint", samples=2),
     ):
-        here, there = (trace(model, prompt, corrupted, remote=remote) for remote in (False, "local"))
+        here, there = (
+            trace(model, prompt, corrupted, execution=Execution(remote=remote)) for remote in (False, "local")
+        )
         assert np.nanmax(np.abs(here.effects)) > 0.05
         np.testing.assert_array_equal(here.restored, there.restored)
         assert here.to_frame().equals(there.to_frame())
@@ -247,7 +250,7 @@ def test_a_process_without_the_package_can_run_a_request(tmp_path, monkeypatch):
     prompt = ask(model)
     corrupted = corrupt(model, prompt, visual_replacement="Sri Lanka")
     here, there = elsewhere.both(
-        model, tmp_path, monkeypatch, lambda: trace(model, prompt, corrupted, remote="local")
+        model, tmp_path, monkeypatch, lambda: trace(model, prompt, corrupted, execution=Execution(remote="local"))
     )
     np.testing.assert_array_equal(there["restored"], here.restored.ravel())
 
@@ -260,11 +263,11 @@ def test_half_precision_takes_rows_and_a_row_does_not_know_its_neighbours(text, 
     corrupted = corrupt(model, prompt, visual_replacement="Sri Lanka")
     rows = trace(model, prompt, corrupted)
     assert rows.method == "rows"
-    alone = trace(model, prompt, corrupted, max_packed_tokens=1)
+    alone = trace(model, prompt, corrupted, execution=Execution(max_packed_tokens=1))
     np.testing.assert_allclose(
         rows.restored, alone.restored, rtol=0, atol=1e-7
     )  # the float32 softmax is not bitwise
-    packed = trace(model, prompt, corrupted, method="packed")
+    packed = trace(model, prompt, corrupted, execution=Execution(method="packed"))
     assert np.nanmax(np.abs(packed.restored - rows.restored)) < 0.1 and np.nanmax(np.abs(rows.effects)) > 0.2
 
 
@@ -316,7 +319,7 @@ def test_an_answer_may_be_named():
     own = trace(model, prompt, corrupted)
     with pytest.raises(TraceError, match="answer 'Lima' is not what the model answers"):
         trace(model, prompt, corrupted, answer="Lima")
-    named = trace(model, prompt, corrupted, answer="Lima", require_top=False)
+    named = trace(model, prompt, corrupted, answer="Lima", scoring=Scoring(require_top=False))
     assert named.answer_text == "Lima" and named.p_clean < own.p_clean
 
 
@@ -325,12 +328,14 @@ def test_a_wrong_or_unsure_answer_ends_the_work_after_the_clean_run(monkeypatch)
     prompt = ask(model)
     corrupted = corrupt(model, prompt, visual_replacement="Sri Lanka")
     own = trace(model, prompt, corrupted)
-    right = trace(model, prompt, corrupted, accepted=["Lima", own.answer_text], min_p_clean=own.p_clean * 0.99)
-    assert right.correct and trace(model, prompt, corrupted, accepted=own.answer_text).correct
+    scoring = Scoring(accepted=["Lima", own.answer_text], min_p_clean=own.p_clean * 0.99)
+    right = trace(model, prompt, corrupted, scoring=scoring)
+    assert right.correct and trace(model, prompt, corrupted, scoring=Scoring(accepted=own.answer_text)).correct
     np.testing.assert_array_equal(right.restored, own.restored)
     monkeypatch.setattr("interventions.engine.runs.corrupted_run", None)  # would fail if it were called
-    wrong = trace(model, prompt, corrupted, accepted=["Lima"])
-    unsure = trace(model, prompt, corrupted, accepted=[own.answer_text], min_p_clean=own.p_clean * 1.01)
+    wrong = trace(model, prompt, corrupted, scoring=Scoring(accepted=["Lima"]))
+    scoring = Scoring(accepted=[own.answer_text], min_p_clean=own.p_clean * 1.01)
+    unsure = trace(model, prompt, corrupted, scoring=scoring)
     assert (wrong.correct, unsure.correct) == (False, True)
     for result in (wrong, unsure):
         assert result.p_clean == own.p_clean and result.answer_text == own.answer_text
@@ -360,12 +365,10 @@ def test_windows(rule, window, expected):
         (dict(window_rule="left"), "window_rule is unknown: 'left'"),
         (dict(kinds=("mlp", "mpl")), "kinds is unknown: 'mpl'"),
         (dict(kinds=()), "kinds is empty"),
-        (dict(method="fast"), "method is unknown: 'fast'; use 'packed', 'rows', 'plain'"),
-        (dict(answer_score="last"), "answer_score is unknown"),
+        (dict(execution=Execution("fast")), "method is unknown: 'fast'; use 'packed', 'rows', 'plain'"),
         (dict(positions=("subject",)), "positions names the unknown role 'subject'"),
         (dict(positions=(1000,)), "positions holds 1000"),
         (dict(positions=()), "positions names no token"),
-        (dict(max_packed_tokens=0), "max_packed_tokens must be at least 1"),
         (dict(answer="  "), "answer '' has no tokens"),
     ],
 )
@@ -375,6 +378,14 @@ def test_mistakes_end_in_a_sentence(settings, sentence):
     with pytest.raises(TraceError, match=sentence) as error:
         trace(model, prompt, corrupt(model, prompt, visual_replacement="Sri Lanka"), **settings)
     assert str(error.value).count("\n") == 0 and str(error.value).endswith(".")
+
+
+def test_mistakes_in_grouped_options_end_in_a_sentence():
+    with pytest.raises(TraceError, match="answer_score is unknown: 'last'"):
+        Scoring("last")
+    for n in (0, -5):
+        with pytest.raises(TraceError, match=f"max_packed_tokens must be at least 1, not {n}"):
+            Execution(max_packed_tokens=n)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from planted import QUESTIONS
 
+from interventions.engine.windows import Execution
 from interventions.prompts.corruption import corrupt
 from interventions.prompts.prompt import build_prompt
 from interventions.studies.conditions import Conditions
@@ -97,7 +98,7 @@ def test_every_method_sees_the_same_route(reader, attention):
     prompt = build_prompt(model, QUESTIONS[1], planted.flag("Peru"), visual_constraint="this country")
     corrupted = corrupt(model, prompt, visual_replacement=planted.REPLACEMENT)
     for method in ("packed", "rows", "plain"):
-        sites = trace(model, prompt, corrupted, window=3, method=method).to_frame()
+        sites = trace(model, prompt, corrupted, window=3, execution=Execution(method=method)).to_frame()
         sites.loc[sites["position"] == prompt.constraint[-1], "role"] = "constraint_last"
         check(sites, expected(1, 2, 4, 3, reader="last" if reader == AROUND else "constraint_last"))
 

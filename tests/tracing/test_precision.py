@@ -11,6 +11,7 @@ from sites import early, sites, study_of
 
 from interventions.claims.common import checks_sentence
 from interventions.claims.precision import precision_claims, precision_numbers, precision_sentence, precision_table
+from interventions.engine.windows import Execution
 from interventions.errors import ParameterError
 from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
 from interventions.studies.loop import RunOptions
@@ -57,7 +58,8 @@ def test_every_run_is_the_trace_of_its_type_and_method(traced, model, halves, it
         for own, method in [(half, "packed"), (half, "plain"), (model, "float32")]:
             prompt = clean_prompt(own, item, Conditions())
             corrupted = corrupted_prompt(own, item, prompt, Conditions())
-            frame = trace(own, prompt, corrupted, method=None if method == "float32" else method).to_frame().dropna()
+            execution = Execution(method=None if method == "float32" else method)
+            frame = trace(own, prompt, corrupted, execution=execution).to_frame().dropna()
             cells = found[(found["id"] == item.id) & (found["dtype"] == dtype)]
             cells = cells[cells["method"] == ("rows" if method == "float32" else method)]
             both = cells.merge(frame, on=["kind", "position", "layer"], suffixes=("", "_traced"))

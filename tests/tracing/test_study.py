@@ -134,9 +134,9 @@ def test_window_rule_can_be_chosen(model, items, tmp_path):
 def test_it_runs_where_the_model_was_loaded_to_run(model, items, tmp_path, monkeypatch):
     asked = []
 
-    def watched(*arguments, remote, **options):
-        asked.append(remote)
-        return trace(*arguments, remote=remote, **options)
+    def watched(*arguments, execution, **options):
+        asked.append(execution.remote)
+        return trace(*arguments, execution=execution, **options)
 
     monkeypatch.setattr(module, "trace", watched)
     far = renamed(model, revision="r1")
