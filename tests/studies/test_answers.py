@@ -15,6 +15,7 @@ from interventions.attention.knockout import attention_knockout
 from interventions.attention.study import attention_study
 from interventions.editing.items import wrong_items
 from interventions.editing.optimized_value import OPTIMIZERS, optimize_value
+from interventions.engine import runs
 from interventions.engine.runs import own_answer
 from interventions.engine.windows import Execution
 from interventions.errors import TraceError
@@ -25,7 +26,6 @@ from interventions.studies.answers import item_answer
 from interventions.studies.loop import RunOptions
 from interventions.testbed import Item, TestBed
 from interventions.testbed.answers import accuracy, is_right
-from interventions.tracing import restoration
 from interventions.tracing.causal_trace import Scoring, trace
 from interventions.tracing.study import trace_study
 from tests.models.test_load_checks import CHATML, with_chat
@@ -60,7 +60,7 @@ def deciding(words, answer: str, shift: float = 4.0):
     model = tiny.build(words=words)
     prompt = ask(model)
     corrupted = corrupt(model, prompt, visual_replacement="Sri Lanka")
-    forced, (token,) = restoration.scored_part(answer_tokens(model, prompt, answer), model.blank_ids, sequence=False)
+    forced, (token,) = runs.scored_part(answer_tokens(model, prompt, answer), model.blank_ids, sequence=False)
     clean, other = (
         model.module.model(
             input_ids=torch.cat([ids, torch.tensor(forced, dtype=torch.long)])[None], **prompt.image_inputs
@@ -83,16 +83,16 @@ def test_the_scored_token_can_be_seen(form, answer):
     ids = answer_tokens(model, ask(model), answer)
     pieces, visible = LLAMA[answer]
     assert model.tokenizer.convert_ids_to_tokens(ids)[: len(pieces)] == pieces
-    forced, scored = restoration.scored_part(ids, model.blank_ids, sequence=False)
+    forced, scored = runs.scored_part(ids, model.blank_ids, sequence=False)
     assert model.tokenizer.convert_ids_to_tokens(scored) == [visible]
     assert model.decode(forced) == "" and model.decode(ids) == answer
-    assert restoration.scored_part(ids, model.blank_ids, sequence=True) == ([], ids)
+    assert runs.scored_part(ids, model.blank_ids, sequence=True) == ([], ids)
 
 
 def test_a_byte_of_a_character_is_no_blank():
     model = tiny.build(words=llama_tokenizer("new"))
     ids = answer_tokens(model, ask(model), MULTI_BYTE)
-    _, scored = restoration.scored_part(ids, model.blank_ids, sequence=False)
+    _, scored = runs.scored_part(ids, model.blank_ids, sequence=False)
     assert model.tokenizer.convert_ids_to_tokens(scored)[0] == f"<0x{MULTI_BYTE.encode()[0]:02X}>"
 
 
@@ -100,12 +100,12 @@ def test_a_byte_of_a_character_is_no_blank():
 def test_byte_level_tokenizers_keep_the_space_with_the_word(answer):
     model = tiny.build("phi", "siglip", words=phi_tokenizer())
     ids = answer_tokens(model, ask(model), answer)
-    forced, scored = restoration.scored_part(ids, model.blank_ids, sequence=False)
+    forced, scored = runs.scored_part(ids, model.blank_ids, sequence=False)
     assert forced == [] and scored == ids[:1] and model.decode(ids) == answer
 
 
 def test_an_answer_of_nothing_but_blanks_is_scored_by_its_last():
-    assert restoration.scored_part([7, 8], (7, 8), sequence=False) == ([7], [8])
+    assert runs.scored_part([7, 8], (7, 8), sequence=False) == ([7], [8])
 
 
 @pytest.mark.parametrize(

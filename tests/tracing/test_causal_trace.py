@@ -12,6 +12,7 @@ import torch
 from answering import speaking
 from tiny import ask
 
+from interventions.engine import runs
 from interventions.engine.windows import Execution, window_spans
 from interventions.errors import TraceError
 from interventions.prompts.corruption import corrupt, noise
@@ -105,7 +106,7 @@ def oracle(model, prompt, corrupted, result):
         draws = [
             {
                 ("input", 0): partial(
-                    add, noise=restoration.embedding_noise(request, *[clean["input", 0]] * 2, s)
+                    add, noise=runs.embedding_noise(request, *[clean["input", 0]] * 2, s)
                 )
             }
             for s in range(recipe.samples)
@@ -277,13 +278,13 @@ def test_noise_is_as_large_as_the_embeddings_it_disturbs():
     embeddings = torch.randn(1, 6, 4000, generator=torch.Generator().manual_seed(0)) + 5
     embeddings[:, 1:3] *= 10
     request = {"clean_ids": ids, "image_token_id": 3, "first": 1, "noise": ((1, 2, 4), 3.0, 2, 7)}
-    one, two = (restoration.embedding_noise(request, embeddings, embeddings[:, 1:], n)[0] for n in range(2))
+    one, two = (runs.embedding_noise(request, embeddings, embeddings[:, 1:], n)[0] for n in range(2))
     assert one.shape == embeddings[0, 1:].shape
     assert one[[0, 1]].std().item() == pytest.approx(3 * embeddings[0, [1, 2]].std().item(), rel=0.05)
     assert one[3].std().item() == pytest.approx(3 * embeddings[0, 4].std().item(), rel=0.05)
     assert (one[[2, 4]] == 0).all()
     assert not torch.equal(one[0], one[1]) and not torch.equal(one, two)
-    again = restoration.embedding_noise(request, embeddings, embeddings[:, 1:], 0)[0]
+    again = runs.embedding_noise(request, embeddings, embeddings[:, 1:], 0)[0]
     assert torch.equal(one, again)
 
 
