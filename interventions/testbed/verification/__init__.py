@@ -1,1 +1,1 @@
-"""People accept or correct constraints; how well they agree, and the test bed that comes of it."""
+"""People accept or correct constraints; agreement between them, and the test bed with their decisions."""

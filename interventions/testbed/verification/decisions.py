@@ -1,8 +1,8 @@
-"""What people decide about the items of a test bed: a log that only grows, and what stands in it.
+"""The log of what people decide about the items of a test bed. It only grows.
 
-One line of `decisions.jsonl` is one decision. A line is written at the end of the file in one call, under a lock, and
-is on the disk before the next key is taken. So two people may write at once (on a network drive without locks, give
-each a log of their own and join the files), and a crash costs at most the line that was being written.
+A line of `decisions.jsonl` is one decision. It is appended in one call, under a lock, and is on the disk before the
+next key is read. So several people may write at once (on a network drive without locks, give each person a log and join
+the files), and a crash costs at most one line.
 """
 
 from __future__ import annotations
@@ -25,30 +25,35 @@ ACTIONS = ("accept", "correct", "reject")
 
 @dataclass(frozen=True)
 class Decision:
-    """One line of the log. The phrases are those of the item as the person left them."""
+    """One line of the log, with the phrases of the item as the person left them."""
 
     item: str  # its id
-    question_sha256: str  # a decision counts only for the wording it was made on
+    question_sha256: str  # a decision counts only for this wording
     annotator: str
-    action: str  # "accept" | "correct" | "reject", or "undo": the person's last decision on the item no longer counts
+    action: str  # "accept" | "correct" | "reject", or "undo", which cancels the person's last decision on the item
     visual_constraint: str = ""
     text_constraint: str | None = None
-    visual_replacement: str | None = None  # None: not written by this person; "": taken away
+    visual_replacement: str | None = None  # None: not written by this person; "": removed
     text_replacement: str | None = None
     comment: str = ""
-    blind: bool = True  # made without a look at what others decided: agreement counts no other
+    blind: bool = True  # made without seeing what others decided; agreement counts only these
     time: str = ""  # UTC
 
     def is_on(self, item: Item) -> bool:
-        """Was it made on the item's question as it is now?"""
+        """Return whether it was made on the current wording of the item's question."""
         return self.question_sha256 == _sha256(item.question)
 
 
 class DecisionLog:
-    """The decisions in a file, which need not be there yet; `refresh` reads what others appended since.
+    """The decisions in a file, which need not exist yet. `refresh` reads what others appended.
 
-    unreadable: the numbers of lines that hold no decision (cut off by a crash, or written by hand). They are passed
-    over. Raises `TestBedError` where the file cannot be read or written.
+    Attributes:
+        path: the file.
+        unreadable: the numbers of lines without a decision (cut off by a crash, or written by hand), which are
+            skipped.
+
+    Raises:
+        TestBedError: the file cannot be read or written.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -57,10 +62,10 @@ class DecisionLog:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read what was appended since, by anybody."""
+        """Read what anybody appended since the last time."""
         try:
             with self.path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size < self._read:  # another file by now
+                if os.fstat(file.fileno()).st_size < self._read:  # the file was replaced
                     self._forget()
                 file.seek(self._read)
                 data = file.read()
@@ -69,7 +74,7 @@ class DecisionLog:
             return
         except OSError as error:
             raise TestBedError(f"{self.path} cannot be read ({first_line(error)}).") from error
-        whole = data[: data.rfind(b"\n") + 1]  # the rest is being written, or was cut off
+        whole = data[: data.rfind(b"\n") + 1]  # the rest is incomplete
         self._read += len(whole)
         for line in whole.splitlines():
             self._lines += 1
@@ -81,11 +86,11 @@ class DecisionLog:
 
     @property
     def annotators(self) -> tuple[str, ...]:
-        """Whoever has a decision that stands."""
+        """The people with a valid decision."""
         return tuple(sorted({decision.annotator for decision in self._standing}))
 
     def standing(self, *, blind: bool = False) -> dict[str, dict[str, Decision]]:
-        """The last decision of each person on each item: item id -> annotator -> decision. blind: the last such."""
+        """Return the last decision of each person on each item: item id -> annotator -> decision. blind: only these."""
         found: dict[str, dict[str, Decision]] = {}
         for decision in self._standing:
             if decision.blind or not blind:
@@ -93,17 +98,25 @@ class DecisionLog:
         return found
 
     def decided(self, annotator: str) -> list[str]:
-        """The items of a person's decisions that were not undone, in the order of the decisions."""
+        """Return the ids of the items on which a person decided, in that order, without undone decisions."""
         return [decision.item for decision in self._standing if decision.annotator == annotator]
 
     def decide(
         self, item: Item, annotator: str, action: str, *, visual_replacement: str | None = None,
         text_replacement: str | None = None, comment: str = "", blind: bool = True,
     ) -> Decision:
-        """Append a decision on an item, whose constraints are already as the person wants them; returns it.
+        """Append a decision and return it.
 
-        action: one of ACTIONS; replacements: None unless the person wrote them. Raises `TestBedError` for an action
-        or a name that is none, and for constraints that cannot be accepted; then nothing is written.
+        Args:
+            item: the item, with the constraints that the person wants.
+            annotator: the name of the person.
+            action: one of ACTIONS.
+            visual_replacement, text_replacement: None unless the person wrote them.
+            comment: of the person.
+            blind: whether the person has not seen what others decided.
+
+        Raises:
+            TestBedError: the action, the name or the constraints cannot be used. Nothing is written.
         """
         if action not in ACTIONS:
             raise TestBedError(f"action cannot be {quoted(action)}: use {', '.join(map(repr, ACTIONS))}.")
@@ -116,15 +129,15 @@ class DecisionLog:
         ))
 
     def undo(self, annotator: str, item_id: str) -> Decision:
-        """Append that the person's last decision on an item no longer counts, but the one before it, if any."""
+        """Cancel the person's last decision on an item, so that the one before it counts, if any."""
         last = self.standing().get(item_id, {}).get(annotator)
         if last is None:
-            raise TestBedError(f"Nothing to undo: no decision of {quoted(annotator)} on item {quoted(item_id)} stands.")
+            raise TestBedError(f"Nothing to undo: {quoted(annotator)} has no decision on item {quoted(item_id)}.")
         return self._append(Decision(item_id, last.question_sha256, annotator, "undo"))
 
     def _append(self, decision: Decision) -> Decision:
         if not decision.annotator.strip():
-            raise TestBedError("annotator must be a name: decisions are told apart by it.")
+            raise TestBedError("annotator must be a name.")
         decision = replace(decision, time=datetime.now(UTC).isoformat(timespec="seconds"))
         append_lines(self.path, [asdict(decision)])
         self.refresh()
@@ -146,13 +159,13 @@ class DecisionLog:
 
 
 def default_log(testbed: TestBed) -> Path:
-    """Where a test bed's decisions go: into its folder, for the embedded one into `results/`."""
+    """Return the path of a test bed's log: in its folder, for the embedded one in `results/`."""
     return (Path("results") if testbed.directory == EMBEDDED.resolve() else testbed.directory) / LOG
 
 
 def spans_problem(item: Item) -> str:
-    """Why the item's constraints cannot be traced, as the end of a sentence; empty if they can."""
-    return "" if item.visual_constraint else "its visual constraint is not marked"  # the rest the item itself refuses
+    """Return why the item's constraints cannot be traced, as the end of a sentence, or ""."""
+    return "" if item.visual_constraint else "its visual constraint is not marked"  # an item refuses the rest itself
 
 
 def _parsed(line: bytes) -> Decision | None:

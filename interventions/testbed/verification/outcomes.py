@@ -1,4 +1,4 @@
-"""What the decisions of people make of a test bed: the outcome of every item, and the test bed written anew."""
+"""Apply the decisions of people to a test bed: the outcome of every item, and the new test bed."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ OUTCOMES = ("accepted", "corrected", "rejected", "disputed", "stale", "undecided
 
 
 def outcomes(testbed: TestBed, log: DecisionLog, *, prefer: str = "") -> pd.DataFrame:
-    """What the decisions make of every item: id, part, outcome (one of OUTCOMES), annotators, reason.
+    """Return the outcome of every item: id, part, outcome (one of OUTCOMES), annotators, reason.
 
-    Where people disagree the item is disputed, unless `prefer` names one of them. Stale: all decisions on it were made
-    on another wording of the question.
+    An item is disputed where people disagree, unless `prefer` names one of them. It is stale if all decisions on it
+    were made on another wording of the question.
     """
     return pd.DataFrame(
         [(item.id, item.part, outcome, ", ".join(people), reason)
@@ -38,13 +38,23 @@ def outcomes(testbed: TestBed, log: DecisionLog, *, prefer: str = "") -> pd.Data
 def apply_decisions(
     testbed: TestBed, log: DecisionLog, *, prefer: str = "", only_verified: bool = False
 ) -> dict[str, int]:
-    """Write the test bed (all of it, whatever was selected) as people decided; returns counts of all its items.
+    """Write the decisions into the test bed: all of it, even if `testbed` is a selection.
 
-    Accepted items get the constraints that were accepted, corrected ones those of the correction (and without
-    paraphrases that lack them), rejected ones are set aside; the others stay as they are, or are set aside too
-    (only_verified). What is set aside is kept in `set_aside.jsonl`: a rejected item comes back with another decision on
-    it, and one that only_verified took out when decisions are next applied without that, decided on or not.
-    Raises `TestBedError` where nobody has decided anything, or nothing would be left.
+    Accepted and corrected items get the constraints of the decision and lose paraphrases without them. Rejected items
+    are set aside in `set_aside.jsonl`; a new decision brings them back. The others stay as they are.
+
+    Args:
+        testbed: the test bed.
+        log: the decisions.
+        prefer: whose decision counts where people disagree.
+        only_verified: set aside all items that are neither accepted nor corrected. They come back when decisions are
+            applied without it.
+
+    Returns:
+        Counts of all items: by outcome, kept, set aside, and the paraphrases left out.
+
+    Raises:
+        TestBedError: there is no decision, or nothing would be left.
     """
     must_be_writable(testbed)
     testbed = load_testbed(testbed.directory)
@@ -76,17 +86,17 @@ def apply_decisions(
 
 
 def summary(counts: Mapping[str, int]) -> str:
-    """What `apply_decisions` returned, as it is printed: outcomes add up to the items, and so do kept and set aside."""
-    told = " + ".join(f"{counts[name]} {name}" for name in OUTCOMES)
+    """Return the counts of `apply_decisions` as text. The outcomes add up to the items, as do kept and set aside."""
+    outcomes = " + ".join(f"{counts[name]} {name}" for name in OUTCOMES)
     lost, where = counts["paraphrases left out"], f" (in {SET_ASIDE})" if counts["set aside"] else ""
     return (
-        f"{told} = {counts['items']} items\n{counts['kept']} kept + {counts['set aside']} set aside{where}"
+        f"{outcomes} = {counts['items']} items\n{counts['kept']} kept + {counts['set aside']} set aside{where}"
         + (f"\n{lost} paraphrases without the corrected constraint left out" if lost else "")
     )
 
 
 def with_set_aside(testbed: TestBed) -> TestBed:
-    """The test bed and, after its own items, those that decisions took out of it before."""
+    """Return the test bed with the items that were set aside, after its own."""
     rows, path = {item.id: item for item in testbed}, testbed.directory / SET_ASIDE
     aside: dict[str, Item] = {}
     for line in path.read_bytes().splitlines() if path.exists() else ():
@@ -95,13 +105,13 @@ def with_set_aside(testbed: TestBed) -> TestBed:
             image = row["image"] and testbed.directory / row["image"]
             lists = {name: tuple(row[name]) for name in ("answers", "paraphrases", "annotations")}
             aside[row["id"]] = Item(**row | lists | {"image": image})
-        except (ValueError, TypeError, KeyError, RecursionError):  # cut off by a crash: the row is still in the table
+        except (ValueError, TypeError, KeyError, RecursionError):  # a line cut off: its item is in the table
             continue
     return replace(testbed, items=(*testbed, *(item for item in aside.values() if item.id not in rows)))
 
 
 def as_decided(item: Item, decisions: Iterable[Decision]) -> Item:
-    """The item as these decisions want it, which agree with one another and do not reject it."""
+    """Return the item with the phrases of these decisions, which agree and do not reject it."""
     decisions = list(decisions)
     item = item.with_constraints(decisions[0].visual_constraint, decisions[0].text_constraint)
     for decision in decisions:
@@ -113,7 +123,7 @@ def as_decided(item: Item, decisions: Iterable[Decision]) -> Item:
 
 
 def disagree(decisions: Iterable[Decision]) -> bool:
-    """Do decisions on one item differ: in whether it is good, in a constraint, or in a replacement that was written?"""
+    """Return whether decisions on an item differ in the verdict, a constraint or a written replacement."""
     decisions = list(decisions)
     if len({decision.action == "reject" for decision in decisions}) > 1:
         return True
@@ -125,7 +135,7 @@ def disagree(decisions: Iterable[Decision]) -> bool:
 
 
 def _verdicts(testbed: TestBed, log: DecisionLog, prefer: str) -> list[tuple[Item, str, Item, tuple[str, ...], str]]:
-    """Of every item: the item, its outcome, what becomes of it, who decided, and why it is rejected."""
+    """For every item: the item, its outcome, the item as decided, who decided, and why it is rejected."""
     if prefer and prefer not in log.annotators:
         people = ", ".join(log.annotators) or "nobody"
         raise TestBedError(f"prefer cannot be {quoted(prefer)}: the log has decisions of {people}.")

@@ -1,21 +1,22 @@
-"""One person's round through a test bed: what is shown of an item, and what becomes of a key.
+"""One person's round through a test bed: what the screen shows of an item, and what each key does.
 
-All of it is here, and none in the browser: `VerifyWidget` draws `Verification.state()` and passes keys to `press`.
-What a person marks or writes is a draft until it is accepted or rejected; only then it is in the log.
+The browser holds no state: `VerifyWidget` draws `Verification.state()` and passes keys to `press`. What a person marks
+or writes is a draft until the person accepts or rejects it; then it is in the log.
 """
 
 from __future__ import annotations
 
+import itertools
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ...errors import TestBedError
-from ...text import normalize, quoted
-from ..phrases import needs_image
+from ...text import constraint_spans, normalize, overlap, quoted
+from ..phrases import contiguity_problem, needs_image, noun_phrase_problem, trim
 from ..schema import Item, TestBed
 from .decisions import Decision, DecisionLog
-from .marking import ShownPhrases, mark, pieces, replaced
 from .outcomes import as_decided, disagree
 
 ONLY = ("all", "undecided", "disputed")
@@ -23,18 +24,44 @@ DONE = {"accept": "Accepted", "correct": "Corrected", "reject": "Rejected"}
 _FIELDS = ("visual_replacement", "text_replacement", "comment")
 
 
-class Verification:
-    """The items that one person goes through, and the log into which the decisions go.
+Pieces = list[tuple[str, str]]
 
-    only: "all" items, those "undecided" by this person, or those "disputed" (and then what others decided is shown,
-    and the decisions do not count as blind). Raises `TestBedError` for another value or an empty name.
+
+@dataclass(frozen=True)
+class ShownPhrases:
+    """The phrases of an item as the screen shows them; a missing one is empty."""
+
+    visual_constraint: str
+    text_constraint: str
+    visual_replacement: str
+    text_replacement: str
+    comment: str = ""
+
+    @classmethod
+    def of(cls, item: Item, comment: str = "") -> ShownPhrases:
+        texts = (item.visual_constraint, item.text_constraint, item.visual_replacement, item.text_replacement)
+        return cls(*(text or "" for text in texts), comment)
+
+
+class Verification:
+    """The round of one person through items, with the log of the decisions.
+
+    Args:
+        testbed: the items.
+        log: where the decisions go.
+        annotator: the name of the person.
+        only: "all" items, those "undecided" by this person, or those "disputed". For disputed items the screen shows
+            what others decided, and the decisions do not count as blind.
+
+    Raises:
+        TestBedError: `only` has another value, or the name is empty.
     """
 
     def __init__(self, testbed: TestBed, log: DecisionLog, annotator: str, *, only: str = "all") -> None:
         if only not in ONLY:
             raise TestBedError(f"only cannot be {quoted(only)}: use {', '.join(map(repr, ONLY))}.")
         if not annotator.strip():
-            raise TestBedError("annotator must be a name: decisions are told apart by it.")
+            raise TestBedError("annotator must be a name.")
         self.log, self.annotator, self.blind = log, annotator.strip(), only != "disputed"
         log.refresh()
         standing = log.standing()
@@ -47,24 +74,26 @@ class Verification:
         self.position = 0
         self.message = ("", "")  # its kind: "problem", "warning", "done"; one sentence
         self._drafts: dict[str, ShownPhrases] = {}
-        self._warned: tuple | None = None  # what will be done if it is asked for once more
+        self._warned: tuple | None = None  # what a second press will do
         if self.items and self._is_done(self.items[0], standing):
             self._advance()
 
     @property
     def item(self) -> Item:
-        """The item shown. There is none where nothing is left to decide: `items` is empty then."""
+        """The item on the screen. There is none if `items` is empty."""
         return self.items[self.position]
 
     def press(
         self, action: str, item: str, *, selection: Sequence[int] | None = None,
         fields: Mapping[str, str] | None = None,
     ) -> None:
-        """Do what a key asks for; `message` says what came of it.
+        """Do what a key asks for, and set `message` to the result.
 
-        action: accept, reject, visual, text, clear, undo, back, next, or edit (nothing but the fields). item: the id of
-        the item that was on the screen; if another is shown by now, nothing is done. selection: the first and the last
-        selected of `state()["pieces"]`. fields: what stands in the text fields.
+        Args:
+            action: accept, reject, visual, text, clear, undo, back, next, or edit (only the fields).
+            item: the id of the item on the screen. If it is not the current one, nothing is done.
+            selection: the first and the last selected index of `state()["pieces"]`.
+            fields: the contents of the text fields.
         """
         actions = {
             "accept": self._accept, "reject": self._reject, "undo": self._undo, "clear": self._clear,
@@ -82,11 +111,11 @@ class Verification:
             self.message = ("problem", str(error))
 
     def state(self) -> dict:
-        """What is to be drawn, as JSON has it.
+        """Return what the screen shows, as JSON.
 
-        pieces: the question as [text, role], words and what is between them; role is "visual", "text" or "". replaced:
-        by role, the question with that constraint replaced, likewise in pieces. The other fields are named as they are
-        labelled on the screen.
+        "pieces" is the question as [text, role]: words and what is between them; role is "visual", "text" or "".
+        "replaced" has, by role, the pieces of the question with that constraint replaced. The other fields are named
+        as on the screen.
         """
         standing, (kind, text) = self.log.standing(), self.message
         state = {
@@ -106,7 +135,7 @@ class Verification:
             "decisions": [] if self.blind else [_told(d) for name, d in valid.items() if name != self.annotator],
         }
 
-    # What keys do
+    # The keys
 
     def _mark(self, role: str, selection: Sequence[int] | None) -> None:
         marks, doubt = mark(self.item.question, self._draft, role, selection)
@@ -137,7 +166,7 @@ class Verification:
 
     def _undo(self) -> None:
         if self._drafts.pop(self.item.id, None):
-            self.message = ("done", "What was changed here and not accepted is dropped.")
+            self.message = ("done", "The changes that were not accepted are dropped.")
             return
         places = {item.id: place for place, item in enumerate(self.items)}
         mine = [name for name in self.log.decided(self.annotator) if name in places]
@@ -146,7 +175,7 @@ class Verification:
         self.position = places[mine[-1]]
         marks = self._stored()
         self.log.undo(self.annotator, mine[-1])
-        self._draft = marks  # as it was before the key: what was marked is not lost
+        self._draft = marks  # the marks stay as a draft
         self.message = ("done", f"The decision on question {self.position + 1} is undone.")
 
     def _move(self, step: int) -> None:
@@ -163,7 +192,7 @@ class Verification:
         left = self._advance()
         self.message = ("done", f"{DONE[action]} question {place}." + ("" if left else " All are decided."))
 
-    # Where things stand
+    # The state
 
     @property
     def _draft(self) -> ShownPhrases:
@@ -177,27 +206,27 @@ class Verification:
             self._drafts[self.item.id] = draft
 
     def _stored(self) -> ShownPhrases:
-        """The item as the person decided, or as it is."""
+        """The item as the person decided, or as it is in the test bed."""
         own = _valid(self.item, self.log.standing()).get(self.annotator)
         return ShownPhrases.of(as_decided(self.item, [own]), own.comment) if own else ShownPhrases.of(self.item)
 
     def _corrections(self) -> dict[str, str]:
-        """The phrases of the draft that are not the item's."""
+        """The phrases of the draft that differ from the item."""
         before, now = vars(ShownPhrases.of(self.item)), vars(self._draft)
         return {name: now[name] for name in before if name != "comment" and now[name] != before[name]}
 
     def _is_done(self, item: Item, standing: dict) -> bool:
-        """Decided by this person; among disputed items: since the others' decisions were seen."""
+        """Whether this person decided; for disputed items, after seeing what others decided."""
         own = _valid(item, standing).get(self.annotator)
         return own is not None and (self.blind or not own.blind)
 
     def _others(self, standing: dict) -> dict[str, int]:
-        """By name, how many of these items each of the others decided."""
+        """How many of these items each of the others decided, by name."""
         names = Counter(name for item in self.items for name in _valid(item, standing))
         return {name: n for name, n in sorted(names.items()) if name != self.annotator}
 
     def _advance(self) -> int:
-        """Go to the next item that is to be decided, from the end to the beginning; returns how many there are."""
+        """Go to the next undecided item, after the last one to the first. Return how many there are."""
         standing = self.log.standing()
         left = [place for place, item in enumerate(self.items) if not self._is_done(item, standing)]
         if left:
@@ -205,7 +234,7 @@ class Verification:
         return len(left)
 
     def _warns(self, asked: tuple, sentence: str, key: str) -> bool:
-        """Warn the first time that something is asked for; False, the second time."""
+        """Warn the first time that a person asks for something. The second time return False."""
         if self._warned == asked:
             self._warned = None
             return False
@@ -213,7 +242,71 @@ class Verification:
         return True
 
 
-_STALE = "Your decision on it was made on another wording of the question and no longer counts."
+def pieces(question: str, marks: ShownPhrases) -> Pieces:
+    """Return the question as (text, role): its words and what is between them. role is "visual", "text" or ""."""
+    question, found, place = normalize(question), [], 0
+    spans = constraint_spans(question, marks.visual_constraint, marks.text_constraint)
+    for _, letters in itertools.groupby(question, key=_kind):
+        text = "".join(letters)
+        role = next((role for role, span in spans.items() if overlap(span, (place, place + len(text)))), "")
+        found.append((text, role))
+        place += len(text)
+    return found
+
+
+def replaced(question: str, marks: ShownPhrases) -> dict[str, Pieces]:
+    """Return, by role, the question as (text, role) with that constraint replaced, if it has a replacement."""
+    question, found = normalize(question), {}
+    for role, (begin, end) in constraint_spans(question, marks.visual_constraint, marks.text_constraint).items():
+        replacement = getattr(marks, f"{role}_replacement")
+        if replacement:
+            found[role] = [(question[:begin], ""), (replacement, role), (question[end:], "")]
+    return found
+
+
+def mark(question: str, marks: ShownPhrases, role: str, selection: Sequence[int] | None) -> tuple[ShownPhrases, str]:
+    """Return the marks with the selected words as a constraint, and a doubt about the words ("" without one).
+
+    Punctuation and a possessive at the ends are left out.
+
+    Args:
+        question: the question.
+        marks: the marks so far.
+        role: "visual" or "text".
+        selection: the first and the last selected index of `pieces`, or None.
+
+    Raises:
+        TestBedError: the words cannot be marked. The message is for the person.
+    """
+    question = normalize(question)
+    texts = [text for text, _ in pieces(question, marks)]
+    first, last = selection or (0, -1)
+    phrase = trim("".join(texts[first : last + 1]))[0]
+    if not phrase:
+        raise TestBedError("Select words of the question first: click a word, or drag over several.")
+    if role == "text" and not marks.visual_constraint:
+        raise TestBedError("Mark the visual constraint (v) before the text constraint.")
+    problem = contiguity_problem(question, phrase)
+    if problem:
+        raise TestBedError(f"“{phrase}” cannot be marked: {problem}.")
+    marks = replace(marks, **{f"{role}_constraint": phrase})
+    spans = constraint_spans(question, marks.visual_constraint, marks.text_constraint)
+    begin = question.index(phrase, len("".join(texts[:first])))
+    if spans[role] != (begin, begin + len(phrase)):
+        which = "first" if role == "visual" else "last"
+        raise TestBedError(f"“{phrase}” occurs twice, and tracing uses the {which} one: select more words.")
+    if "text" in spans and overlap(spans["visual"], spans["text"]):
+        other, remedy = ("text", "clear that (x)") if role == "visual" else ("visual", "mark that again (v)")
+        raise TestBedError(f"“{phrase}” overlaps the {other} constraint: {remedy} first.")
+    return marks, noun_phrase_problem(question, phrase)
+
+
+def _kind(letter: str) -> str:
+    """The class of a letter: letters, their marks and digits form words; other characters stand with the same one."""
+    return "word" if unicodedata.category(letter)[0] in "LMN" else letter
+
+
+_STALE = "You decided on another wording of the question, so the decision no longer counts."
 
 
 def _valid(item: Item, standing: Mapping[str, Mapping[str, Decision]]) -> dict[str, Decision]:

@@ -1,6 +1,6 @@
-"""The widget of notebooks/verify.ipynb: draws a `Verification` in the browser and takes its keys and its mouse.
+"""The widget of notebooks/verify.ipynb: draws a `Verification` in the browser and reads keys and mouse.
 
-An anywidget: its JavaScript and its style are the two files beside this one, sent with it; nothing is fetched.
+An anywidget: its JavaScript and its style are the two files beside this one. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from ..images import small_image
 from ..schema import Item
 from .rounds import Verification
 
-LARGEST = 1024  # pixels of a side that are sent
+LARGEST = 1024  # pixels a side of a sent image
 
 
 class VerifyWidget(anywidget.AnyWidget):
-    """One person's round, drawn. Where there is no browser it does nothing."""
+    """The screen of one person's round. It does nothing without a browser."""
 
     _esm = Path(__file__).with_name("widget.js")
     _css = Path(__file__).with_name("widget.css")
     state = traitlets.Dict().tag(sync=True)  # of the `Verification`, with `answered` and `image_problem`
-    image = traitlets.Bytes().tag(sync=True)  # JPEG; empty where there is none
+    image = traitlets.Bytes().tag(sync=True)  # JPEG; empty without an image
 
     def __init__(self, verification: Verification) -> None:
         super().__init__()
         self.verification = verification
-        self._drawn, self._problem = None, ""  # the item whose image is there, and what is wrong with that
+        self._drawn, self._problem = None, ""  # the item of the image, and its problem
         self.on_msg(self._receive)
         self._draw()
 
@@ -44,7 +44,7 @@ class VerifyWidget(anywidget.AnyWidget):
         self._draw(number)
 
     def _draw(self, answered: int = 0) -> None:
-        """answered: the number of the browser's message, so that it knows that it was heard."""
+        """Draw the state. answered: the number of the browser's message."""
         item = self.verification.item if self.verification.items else None
         with self.hold_sync():
             if item != self._drawn:
@@ -54,7 +54,7 @@ class VerifyWidget(anywidget.AnyWidget):
 
 
 def picture(item: Item) -> tuple[bytes, str]:
-    """An item's image as JPEG, at most LARGEST pixels a side; or no bytes, and in a sentence why there are none."""
+    """Return an item's image as JPEG, at most LARGEST pixels a side, or no bytes and a sentence that says why."""
     if item.image is None:
         return b"", "This question has no image."
     try:
