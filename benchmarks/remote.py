@@ -1,4 +1,4 @@
-"""What a server costs beside this machine: seconds, requests and bytes of a question, and questions a second.
+"""What a server costs beside this machine: seconds, requests and bytes of a question.
 
     make ndif && export NDIF_HOST=… NDIF_API_KEY=… && make bench-remote
 
@@ -9,8 +9,6 @@ sandbox.
 
 from __future__ import annotations
 
-import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -20,14 +18,10 @@ from interventions import attention_contributions, attention_knockout, edit_fact
 from interventions.editing.edit import apply_edits
 from interventions.progress import TRAFFIC
 from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
-from interventions.studies.loop import RunOptions
-from interventions.tracing.study import trace_study
 
 from .measure import save, spread, timed
 
 QUESTIONS, REPEATS = 8, 3
-CONCURRENCY = (1, 4, 8)
-MANY = 32  # questions of a measurement of throughput
 
 
 def interventions_of(local, items) -> dict[str, Callable]:
@@ -73,22 +67,9 @@ def per_question(local, remote, items) -> dict[str, dict]:
     return rows
 
 
-def throughput(items) -> dict[int, float]:
-    """Questions in flight -> questions traced a second, after a first one that is not counted."""
-    found = {}
-    for n in CONCURRENCY:
-        model = load_model("mini", remote=True, concurrency=n)
-        with tempfile.TemporaryDirectory() as directory:
-            trace_study(model, list(items)[:1], run=RunOptions(results_dir=f"{directory}/first"))
-            began = time.perf_counter()
-            trace_study(model, items, run=RunOptions(results_dir=f"{directory}/all"))
-            found[n] = len(items) / (time.perf_counter() - began)
-    return found
-
-
 def main() -> None:
     local, remote = load_model("mini"), load_model("mini", remote=True)
-    bed = load_testbed("embedded").select(["known"], constraints="single", limit=MANY)
+    bed = load_testbed("embedded").select(["known"], constraints="single", limit=32)
     items, kind = list(bed)[:QUESTIONS], "sandboxed" if remote.server.sandboxed else "trusted"
     print("\n".join(remote.server.answers))
     print(f"\n{'intervention':16}{'s here':>8}{'s there':>9}{'ratio':>7}{'requests':>10}{'kB up':>8}{'kB down':>9}"
@@ -101,12 +82,6 @@ def main() -> None:
         numbers[f"{prefix}/ratio_local"] = row["ratio"]
         for quantity in ("requests", "kB up", "kB down"):
             numbers[f"{prefix}/{quantity.replace(' ', '_')}"] = spread([row[quantity]])
-    rates = throughput(bed)
-    print(f"\n{'in flight':>10}{'questions a second':>20}{'times one':>11}")
-    for n, rate in rates.items():
-        print(f"{n:10}{rate:20.2f}{rate / rates[1]:11.2f}")
-        if n > 1:
-            numbers[f"remote/{kind}/throughput_{n}_over_1"] = spread([rate / rates[1]])
     save(numbers)
 
 

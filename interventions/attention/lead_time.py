@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import platform
 import time
@@ -46,8 +45,7 @@ def lead_time(
             "repeats": REPEATS,
             "machine": [device_of(model), _hardware(model), torch.get_num_threads()],
         }
-        alone, warm = copy.copy(model), []
-        alone.concurrency = 1  # another question at the same time would take its share
+        warm = []
 
         def enough(entry: QuestionResult) -> bool:
             if not entry.reason:
@@ -55,7 +53,7 @@ def lead_time(
             return len(ratios) == limit
 
         question_loop(
-            alone, items, partial(_time, model, layers, protocol, remote, warm), key=key, purpose=("time", "timed"),
+            model, items, partial(_time, model, layers, protocol, remote, warm), key=key, purpose=("time", "timed"),
             run=RunOptions(results_dir, label="lead time"), allow_none=True, stop_when=enough,
         )
     value, low, high = bootstrap_interval(ratios)

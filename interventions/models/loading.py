@@ -19,7 +19,7 @@ from .server import Server, preflight
 
 def load_model(
     name: str = "mini", *, remote: bool | str = False, revision: str | None = None, dtype=None, device_map=None,
-    attn_implementation=None, prompt: str | None = None, concurrency: int = 1,
+    attn_implementation=None, prompt: str | None = None,
 ) -> VisionLanguageModel:
     """Load a model by alias ("mini", "mini-free", "mini-text", "mini-bunny"), directory or Hub id.
 
@@ -32,7 +32,6 @@ def load_model(
         model's numbers; None = float32 for small models, the checkpoint's own for large ones.
     device_map, attn_implementation: as in `from_pretrained`.
     prompt: the chat format, see `chat_format`; None = that of the family, or the checkpoint's own.
-    concurrency: with remote=True, questions that an experiment lets wait for the server at a time.
     Results are stored under the checkpoint's revision. Weights that are changed in place afterwards keep it, so that
     stored results of the old weights would be taken for theirs: set `model.revision = "in-memory"` after such a change
     (nothing stored is used then), save the model and load it again, or use `merged`.
@@ -44,11 +43,6 @@ def load_model(
     revision = None if revision == "main" else revision  # the same, and servers know models by no revision
     if remote is True and dtype in QUANTIZATIONS:
         raise ModelError(f"dtype {dtype!r} is for the server to choose, which holds the weights: leave it out.")
-    if type(concurrency) is not int or concurrency < 1 or (concurrency > 1 and remote is not True):
-        raise ModelError(
-            f"concurrency must be a whole number, at least 1, and 1 without remote=True, not {concurrency}: it counts "
-            "the questions that wait for a server at a time."
-        )
     if remote is not True:
         check_device_map(device_map)
     if revision and digest:
@@ -95,8 +89,7 @@ def load_model(
     server = _as_on_server(traced, str(name), dtype, attn_implementation) if remote is True else None
     commit = digest or getattr(config, "_commit_hash", None) or revision or "unknown"
     return VisionLanguageModel(
-        traced, processor, name=str(name), revision=commit, remote=remote, prompt=prompt, server=server,
-        concurrency=concurrency,
+        traced, processor, name=str(name), revision=commit, remote=remote, prompt=prompt, server=server
     )
 
 

@@ -33,18 +33,17 @@ class VisionLanguageModel:
     revision: what identifies the weights (sha256 of local files with configuration and tokenizer,
         commit on the Hub, "in-memory" otherwise).
     remote: the default of every intervention's `remote` argument (True | False | "local").
-    server: of a remote model, what `preflight.preflight` found; concurrency: how many questions may wait for it at a
-        time in an experiment.
+    server: of a remote model, what `preflight.preflight` found.
     prompt: the chat format with `{question}` and, if multimodal, `<image>`.
     """
 
     def __init__(
         self, traced, processor, *, name: str, revision: str, remote: bool | str = False, prompt: str | None = None,
-        server: Server | None = None, concurrency: int = 1,
+        server: Server | None = None,
     ):
         self.traced, self.processor, self.name = traced, processor, name
         self.revision, self.remote = revision, remote
-        self.server, self.concurrency = server, concurrency
+        self.server = server
         self.edits, self.unedited = (), None  # see `edit.apply_edits`
         self.config = traced._module.config
         self.family = family_row(self.config, name)

@@ -19,7 +19,6 @@ import httpx
 
 from ..errors import InternalError, JobFailed, KeyRefused, NothingThere, RequestRefused, ServerUnreachable
 from ..progress import TRAFFIC, tell
-from .turns import others_turn, rest
 
 BACK_OFF = 1.0  # seconds before the first repetition; doubled each time, and spread by half
 _LIMITS = httpx.Timeout(10.0, read=60.0, write=120.0)
@@ -106,7 +105,7 @@ def waiting_out(once: Callable[[], httpx.Response], longest: float) -> httpx.Res
 
 def pause(attempt: int) -> None:
     """Back off before the n-th repetition; spread, so that many clients of one server do not come back together."""
-    rest(min(60.0, BACK_OFF * 2 ** min(attempt - 1, 10)) * _SPREAD.uniform(0.5, 1.5))
+    time.sleep(min(60.0, BACK_OFF * 2 ** min(attempt - 1, 10)) * _SPREAD.uniform(0.5, 1.5))
 
 
 def send(method: str, path: str, **content) -> httpx.Response:
@@ -127,8 +126,7 @@ def send(method: str, path: str, **content) -> httpx.Response:
     if not _client:
         _client.append(httpx.Client(timeout=_LIMITS))
     try:
-        with others_turn():
-            response = _client[0].request(method, address, headers=headers, auth=login, **content)
+        response = _client[0].request(method, address, headers=headers, auth=login, **content)
     except (httpx.TransportError, httpx.InvalidURL, OSError) as error:
         why = without_key(str(error)) or type(error).__name__
         remedy = "check NDIF_HOST, and that it is running" if ours else (

@@ -24,7 +24,6 @@ from nnsight.util import to_import_path
 from ..errors import JobFailed, NothingThere, NotServed, ServerUnreachable
 from ..progress import TRAFFIC, tell
 from .http import get, host, no_ndif, patience, pause, send, shown, waiting_out, without_key
-from .turns import rest
 
 SUBMISSIONS = 4  # of one job, before it is given up
 FIRST_POLL, LAST_POLL = 0.01, 2.0  # seconds between two questions after a job; a tenth of its age between them
@@ -101,7 +100,7 @@ class Job(Backend):
         began = heard = time.monotonic()
         news, said, longest = "", "no news", patience()
         while True:
-            rest(min(LAST_POLL, max(FIRST_POLL, (time.monotonic() - began) / 10)))
+            time.sleep(min(LAST_POLL, max(FIRST_POLL, (time.monotonic() - began) / 10)))
             asked = time.monotonic()
             try:
                 text = get(f"/response/{job}", patient=True).text

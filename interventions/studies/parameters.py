@@ -100,7 +100,6 @@ class Parameters(NotebookParameters):
     device_map: str = ""
     prompt: str = ""
     remote: bool = False
-    concurrency: int = 1
     protocol: str = "paper"
     results_dir: str = ""
     record_path: str = ""
@@ -119,12 +118,6 @@ class Parameters(NotebookParameters):
         at_least("limit", self.limit, 0, "0 means all questions")
         at_least("seed", self.seed, 0, "it starts the sampling of questions")
         one_of("protocol", self.protocol, PROTOCOLS)
-        at_least("concurrency", self.concurrency, 1, "it counts the questions that wait for a server at a time")
-        if self.concurrency > 1 and not self.remote:
-            raise ParameterError(
-                f"Parameter 'concurrency' is {self.concurrency}, but nothing runs on a server: add -p remote True, or "
-                "leave it out."
-            )
         self.check_paths()
 
     def check_paths(self) -> None:
@@ -163,7 +156,7 @@ class Parameters(NotebookParameters):
             own["prompt"] = self.prompt or None
         return named(
             parameter, ModelError, load_model, name or getattr(self, parameter), remote=self.remote,
-            concurrency=self.concurrency, dtype=self.dtype or None, device_map=self.device_map or None, **own,
+            dtype=self.dtype or None, device_map=self.device_map or None, **own,
         )
 
     def select(self, testbed: TestBed) -> TestBed:

@@ -2,14 +2,13 @@
 
 import json
 import platform
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import tiny
 import torch
 
-from benchmarks import attention, editing, measure, remote, standard, testbed, tracing
+from benchmarks import attention, editing, measure, standard, testbed, tracing
 from benchmarks.subjects import TOKENS, Subject, llava_shape, long_text
 from benchmarks.ways import WAYS, Task
 from interventions.prompts.corruption import corrupt
@@ -95,19 +94,6 @@ def test_a_system_that_does_not_list_its_processor_is_asked_for_its_name(tmp_pat
     monkeypatch.setattr(measure, "CPUINFO", tmp_path / "none")  # as on macOS
     monkeypatch.setattr(platform, "processor", lambda: "arm")
     assert measure.machine()["cpu"] == "arm"
-
-
-def test_a_throughput_leaves_the_first_question_out_and_is_saved_over_one(monkeypatch):
-    asked, saved = [], {}
-    server = SimpleNamespace(sandboxed=False, answers=[])
-    monkeypatch.setattr(remote, "load_model", lambda *_, **given: SimpleNamespace(server=server, **given))
-    monkeypatch.setattr(remote, "trace_study", lambda _, items, results_dir: asked.append((len(items), results_dir)))
-    monkeypatch.setattr(remote, "per_question", lambda *_: {})
-    monkeypatch.setattr(remote, "save", saved.update)
-    remote.main()
-    assert [n for n, _ in asked] == [1, remote.MANY] * len(remote.CONCURRENCY)
-    assert len({folder for _, folder in asked}) == len(asked)  # nothing is found there already
-    assert saved.keys() == {f"remote/trusted/throughput_{n}_over_1" for n in (4, 8)}
 
 
 def test_an_import_that_is_not_as_it_must_be_ends_the_benchmark():

@@ -51,7 +51,7 @@ def run(executed, ask_as, tmp_path, few_to_edit):
         if (name, where) not in executed:
             if where != "here":
                 ask_as(where)
-                given = {"remote": "true", "concurrency": 3} | given
+                given = {"remote": "true"} | given
             if name in EDITING:
                 given = {"testbed": str(few_to_edit), "unrelated": 2} | given
             out = tmp_path / where
@@ -68,7 +68,7 @@ def test_all_notebooks_are_here():
 
 @pytest.mark.parametrize("name", FEW)
 def test_the_notebook_runs_remotely(run, name):
-    """At a concurrency of 3; its record tells the server, and what went there."""
+    """Its record tells the server, and what went there."""
     path = run(name, "trusted")
     record = read_record(path)
     assert record["parameters"]["remote"] is True and not noise_on_stderr(path)
@@ -105,7 +105,7 @@ def test_a_sandbox_gives_the_same_numbers(run):
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_no_server_can_do_is_refused(run, name):
     with pytest.raises(Exception, match=REFUSED[name]):
-        run(name, "trusted", concurrency=1)
+        run(name, "trusted")
 
 
 @pytest.mark.parametrize("name", EDITING)

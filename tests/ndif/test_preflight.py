@@ -11,11 +11,11 @@ from interventions.models import server as preflight
 
 
 def test_the_answers(kind, here):
-    model = load_model("mini", remote=True, concurrency=2)
+    model = load_model("mini", remote=True)
     server = model.server
     assert server.sandboxed == (kind == "sandboxed")
     assert (server.dtype, server.device, server.attention) == (torch.float32, "cpu", "sdpa")
-    assert model.dtype == torch.float32 and model.attention == "sdpa" and model.concurrency == 2
+    assert model.dtype == torch.float32 and model.attention == "sdpa"
     assert server.versions["nnsight"] == importlib.metadata.version("nnsight")
     assert model.key() == here.key() | {"remote": True}  # nothing stored of one is taken for the other's
     topics = [answer.partition(":")[0] for answer in server.answers]

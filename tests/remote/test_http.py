@@ -246,15 +246,11 @@ def test_a_model_is_known_by_its_directory_or_id():
     assert asked == [1]  # not before every request
 
 
-def test_remote_and_concurrency_as_parameters():
-    assert Fig3Parameters.from_notebook({"remote": "true", "concurrency": 4}).remote is True
+def test_remote_as_a_parameter():
+    assert Fig3Parameters.from_notebook({"remote": "true"}).remote is True
     assert Fig3Parameters.from_notebook({"remote": "false"}).remote is False
-    with pytest.raises(ParameterError, match="'concurrency' is 4, but nothing runs on a server"):
+    with pytest.raises(ParameterError, match="concurrency"):  # a parameter of earlier versions
         Fig3Parameters.from_notebook({"concurrency": 4})
-    with pytest.raises(ParameterError, match="'concurrency' must be at least 1"):
-        Fig3Parameters.from_notebook({"concurrency": 0, "remote": True})
-    with pytest.raises(ModelError, match=r"concurrency must be a whole number, at least 1, .* not 2"):
-        load_model("mini", concurrency=2)
 
 
 def test_a_model_that_was_loaded_here_does_not_run_there():

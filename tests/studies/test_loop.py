@@ -25,7 +25,7 @@ from interventions.studies.loop import RunOptions, question_loop
 from interventions.testbed import Item, TestBedError
 
 MODEL = SimpleNamespace(
-    name="none", is_multimodal=True, concurrency=1, device="cpu", server=None, key=lambda: {"model": "none"}
+    name="none", is_multimodal=True, device="cpu", server=None, key=lambda: {"model": "none"}
 )
 
 
@@ -157,13 +157,6 @@ def test_a_mistake_in_the_package_is_no_fault_of_a_question(error, tmp_path):
 def test_who_interrupts_a_run_is_not_told_of_questions(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         asked(failing_at_the_second(KeyboardInterrupt()), tmp_path)
-
-
-@pytest.mark.parametrize("error", [OSError("gone"), KeyError("layer")])
-def test_several_at_a_time_stop_alike(error, tmp_path, monkeypatch):
-    monkeypatch.setattr(MODEL, "concurrency", 3)
-    with pytest.raises((RunStopped, KeyError)):
-        asked(failing_at_the_second(error), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["file", "file/deeper", "/proc/1/results"])

@@ -362,11 +362,10 @@ def test_the_name_that_a_text_only_model_is_asked_about_is_in_the_key(tmp_path, 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_how_a_study_runs_is_not_in_its_key(stores, tmp_path, monkeypatch, experiment):
-    """Several at a time, a folder that has moved, and another day's versions and commit compute nothing anew."""
+    """A folder that has moved, and another day's versions and commit compute nothing anew."""
     store, unchanged = stores[experiment]
     world = World(tmp_path / "elsewhere")
     world.model = renamed(MODELS["plain"], revision="r1")
-    world.model.concurrency = 3
     monkeypatch.setattr(results, "computing", lambda device: {"commit": "another"})
     monkeypatch.setattr(results.ResultStore, "_put", None)
     assert same(run(experiment, world, store), unchanged)
