@@ -96,7 +96,7 @@ setup: $(READY)  ## make .venv: locked packages, this package (editable), a Jupy
 
 $(READY): requirements.lock pyproject.toml
 	$(call environment,$(VENV),setup)
-	pip install --no-deps --editable .
+	pip install --editable '.[dev]' --constraint requirements.lock
 	python -m ipykernel install --prefix $(VENV) --name python3
 	touch $@
 
