@@ -1,7 +1,7 @@
-"""An explorer of single questions, for notebooks/explore.ipynb: trace, contributions, knock-outs and edits by hand.
+"""A widget that explores single questions in notebooks/explore.ipynb: traces, contributions, knock-outs and edits.
 
-`exploration.py` holds what is known of a question and the actions on it, with no widget; `work.py` runs an action in
-a thread, step by step; the other modules draw and take clicks. Needs the `explore` extra (ipywidgets, anywidget).
+`exploration.py` holds the state and the actions and needs no widget, `worker.py` runs an action in a thread, and the
+other modules draw and take input. Needs the `explore` extra (ipywidgets, anywidget).
 """
 
 from .exploration import Exploration

@@ -1,4 +1,4 @@
-"""The question as it stands in the form: from a test bed, changed by hand, or a person's own from the first word."""
+"""The question in the form: from a test bed, edited by hand, or written from scratch."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from ..testbed import Item, TestBedError
 from ..testbed.images import image_problem
 from ..testbed.phrases import FUNCTION_WORDS, phrase_problem, trim
 from ..text import find_phrase, normalize
-from .work import sentence
+from .worker import sentence
 
-OWN = "own"  # id and part of a question of one's own
-UNKNOWN = "?"  # an item must have an answer; where nobody gave one, none is ever compared with it
-PROBLEMS = (TestBedError, PromptError, Unusable)  # what is wrong with a question, in a sentence
-_POINTERS = re.compile(r"\b(?=((?:this|these|that|those)\b(?: [\w'’-]+){0,4}))", re.IGNORECASE)
+CUSTOM = "own"  # id and part of a user's own question
+NO_ANSWER = "?"  # stands for the answers of an item when the user gives none; nothing is compared with it
+DRAFT_ERRORS = (TestBedError, PromptError, Unusable)
+_DEMONSTRATIVES = re.compile(r"\b(?=((?:this|these|that|those)\b(?: [\w'’-]+){0,4}))", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Draft:
-    """The fields of the form; answers are separated by semicolons, and there may be none."""
+    """The fields of the form. `answers` are separated by semicolons and may be empty.
+
+    `item`, `prompt` and `corrupted` raise Unusable, PromptError or TestBedError with a sentence to show.
+    """
 
     question: str = ""
     image: Path | None = None
@@ -48,43 +51,58 @@ class Draft:
         return tuple(filter(None, map(str.strip, self.answers.split(";"))))
 
     def item(self) -> Item:
-        """The same as an item of a test bed. Raises Unusable, PromptError or TestBedError in a sentence."""
-        question = normalize(self.question)
-        for missing, remedy in (
-            (not question, "Write a question."),
-            (self.image is None, "Choose an image."),
-            (not self.visual_constraint.strip(), "Mark the visual constraint: the words that refer to the image."),
-        ):
-            if missing:
-                raise Unusable(remedy)
-        for name, last in (("visual_constraint", False), ("text_constraint", True)):
-            if getattr(self, name).strip():
-                find_phrase(question, getattr(self, name), name.replace("_", " "), last=last)
-        text = normalize(self.text_constraint)
+        """Return the draft as an item of a test bed."""
+        question, text = normalize(self.question), normalize(self.text_constraint)
+        if not question:
+            raise Unusable("Write a question.")
+        if self.image is None:
+            raise Unusable("Choose an image.")
+        if not self.visual_constraint.strip():
+            raise Unusable("Mark the visual constraint: the words that refer to the image.")
+        find_phrase(question, self.visual_constraint, "visual constraint", last=False)
+        if text:
+            find_phrase(question, self.text_constraint, "text constraint", last=True)
         return Item(
-            OWN, OWN, question, self.image, normalize(self.visual_constraint), normalize(self.visual_replacement),
-            text or None, (normalize(self.text_replacement) or None) if text else None, self.accepted or (UNKNOWN,),
+            CUSTOM, CUSTOM, question, self.image, normalize(self.visual_constraint), normalize(self.visual_replacement),
+            text or None, (normalize(self.text_replacement) or None) if text else None, self.accepted or (NO_ANSWER,),
         )
 
     def prompt(self, model, conditions: Conditions) -> Prompt:
-        """The clean prompt. Raises as `item` does."""
+        """Return the clean prompt."""
         return clean_prompt(model, self.item(), conditions)
 
     def corrupted(self, model, prompt: Prompt, conditions: Conditions) -> CorruptedPrompt:
-        """The corrupted prompt. Raises as `item` does."""
+        """Return the corrupted prompt."""
         return _corrupted(model, self.item(), prompt, conditions)
 
     def problem(self, model, conditions: Conditions | None) -> str:
-        """What is wrong with the question, in a sentence, or "". conditions: those of a trace, whose corruption must be
-        possible, too. It is asked at every key, so the image is looked at once, and left out of the prompts."""
+        """Return what is wrong with the question in one sentence, or "".
+
+        This runs at every keystroke, so the image is checked once and left out of the prompts.
+
+        Args:
+            model: The model that reads the question.
+            conditions: Those of a trace, to check its corruption too.
+        """
         try:
             item = replace(self.item(), image=None)
             prompt = clean_prompt(model, item, conditions or Conditions())
             if conditions is not None:
                 _corrupted(model, item, prompt, conditions)
-        except PROBLEMS as error:
+        except DRAFT_ERRORS as error:
             return sentence(error)
         return _unreadable(self.image)
+
+
+def suggestions(question: str) -> list[str]:
+    """Return candidates for the visual constraint: the shortest noun phrases that begin with a demonstrative."""
+    question, phrases = normalize(question), []
+    for match in _DEMONSTRATIVES.finditer(question):
+        first, *others = match[1].split()
+        words = list(takewhile(lambda word: word.lower() not in FUNCTION_WORDS, others))
+        candidates = [trim(" ".join((first, *words[:n])))[0] for n in range(1, len(words) + 1)] or [first]
+        phrases += [phrase for phrase in candidates if not phrase_problem(question, phrase)][:1]
+    return list(dict.fromkeys(phrases))
 
 
 @lru_cache(maxsize=64)
@@ -100,14 +118,3 @@ def _corrupted(model, item: Item, prompt: Prompt, conditions: Conditions) -> Cor
             if not getattr(item, f"{which}_replacement"):
                 raise Unusable(f"Write what replaces the {which} constraint in the corrupted question.")
     return corrupted_prompt(model, item, prompt, conditions)
-
-
-def suggestions(question: str) -> list[str]:
-    """Phrases that may be the visual constraint: the shortest whole noun phrases that point at something."""
-    question, found = normalize(question), []
-    for match in _POINTERS.finditer(question):
-        first, *others = match[1].split()
-        words = list(takewhile(lambda word: word.lower() not in FUNCTION_WORDS, others))
-        tried = [trim(" ".join((first, *words[:n])))[0] for n in range(1, len(words) + 1)] or [first]
-        found += [phrase for phrase in tried if not phrase_problem(question, phrase)][:1]
-    return list(dict.fromkeys(found))

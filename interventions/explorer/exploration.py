@@ -1,7 +1,7 @@
-"""What is known of one question on one model, and the actions that find it out; no widget.
+"""The state of an exploration (one model, one question, what was measured) and its actions, without widgets.
 
-Every action is a generator of `work.Step`s: run it to its end, `for step in exploration.trace(Settings()): ...`, or
-let `Work` run it in a thread. Its result is taken over at its end only, or not at all.
+Every action is a generator of `worker.Step`s. Iterate over it, `for step in exploration.trace(Settings()): ...`, or
+let a `Worker` run it in a thread. An action stores its result at its end, or not at all.
 """
 
 from __future__ import annotations
@@ -30,18 +30,93 @@ from ..tracing.causal_trace import KINDS, CausalTrace, Scoring, trace
 from ..tracing.examples import TracedQuestion, WorkedExample, example_at
 from ..tracing.study import shown_positions
 from .draft import Draft
-from .work import Step, Steps
+from .worker import Step, Steps
 
-PATIENCE = 1.0  # seconds that a piece of a trace should take: that long a person waits after Stop
+STOP_DELAY = 1.0  # seconds that one piece of a trace should take, so that Stop takes no longer
+READERS = ("constraint", "last")  # the tokens that read the image: the last one of the visual constraint, of the prompt
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a question is traced, see `trace` and `Conditions`."""
+
+    window: int = 3
+    kinds: tuple[str, ...] = KINDS
+    answer_score: str = "first_token"
+    conditions: Conditions = field(default_factory=Conditions)
+
+
+@dataclass(frozen=True)
+class TraceResult:
+    """A trace and the worked example of one of its sites.
+
+    Attributes:
+        best: (kind, position, layer) of the best site at the last token of the corrupted constraint.
+        example: The worked example of the site that is shown (`example.site`).
+    """
+
+    item: Item
+    prompt: Prompt
+    corrupted: CorruptedPrompt
+    settings: Settings
+    result: CausalTrace
+    best: tuple[str, int, int]
+    example: WorkedExample | None = None
+
+
+@dataclass(frozen=True)
+class ContributionResult:
+    """Contributions by layer.
+
+    Attributes:
+        view: What the model sees of the image, see `model.image_view`.
+        visual: By name of READERS, from each visual token to the reader [layers, visual tokens].
+        to_last: From each token of the constraint to the last token [layers, tokens].
+        tokens: The tokens of the constraint.
+    """
+
+    image: Path
+    view: str
+    visual: dict[str, np.ndarray]
+    to_last: np.ndarray
+    tokens: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class KnockoutResult:
+    """A knock-out of the layers `first` to `last`, and of all other windows of this width."""
+
+    result: AttentionKnockout
+    first: int
+    last: int
+
+    def p_blocked(self, flow: str) -> float:
+        """Return P(answer) with the flow blocked in these layers."""
+        center = self.first + self.result.window // 2
+        return float(self.result.p_blocked[self.result.flows.index(flow), center])
+
+
+@dataclass(frozen=True)
+class AnswerPair:
+    """A question about an image, and the answers of the unedited and the edited model."""
+
+    question: str
+    image: Path
+    unedited: str
+    edited: str
 
 
 class Exploration:
-    """One model, one question as it stands in a form (`draft`), and what was found out about it.
+    """One model, the question in the form (`draft`), and the results for it.
 
-    A trace has the chat format of its protocol, all else the model's own. A trace, contributions and knock-outs are of
-    the model without the edits.
-    loading: the arguments with which `load` loads another model, as of `load_model`. edits are in force in the order in
-    which they were made, each on those before it.
+    A trace uses the chat format of its protocol; everything else uses that of the model. Traces, contributions and
+    knock-outs run on the model without the edits.
+
+    Attributes:
+        model: The model as it was loaded; `edited` is the model with all edits applied.
+        edits: The edits in the order in which they were made, each on top of those before.
+        answers: The questions that both models were asked.
+        loading: The arguments of `load_model` for every other model.
     """
 
     def __init__(self, model: VisionLanguageModel, testbed: TestBed, **loading) -> None:
@@ -49,36 +124,31 @@ class Exploration:
         self._draft = Draft()
         self._use(model)
 
-    # What stands
-
     @property
     def draft(self) -> Draft:
         return self._draft
 
     @draft.setter
     def draft(self, draft: Draft) -> None:
-        """Another question: what was found out about the one before is gone."""
+        """Set another question and drop the results of the one before."""
         if draft != self._draft:
             self._draft = draft
-            self._forget()
+            self._drop_results()
 
     def problem(self, conditions: Conditions | None = None) -> str:
-        """Why nothing can be run on the question, in a sentence, or "". conditions: those of a trace, whose corruption
-        must be possible, too."""
+        """Return what is wrong with the question, or "". With `conditions`, a trace's corruption is checked too."""
         return self._draft.problem(self.model, conditions)
 
     def is_right(self, answer: str) -> bool | None:
-        """Whether an answer is accepted; None where nobody said what is."""
+        """Return whether an answer is accepted; None if the draft gives no answers."""
         accepted = self._draft.accepted
         return is_accepted(answer, accepted) if accepted else None
 
-    # Actions
-
     def load(self, name: str) -> Steps:
-        """Another model. Edits were made for the one before, and go with it."""
+        """Load another model and drop the edits, which were made for the one before."""
         yield Step(f"Loading {name}")
         model = load_model(name.strip(), **self.loading)
-        yield Step(f"Loading {name}")  # here, Stop still leaves everything as it was
+        yield Step(f"Loading {name}")  # Stop still works here
         self._use(model)
 
     def trace(self, settings: Settings) -> Steps:
@@ -87,82 +157,83 @@ class Exploration:
         prompt = self._draft.prompt(self.model, conditions)
         corrupted = self._draft.corrupted(self.model, prompt, conditions)
         result = yield from self._traced(settings, prompt, corrupted)
-        yield Step("Looking at the best site", 1, 1)
-        best = _best(result, prompt.positions(corrupted_roles(item, conditions)[0])[-1])
-        self.traced = self._with_example(Traced(item, prompt, corrupted, settings, result, best), best)
+        yield Step("Restoring the best site", 1, 1)
+        position = prompt.positions(corrupted_roles(item, conditions)[0])[-1]
+        at_token = result.restored[:, result.positions.index(position)]
+        kind, layer = np.unravel_index(at_token.argmax(), at_token.shape)
+        best = result.kinds[kind], position, int(layer)
+        self.trace_result = self._with_example(TraceResult(item, prompt, corrupted, settings, result, best), best)
 
     def restore(self, site: tuple[str, int, int]) -> Steps:
-        """What the model would say with another site (kind, position, layer) of the trace restored."""
+        """Restore another site (kind, position, layer) of the trace and see what the model says."""
         yield Step("Restoring the site")
-        self.traced = self._with_example(self.traced, site)
+        self.trace_result = self._with_example(self.trace_result, site)
 
-    def contribute(self) -> Steps:
-        """Contributions in all layers, of visual tokens and of the constraint."""
+    def compute_contributions(self) -> Steps:
+        """Compute the contributions of visual tokens and of the constraint in all layers."""
         yield Step("Computing contributions")
         prompt = self._draft.prompt(self.model, Conditions())
         if math.isqrt(len(prompt.visual)) ** 2 != len(prompt.visual):  # images in tiles
             raise AttentionError(
-                f"model {self.model.name!r} has {len(prompt.visual)} visual tokens of this image, which are no square "
-                "that could be drawn over it: use attention_contributions in Python."
+                f"model {self.model.name!r} has {len(prompt.visual)} visual tokens of this image, which do not form a "
+                "square to draw over it: use attention_contributions in Python."
             )
-        readers = dict(zip(READERS, (prompt.constraint[-1], prompt.last), strict=True))  # one token, if it ends there
-        found = attention_contributions(
+        readers = dict(zip(READERS, (prompt.constraint[-1], prompt.last), strict=True))  # may be one token
+        result = attention_contributions(
             self.model, prompt, queries=readers.values(), keys=(*prompt.visual, *prompt.constraint))
 
-        def norms(reader: int, read: tuple[int, ...]) -> np.ndarray:
-            return found.norms[:, found.queries.index(reader), np.isin(found.keys, read)]
+        def norms(reader: int, sources: tuple[int, ...]) -> np.ndarray:
+            return result.norms[:, result.queries.index(reader), np.isin(result.keys, sources)]
 
-        visual = {name: norms(position, prompt.visual) for name, position in readers.items()}
-        tokens = tuple(prompt.tokens[i] for i in prompt.constraint)
-        view, to_last = self.model.image_view(prompt.protocol), norms(prompt.last, prompt.constraint)
-        self.contributed = Contributed(self._draft.image, view, visual, to_last, tokens)
+        self.contributions = ContributionResult(
+            self._draft.image, self.model.image_view(prompt.protocol),
+            {name: norms(position, prompt.visual) for name, position in readers.items()},
+            norms(prompt.last, prompt.constraint), tuple(prompt.tokens[i] for i in prompt.constraint),
+        )
 
     def block(self, flows: tuple[str, ...], first: int, last: int) -> Steps:
-        """Block flows of `attention.FLOWS` in the layers first to last, and in every other window as wide."""
-        yield Step("Blocking the flow")
-        prompt = self._draft.prompt(self.model, Conditions())
-        chosen = {name: FLOWS[name] for name in flows}
-        found = attention_knockout(self.model, prompt, flows=chosen, window=last - first + 1)
-        self.blocked = Blocked(found, first, last)
+        """Block flows of `FLOWS` in the layers first to last, and in every other window of this width."""
+        yield Step("Blocking attention")
+        prompt, chosen = self._draft.prompt(self.model, Conditions()), {name: FLOWS[name] for name in flows}
+        result = attention_knockout(self.model, prompt, flows=chosen, window=last - first + 1)
+        self.knockout = KnockoutResult(result, first, last)
 
     def ask(self, question: str) -> Steps:
-        """Ask both the unedited and the edited model about the image."""
+        """Ask the unedited and the edited model a question about the image."""
         yield Step("Asking")
-        self.asked = (*self.asked, self._ask(question, self._draft.image, self.edited))
+        self.answers = (*self.answers, self._ask(question, self._draft.image, self.edited))
 
     def edit(self, target: str, layer: int) -> Steps:
-        """Make the edited model answer the question with `target`, and ask everything again."""
-        yield Step("Finding the value of the edit")
+        """Make the edited model answer the question with `target`, then ask all questions again."""
+        yield Step("Optimizing the edit")
         item, prompt = self._draft.item(), self._draft.prompt(self.model, Conditions())
         edit = edit_facts(self.edited, [(prompt, target)], layers=[layer])
-        asked = self.asked
-        if (item.question, item.image) not in {(one.question, one.image) for one in asked}:
-            asked = (*asked, BothAnswers(item.question, item.image, "", ""))
-        yield from self._with_edits((*self.edits, edit), asked)
+        answers = self.answers
+        if (item.question, item.image) not in {(pair.question, pair.image) for pair in answers}:
+            answers = (*answers, AnswerPair(item.question, item.image, "", ""))
+        yield from self._with_edits((*self.edits, edit), answers)
 
-    def undo(self, place: int) -> Steps:
-        """Take an edit back, and those made on top of it, and ask everything again."""
-        yield from self._with_edits(self.edits[:place], self.asked)
-
-    # How
+    def undo(self, index: int) -> Steps:
+        """Undo an edit and those made on top of it, then ask all questions again."""
+        yield from self._with_edits(self.edits[:index], self.answers)
 
     def _use(self, model: VisionLanguageModel) -> None:
         if not model.is_multimodal:
             raise ModelError(f"model {model.name!r} reads text only: choose one that sees images, such as mini.")
         self.model = self.edited = model
         self.edits: tuple[Edit, ...] = ()
-        self.asked: tuple[BothAnswers, ...] = ()
-        self._forget()
+        self.answers: tuple[AnswerPair, ...] = ()
+        self._drop_results()
 
-    def _forget(self) -> None:
-        self.traced: Traced | None = None
-        self.contributed: Contributed | None = None
-        self.blocked: Blocked | None = None
+    def _drop_results(self) -> None:
+        self.trace_result: TraceResult | None = None
+        self.contributions: ContributionResult | None = None
+        self.knockout: KnockoutResult | None = None
 
     def _traced(
         self, settings: Settings, prompt: Prompt, corrupted: CorruptedPrompt
     ) -> Generator[Step, None, CausalTrace]:
-        """A trace in pieces, each of more tokens than the one before while they are quick."""
+        """Trace in pieces, and double the number of tokens of a piece while pieces are fast."""
         positions = shown_positions(prompt)
         parts, done, size, answer = [], 0, 1, None
         while done < len(positions):
@@ -175,14 +246,14 @@ class Exploration:
             )
             parts.append(part)
             done, answer = done + size, part.answer_ids
-            size *= 2 if time.monotonic() - began < PATIENCE / 2 else 1
+            size *= 2 if time.monotonic() - began < STOP_DELAY / 2 else 1
         return replace(
             parts[0], positions=positions, tokens=tuple(prompt.tokens[i] for i in positions),
             roles=tuple(prompt.roles[i] for i in positions),
             restored=np.concatenate([part.restored for part in parts], axis=1),
         )
 
-    def _with_example(self, traced: Traced, site: tuple[str, int, int]) -> Traced:
+    def _with_example(self, traced: TraceResult, site: tuple[str, int, int]) -> TraceResult:
         result, settings = traced.result, traced.settings
         question = TracedQuestion(
             traced.item, traced.prompt, traced.corrupted, result.to_frame(), result.answer_text, result.answer_ids,
@@ -190,85 +261,14 @@ class Exploration:
         )
         return replace(traced, example=example_at(self.model, question, site))
 
-    def _with_edits(self, edits: tuple[Edit, ...], asked: tuple[BothAnswers, ...]) -> Steps:
+    def _with_edits(self, edits: tuple[Edit, ...], answers: tuple[AnswerPair, ...]) -> Steps:
         edited, again = apply_edits(self.model, edits), []
-        for place, one in enumerate(asked):
-            yield Step("Asking again", place, len(asked))
-            again.append(self._ask(one.question, one.image, edited, one.unedited))
-        self.edits, self.edited, self.asked = edits, edited, tuple(again)
+        for i, pair in enumerate(answers):
+            yield Step("Asking again", i, len(answers))
+            again.append(self._ask(pair.question, pair.image, edited, pair.unedited))
+        self.edits, self.edited, self.answers = edits, edited, tuple(again)
 
-    def _ask(self, question: str, image: Path, edited: VisionLanguageModel, unedited: str = "") -> BothAnswers:
+    def _ask(self, question: str, image: Path, edited: VisionLanguageModel, unedited: str = "") -> AnswerPair:
         unedited = unedited or self.model.generate_answer(image, question)
         answer = edited.generate_answer(image, question) if edited.edits else unedited
-        return BothAnswers(question, image, unedited, answer)
-
-
-def _best(result: CausalTrace, position: int) -> tuple[str, int, int]:
-    """The site with the largest P(restored) at a token: kind, position and layer."""
-    at_token = result.restored[:, result.positions.index(position)]
-    kind, layer = np.unravel_index(at_token.argmax(), at_token.shape)
-    return result.kinds[kind], position, int(layer)
-
-
-
-READERS = ("constraint", "last")  # of the image: the last token of the visual constraint, and of the prompt
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a question is traced, see `causal_trace.trace` and `Conditions`."""
-
-    window: int = 3
-    kinds: tuple[str, ...] = KINDS
-    answer_score: str = "first_token"
-    conditions: Conditions = field(default_factory=Conditions)
-
-
-@dataclass(frozen=True)
-class Traced:
-    """A trace, and the worked example of one of its sites (`example.site`; None until there is one). best: (kind,
-    position, layer) of the best site at the last token of the corrupted constraint."""
-
-    item: Item
-    prompt: Prompt
-    corrupted: CorruptedPrompt
-    settings: Settings
-    result: CausalTrace
-    best: tuple[str, int, int]
-    example: WorkedExample | None = None
-
-
-@dataclass(frozen=True)
-class Contributed:
-    """Contributions by layer: from each visual token to a reader ("constraint": its last token, or "last") [layers,
-    visual], and from each token of the constraint to the last token [layers, tokens]."""
-
-    image: Path
-    view: str  # what the model sees of it, see `model.image_view`
-    visual: dict[str, np.ndarray]
-    to_last: np.ndarray
-    tokens: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Blocked:
-    """A knock-out of the layers `first` to `last`, whose window is as wide as that."""
-
-    found: AttentionKnockout
-    first: int
-    last: int
-
-    def p_blocked(self, flow: str) -> float:
-        """P(answer) with the flow blocked in these layers."""
-        centre = self.first + self.found.window // 2
-        return float(self.found.p_blocked[self.found.flows.index(flow), centre])
-
-
-@dataclass(frozen=True)
-class BothAnswers:
-    """A question about an image, and what the model says without and with the edits."""
-
-    question: str
-    image: Path
-    unedited: str
-    edited: str
+        return AnswerPair(question, image, unedited, answer)

@@ -1,4 +1,4 @@
-"""The explorer as one widget: above the model and what runs, at the left the question, at the right what to do."""
+"""The explorer as one widget: the model and the status above, the question at the left, the actions at the right."""
 
 from __future__ import annotations
 
@@ -11,37 +11,38 @@ from ipywidgets import HTML, Combobox, HBox, Layout, Tab, VBox
 from ..models.checkpoints import ALIASES
 from ..models.model import VisionLanguageModel
 from ..testbed import TestBed
-from .edit_panel import EditPanel
 from .exploration import Exploration
 from .form import QuestionForm
-from .panels import ContributionsPanel, KnockoutPanel, TracePanel
-from .parts import LABEL, STYLE, button, paragraph
-from .work import Steps, Work
-
-SEEING = [name for name in ALIASES if name != "mini-text"]
+from .panels import ContributionsPanel, EditPanel, KnockoutPanel, TracePanel
+from .widgets import LABEL, STYLE, button, paragraph
+from .worker import Steps, Worker
 
 
 class Explorer(VBox):
-    """Display it in a cell. What it found out is in `exploration`; the last error in `work.error`.
+    """A widget to display in a cell.
 
-    loading: arguments of `load_model` for every model that is loaded from within it.
+    Attributes:
+        exploration: The model, the question and the results.
+        worker: The running action; `worker.error` is the last exception.
     """
 
     def __init__(self, model: VisionLanguageModel, testbed: TestBed, **loading) -> None:
-        self.exploration, self.work = Exploration(model, testbed, **loading), Work(self._refresh)
-        self._lock = threading.RLock()  # clicks come in one thread, results in another
-        self._name = Combobox(value=model.name, options=SEEING, description="Model", style=LABEL, ensure_option=False,
+        """`loading` holds the arguments of `load_model` for every model that is loaded in the explorer."""
+        self.exploration, self.worker = Exploration(model, testbed, **loading), Worker(self._refresh)
+        self._lock = threading.RLock()  # clicks and results come from different threads
+        self._name = Combobox(value=model.name, options=[name for name in ALIASES if name != "mini-text"],
+                              description="Model", style=LABEL, ensure_option=False,
                               placeholder="a directory or a Hub id", layout=Layout(width="420px"))
         self._load = button("Load", lambda: self.run("Load", self.exploration.load(self._name.value), self._show))
         self._model, self._status = HTML(), HTML()
-        self._stop = button("Stop", self.work.stop)
+        self._stop = button("Stop", self.worker.stop)
         self._stop.layout.flex = "0 0 auto"
-        self._form = QuestionForm(testbed, self._tell)
+        self._form = QuestionForm(testbed, lambda problem: self._changed("problem", problem))
         self._panels = (
             TracePanel(self.exploration, self.run, self._changed),
             ContributionsPanel(self.exploration, self.run),
             KnockoutPanel(self.exploration, self.run),
-            EditPanel(self.exploration, self.run, self._other_questions),
+            EditPanel(self.exploration, self.run, self._related_questions),
         )
         tabs = Tab([panel.box for panel in self._panels], titles=[panel.title for panel in self._panels],
                    layout=Layout(flex="1 1 560px", min_width="0"))
@@ -60,25 +61,21 @@ class Explorer(VBox):
         return f"This explorer needs JupyterLab; its model is {self.exploration.model.name!r}"
 
     def run(self, name: str, steps: Steps, then: Callable[[], None]) -> None:
-        """Start an action in a thread of its own, and show its result."""
-        self.work.start(name, steps, then)
+        """Start an action in a thread, and show its result with `then`."""
+        self.worker.start(name, steps, then)
         self._refresh()
 
-    def _changed(self) -> None:
-        """Another question stands in the form, or other settings of a trace."""
-        self.work.message = ("", "")
+    def _changed(self, kind: str = "", message: str = "") -> None:
+        """Replace the message of the last action after an input has changed."""
+        self.worker.message = (kind, message)
         self._refresh()
 
     def _show(self) -> None:
         for panel in self._panels:
             panel.show()
 
-    def _tell(self, problem: str) -> None:
-        self.work.message = ("problem", problem)
-        self._refresh()
-
-    def _other_questions(self) -> tuple[str, ...]:
-        """Paraphrases of the question that was picked, and the test bed's others about the same thing."""
+    def _related_questions(self) -> tuple[str, ...]:
+        """Paraphrases of the picked question, and other questions of the test bed about the same entity."""
         picked = self._form.picked
         if picked is None:
             return ()
@@ -86,29 +83,28 @@ class Explorer(VBox):
         return tuple(dict.fromkeys((*picked.paraphrases, *same)))
 
     def _refresh(self) -> None:
-        """What can be pressed now, and what is said. A question that was still being written when something was started
-        is looked at when that is over."""
+        """Update the status and what can be pressed. A question edited during an action is read when that ends."""
         with self._lock:
-            model, step, draft = self.exploration.model, self.work.step, self._form.draft
+            model, step, draft = self.exploration.model, self.worker.step, self._form.draft
             if step is None and draft != self.exploration.draft:
                 self.exploration.draft = draft
                 self._show()
             problem = "" if step else self.exploration.problem()
-            told = f"{model.name}: {model.n_layers} layers, {model.dtype} on {model.device}".replace("torch.", "")
-            self._model.value = paragraph(told, "faint")
-            self._status.value = status(self.work, problem)
+            text = f"{model.name}: {model.n_layers} layers, {model.dtype} on {model.device}".replace("torch.", "")
+            self._model.value = paragraph(text, "faint")
+            self._status.value = status(self.worker, problem)
             self._load.disabled = step is not None
-            self._stop.disabled = step is None or self.work.stopping
+            self._stop.disabled = step is None or self.worker.stopping
             self._form.enable(step is None)
             for panel in self._panels:
                 panel.enable(step is None and not problem)
 
 
-def status(work: Work, problem: str) -> str:
-    """HTML: what runs and how far it is, or what came of the last action, or what is wrong with the question."""
-    kind, text = work.message
-    if work.step is None:
+def status(worker: Worker, problem: str) -> str:
+    """Return the HTML of the progress, the outcome of the last action, or what is wrong with the question."""
+    (kind, text), step = worker.message, worker.step
+    if step is None:
         return paragraph(text, kind) or paragraph(problem, "problem") or paragraph("Ready.", "faint")
-    amount = f' value="{work.step.done}" max="{work.step.total}"' if work.step.total else ""
-    doing = escape(work.step.doing) + (f" ({work.step.done} of {work.step.total})" if work.step.total else "")
-    return f"<p><progress{amount}></progress>{'Stopping after this step: ' if work.stopping else ''}{doing}</p>"
+    amount = f' value="{step.done}" max="{step.total}"' if step.total else ""
+    doing = escape(step.doing) + (f" ({step.done} of {step.total})" if step.total else "")
+    return f"<p><progress{amount}></progress>{'Stopping after this step: ' if worker.stopping else ''}{doing}</p>"

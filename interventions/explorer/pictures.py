@@ -1,4 +1,4 @@
-"""The explorer's pictures as PNG, drawn in whatever thread has the result: one at a time, for pyplot has one state."""
+"""The pictures of the explorer as PNG. Actions draw in their own threads, so a lock protects the state of pyplot."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ from ..plots.style import (
 )
 from ..plots.words import token_label
 from ..testbed.images import small_image
-from .exploration import Blocked, Contributed, Traced
+from .exploration import ContributionResult, KnockoutResult, TraceResult
 
 DPI = 150
-LARGEST = 600  # pixels of a side of an image, as it is shown
+LARGEST = 600  # pixels of a side of a shown image
 _DRAWING = threading.RLock()
 
 
 def thumbnail(path: Path, side: int = LARGEST) -> bytes:
-    """An image as PNG, at most `side` pixels wide and high. Raises TestBedError if it cannot be read."""
+    """Return an image as PNG, at most `side` pixels wide and high; raise TestBedError if it cannot be read."""
     file = io.BytesIO()
     small_image(path, side).save(file, "PNG")
     return file.getvalue()
 
 
 class TracePicture:
-    """The worked example of a trace: png, and which site lies where in it."""
+    """The worked example of a trace as `png`, with the sites in it."""
 
-    def __init__(self, traced: Traced) -> None:
+    def __init__(self, traced: TraceResult) -> None:
         image, settings = small_image(traced.item.image, LARGEST), traced.settings
         self._traced, self._kinds = traced, kinds_of(traced.example.sites)
         with _DRAWING:
@@ -57,7 +57,7 @@ class TracePicture:
             self.png = _png(self._figure)
 
     def site_at(self, x: float, y: float) -> tuple[str, int, int] | None:
-        """The site (kind, position, layer) at a place, from the upper left (0, 0) to the lower right (1, 1)."""
+        """Return the site (kind, position, layer) at a place from (0, 0), the upper left, to (1, 1); None if none."""
         maps = [axis for axis in self._figure.axes if axis.collections and axis.get_label() != "<colorbar>"]
         for kind, axis in zip(self._kinds, maps, strict=True):
             box = axis.get_position()
@@ -69,20 +69,22 @@ class TracePicture:
         return None
 
 
-def contributions_png(found: Contributed, reader: str, layer: int) -> bytes:
-    """Contributions of the visual tokens over the image in one layer; their sum, and those to the last token, by layer.
+def contributions_png(result: ContributionResult, reader: str, layer: int) -> bytes:
+    """Draw the visual tokens' contributions over the image in one layer, their sum and the constraint's by layer.
 
-    reader: "constraint" or "last". Every layer has its own scale over the image. Raises ValueError if the visual tokens
-    fill no square.
+    Args:
+        result: The contributions; the visual tokens must form a square.
+        reader: The token that reads the image, "constraint" or "last".
+        layer: The layer over the image, which has its own color scale.
     """
     with _DRAWING:
-        return _png(_contributions(found, reader, layer))
+        return _png(_contributions(result, reader, layer))
 
 
-def knockout_png(blocked: Blocked) -> bytes:
-    """P(answer) with each flow blocked, by the window's centre; the window that was asked for is shaded."""
+def knockout_png(knockout: KnockoutResult) -> bytes:
+    """Draw P(answer) with each flow blocked, by the center of the window; the chosen window is shaded."""
     with _DRAWING:
-        return _png(_knockout(blocked))
+        return _png(_knockout(knockout))
 
 
 def _png(figure: Figure) -> bytes:
@@ -93,17 +95,17 @@ def _png(figure: Figure) -> bytes:
 
 
 @styled
-def _contributions(found: Contributed, reader: str, layer: int) -> Figure:
-    norms, names = found.visual[reader], [token_label(token) for token in found.tokens]
-    n_layers, last = len(norms), found.to_last
+def _contributions(result: ContributionResult, reader: str, layer: int) -> Figure:
+    norms, names = result.visual[reader], [token_label(token) for token in result.tokens]
+    n_layers, last = len(norms), result.to_last
     figure = plt.figure(figsize=(6.8, 3.1 + 0.125 * len(names)))
     left, right = figure.add_gridspec(1, 2, width_ratios=[1, 1.15])
     over = figure.add_subplot(left)
-    patches_over(over, small_image(found.image, LARGEST), norms[layer], view=found.view)
+    patches_over(over, small_image(result.image, LARGEST), norms[layer], view=result.view)
     over.set_anchor("C")
     over.set_title(f"visual tokens → {_reader(reader)}, layer {layer}")
-    told = f"largest ||a||: {norms[layer].max():.3g} here, {norms.max():.3g} in any layer"
-    over.text(0.5, -0.03, told, transform=over.transAxes, va="top", ha="center", fontsize=7, color=INK)
+    text = f"largest ||a||: {norms[layer].max():.3g} here, {norms.max():.3g} in any layer"
+    over.text(0.5, -0.03, text, transform=over.transAxes, va="top", ha="center", fontsize=7, color=INK)
 
     upper, lower = right.subgridspec(2, 1, height_ratios=[2.2, 0.5 + 0.25 * len(names)])
     bars = figure.add_subplot(upper)
@@ -134,29 +136,29 @@ def _contributions(found: Contributed, reader: str, layer: int) -> Figure:
 
 
 @styled
-def _knockout(blocked: Blocked) -> Figure:
-    found = blocked.found
+def _knockout(knockout: KnockoutResult) -> Figure:
+    result = knockout.result
     figure, axis = plt.subplots(figsize=(6.8, 2.7))
-    beyond = room_behind(len(found.layers))  # for "all"
-    axis.axhline(found.p_clean, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)), label="nothing blocked")
-    centre = blocked.first + found.window // 2
-    axis.axvspan(centre - 0.4, centre + 0.4, color="#ececec", zorder=0)
-    for place, flow in enumerate(found.flows):
-        colour, marker, line = FLOW_LOOKS[flow]
-        values = found.p_blocked[found.flows.index(flow)]
-        axis.plot(found.layers, values, line, color=colour, marker=marker, markersize=3.5, linewidth=1.2,
+    beyond = room_behind(len(result.layers))  # for "all"
+    axis.axhline(result.p_clean, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)), label="nothing blocked")
+    center = knockout.first + result.window // 2
+    axis.axvspan(center - 0.4, center + 0.4, color="#ececec", zorder=0)
+    for place, flow in enumerate(result.flows):
+        color, marker, line = FLOW_LOOKS[flow]
+        values = result.p_blocked[result.flows.index(flow)]
+        axis.plot(result.layers, values, line, color=color, marker=marker, markersize=3.5, linewidth=1.2,
                   label=arrow(flow))
-        x = len(found.layers) - 1 + beyond * (0.8 + 0.2 * place)
-        axis.plot([x], found.p_all_blocked[place], color=colour, marker=marker, markersize=4.5)
-    _layers(axis, len(found.layers))
-    ticks = [tick for tick in axis.get_xticks() if 0 <= tick < len(found.layers)]
-    all_layers = len(found.layers) - 1 + beyond
+        x = len(result.layers) - 1 + beyond * (0.8 + 0.2 * place)
+        axis.plot([x], result.p_all_blocked[place], color=color, marker=marker, markersize=4.5)
+    _layers(axis, len(result.layers))
+    ticks = [tick for tick in axis.get_xticks() if 0 <= tick < len(result.layers)]
+    all_layers = len(result.layers) - 1 + beyond
     axis.set_xticks([*ticks, all_layers], [*(f"{tick:.0f}" for tick in ticks), "all"])
     axis.set_xlim(-0.5, all_layers + 0.5 * beyond)
     axis.set_ylim(-0.03, 1.03)
     axis.set_ylabel("P(answer)")
-    axis.set_xlabel(f"{window_label(found.window)} (shaded: the one asked for; all: every layer at once)")
-    figure.legend(loc="outside upper center", ncols=len(found.flows) + 1, handlelength=3)
+    axis.set_xlabel(f"{window_label(result.window)} (shaded: the chosen one; all: every layer at once)")
+    figure.legend(loc="outside upper center", ncols=len(result.flows) + 1, handlelength=3)
     return figure
 
 

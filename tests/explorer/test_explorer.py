@@ -1,4 +1,4 @@
-"""The explorer's questions, actions and thread, without widgets. With them: test_explorer_widgets.py."""
+"""The explorer's questions, actions and thread, without widgets. With them: test_widgets.py."""
 
 import threading
 from pathlib import Path
@@ -18,7 +18,7 @@ from interventions.explorer.draft import Draft, suggestions
 from interventions.explorer.exploration import Settings
 from interventions.explorer.form import Picker
 from interventions.explorer.pictures import TracePicture, contributions_png, knockout_png
-from interventions.explorer.work import Step, Work
+from interventions.explorer.worker import Step, Worker
 from interventions.models.model import VisionLanguageModel
 from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
 from interventions.testbed import load_testbed, save_testbed
@@ -42,9 +42,9 @@ def bed(model, tmp_path_factory):
 
 @pytest.fixture
 def exploration(model, bed):
-    made = Exploration(model, bed)
-    made.draft = Draft.of(bed.items[0])
-    return made
+    exploration = Exploration(model, bed)
+    exploration.draft = Draft.of(bed.items[0])
+    return exploration
 
 
 def run(steps) -> list[Step]:
@@ -126,25 +126,25 @@ def test_the_picker_stays_on_its_question(bed):
     picker.choose(None, None, "nothing has these words")
     assert picker.item is None
     picker.move(1)
-    picker.draw()
+    picker.move_randomly()
 
 
 # Actions
 
 
-@pytest.mark.parametrize("patience", [0, 1000])  # a token at a time; ever more at a time
+@pytest.mark.parametrize("delay", [0, 1000])  # a token at a time; ever more at a time
 @pytest.mark.parametrize("settings", [
     Settings(),
     Settings(2, ("attention",), "sequence", Conditions("authors")),
     Settings(1, conditions=Conditions(corruption="standard", noise_samples=2)),
 ])
 @pytest.mark.parametrize("which", [0, 3])  # one constraint, two
-def test_a_trace_in_pieces_is_the_trace(model, bed, exploration, patience, settings, which, monkeypatch):
-    monkeypatch.setattr(exploration_module, "PATIENCE", patience)
+def test_a_trace_in_pieces_is_the_trace(model, bed, exploration, delay, settings, which, monkeypatch):
+    monkeypatch.setattr(exploration_module, "STOP_DELAY", delay)
     item, conditions = bed.items[which], settings.conditions
     exploration.draft = Draft.of(item)
     steps = run(exploration.trace(settings))
-    found = exploration.traced.result
+    found = exploration.trace_result.result
     prompt = clean_prompt(model, item, conditions)
     whole = trace(
         model, prompt, corrupted_prompt(model, item, prompt, conditions), window=settings.window, kinds=settings.kinds,
@@ -154,8 +154,8 @@ def test_a_trace_in_pieces_is_the_trace(model, bed, exploration, patience, setti
     np.testing.assert_allclose(found.restored, whole.restored, atol=1e-5, equal_nan=True)
     assert (found.positions, found.tokens, found.answer_ids) == (whole.positions, whole.tokens, whole.answer_ids)
     pieces = [step.done for step in steps if step.doing == "Tracing"]
-    assert len(pieces) == len(found.positions) if not patience else len(pieces) < len(found.positions)
-    kind, position, layer = exploration.traced.best
+    assert len(pieces) == len(found.positions) if not delay else len(pieces) < len(found.positions)
+    kind, position, layer = exploration.trace_result.best
     role = "text_constraint" if which and conditions.corrupted == "text" else "constraint"
     assert position == prompt.positions(role)[-1]
     at_token = whole.restored[:, whole.positions.index(position)]
@@ -164,12 +164,12 @@ def test_a_trace_in_pieces_is_the_trace(model, bed, exploration, patience, setti
 
 def test_what_is_said_with_a_site_restored_is_what_the_trace_found(model, bed, exploration):
     run(exploration.trace(Settings(window=2)))
-    result, picture = exploration.traced.result, TracePicture(exploration.traced)
+    result, picture = exploration.trace_result.result, TracePicture(exploration.trace_result)
     sites = {picture.site_at(x, y) for x in np.linspace(0, 1, 150) for y in np.linspace(0, 1, 150)} - {None}
     assert sites == {(kind, position, layer) for kind in result.kinds for position in result.positions
                      for layer in result.layers}
     prompt = clean_prompt(model, bed.items[0], Conditions())
-    first, shown = corrupted_prompt(model, bed.items[0], prompt, Conditions()).first_corrupted, exploration.traced
+    first, shown = corrupted_prompt(model, bed.items[0], prompt, Conditions()).first_corrupted, exploration.trace_result
     for kind, position, layer in sorted(sites):
         p = result.restored[result.kinds.index(kind), result.positions.index(position), layer]
         if position < first or np.isnan(p):
@@ -177,15 +177,15 @@ def test_what_is_said_with_a_site_restored_is_what_the_trace_found(model, bed, e
                 run(exploration.restore((kind, position, layer)))
             continue
         run(exploration.restore((kind, position, layer)))
-        assert exploration.traced.example.p_answer("restored") == pytest.approx(p, abs=1e-5)
-        assert exploration.traced.example.site["position"] == position
-    assert exploration.traced is not shown
+        assert exploration.trace_result.example.p_answer("restored") == pytest.approx(p, abs=1e-5)
+        assert exploration.trace_result.example.site["position"] == position
+    assert exploration.trace_result is not shown
 
 
 def test_contributions_and_knock_outs_are_those_of_the_package(model, exploration, bed):
     prompt = clean_prompt(model, bed.items[0], Conditions())
-    run(exploration.contribute())
-    found = exploration.contributed
+    run(exploration.compute_contributions())
+    found = exploration.contributions
     for reader, position in (("constraint", prompt.constraint[-1]), ("last", prompt.last)):
         expected = attention_contributions(model, prompt, queries=position, keys="visual").norms[:, 0]
         np.testing.assert_allclose(found.visual[reader], expected, rtol=1e-5)
@@ -200,8 +200,8 @@ def test_contributions_and_knock_outs_are_those_of_the_package(model, exploratio
             window = last - first + 1
             whole = attention_knockout(model, prompt, flows={flow: FLOWS[flow]}, window=window)
             place = window_spans(window, "centered", model.n_layers).index((first, last + 1))
-            assert exploration.blocked.p_blocked(flow) == pytest.approx(float(whole.p_blocked[0, place]), abs=1e-6)
-    assert knockout_png(exploration.blocked).startswith(b"\x89PNG")
+            assert exploration.knockout.p_blocked(flow) == pytest.approx(float(whole.p_blocked[0, place]), abs=1e-6)
+    assert knockout_png(exploration.knockout).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(("prompt", "question"), [
@@ -214,8 +214,8 @@ def test_any_order_of_image_and_question(model, bed, prompt, question):
     exploration = Exploration(model, bed)
     exploration.draft = Draft(**vars(Draft.of(bed.items[0])) | {"question": question})
     clean = exploration.draft.prompt(model, Conditions())
-    run(exploration.contribute())
-    found = exploration.contributed
+    run(exploration.compute_contributions())
+    found = exploration.contributions
     for reader, position in (("constraint", clean.constraint[-1]), ("last", clean.last)):
         expected = attention_contributions(model, clean, queries=position, keys="visual").norms[:, 0]
         np.testing.assert_allclose(found.visual[reader], expected, rtol=1e-5)
@@ -226,12 +226,12 @@ def test_any_order_of_image_and_question(model, bed, prompt, question):
     assert contributions_png(found, "last", 1).startswith(b"\x89PNG")
 
     run(exploration.trace(Settings()))
-    result = exploration.traced.result
+    result = exploration.trace_result.result
     assert [result.positions[i] for i, role in enumerate(result.roles) if role == "visual"] == [max(clean.visual)]
-    assert exploration.traced.best[1] == clean.constraint[-1]
-    whole = trace(model, clean, exploration.traced.corrupted, window=3, positions=result.positions)
+    assert exploration.trace_result.best[1] == clean.constraint[-1]
+    whole = trace(model, clean, exploration.trace_result.corrupted, window=3, positions=result.positions)
     np.testing.assert_allclose(result.restored, whole.restored, atol=1e-5, equal_nan=True)
-    assert TracePicture(exploration.traced).png.startswith(b"\x89PNG")
+    assert TracePicture(exploration.trace_result).png.startswith(b"\x89PNG")
 
 
 def test_edits_add_up_and_are_taken_back(bed):
@@ -239,59 +239,60 @@ def test_edits_add_up_and_are_taken_back(bed):
     exploration = Exploration(model, bed)
     exploration.draft = Draft.of(item)
     run(exploration.ask(item.question))
-    before = exploration.asked[0].unedited
-    assert exploration.asked[0].edited == before == model.generate_answer(item.image, item.question)
+    before = exploration.answers[0].unedited
+    assert exploration.answers[0].edited == before == model.generate_answer(item.image, item.question)
     run(exploration.edit("Lima", 1))
-    assert len(exploration.asked) == 1  # it was asked before
-    first = exploration.asked[0].edited
+    assert len(exploration.answers) == 1  # it was asked before
+    first = exploration.answers[0].edited
     assert first == apply_edits(model, exploration.edits).generate_answer(item.image, item.question) != before
     run(exploration.edit("Colombo", 2))
     one, two = exploration.edits
     assert two.behind == (one.identity,)
-    assert exploration.asked[0].edited == apply_edits(model, [one, two]).generate_answer(item.image, item.question)
-    assert exploration.asked[0].unedited == before
+    assert exploration.answers[0].edited == apply_edits(model, [one, two]).generate_answer(item.image, item.question)
+    assert exploration.answers[0].unedited == before
     run(exploration.undo(1))
     assert exploration.edits == (one,)
-    assert exploration.asked[0].edited == first
+    assert exploration.answers[0].edited == first
     run(exploration.edit("Colombo", 2))
     run(exploration.undo(0))  # with what was made on top of it
     assert exploration.edits == ()
-    assert exploration.asked[0].edited == before
+    assert exploration.answers[0].edited == before
     exploration.draft = Draft.of(bed.items[1])
     run(exploration.edit("Lima", 1))
-    assert [one.image for one in exploration.asked] == [item.image, bed.items[1].image]
+    assert [one.image for one in exploration.answers] == [item.image, bed.items[1].image]
 
 
 def test_another_question_or_model_forgets_what_was_found(exploration, bed, tmp_path, model):
     run(exploration.trace(Settings()))
-    run(exploration.contribute())
+    run(exploration.compute_contributions())
     run(exploration.block(tuple(FLOWS), 0, 1))
     exploration.draft = exploration.draft
-    assert exploration.traced and exploration.contributed and exploration.blocked
+    assert exploration.trace_result and exploration.contributions and exploration.knockout
     exploration.draft = Draft.of(bed.items[1])
-    assert not (exploration.traced or exploration.contributed or exploration.blocked)
+    assert not (exploration.trace_result or exploration.contributions or exploration.knockout)
     run(exploration.edit(bed.items[2].answers[0], 1))
     model.module.save_pretrained(tmp_path / "saved")
     model.processor.save_pretrained(tmp_path / "saved")
     run(exploration.load(str(tmp_path / "saved")))
     assert exploration.model is exploration.edited is not model
-    assert (exploration.edits, exploration.asked) == ((), ())
+    assert (exploration.edits, exploration.answers) == ((), ())
     with pytest.raises(ModelError, match="reads text only"):
         Exploration(tiny.build("gqa", None), bed)
 
 
 def test_a_closed_action_changes_nothing(exploration, bed):
     edit = exploration.edit(bed.items[1].answers[0], 1)
-    for action in (exploration.trace(Settings()), edit, exploration.contribute()):
+    for action in (exploration.trace(Settings()), edit, exploration.compute_contributions()):
         next(action)
         action.close()
-    assert (exploration.traced, exploration.contributed, exploration.edits, exploration.asked) == (None, None, (), ())
+    assert (exploration.trace_result, exploration.contributions) == (None, None)
+    assert (exploration.edits, exploration.answers) == ((), ())
 
 
 # The thread
 
 
-def test_work_stops_between_steps():
+def test_a_worker_stops_between_steps():
     reached, go, told = threading.Event(), threading.Event(), []
 
     def action():
@@ -301,22 +302,22 @@ def test_work_stops_between_steps():
         yield Step("second", 1, 2)
         told.append("second")
 
-    work = Work(lambda: None)
-    work.start("Trial", action(), lambda: told.append("shown"))
+    worker = Worker(lambda: None)
+    worker.start("Trial", action(), lambda: told.append("shown"))
     assert reached.wait(WAIT)
-    assert work.step == Step("first", 0, 2)
-    work.start("Other", iter([Step("other")]), lambda: told.append("other"))  # one at a time
-    work.stop()
-    assert work.stopping
+    assert worker.step == Step("first", 0, 2)
+    worker.start("Other", iter([Step("other")]), lambda: told.append("other"))  # one at a time
+    worker.stop()
+    assert worker.stopping
     go.set()
-    work.wait(WAIT)
-    assert (work.step, work.stopping, told) == (None, False, [])
-    assert work.message == ("stopped", "Trial: stopped, and everything is as it was before.")
+    worker.wait(WAIT)
+    assert (worker.step, worker.stopping, told) == (None, False, [])
+    assert worker.message == ("stopped", "Trial: stopped; nothing has changed.")
 
-    work.start("Trial", action(), lambda: told.append("shown"))
-    work.wait(WAIT)
+    worker.start("Trial", action(), lambda: told.append("shown"))
+    worker.wait(WAIT)
     assert told == ["second", "shown"]
-    assert work.message[0] == "done"
+    assert worker.message[0] == "done"
 
 
 @pytest.mark.parametrize(("error", "says"), [
@@ -333,8 +334,8 @@ def test_errors_are_sentences(error, says):
         yield Step("trying")
         raise error
 
-    work = Work(lambda: None)
-    work.start("Trial", action(), lambda: None)
-    work.wait(WAIT)
-    assert work.message == ("problem", says)
-    assert work.error is error
+    worker = Worker(lambda: None)
+    worker.start("Trial", action(), lambda: None)
+    worker.wait(WAIT)
+    assert worker.message == ("problem", says)
+    assert worker.error is error

@@ -13,7 +13,7 @@ from PIL import Image
 from interventions.errors import ParameterError
 from interventions.explorer import Explorer
 from interventions.explorer.parameters import ExploreParameters
-from interventions.explorer.parts import ClickablePicture
+from interventions.explorer.widgets import ClickablePicture
 from interventions.testbed import TestBed, load_testbed, save_testbed
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -33,12 +33,12 @@ def bed(model, tmp_path_factory):
 
 
 @pytest.fixture
-def desk(model, bed):
-    return Desk(Explorer(model, bed))
+def screen(model, bed):
+    return Screen(Explorer(model, bed))
 
 
-class Desk:
-    """Finds widgets by what stands on them, and waits for what they start."""
+class Screen:
+    """Finds widgets by their labels, and waits for what they start."""
 
     def __init__(self, explorer):
         self.explorer = explorer
@@ -54,15 +54,15 @@ class Desk:
     def press(self, name):
         assert not self.named(name).disabled
         self.named(name).click()
-        self.explorer.work.wait(WAIT)
+        self.explorer.worker.wait(WAIT)
 
     @property
     def text(self):
         return " ".join(one.value for one in self.all(HTML))
 
-    def picture(self, told):
-        [found] = [one for one in self.all(ClickablePicture) if told in one.told]
-        return found
+    def picture(self, alt):
+        [picture] = [one for one in self.all(ClickablePicture) if alt in one.alt]
+        return picture
 
     def upload(self, name, content):
         [widget] = self.all(FileUpload)
@@ -76,126 +76,126 @@ def png(side=50):
     return file.getvalue()
 
 
-def test_every_action(desk, bed):
-    assert "Ready." in desk.text
-    maps = desk.picture("maps of all sites")
+def test_every_action(screen, bed):
+    assert "Ready." in screen.text
+    maps = screen.picture("maps of all sites")
     assert maps.png == b""
-    desk.press("Trace")
-    assert "Trace: done in" in desk.text
-    assert "an accepted answer" in desk.text
-    first, chosen = maps.png, desk.named("Restored site").value
+    screen.press("Trace")
+    assert "Trace: done in" in screen.text
+    assert "an accepted answer" in screen.text
+    first, chosen = maps.png, screen.named("Restored site").value
     assert first.startswith(b"\x89PNG")
-    desk.named("Restored site").value = ({"mlp", "attention"} - {chosen}).pop()
-    desk.explorer.work.wait(WAIT)
+    screen.named("Restored site").value = ({"mlp", "attention"} - {chosen}).pop()
+    screen.explorer.worker.wait(WAIT)
     assert maps.png != first
-    desk.press("Best at the constraint")
-    assert desk.named("Restored site").value == chosen
+    screen.press("Best at the constraint")
+    assert screen.named("Restored site").value == chosen
 
-    desk.press("Show contributions")
-    over = desk.picture("over the image")
+    screen.press("Show contributions")
+    over = screen.picture("over the image")
     first = over.png
-    desk.named("Layer").value = 2
+    screen.named("Layer").value = 2
     assert over.png not in (first, b"")
 
-    desk.named("In layers").value = (1, 3)
-    desk.named("Blocked flow").value = ("visual -> last",)
-    desk.press("Block")
-    assert "after, in layers 1 to 3" in desk.text
+    screen.named("In layers").value = (1, 3)
+    screen.named("Blocked flow").value = ("visual -> last",)
+    screen.press("Block")
+    assert "after, in layers 1 to 3" in screen.text
 
-    assert desk.named("Make the edit").disabled
-    desk.named("Target answer").value = bed.items[1].answers[0]
-    desk.press("Make the edit")
-    assert "Edit: done" in desk.text
-    desk.named("Question", 1).value = "The capital of this country"
-    desk.press("Ask both models")
-    assert len(desk.explorer.exploration.asked) == 2
-    desk.press("Undo")
-    assert desk.explorer.exploration.edits == ()
+    assert screen.named("Make the edit").disabled
+    screen.named("Target answer").value = bed.items[1].answers[0]
+    screen.press("Make the edit")
+    assert "Edit: done" in screen.text
+    screen.named("Question", 1).value = "The capital of this country"
+    screen.press("Ask both models")
+    assert len(screen.explorer.exploration.answers) == 2
+    screen.press("Undo")
+    assert screen.explorer.exploration.edits == ()
 
 
-def test_clicks_restore_sites(desk):
-    desk.press("Trace")
-    maps = desk.picture("maps of all sites")
-    site_at, grid = desk.explorer._panels[0]._drawn.site_at, [i / 50 for i in range(50)]
+def test_clicks_restore_sites(screen):
+    screen.press("Trace")
+    maps = screen.picture("maps of all sites")
+    site_at, grid = screen.explorer._panels[0]._drawn.site_at, [i / 50 for i in range(50)]
     at = {site_at(x, y): (x, y) for x in grid for y in grid}
     clicked = max(at.keys() - {None})
     maps._handle_custom_msg(dict(zip("xy", at[clicked], strict=True)), [])
-    desk.explorer.work.wait(WAIT)
-    site = desk.explorer.exploration.traced.example.site
+    screen.explorer.worker.wait(WAIT)
+    site = screen.explorer.exploration.trace_result.example.site
     assert (site["kind"], site["position"], site["layer"]) == clicked
-    assert desk.named("at token").value == site["position"]
+    assert screen.named("at token").value == site["position"]
     maps._handle_custom_msg({"x": 0.5, "y": 0}, [])  # no map there
-    assert desk.explorer.work.step is None
+    assert screen.explorer.worker.step is None
 
 
-def test_what_cannot_be_run_cannot_be_pressed(desk):
-    desk.named("Visual constraint").value = "that town"
-    assert "Visual constraint &#x27;that town&#x27; is not in the question" in desk.text
+def test_what_cannot_be_run_cannot_be_pressed(screen):
+    screen.named("Visual constraint").value = "that town"
+    assert "Visual constraint &#x27;that town&#x27; is not in the question" in screen.text
     actions = ("Trace", "Show contributions", "Block")
-    assert all(desk.named(name).disabled for name in actions)
-    desk.press("Mark “this country”")
-    assert not any(desk.named(name).disabled for name in actions)
-    desk.named("replaced by").value = ""
-    assert [desk.named(name).disabled for name in actions] == [True, False, False]
-    desk.named("Corruption").value = "noise"
-    assert not desk.named("Trace").disabled
-    desk.named("Target answer").value = "Lima"
-    desk.named("Edited layer").value = 10**6  # as many as there are layers but one
-    assert desk.named("Edited layer").value == desk.explorer.exploration.model.n_layers - 2
+    assert all(screen.named(name).disabled for name in actions)
+    screen.press("Mark “this country”")
+    assert not any(screen.named(name).disabled for name in actions)
+    screen.named("replaced by").value = ""
+    assert [screen.named(name).disabled for name in actions] == [True, False, False]
+    screen.named("Corruption").value = "noise"
+    assert not screen.named("Trace").disabled
+    screen.named("Target answer").value = "Lima"
+    screen.named("Edited layer").value = 10**6  # as many as there are layers but one
+    assert screen.named("Edited layer").value == screen.explorer.exploration.model.n_layers - 2
 
 
-def test_ones_own_image_and_question(desk):
-    desk.upload("letter.png", b"Dear all")
-    assert "&#x27;letter.png&#x27; cannot be used" in desk.text
-    desk.upload("red.png", png())
-    assert desk.explorer.exploration.draft.image.read_bytes() == png()
-    desk.press("Clear the fields")
-    assert "Write a question." in desk.text
+def test_ones_own_image_and_question(screen):
+    screen.upload("letter.png", b"Dear all")
+    assert "&#x27;letter.png&#x27; cannot be used" in screen.text
+    screen.upload("red.png", png())
+    assert screen.explorer.exploration.draft.image.read_bytes() == png()
+    screen.press("Clear the fields")
+    assert "Write a question." in screen.text
     for name, text in (("Question", "The <b>king</b> of this country is"), ("Visual constraint", "this country"),
                        ("replaced by", "Sri Lanka")):
-        desk.named(name).value = text
-    assert "<b>king" not in desk.text
-    desk.press("Trace")
-    assert "the model says" in desk.text
-    assert "accepted" not in desk.text
-    desk.press("Next")
-    assert desk.explorer.exploration.traced is None
-    assert desk.picture("maps of all sites").png == b""
-    [upload] = desk.all(FileUpload)
+        screen.named(name).value = text
+    assert "<b>king" not in screen.text
+    screen.press("Trace")
+    assert "the model says" in screen.text
+    assert "accepted" not in screen.text
+    screen.press("Next")
+    assert screen.explorer.exploration.trace_result is None
+    assert screen.picture("maps of all sites").png == b""
+    [upload] = screen.all(FileUpload)
     assert upload.value == ()
 
 
-def test_stop_and_errors(desk, monkeypatch):
-    desk.named("Corruption").value = "standard"
-    desk.named("Draws of noise").value = 100
-    desk.named("Trace").click()
-    assert not desk.named("Stop").disabled
-    assert all(one.disabled for one in desk.all(Button) if one.description in ("Trace", "Next", "Load", "Block"))
-    desk.named("Stop").click()
-    desk.explorer.work.wait(WAIT)
-    assert "Trace: stopped" in desk.text
-    assert desk.explorer.exploration.traced is None
-    desk.named("Model").value = "nowhere"
-    desk.press("Load")
-    assert "Model &#x27;nowhere&#x27; is unknown" in desk.text
+def test_stop_and_errors(screen, monkeypatch):
+    screen.named("Corruption").value = "standard"
+    screen.named("Noise samples").value = 100
+    screen.named("Trace").click()
+    assert not screen.named("Stop").disabled
+    assert all(one.disabled for one in screen.all(Button) if one.description in ("Trace", "Next", "Load", "Block"))
+    screen.named("Stop").click()
+    screen.explorer.worker.wait(WAIT)
+    assert "Trace: stopped" in screen.text
+    assert screen.explorer.exploration.trace_result is None
+    screen.named("Model").value = "nowhere"
+    screen.press("Load")
+    assert "Model &#x27;nowhere&#x27; is unknown" in screen.text
     monkeypatch.setattr("interventions.explorer.exploration.attention_knockout", lambda *_, **__: 1 / 0)
-    desk.press("Block")
-    assert "This failed: ZeroDivisionError, division by zero." in desk.text
-    assert isinstance(desk.explorer.work.error, ZeroDivisionError)
+    screen.press("Block")
+    assert "This failed: ZeroDivisionError, division by zero." in screen.text
+    assert isinstance(screen.explorer.worker.error, ZeroDivisionError)
 
 
-def test_search(desk, bed):
-    [search] = [one for one in desk.all() if "Search" in (getattr(one, "placeholder", "") or "")]
+def test_search(screen, bed):
+    [search] = [one for one in screen.all() if "Search" in (getattr(one, "placeholder", "") or "")]
     search.value = bed.items[2].answers[0]
-    assert bed.items[2].answers[0] in desk.named("Right answers").value
+    assert bed.items[2].answers[0] in screen.named("Right answers").value
     search.value = "no such words"
-    assert "none matches" in desk.text
-    desk.press("Next")
+    assert "none matches" in screen.text
+    screen.press("Next")
 
 
 def test_no_questions(model, bed):
-    desk = Desk(Explorer(model, TestBed("empty", bed.directory, ())))
-    assert "Write a question." in desk.text
+    screen = Screen(Explorer(model, TestBed("empty", bed.directory, ())))
+    assert "Write a question." in screen.text
 
 
 def test_notebook_without_a_browser(saved_models, tmp_path):

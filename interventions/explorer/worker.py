@@ -1,7 +1,7 @@
-"""Long work beside a notebook that stays usable: one action at a time, in a thread, which ends between two steps.
+"""Run one action at a time in a thread, so that the notebook stays responsive and the action can be stopped.
 
-An action is a generator that yields a `Step` before each thing that takes time, and takes its result over only at its
-end. So a thread that is asked to stop closes it where it stands, and everything is as it was before.
+An action is a generator that yields a `Step` before each slow operation and stores its result only at its end. Stopping
+closes the generator between two steps, which leaves everything as it was before.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..text import first_line
 
 @dataclass(frozen=True)
 class Step:
-    """What is done now, and how much of it is done; total 0: nobody knows how long it takes."""
+    """What an action does now and how far it is; a total of 0 means unknown."""
 
     doing: str
     done: int = 0
@@ -27,41 +27,43 @@ class Step:
 Steps: TypeAlias = Generator[Step, None, None]
 
 
-class Work:
-    """What runs, and what came of the last action.
+class Worker:
+    """The running action and the outcome of the last one.
 
-    changed: called whenever something of it has changed, from the action's thread, or from that which asks to stop.
-    step: None when nothing runs. message: its kind ("done", "stopped", "problem") and one sentence. error: the last
-    exception, for who wants to see more than its sentence.
+    Attributes:
+        step: The current step; None when nothing runs.
+        message: The kind ("done", "stopped" or "problem") and a sentence about the last action.
+        error: The exception of the last action, if it failed.
     """
 
     def __init__(self, changed: Callable[[], None]) -> None:
-        self._changed, self._ended, self._thread = changed, threading.Event(), None
+        """`changed` is called after every change, in the thread of the action or in the one that stops it."""
+        self._changed, self._stop, self._thread = changed, threading.Event(), None
         self.step: Step | None = None
         self.message = ("", "")
         self.error: Exception | None = None
 
     @property
     def stopping(self) -> bool:
-        return self.step is not None and self._ended.is_set()
+        return self.step is not None and self._stop.is_set()
 
     def start(self, name: str, steps: Steps, then: Callable[[], None]) -> None:
-        """Run an action, and `then` what shows its result; nothing happens while another one runs."""
+        """Run an action and then `then`, which shows its result; do nothing while another action runs."""
         if self.step is not None:
             return
         self.step, self.message, self.error = Step("Starting"), ("", ""), None
-        self._ended.clear()
+        self._stop.clear()
         self._thread = threading.Thread(target=self._run, args=(name, steps, then), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Ask the action to end before its next step."""
         if self.step is not None:
-            self._ended.set()
+            self._stop.set()
             self._changed()
 
     def wait(self, seconds: float | None = None) -> None:
-        """Until nothing runs."""
+        """Wait until nothing runs."""
         if self._thread is not None:
             self._thread.join(seconds)
 
@@ -69,23 +71,23 @@ class Work:
         began = time.monotonic()
         try:
             for step in steps:
-                if self._ended.is_set():
+                if self._stop.is_set():
                     steps.close()
-                    self.message = ("stopped", f"{name}: stopped, and everything is as it was before.")
+                    self.message = ("stopped", f"{name}: stopped; nothing has changed.")
                     break
                 self.step = step
                 self._changed()
             else:
                 then()
                 self.message = ("done", f"{name}: done in {time.monotonic() - began:.1f} s.")
-        except Exception as error:  # whatever it is: a person at a form is told in a sentence
+        except Exception as error:  # the user of a form sees any error as a sentence
             self.error, self.message = error, ("problem", sentence(error))
         self.step = None
         self._changed()
 
 
 def sentence(error: Exception) -> str:
-    """An error in one sentence: the package's own types say one, of others the type and the first line are told."""
+    """Return an error as one sentence; the name of its type is added unless it is an error of this package."""
     text, name = first_line(error).rstrip(":"), type(error).__name__
     if not type(error).__module__.startswith("interventions"):
         text = f"This failed: {name}" + (f", {text}" if text != name else "")

@@ -1,4 +1,4 @@
-"""Small widgets that the explorer is put together from."""
+"""Small widgets and pieces of HTML that the explorer is built from."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WIDE = Layout(width="auto")
 
 
 class ClickablePicture(anywidget.AnyWidget):
-    """A PNG, as wide as there is room for, that tells where it is clicked."""
+    """A PNG as wide as its container that reports clicks."""
 
     _esm = """
     function render({ model, el }) {
@@ -41,7 +41,7 @@ class ClickablePicture(anywidget.AnyWidget):
         URL.revokeObjectURL(address);
         address = URL.createObjectURL(new Blob([model.get("png")], { type: "image/png" }));
         image.src = address;
-        image.alt = model.get("told");
+        image.alt = model.get("alt");
         image.hidden = model.get("png").byteLength === 0;
       };
       image.style.cssText = "width: 100%; max-width: 860px; background: white; display: block";
@@ -58,49 +58,47 @@ class ClickablePicture(anywidget.AnyWidget):
     export default { render };
     """
     png = traitlets.Bytes().tag(sync=True)  # empty: nothing is shown
-    told = traitlets.Unicode().tag(sync=True)  # what it shows, for who cannot see it
+    alt = traitlets.Unicode().tag(sync=True)
     clickable = traitlets.Bool().tag(sync=True)
 
-    def __init__(self, told: str, clicked: Callable[[float, float], None] | None = None) -> None:
-        super().__init__(told=told, clickable=clicked is not None)
+    def __init__(self, alt: str, clicked: Callable[[float, float], None] | None = None) -> None:
+        """`clicked` gets the place of a click, from (0, 0) at the upper left to (1, 1)."""
+        super().__init__(alt=alt, clickable=clicked is not None)
         if clicked:
             self.on_msg(lambda _, message, __: clicked(message["x"], message["y"]))
 
 
 def button(text: str, clicked: Callable[[], None], *, primary: bool = False) -> Button:
-    """A button as wide as its text."""
     layout = Layout(width="auto", align_self="flex-start")
-    made = Button(description=text, button_style="primary" if primary else "", layout=layout)
-    made.on_click(lambda _: clicked())
-    return made
+    widget = Button(description=text, button_style="primary" if primary else "", layout=layout)
+    widget.on_click(lambda _: clicked())
+    return widget
 
 
 def field(name: str, *, lines: int = 1, hint: str = "") -> Text | Textarea:
-    """A text field with its name before it."""
     options = {"description": name, "placeholder": hint, "style": LABEL, "layout": WIDE}
     return Text(**options) if lines == 1 else Textarea(**options, rows=lines)
 
 
 def choice(name: str, options: Iterable) -> Dropdown:
-    """A list to choose from, with its name before it; options are values, or pairs of a name and a value."""
+    """Return a dropdown. Options are values, or pairs of a name and a value."""
     pairs = [option if isinstance(option, tuple) else (str(option), option) for option in options]
     return Dropdown(description=name, options=pairs, style=LABEL, layout=Layout(width="290px"))
 
 
 def paragraph(text: str = "", kind: str = "") -> str:
-    """HTML of a plain text."""
+    """Return the HTML of a plain text."""
     return f'<p class="{kind}">{escape(text)}</p>' if text else ""
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """HTML of a table; cells are HTML themselves."""
+    """Return the HTML of a table whose cells are HTML."""
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
 def inline_image(png: bytes) -> str:
-    """HTML of an image."""
     return f'<img alt="" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
