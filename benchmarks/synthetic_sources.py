@@ -30,7 +30,7 @@ DEFECTS = {
     "possessive": ("repaired", "possessive removed"),
     "cut_short": ("repaired", "compound completed"),
     "scattered": ("repaired", "words that stood apart joined"),
-    "decomposed": ("repaired", "image name spelt another way"),
+    "decomposed": ("repaired", "image name spelled in another way"),
     "first_is_html": ("repaired", "unusable images passed over"),
     "not_in_question": ("left out", "constraint not in the question"),
     "no_constraint": ("left out", "no constraint"),

@@ -248,7 +248,7 @@ def test_a_row_whose_text_is_odd_is_accounted_for(root):
     (["build", "known", "{o}", "--images", "{s}/images", "--choice", "best"], "choice cannot be 'best'"),
     (["build", "encyclopedic", "{s}/data_constraints/okvqa.csv", "{o}", "--images", "{s}/images"], "lacks the column"),
     (["import-released", "{s}", "{o}", "--images", "{s}/images"], "holds none of"),
-    (["build", "known", "{o}", "--images", "{s}/data_constraints"], "Not one of 1209 rows can be used"),
+    (["build", "known", "{o}", "--images", "{s}/data_constraints"], "None of 1209 rows can be used"),
     (["import-released", "{s}/data_constraints", "{o}", "--images", "{s}/images", "--okvqa-questions", "x"],
      "belong together"),
     (["build", "movies", "{s}/movies.pkl", "{o}", "--images", "{s}/images", "--multi", "-1"],

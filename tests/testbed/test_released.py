@@ -253,7 +253,7 @@ def test_a_folder_that_is_there_already_is_kept(sources, tmp_path):
     root, _ = sources
     (tmp_path / "bed").mkdir()
     (tmp_path / "bed" / "mine.txt").write_text("mine")
-    with pytest.raises(TestBedError, match=r"out: .* is there already: name a new folder"):
+    with pytest.raises(TestBedError, match=r"out: .* not empty: name a new folder"):
         import_released(root / "data_constraints", tmp_path / "bed", **paths(root))
     assert [path.name for path in tmp_path.rglob("*")] == ["bed", "mine.txt"]
     (tmp_path / "bed" / "mine.txt").unlink()

@@ -1,10 +1,10 @@
-"""Test beds from the original sources, for those who do not have the authors' files: OK-VQA, Movies, Known, and the
-landmark questions of Encyclopedic-VQA, the paper's long-tailed editing set (appendix I)."""
+"""Build test beds from the original sources, without the authors' files: OK-VQA, Movies, Known, and the landmark
+questions of Encyclopedic-VQA, the paper's long-tailed editing set (appendix I)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from difflib import SequenceMatcher
 from pathlib import Path
 
@@ -12,7 +12,6 @@ import pandas as pd
 
 from ...draws import seeded_hash
 from ...errors import TestBedError
-from ...progress import Progress
 from ..images import ENDINGS, ImageFolder, find_in
 from ..phrases import DEMONSTRATIVES, phrase_problem, trim, words_of
 from ..schema import TestBed
@@ -45,16 +44,24 @@ _PARAPHRASES = 3
 def build_okvqa(
     questions: str | Path, annotations: str | Path, out: str | Path, *, images: Iterable[str | Path]
 ) -> Built:
-    """OK-VQA's questions with the ten answers of its annotators, in the test bed `out` (a new folder).
+    """Build OK-VQA: its questions with the answers of ten annotators. `annotate` marks the constraints.
 
-    questions, annotations: OpenEnded_mscoco_val2014_questions.json and mscoco_val2014_annotations.json; images: the
-    folder val2014, or the one around it. Constraints are not marked in OK-VQA: `annotate` does that.
-    Returns as `released.import_released`, and raises `TestBedError` as it does; so do the others of this module.
+    Args:
+        questions: OpenEnded_mscoco_val2014_questions.json.
+        annotations: mscoco_val2014_annotations.json.
+        out: a new folder.
+        images: the folder val2014, or its parent.
+
+    Returns:
+        As `released.import_released`.
+
+    Raises:
+        TestBedError: as `released.import_released`.
     """
     folders = [ImageFolder(root) for root in images]
     asked, answers = read_okvqa(questions, annotations)
 
-    def one(new: NewTestBed, row: Row, entry: dict) -> None:
+    def add(row: Row, entry: dict) -> None:
         given = answers.get(entry["question_id"], ())
         if not by_frequency(given):
             raise LeftOut("no answers")
@@ -64,7 +71,7 @@ def build_okvqa(
 
     with NewTestBed(out) as new:
         source = Path(questions).name
-        _rows(new, "okvqa", source, ((entry["question"], entry) for entry in asked), one)
+        new.add_rows("okvqa", source, ((_one_line(entry["question"]), entry) for entry in asked), add)
         return _publish(new, "build okvqa", folders, [questions, annotations])
 
 
@@ -72,15 +79,25 @@ def build_known(
     out: str | Path, *, images: Iterable[str | Path], known: str | Path = KNOWN_FACTS,
     relations: str | Path = KNOWN_RELATIONS, choice: str = "first",
 ) -> Built:
-    """Multimodal Known: ROME's facts, the subject shown instead of named ("The capital of this country is").
+    """Build Multimodal Known: ROME's facts, with the subject shown instead of named ("The capital of this country is").
 
-    images: folders with one folder a subject, called as the subject or "A photo of <subject>". relations: the question
-    and the noun of every relation, ours by default.
+    Args:
+        out: a new folder.
+        images: folders with one folder for each subject, named as the subject or "A photo of <subject>".
+        known: ROME's `known_1000.json`.
+        relations: the question and the noun of every relation.
+        choice: see `NewTestBed`.
+
+    Returns:
+        As `released.import_released`.
+
+    Raises:
+        TestBedError: as `released.import_released`.
     """
     folders = [ImageFolder(root) for root in images]
     facts, by_id = read_known(known), read_relations(relations)
 
-    def one(new: NewTestBed, row: Row, fact: dict) -> None:
+    def add(row: Row, fact: dict) -> None:
         relation = by_id.get(fact["relation_id"])
         if relation is None:
             raise LeftOut(f"unknown relation: {fact['relation_id']}")
@@ -91,8 +108,8 @@ def build_known(
         )
 
     with NewTestBed(out, choice) as new:
-        asked = ((by_id.get(fact["relation_id"], {}).get("question", fact["prompt"]), fact) for fact in facts)
-        _rows(new, "known", Path(known).name, asked, one)
+        questions = (by_id.get(fact["relation_id"], {}).get("question", fact["prompt"]) for fact in facts)
+        new.add_rows("known", Path(known).name, zip(map(_one_line, questions), facts, strict=True), add)
         return _publish(new, "build known", folders, [known, relations], choice=choice)
 
 
@@ -100,21 +117,34 @@ def build_movies(
     films: str | Path, out: str | Path, *, images: Iterable[str | Path], years: str | Path | None = None,
     multi: int = MULTI_MOVIES, seed: int = 0, choice: str = "first",
 ) -> Built:
-    """Multimodal Movies: one question a director of `movies.pkl`, and with `years` up to `multi` about one year each.
+    """Build Multimodal Movies: a question for each director, and with `years` up to `multi` questions about a year.
 
-    images: folders with one folder a director, called as the director or "A photo of <director>". Films with several
-    directors count for each. years: CSV with movie_name, year and, where films share a name, director_name. Which
-    questions with a year are taken is drawn by `seed`, among directors with an image. Any film is a right answer.
+    A film with several directors counts for each. Any film of the director (and year) is a right answer.
+
+    Args:
+        films: `movies.pkl`.
+        out: a new folder.
+        images: folders with one folder for each director, named as the director or "A photo of <director>".
+        years: CSV with movie_name, year and, where films share a name, director_name.
+        multi: the largest number of questions about a year.
+        seed: decides which of these are taken, among directors with an image.
+        choice: see `NewTestBed`.
+
+    Returns:
+        As `released.import_released`.
+
+    Raises:
+        TestBedError: as `released.import_released`.
     """
     if multi < 0:
-        raise TestBedError(f"multi must be 0 or more, not {multi}: it is the most questions with a year.")
+        raise TestBedError(f"multi must be 0 or more, not {multi}.")
     folders = [ImageFolder(root) for root in images]
     of_director: dict[str, list] = {}
     for film in read_films(films, years):  # the most popular first
         for director in film.directors:
             of_director.setdefault(director, []).append(film)
 
-    def one(new: NewTestBed, row: Row, asked: tuple) -> None:
+    def add(row: Row, asked: tuple) -> None:
         director, year = asked
         image = _of_entity(new, row, folders, director)
         kind = "single" if year is None else "multi"
@@ -127,7 +157,8 @@ def build_movies(
 
     with NewTestBed(out, choice) as new:
         source = Path(films).name
-        _rows(new, "movies", source, ((MOVIES["single"][0], (director, None)) for director in of_director), one)
+        single = ((MOVIES["single"][0], (director, None)) for director in of_director)
+        new.add_rows("movies", source, single, add)
         shown = {row.number for row in new.rows if row.status != "left out"}
         drawn = [
             (director, year) for number, director in enumerate(of_director, start=1) if number in shown
@@ -135,22 +166,32 @@ def build_movies(
         ]
         drawn = sorted(drawn, key=lambda pair: seeded_hash(seed, *pair))[:multi]
         asked = ((MOVIES["multi"][0].format(year=pair[1]), pair) for pair in drawn)
-        _rows(new, "movies", f"{source}, with years", asked, one)
+        new.add_rows("movies", f"{source}, with years", asked, add)
         given = [films] if years is None else [films, years]
         return _publish(new, "build movies", folders, given, choice=choice, multi=multi, seed=seed)
 
 
 def build_encyclopedic(csv: str | Path, out: str | Path, *, images: Iterable[str | Path]) -> Built:
-    """Landmark questions of Encyclopedic-VQA, as facts to insert (split "never": no model is likely to have met them).
+    """Build the landmark questions of Encyclopedic-VQA: facts to insert (split "never": models hardly know them).
 
-    images: folders of Google Landmarks v2 (`train/a/b/c/<id>.jpg`, or below one of its splits); a picture that was
-    not downloaded is passed over for the next that the question names. Questions of two hops, and with answers that
-    are lists, are left out. The constraint is where `question` and `question_original` differ, if that is a
-    demonstrative phrase; else it is left for `annotate`.
+    Questions of two hops and questions with several answers together are left out. The constraint is the demonstrative
+    phrase in which `question` differs from `question_original`; without one, `annotate` marks it.
+
+    Args:
+        csv: train.csv, val.csv or test.csv.
+        out: a new folder.
+        images: folders of Google Landmarks v2 (`train/a/b/c/<id>.jpg`, or below one of its splits). A picture that was
+            not downloaded is skipped for the next one of the question.
+
+    Returns:
+        As `released.import_released`.
+
+    Raises:
+        TestBedError: as `released.import_released`.
     """
     folders = [ImageFolder(root) for root in images]
 
-    def one(new: NewTestBed, row: Row, entry: dict) -> None:
+    def add(row: Row, entry: dict) -> None:
         if entry["dataset_name"] != "landmarks":
             raise LeftOut("no landmark")
         if entry["question_type"] not in _EVQA_TYPES:
@@ -172,13 +213,13 @@ def build_encyclopedic(csv: str | Path, out: str | Path, *, images: Iterable[str
         )
 
     with NewTestBed(out) as new:
-        rows = ((entry["question"], entry) for entry in read_csv(csv, _EVQA))
-        _rows(new, "encyclopedic", Path(csv).name, rows, one)
+        asked = ((_one_line(entry["question"]), entry) for entry in read_csv(csv, _EVQA))
+        new.add_rows("encyclopedic", Path(csv).name, asked, add)
         return _publish(new, "build encyclopedic", folders, [csv])
 
 
 def changed_phrase(question: str, original: str) -> str:
-    """The demonstrative phrase that stands in `question` where `original` has a name; empty if there is none."""
+    """Return the demonstrative phrase of `question` in the place of a name in `original`, or ""."""
     words, others = question.split(), original.split()
     changes = [op for op in SequenceMatcher(None, words, others, autojunk=False).get_opcodes() if op[0] != "equal"]
     if len(changes) != 1:
@@ -190,7 +231,7 @@ def changed_phrase(question: str, original: str) -> str:
 
 
 def _of_entity(new: NewTestBed, row: Row, folders: list[ImageFolder], entity: str) -> Path:
-    name = entity.replace("/", "_")  # as no folder can be called
+    name = entity.replace("/", "_")  # no folder name has a slash
     names = (name, f"A photo of {name}", *(name + ending for ending in ENDINGS))
     return new.take_image(row, find_in(folders, names)[0], entity)
 
@@ -201,7 +242,7 @@ def _landmark_names(name: str) -> tuple[str, ...]:
 
 
 def _paraphrases(relation: dict) -> tuple[str, ...]:
-    """Other wordings of a relation's question: its commonest templates that are sentences, about the same phrase."""
+    """Other wordings of a relation's question: its most frequent templates that are sentences."""
     noun = relation["visual_constraint"]
     noun = noun[0].lower() + noun[1:]
     templates = [template for template, _ in relation["templates"] if "{}," not in template and template[-1] != ","]
@@ -210,20 +251,8 @@ def _paraphrases(relation: dict) -> tuple[str, ...]:
     return tuple(text for text in texts if text != relation["question"])[:_PARAPHRASES]
 
 
-def _rows(
-    new: NewTestBed, part: str, source: str, asked: Iterable[tuple[str, object]],
-    one: Callable[[NewTestBed, Row, object], None],
-) -> None:
-    """`one` for every (question, entry), whose row it keeps or, by raising LeftOut, leaves out."""
-    asked, before = list(asked), sum(row.part == part for row in new.rows)
-    progress = Progress(len(asked), source)
-    for number, (question, entry) in enumerate(asked, start=1):
-        row = new.row(source, before + number, part, " ".join(question.split()))
-        try:
-            one(new, row, entry)
-        except LeftOut as error:
-            new.leave_out(row, str(error))
-        progress.step(f"{len(new.items)} used")
+def _one_line(question: str) -> str:
+    return " ".join(question.split())
 
 
 def _publish(new: NewTestBed, command: str, folders: list[ImageFolder], given: Iterable, **settings) -> Built:

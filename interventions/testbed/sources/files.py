@@ -1,7 +1,7 @@
-"""Files of the sources, read carefully: one clear sentence for each way in which a download can be broken.
+"""Read the files of the sources, with one clear sentence for each way in which a download can be broken.
 
-Formats: the authors' released CSVs, OK-VQA's two JSON files, `movies.pkl` (plain lists and dictionaries, of which
-nothing is run), a table of films' years, ROME's `known_1000.json`, Encyclopedic-VQA's CSV.
+Formats: the authors' CSVs, OK-VQA's two JSON files, `movies.pkl` (plain lists and dictionaries; nothing in it is run),
+a table of films' years, ROME's `known_1000.json`, Encyclopedic-VQA's CSV.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Film:
 
 
 def read_csv(path: str | Path, columns: Iterable[str]) -> list[dict[str, str]]:
-    """The rows of a CSV with a header, text as NFC without outer space. columns: those that must be there."""
+    """Return the rows of a CSV with a header, texts normalized. columns: the required ones."""
     path = _existing(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -56,7 +56,7 @@ def read_csv(path: str | Path, columns: Iterable[str]) -> list[dict[str, str]]:
 
 
 def read_json(path: str | Path):
-    """What a JSON file holds."""
+    """Return the content of a JSON file."""
     path = _existing(path)
     try:
         return json.loads(path.read_bytes())
@@ -65,13 +65,13 @@ def read_json(path: str | Path):
 
 
 def read_known(path: str | Path = KNOWN_FACTS) -> list[dict]:
-    """ROME's facts: subject, attribute, template, prompt, relation_id, each a text."""
+    """Return ROME's facts: subject, attribute, template, prompt and relation_id, each a text."""
     names = dict.fromkeys(("subject", "attribute", "template", "prompt", "relation_id"), str)
     return [{name: normalize(fact[name]) for name in names} for fact in _records(path, read_json(path), names)]
 
 
 def read_relations(path: str | Path = KNOWN_RELATIONS) -> dict[str, dict]:
-    """By relation id: question, visual_constraint, default_noun, other_nouns, templates."""
+    """Return, by relation id: question, visual_constraint, default_noun, other_nouns, templates."""
     data = read_json(path)
     names = {"relation_id": str, "question": str, "visual_constraint": str, "default_noun": str, "other_nouns": list,
              "templates": list}
@@ -89,30 +89,26 @@ def read_relations(path: str | Path = KNOWN_RELATIONS) -> dict[str, dict]:
 
 
 def read_okvqa(questions: str | Path, annotations: str | Path) -> tuple[list[dict], dict[int, tuple[str, ...]]]:
-    """OK-VQA's questions (question_id, image_id, question), and by question_id the annotators' ten answers."""
+    """Return OK-VQA's questions (question_id, image_id, question), and the ten answers by question_id."""
     asked = _member(questions, "questions", {"question_id": int, "image_id": int, "question": str})
-    given = _member(annotations, "annotations", {"question_id": int, "answers": list})
-    return asked, okvqa_answers(given, Path(annotations).name)
-
-
-def okvqa_answers(annotations: list[dict], name: str) -> dict[int, tuple[str, ...]]:
     answers = {}
-    for entry in annotations:
+    for entry in _member(annotations, "annotations", {"question_id": int, "answers": list}):
         texts = [answer.get("answer") if isinstance(answer, dict) else None for answer in entry["answers"]]
         if len(texts) != N_ANNOTATORS or not all(isinstance(text, str) for text in texts):
-            raise TestBedError(f"{name}: question {entry['question_id']} has no ten answers: is it OK-VQA's file?")
+            raise TestBedError(
+                f"{Path(annotations).name}: question {entry['question_id']} has no ten answers: is it OK-VQA's file?"
+            )
         answers[entry["question_id"]] = tuple(map(normalize, texts))
-    return answers
+    return asked, answers
 
 
 def by_frequency(annotations: Iterable[str]) -> tuple[str, ...]:
-    """The distinct answers of annotators, the most frequent first, ties in the order given."""
+    """Return the distinct answers of annotators, the most frequent first, ties in the given order."""
     return tuple(answer for answer, _ in Counter(filter(None, annotations)).most_common())
 
 
 def read_films(path: str | Path, years: str | Path | None = None) -> list[Film]:
-    """The films of `movies.pkl`, joint credits split, the most popular first. years: CSV of movie_name, year, and
-    director_name where films share a name."""
+    """Return the films of `movies.pkl`, the most popular first, with joint credits split. years: see `build_movies`."""
     names = {"movie_name": str, "director_name": str}
     rows = _records(path, read_plain_pickle(path), names)
     known = _years(years) if years is not None else {}
@@ -128,7 +124,7 @@ def read_films(path: str | Path, years: str | Path | None = None) -> list[Film]:
 
 
 def split_credits(text: str) -> tuple[str, ...]:
-    """The directors of a joint credit: "Joel Coen, Ethan Coen" or "A and B" or "A & B"."""
+    """Return the directors of a joint credit: "Joel Coen, Ethan Coen", "A and B" or "A & B"."""
     pieces = re.split(r"\s*(?:[,;|/&]|\band\b)\s*", normalize(text))
     kept: list[str] = []
     for piece in filter(None, pieces):
@@ -140,7 +136,7 @@ def split_credits(text: str) -> tuple[str, ...]:
 
 
 class _Plain(pickle.Unpickler):
-    """Lists, dictionaries, texts and numbers; what needs a class or a function is refused before it is looked up."""
+    """Reads lists, dictionaries, texts and numbers, and refuses classes and functions before looking them up."""
 
     def find_class(self, module, name):
         raise TestBedError(f"wants to run {module}.{name}")
@@ -150,7 +146,7 @@ class _Plain(pickle.Unpickler):
 
 
 def read_plain_pickle(path: str | Path):
-    """What a pickle of plain builtins holds. Nothing in it is run: one that names any class or function is refused."""
+    """Return the content of a pickle of plain values. One that names a class or a function is refused, not run."""
     path = _existing(path)
     if path.stat().st_size > _MOST_PICKLED:
         raise TestBedError(f"{path.name} has more than {_MOST_PICKLED >> 20} MB: it is not the list of films.")
@@ -185,7 +181,7 @@ def _member(path: str | Path, name: str, types: dict[str, type]) -> list[dict]:
 
 
 def _records(path: str | Path, data, types: dict[str, type]) -> list[dict]:
-    """A list of dictionaries that have these fields, of these types."""
+    """Return `data` if it is a list of dictionaries with fields of these types."""
     name = Path(path).name
     if not isinstance(data, list) or not data:
         raise TestBedError(f"{name} is not a list of records: is it the right file?")

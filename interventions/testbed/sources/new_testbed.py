@@ -1,4 +1,4 @@
-"""A test bed in the making: what became of every row of the sources, and a folder that appears whole or not at all."""
+"""Make a test bed from the rows of sources: account for every row, and write the folder whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import shutil
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,7 +17,8 @@ import pandas as pd
 
 from ...errors import TestBedError
 from ...files import new_folder
-from ...text import count_reasons, quoted
+from ...progress import Progress
+from ...text import count_reasons, list_reasons, quoted
 from ..images import ImageFolder, image_problem, n_pixels
 from ..provenance import add_step
 from ..schema import Item, TestBed
@@ -28,12 +29,12 @@ CHOICES = ("first", "largest")
 
 
 class LeftOut(Exception):
-    """A row that cannot be used; the message is the reason, the part before a colon its kind."""
+    """A row that cannot be used. The message is the reason; the text before a colon is its kind."""
 
 
 @dataclass
 class Row:
-    """What became of one row of a source: kept as it is, repaired, or left out with a reason."""
+    """One row of a source: kept as it is, repaired, or left out with a reason."""
 
     source: str
     number: int  # from 1
@@ -44,14 +45,21 @@ class Row:
     repairs: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     reason: str = ""
-    image: str = ""  # as the user's folders have it
+    image: str = ""  # the name in the user's folder
     image_sha256: str = ""
 
 
 class NewTestBed:
-    """`with NewTestBed(out) as new:` rows are added, images taken along; `publish` makes the folder `out` appear.
+    """A test bed in the making: `with NewTestBed(out) as new:` add rows and images; `publish` moves it to `out`.
 
-    Raises `TestBedError` if `out` holds something already. Whatever goes wrong inside, nothing is left of it.
+    After an error nothing is left.
+
+    Args:
+        out: a new folder.
+        choice: which of several pictures of a row is taken: "first" (lowest number) or "largest" (most pixels).
+
+    Raises:
+        TestBedError: `out` is not empty, or `choice` has another value.
     """
 
     def __init__(self, out: str | Path, choice: str = "first") -> None:
@@ -59,38 +67,47 @@ class NewTestBed:
         if choice not in CHOICES:
             raise TestBedError(f"choice cannot be {quoted(choice)}: use {' or '.join(CHOICES)}.")
         if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-            raise TestBedError(f"out: {quoted(Path(out))} is there already: name a new folder.")
+            raise TestBedError(f"out: {quoted(Path(out))} exists and is not empty: name a new folder.")
         self.choice, self.items, self.rows, self._taken = choice, [], [], {}
 
     def __enter__(self) -> NewTestBed:
         self._making = ExitStack()
-        self.directory = self._making.enter_context(new_folder(self.out))  # of the same name, for its card tells it
+        self.directory = self._making.enter_context(new_folder(self.out))  # of the same name, which its card shows
         return self
 
     def __exit__(self, *error) -> None:
         self._making.__exit__(*error)
 
-    def row(self, source: str, number: int, part: str, question: str) -> Row:
-        """Begin the next row; every row ends in `keep` or `leave_out`."""
-        self.rows.append(Row(source, number, part, f"{part}-{number:05d}", question))
-        return self.rows[-1]
+    def add_rows(
+        self, part: str, source: str, entries: Iterable[tuple[str, object]], add: Callable[[Row, object], None]
+    ) -> None:
+        """Add a row for every (question, entry): `add(row, entry)` calls `keep` or raises LeftOut."""
+        entries, before = list(entries), sum(row.part == part for row in self.rows)
+        progress = Progress(len(entries), source)
+        for number, (question, entry) in enumerate(entries, start=before + 1):
+            row = Row(source, number, part, f"{part}-{number:05d}", question)
+            self.rows.append(row)
+            try:
+                add(row, entry)
+            except LeftOut as error:
+                row.status, row.reason = "left out", str(error)
+            progress.step(f"{len(self.items)} used")
 
     def keep(self, row: Row, **item) -> None:
-        """The row becomes an item; `image` may be a file of the user's. Raises LeftOut for what cannot be one."""
+        """Make an item of the row. Raise LeftOut if that is not possible."""
         try:
             self.items.append(Item(id=row.id, part=row.part, question=row.question, **item))
         except TestBedError as error:
             raise LeftOut(f"no valid item: {error}") from error
         row.status = "repaired" if row.repairs else "kept"
 
-    def leave_out(self, row: Row, reason: str) -> None:
-        row.status, row.reason = "left out", reason
-
     def take_image(self, row: Row, candidates: list[Path], name: str) -> Path:
-        """The chosen picture, as its path in the test bed; raises LeftOut if none can be used.
+        """Link or copy the chosen picture into the test bed, and return its path there.
 
-        The file is linked where that is possible, copied elsewhere, and called after `name` and its sha256. Candidates
-        that cannot be used are passed over, and noted.
+        The file is named after `name` and its sha256. Unusable candidates are skipped and noted.
+
+        Raises:
+            LeftOut: no candidate can be used.
         """
         if not candidates:
             raise LeftOut(f"no image: {name}")
@@ -119,13 +136,14 @@ class NewTestBed:
         return path
 
     def publish(self, command: str, *, settings: dict, inputs: Iterable[Path]) -> tuple[TestBed, pd.DataFrame]:
-        """Write tables and card, and move all of it to its place; returns the test bed and the table of rows."""
-        undecided = [row.id for row in self.rows if not row.status]
-        assert not undecided, f"rows without an end: {undecided[:3]}"
+        """Write tables and card, and move the folder to `out`. Return the test bed and the table of rows."""
         if not self.items:
-            raise TestBedError(f"Not one of {len(self.rows)} rows can be used ({told(self.rows)}): nothing is written.")
+            reasons = list_reasons(row.reason for row in self.rows)
+            raise TestBedError(f"None of {len(self.rows)} rows can be used ({reasons}): nothing is written.")
         save_testbed(self.items, self.directory)
-        frame = rows_frame(self.rows)
+        rows = [asdict(row) | {name: " | ".join(getattr(row, name)) for name in ("repairs", "notes")}
+                for row in self.rows]
+        frame = pd.DataFrame(rows, columns=[f.name for f in fields(Row)])
         frame.to_csv(self.directory / ROWS, index=False)
         add_step(self.directory, command, settings=settings, inputs=inputs, counts=dict(Counter(frame["status"])))
         self._making.close()
@@ -145,26 +163,14 @@ class NewTestBed:
         return place, digest
 
 
-def rows_frame(rows: list[Row]) -> pd.DataFrame:
-    """One line a row of the sources; repairs and notes are separated by " | "."""
-    flat = [asdict(row) | {name: " | ".join(getattr(row, name)) for name in ("repairs", "notes")} for row in rows]
-    return pd.DataFrame(flat, columns=[f.name for f in fields(Row)])
-
-
-def told(rows: list[Row]) -> str:
-    """How often rows were left out for each kind of reason."""
-    kinds = count_reasons(row.reason for row in rows)
-    return ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
-
-
 def summary(frame: pd.DataFrame, folders: Iterable[ImageFolder] = ()) -> str:
-    """What is printed at the end: by source, kept + repaired + left out = all, then every kind of repair and reason."""
+    """Return the counts of each source as text: kept + repaired + left out, then every kind of repair and reason."""
     lines = []
     for source, rows in frame.groupby("source", sort=False):
         counts = Counter(rows["status"])
         sum_ = " + ".join(f"{counts[status]} {status}" for status in ("kept", "repaired", "left out"))
         lines.append(f"{source}: {sum_} = {len(rows)} rows")
-        repaired = rows.loc[rows["status"] == "repaired", "repairs"]  # others were left out for all that
+        repaired = rows.loc[rows["status"] == "repaired", "repairs"]
         repairs = Counter(repair for cell in repaired for repair in cell.split(" | "))
         lines += [f"  repaired, {repair}: {n}" for repair, n in repairs.most_common()]
         lines += [f"  left out, {kind}: {n}" for kind, n in count_reasons(rows["reason"]).most_common()]

@@ -1,7 +1,7 @@
-"""The authors' released annotations of VQA-Constraints, as a test bed: `import_released`.
+"""Import the authors' released annotations of VQA-Constraints.
 
-Their three CSVs name question, visual constraint and image, and have known defects; answers, which they lack, are
-joined from the sources. What was done with every row is in the test bed's `rows.csv`.
+Their three CSVs have question, visual constraint and image, and known defects, which are repaired. Answers are joined
+from the sources. The test bed's `rows.csv` accounts for every row.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 import pandas as pd
 
 from ...errors import TestBedError
-from ...progress import Progress
 from ...text import quoted
 from ..images import ImageFolder, find_in
 from ..phrases import noun_phrase_problem
@@ -30,7 +29,7 @@ _COLUMNS = {"known": ("subject",), "okvqa": (), "movies": ("director",)}
 
 @dataclass(frozen=True)
 class Joined:
-    """What the sources add to a row."""
+    """The fields of a row that come from the sources."""
 
     answers: tuple[str, ...]
     entity: str = ""
@@ -44,14 +43,25 @@ def import_released(
     films: str | Path | None = None, okvqa_questions: str | Path | None = None,
     okvqa_annotations: str | Path | None = None, choice: str = "first",
 ) -> tuple[TestBed, pd.DataFrame, list[ImageFolder]]:
-    """Make a test bed in `out` (a new folder) of the released CSVs in `directory`, those of them that are there.
+    """Make a test bed from the released CSVs, those of the three that exist.
 
-    images: folders in which the CSVs' `image_url` are looked for, in this order.
-    known: ROME's `known_1000.json` (one lies in this package); films: `movies.pkl`; okvqa_*: OK-VQA's two JSON files
-    of val2014. Rows of a part whose answers come from a file that is not given are left out with that reason.
-    choice: which of several pictures: "first" (lowest number) or "largest" (most pixels) of those that can be read.
-    Returns the test bed, what became of every row (columns of `new_testbed.Row`), and the image folders, which know
-    what no row named. Raises `TestBedError` for a file that is not in the released format; nothing is written then.
+    Rows of a part whose answers come from a missing file are left out with that reason.
+
+    Args:
+        directory: the folder of the CSVs.
+        out: a new folder for the test bed.
+        images: folders with the pictures that `image_url` names, in the order of the search.
+        known: ROME's `known_1000.json`.
+        films: `movies.pkl`.
+        okvqa_questions, okvqa_annotations: OK-VQA's two JSON files of val2014.
+        choice: which of several readable pictures: "first" (lowest number) or "largest" (most pixels).
+
+    Returns:
+        The test bed, a table of all rows (columns of `new_testbed.Row`), and the image folders, which know the
+        folders that no row names.
+
+    Raises:
+        TestBedError: a file is not in the released format, or no row can be used. Nothing is written.
     """
     directory, folders = Path(directory).expanduser(), [ImageFolder(root) for root in images]
     found = {part: directory / name for part, name in FILES.items() if (directory / name).is_file()}
@@ -77,26 +87,23 @@ def import_released(
     return testbed, frame, folders
 
 
-def _import_part(new: NewTestBed, part: str, source: str, rows: list[dict], join: Callable, folders: list) -> None:
+def _import_part(new: NewTestBed, part: str, source: str, entries: list[dict], join: Callable, folders: list) -> None:
     seen: dict[tuple, int] = {}
-    progress = Progress(len(rows), part)
-    for number, released in enumerate(rows, start=1):
-        row = new.row(source, number, part, released["question"])
-        asked = released["question"], released["image_url"]
-        try:
-            if asked in seen:
-                raise LeftOut(f"the same as an earlier row: {seen[asked]}")
-            _import_row(new, row, released, join, folders)
-            seen[asked] = number
-        except LeftOut as error:
-            new.leave_out(row, str(error))
-        progress.step(f"{len(new.items)} used")
+
+    def add(row: Row, entry: dict) -> None:
+        key = entry["question"], entry["image_url"]
+        if key in seen:
+            raise LeftOut(f"the same as an earlier row: {seen[key]}")
+        _import_row(new, row, entry, join, folders)
+        seen[key] = row.number
+
+    new.add_rows(part, source, ((entry["question"], entry) for entry in entries), add)
 
 
 def _import_row(new: NewTestBed, row: Row, released: dict, join: Callable, folders: list[ImageFolder]) -> None:
     if not row.question:
         raise LeftOut("no question")
-    candidates, spelt_otherwise = _candidates(released["image_url"], folders)
+    candidates, spelled_otherwise = _candidates(released["image_url"], folders)
     joined = join(released, row)
     constraint, repairs = repair_constraint(row.question, released["main_entity"], joined.template)
     row.repairs += repairs
@@ -105,8 +112,8 @@ def _import_row(new: NewTestBed, row: Row, released: dict, join: Callable, folde
         row.notes.append(f"doubtful constraint: {doubt}")
     if not candidates:
         raise LeftOut(f"no image: {released['image_url']}")
-    if spelt_otherwise:
-        row.repairs.append("image name spelt another way")
+    if spelled_otherwise:
+        row.repairs.append("image name spelled in another way")
     image = new.take_image(row, candidates, joined.entity or candidates[0].stem)
     new.keep(
         row, image=image, visual_constraint=constraint, answers=joined.answers, entity=joined.entity,
@@ -115,7 +122,7 @@ def _import_row(new: NewTestBed, row: Row, released: dict, join: Callable, folde
 
 
 def _candidates(name: str, folders: list[ImageFolder]) -> tuple[list[Path], bool]:
-    """The pictures that a row names, and whether their name is spelt otherwise in their folder."""
+    """The pictures that a row names, and whether the folder spells their name in another way."""
     if not name:
         raise LeftOut("no image: the row names none")
     try:
@@ -132,7 +139,7 @@ def _not_given(options: str) -> Callable:
 
 
 def _join_known(path: str | Path) -> Callable:
-    """Facts by subject; of two about the same, that whose template fits the question, then the first unused one."""
+    """Join facts by subject; of several, the one whose template fits the question, then the first unused one."""
     facts: dict[str, list[dict]] = {}
     for fact in read_known(path):
         facts.setdefault(fact["subject"].casefold(), []).append(fact)
@@ -152,7 +159,7 @@ def _join_known(path: str | Path) -> Callable:
 
 
 def _fits(template: str, question: str) -> bool:
-    """Whether all the words around a template's subject stand in the question."""
+    """Whether the question has all the words around a template's subject."""
     return all(piece.strip(" ,").casefold() in question.casefold() for piece in template.split("{}"))
 
 
@@ -163,7 +170,7 @@ def _join_films(path: str | Path) -> Callable:
             films.setdefault(director.casefold(), []).append(film)
 
     def join(released: dict, row: Row) -> Joined:
-        # Of a joint credit, what they made together.
+        # The films of a joint credit are those made together.
         names = [name.casefold() for name in split_credits(released["director"])]
         made = films.get(names[0], []) if names else []
         answers = [film.name for film in made if set(names) <= {name.casefold() for name in film.directors}]
@@ -200,7 +207,7 @@ def _join_okvqa(questions: str | Path, annotations: str | Path) -> Callable:
 
 
 def _alike(question: str, other: str) -> bool:
-    """Whether most words are the same, in order: a word mistyped or left out."""
+    """Whether most words are the same, in order, so that a word may be mistyped or missing."""
     return SequenceMatcher(None, _plain(question).split(), _plain(other).split()).ratio() > 0.7
 
 

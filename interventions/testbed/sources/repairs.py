@@ -1,7 +1,7 @@
-"""Repairs of the visual constraint that a released row names, each one told.
+"""Repair the visual constraint of a released row.
 
-What annotators' tools left behind: marks of punctuation, a possessive, a compound cut short, words that do not stand
-together in the question, another Unicode form. What cannot be repaired without guessing is left out.
+Annotation tools left punctuation, possessives, compounds cut short, words that are not contiguous in the question, and
+other Unicode forms. A row that needs a guess is left out.
 """
 
 from __future__ import annotations
@@ -12,15 +12,21 @@ from ...text import find_phrase, normalize
 from ..phrases import DEMONSTRATIVES, contiguity_problem, cut_short, noun_phrase_problem, trim, words_of
 from .new_testbed import LeftOut
 
-_MOST_BETWEEN = 3  # words between those of a constraint that may belong to it, too
+_MOST_BETWEEN = 3  # other words between two words of a constraint
 _MOST_WORDS = 8
 _PLAIN_WORD = re.compile(r"[^\W_]+")  # "well-known" is two, so that hyphens and apostrophes do not count
 
 
 def repair_constraint(question: str, phrase: str, template: str = "") -> tuple[str, list[str]]:
-    """The constraint as it stands in the question, and the kinds of repairs; raises LeftOut where there is none.
+    """Return the constraint as the question has it, and the kinds of repairs.
 
-    template: that of the fact behind the question ("{} is owned by"): what stands at its {} is the whole constraint.
+    Args:
+        question: the question.
+        phrase: the constraint of the released row.
+        template: of the fact behind the question ("{} is owned by"). The words at its {} are the whole constraint.
+
+    Raises:
+        LeftOut: the constraint is not in the question.
     """
     question = normalize(question)
     trimmed, removed = trim(phrase)
@@ -53,9 +59,9 @@ def repair_constraint(question: str, phrase: str, template: str = "") -> tuple[s
 
 
 def _scattered(question: str, phrase: str) -> str:
-    """The shortest span of the question that has the phrase's words in order, a few others between, or nothing.
+    """The shortest span of the question with the phrase's words in order and few others between, or "".
 
-    A word may differ by its plural, hyphens and apostrophes do not count.
+    Plurals, hyphens and apostrophes do not count.
     """
     words = _PLAIN_WORD.findall(phrase.lower())
     if not words:
@@ -82,7 +88,7 @@ def _same(word: str, other: str) -> bool:
 
 
 def _at_template(question: str, template: str) -> str:
-    """What stands in the question where the fact's template has its subject, if it is a demonstrative phrase."""
+    """The words of the question in the place of the template's subject, if they are a demonstrative phrase."""
     if template.count("{}") != 1:
         return ""
     before, after = (re.escape(piece.strip()) for piece in template.split("{}"))
