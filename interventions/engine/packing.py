@@ -7,15 +7,15 @@ Shapes: t tokens of a suffix, d hidden size.
 """
 
 import os
+from pathlib import PurePosixPath
 
+import psutil
 import torch
 
 # Tokens a packed forward: fewer pay overhead, more attend to each other's masked keys.
 CPU_PACKED_TOKENS = 300  # measured on two cores: flat from 200 to 600
 GPU_PACKED_TOKENS = 2048  # measured on an H200: flat from 2048 to 8192
-MEMINFO = "/proc/meminfo"  # Linux only
-CGROUP_OF, CGROUPS = "/proc/self/cgroup", "/sys/fs/cgroup"  # likewise
-GUESSED_BYTES = 4 << 30  # free on a system that tells nothing of its memory (Windows)
+CGROUP_OF, CGROUPS = "/proc/self/cgroup", "/sys/fs/cgroup"  # Linux only
 
 
 def packed_inputs(hidden, first: int, begins, ends):
@@ -97,35 +97,21 @@ def cache_bytes(lm, size: int) -> int:
 
 
 def free_bytes(device) -> int:
-    """Free memory of the device the weights are on; what torch holds in reserve on a GPU is free, too."""
+    """Return the free memory of a device, in bytes; what torch holds in reserve on a GPU is free, too."""
     if device.type == "cuda":
         reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserve
-    return max(0, int(min(machine_bytes(), container_bytes())))
-
-
-def machine_bytes() -> int:
-    """Free memory of the machine."""
-    if os.path.exists(MEMINFO):  # what the kernel would give back counts, file caches above all
-        with open(MEMINFO) as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    if hasattr(os, "sysconf"):  # macOS: not told, so a guess
-        return os.sysconf("SC_PHYS_PAGES") // 2 * os.sysconf("SC_PAGE_SIZE")
-    return GUESSED_BYTES
+    return max(0, int(min(psutil.virtual_memory().available, container_bytes())))
 
 
 def container_bytes() -> float:
-    """Free memory under the limits of the control groups that this process is in (a container's, a job's); infinite
-    without one.
+    """Free memory under the limits of this process's control groups (a container's, a job's); infinite without one.
 
-    /proc/meminfo tells the machine's memory inside a container, too.
+    psutil reports the memory of the whole machine inside a container.
     """
-    if not os.path.exists(CGROUP_OF):
-        return float("inf")
-    with open(CGROUP_OF) as file:
-        lines = [line.rstrip("\n").split(":", 2) for line in file]
     free = float("inf")
-    for _, controllers, path in lines:
+    for line in read_if_exists(CGROUP_OF).splitlines():
+        _, controllers, path = line.split(":", 2)
         if not controllers:  # version 2
             root, names = CGROUPS, ("memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
@@ -133,28 +119,25 @@ def container_bytes() -> float:
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         else:
             continue
-        while path:  # a group's limits are those of the groups above it, too
-            free = min(free, group_bytes(root + path.rstrip("/"), *names))
-            path = "" if path == "/" else os.path.dirname(path)
+        for group in (path, *map(str, PurePosixPath(path).parents)):  # the limits of the groups above count, too
+            free = min(free, group_bytes(f"{root}{group}", *names))
     return free
 
 
 def group_bytes(folder: str, limit: str, usage: str, cache: str) -> float:
-    """What a control group may still take; infinite where it has no limit. File caches that it gives back count."""
-    found = {}
-    for name in (limit, usage):
-        if not os.path.exists(f"{folder}/{name}"):
-            return float("inf")
-        with open(f"{folder}/{name}") as file:
-            found[name] = file.read().strip()
-    if not found[limit].isdecimal():  # "max"
+    """Bytes that a control group may still take, with the file caches that it gives back; infinite without a limit."""
+    most, used = read_if_exists(f"{folder}/{limit}").strip(), read_if_exists(f"{folder}/{usage}")
+    if not most.isdecimal() or not used:  # "max", or no such group
         return float("inf")
-    given_back = 0
-    if os.path.exists(f"{folder}/memory.stat"):
-        with open(f"{folder}/memory.stat") as file:
-            given_back = sum(int(line.split()[1]) for line in file if line.startswith(f"{cache} "))
-    return int(found[limit]) - (int(found[usage]) - given_back)
+    statistics = read_if_exists(f"{folder}/memory.stat").splitlines()
+    return int(most) - int(used) + sum(int(line.split()[1]) for line in statistics if line.startswith(f"{cache} "))
 
+
+def read_if_exists(path: str) -> str:
+    if not os.path.exists(path):
+        return ""
+    with open(path) as file:
+        return file.read()
 
 
 def packs(sites, costs, budget: int) -> list[list[int]]:

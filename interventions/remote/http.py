@@ -13,9 +13,11 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 import httpx
+from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
 from ..errors import InternalError, JobFailed, KeyRefused, NothingThere, RequestRefused, ServerUnreachable
 from ..progress import TRAFFIC, tell
@@ -24,7 +26,7 @@ BACK_OFF = 1.0  # seconds before the first repetition; doubled each time, and sp
 _LIMITS = httpx.Timeout(10.0, read=60.0, write=120.0)
 # Answers of proxies and of a cluster that is coming back. Others would be the same the next time.
 _PASSING_CODES = (408, 425, 429, 500, 502, 503, 504)
-_TRIES_500 = 5  # after which an internal error is taken for one that this request makes
+MAX_INTERNAL_ERRORS = 5  # after which the request itself counts as their cause
 _SPREAD = random.Random()  # of its own: pauses must not move what an experiment draws
 _SECRET = "[key]"
 
@@ -79,33 +81,47 @@ def get(path: str, *, patient: bool = False) -> httpx.Response:
 
     patient: connection faults and passing codes are waited out, see `patience`. Raises NDIFError.
     """
-    return waiting_out(lambda: send("GET", path), patience() if patient else 0.0)
+    return with_retries(lambda: send("GET", path), patience() if patient else 0.0)
 
 
-def waiting_out(once: Callable[[], httpx.Response], longest: float) -> httpx.Response:
-    """The answer to a request that is sent again, less and less often, while there is none, for at most so long.
+def with_retries(request: Callable[[], httpx.Response], longest: float) -> httpx.Response:
+    """Send a request again, less and less often, until the server answers it.
 
-    Raises what `once` raises, and JobFailed where the server failed on it without a reason _TRIES_500 times.
+    Args:
+        request: sends it once.
+        longest: seconds after which a failure is final.
+
+    Raises:
+        ServerUnreachable: there was no answer for `longest` seconds.
+        JobFailed: the server answered it with an internal error MAX_INTERNAL_ERRORS times.
+        NDIFError: what else `request` raises.
     """
-    began, attempt, internal = time.monotonic(), 0, 0
-    while True:
-        try:
-            return once()
-        except ServerUnreachable as error:
-            attempt += 1
-            if time.monotonic() - began > longest:
-                raise
-            internal += isinstance(error, InternalError)
-            if internal == _TRIES_500:
-                raise JobFailed(str(error)) from error
-            TRAFFIC.repeated += 1
-            tell(began, f"{error} Trying again for up to {longest:.0f} s.")
-            pause(attempt)
+    began, internal_errors = time.monotonic(), []
+
+    def is_final(state: RetryCallState) -> bool:
+        if isinstance(state.outcome.exception(), InternalError):
+            internal_errors.append(state.attempt_number)
+        return state.seconds_since_start > longest or len(internal_errors) == MAX_INTERNAL_ERRORS
+
+    def give_up(state: RetryCallState) -> NoReturn:
+        error = state.outcome.exception()
+        if state.seconds_since_start > longest:
+            raise error
+        raise JobFailed(str(error)) from error
+
+    def count_and_tell(state: RetryCallState) -> None:
+        TRAFFIC.repeated += 1
+        tell(began, f"{state.outcome.exception()} Trying again for up to {longest:.0f} s.")
+
+    return Retrying(
+        retry=retry_if_exception_type(ServerUnreachable), stop=is_final, retry_error_callback=give_up,
+        wait=lambda state: back_off(state.attempt_number), before_sleep=count_and_tell,
+    )(request)
 
 
-def pause(attempt: int) -> None:
-    """Back off before the n-th repetition; spread, so that many clients of one server do not come back together."""
-    time.sleep(min(60.0, BACK_OFF * 2 ** min(attempt - 1, 10)) * _SPREAD.uniform(0.5, 1.5))
+def back_off(attempt: int) -> float:
+    """Seconds before the n-th repetition, spread so that many clients of one server do not come back together."""
+    return min(60.0, BACK_OFF * 2 ** min(attempt - 1, 10)) * _SPREAD.uniform(0.5, 1.5)
 
 
 def send(method: str, path: str, **content) -> httpx.Response:

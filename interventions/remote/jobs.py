@@ -23,7 +23,7 @@ from nnsight.util import to_import_path
 
 from ..errors import JobFailed, NothingThere, NotServed, ServerUnreachable
 from ..progress import TRAFFIC, tell
-from .http import get, host, no_ndif, patience, pause, send, shown, waiting_out, without_key
+from .http import back_off, get, host, no_ndif, patience, send, shown, with_retries, without_key
 
 SUBMISSIONS = 4  # of one job, before it is given up
 FIRST_POLL, LAST_POLL = 0.01, 2.0  # seconds between two questions after a job; a tenth of its age between them
@@ -84,11 +84,11 @@ class Job(Backend):
                     raise JobFailed(f"The job was lost {lost} times, the last time because {error}.") from error
             attempt += 1
             TRAFFIC.repeated += 1
-            pause(attempt)
+            time.sleep(back_off(attempt))
 
     def _submit(self) -> str:
         envelope = RequestModel(model_key=self.model_key, compress=True)
-        job = waiting_out(lambda: send(
+        job = with_retries(lambda: send(
             "POST", "/request", data={"data": envelope.metadata()},
             files={"blob": ("request", self.payload, "application/octet-stream")},
         ), patience())

@@ -1,6 +1,7 @@
 """The machinery below the trace: each shortcut equals the forward it stands for."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -119,15 +120,13 @@ def test_packs_are_even_complete_and_within_the_budget():
 
 
 def test_free_memory_is_known_on_every_system(monkeypatch, tmp_path):
-    """On a GPU torch's own reserve counts as free, else every trace shrinks the next; macOS does not tell."""
+    """On a GPU torch's own reserve counts as free, else every trace shrinks the next."""
     every = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0 < packing.free_bytes(torch.device("cpu")) <= every
-    monkeypatch.setattr(packing, "CGROUP_OF", str(tmp_path / "none"))
-    (tmp_path / "meminfo").write_text("MemTotal: 900 kB\nMemFree: 100 kB\nMemAvailable: 700 kB\n")
-    monkeypatch.setattr(packing, "MEMINFO", str(tmp_path / "meminfo"))
-    assert packing.free_bytes(torch.device("cpu")) == 700 * 1024  # more than what nothing uses at all
-    monkeypatch.setattr(packing, "MEMINFO", str(tmp_path / "none"))
-    assert 0 < packing.free_bytes(torch.device("cpu")) <= every // 2
+    monkeypatch.setattr(packing, "CGROUP_OF", str(tmp_path / "none"))  # as on macOS
+    memory = SimpleNamespace(free=100, available=700)
+    monkeypatch.setattr(packing.psutil, "virtual_memory", lambda: memory)
+    assert packing.free_bytes(torch.device("cpu")) == 700  # more than what nothing uses at all
     for name, value in {"mem_get_info": (10, 100), "memory_reserved": 70, "memory_allocated": 20}.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     assert packing.free_bytes(torch.device("cuda")) == 60
@@ -154,15 +153,15 @@ GROUPS = {  # folder below /sys/fs/cgroup -> its files
 
 @pytest.mark.parametrize("case", GROUPS)
 def test_the_limit_of_a_container_counts(monkeypatch, tmp_path, case):
-    """In a container /proc/meminfo tells the memory of the whole machine: what is packed by it is killed."""
+    """In a container psutil reports the memory of the whole machine: what is packed by it is killed."""
     groups, folders, free = GROUPS[case]
-    (tmp_path / "meminfo").write_text("MemAvailable: 2000 kB\n")
+    monkeypatch.setattr(packing.psutil, "virtual_memory", lambda: SimpleNamespace(available=2000 * 1024))
     (tmp_path / "cgroup").write_text(groups)
     for folder, files in folders.items():
         (tmp_path / "fs" / folder).mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             (tmp_path / "fs" / folder / name).write_text(f"{content}\n")
-    for name, place in {"MEMINFO": "meminfo", "CGROUP_OF": "cgroup", "CGROUPS": "fs"}.items():
+    for name, place in {"CGROUP_OF": "cgroup", "CGROUPS": "fs"}.items():
         monkeypatch.setattr(packing, name, str(tmp_path / place))
     assert packing.free_bytes(torch.device("cpu")) == free
 

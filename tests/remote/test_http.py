@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import random
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -183,7 +184,7 @@ def test_a_cluster_that_comes_up_is_waited_for_longer_than_a_job_is_repeated(mon
             raise remote._NotReady("the server said 'Error starting model'")
         return {"result": 1}
 
-    monkeypatch.setattr(remote, "pause", lambda attempt: None)
+    monkeypatch.setattr(remote, "back_off", lambda attempt: 0.0)
     monkeypatch.setattr(remote.Job, "_submit", lambda job: "id")
     monkeypatch.setattr(remote.Job, "_wait", wait)
     assert remote.Job("").result() == {"result": 1}
@@ -207,12 +208,10 @@ def test_a_job_that_runs_for_long_is_waited_for(answering, monkeypatch):
         remote.Job("")._wait("1")
 
 
-def test_repetitions_back_off_and_spread(monkeypatch):
-    slept = []
-    monkeypatch.setattr(ndif.time, "sleep", slept.append)
-    for attempt in (*range(1, 11), 5000):
-        for _ in range(20):
-            ndif.pause(attempt)
+def test_repetitions_back_off_and_spread():
+    state = random.getstate()
+    slept = [ndif.back_off(attempt) for attempt in (*range(1, 11), 5000) for _ in range(20)]
+    assert random.getstate() == state  # pauses must not move what an experiment draws
     means = [sum(slept[20 * k: 20 * k + 20]) / 20 for k in range(11)]
     assert all(later > earlier for earlier, later in itertools.pairwise(means[:7]))
     assert len(set(slept[:20])) > 10 and max(slept) <= 60 * 1.5
