@@ -1,4 +1,4 @@
-"""How much earlier than its confidence a model's contributions are known (paper, section 4.4)."""
+"""How much earlier than the confidence the contributions are known (paper, section 4.4)."""
 
 from __future__ import annotations
 
@@ -22,39 +22,47 @@ from ..studies.loop import QuestionResult, RunOptions, question_loop
 from ..testbed import Item
 from .contributions import attention_contributions
 
-REPEATS = 3  # of which the fastest counts: other work on the machine can only slow one down
+REPEATS = 3  # the fastest counts: other work on the machine can only slow a run down
 
 
 def lead_time(
     model: VisionLanguageModel, items: Iterable[Item], layers: tuple[int, int] | None, *, limit: int = 10,
-    protocol: str = "paper", remote: bool | str | None = None, results_dir: str | Path = "results",
+    protocol: str = "paper", run: RunOptions | None = None,
 ) -> dict:
-    """The forward that ends where the last of `layers` has read its queries, against the whole one.
+    """Time the forward that ends at the last of `layers` against the whole forward.
 
-    Both start from the image and the question, and both are one request: the first returns the contribution constraint
-    -> last of layers first to last, the second the first visible token of the answer. Measured on the first `limit`
-    items that can be asked, one at a time, alternating; on a server the way there and back is part of both.
-    layers: (first, last), or None where none could be chosen; nothing is measured then.
-    results_dir: one stored table a question: what was measured once on this kind of machine is not measured again.
-    Returns layers_needed, n_layers and time_ratio, a Number: mean over questions of early / whole seconds.
+    Both start from the image and the question, and both are one request. The first returns the contribution
+    constraint -> last of layers first to last, the second the first visible token of the answer. They alternate, one
+    question at a time; on a server the network is part of both.
+
+    Args:
+        model: the model.
+        items: the questions; the first `limit` that can be asked are timed.
+        layers: (first, last), or None if no layers could be chosen; then nothing is timed.
+        limit: questions to time.
+        protocol: of the prompt.
+        run: where tables are stored and whether the model runs remotely. Stored times of the same kind of machine are
+            not measured again.
+
+    Returns:
+        layers_needed, n_layers and time_ratio, a `Number`: the mean over questions of early / whole seconds.
     """
-    remote, ratios = model.runs_on(remote), []
+    run, ratios = run or RunOptions(), []
+    remote = model.runs_on(run.remote)
     if layers:
         key = {
             "table": "lead_time", "version": 2, "layers": list(layers), "protocol": protocol, "remote": remote,
-            "repeats": REPEATS,
-            "machine": [device_of(model), _hardware(model), torch.get_num_threads()],
+            "repeats": REPEATS, "machine": [device_of(model), _hardware(model), torch.get_num_threads()],
         }
-        warm = []
 
-        def enough(entry: QuestionResult) -> bool:
-            if not entry.reason:
-                ratios.append(entry.table.loc[0, "early"] / entry.table.loc[0, "whole"])
+        def limit_reached(result: QuestionResult) -> bool:
+            if not result.reason:
+                ratios.append(result.table.loc[0, "early"] / result.table.loc[0, "whole"])
             return len(ratios) == limit
 
         question_loop(
-            model, items, partial(_time, model, layers, protocol, remote, warm), key=key, purpose=("time", "timed"),
-            run=RunOptions(results_dir, label="lead time"), allow_none=True, stop_when=enough,
+            model, items, partial(_time, model, layers, protocol, remote, []), key=key, purpose=("time", "timed"),
+            run=RunOptions(run.results_dir, label="lead time"), allow_none=True, stop_when=limit_reached,
         )
     value, low, high = bootstrap_interval(ratios)
     return {
@@ -64,9 +72,12 @@ def lead_time(
 
 
 def _time(
-    model: VisionLanguageModel, layers: tuple[int, int], protocol: str, remote: bool | str, warm: list, item: Item
+    model: VisionLanguageModel, layers: tuple[int, int], protocol: str, remote: bool | str, warmed_up: list, item: Item
 ) -> pd.DataFrame:
-    """The table stored for one question: the fastest seconds of each forward. warm: empty before the first one."""
+    """Return the table stored for one question: the fastest seconds of each forward.
+
+    warmed_up: empty before the first question.
+    """
     prompt = clean_prompt(model, item, Conditions(protocol))
     forced, _ = scored_part(own_answer(model, prompt, remote=remote).ids, model.blank_ids, sequence=False)
     request = clean_request(model, prompt, 0) | {
@@ -82,15 +93,15 @@ def _time(
     def whole() -> None:
         in_session(model.traced, greedy_answer, request, remote)
 
-    if not warm:  # what is only done once
+    if not warmed_up:
         early(), whole()
-        warm.append(True)
+        warmed_up.append(True)
     first, second = zip(*((_seconds(model, early), _seconds(model, whole)) for _ in range(REPEATS)), strict=True)
     return pd.DataFrame([{"early": min(first), "whole": min(second), "reason": ""}])
 
 
 def _hardware(model: VisionLanguageModel) -> str:
-    """What computes here, by name: timings of one machine are none of another."""
+    """Return the name of the processor or GPU: times of one machine do not hold for another."""
     if model.device.type == "cuda":
         return torch.cuda.get_device_name(model.device)
     try:
@@ -101,7 +112,7 @@ def _hardware(model: VisionLanguageModel) -> str:
 
 
 def lead_text(lead: dict) -> str:
-    """What `lead_time` found, in a sentence."""
+    """Return the result of `lead_time` as a sentence."""
     ratio = lead["time_ratio"]
     if math.isnan(lead["layers_needed"]):
         return "No layers could be chosen, so no early end was timed."

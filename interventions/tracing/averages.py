@@ -1,8 +1,7 @@
-"""Averages over questions, with statistics that can be trusted: the unit is always the question.
+"""Averages of effects over questions, with intervals and tests; the unit is always the question.
 
-Intervals are bootstraps over questions. Tests flip the sign of a whole question's effects, so that its layers, which a
-window makes much alike, stay together: no layer counts as an independent observation. Where the best of many layers
-is looked at, p and interval are corrected for their number.
+Intervals are bootstraps over questions. Tests flip the sign of all effects of a question together, because its layers
+are not independent observations. At the best of many layers, p and interval are corrected for their number.
 """
 
 from __future__ import annotations
@@ -18,11 +17,10 @@ from .study import SITE_ROLES, TraceStudy
 
 
 def by_role_layer(sites: pd.DataFrame, quantity: str = "effect") -> pd.DataFrame:
-    """Mean effect (or p_restored) by part, kind, role and layer, with bootstrap intervals over questions.
+    """Return mean effects by part, kind, role and layer. Columns part, kind, role, layer, <quantity>, low, high, n.
 
-    `sites` is that of a `TraceStudy`. Returns part, kind, role, layer, <quantity>, low, high, n (questions
-    that have the role), sorted so. Tokens of one role are averaged within their question; the row to read,
-    `constraint_last`, is a single token.
+    sites: those of a `TraceStudy`. quantity: "effect" or "p_restored". Tokens of one role are averaged within their
+    question; n counts the questions that have the role.
     """
     columns = ["part", "kind", "role", "layer", quantity, "low", "high", "n"]
     found = _without_other_constraints(sites).dropna(subset=[quantity])
@@ -47,8 +45,10 @@ def by_role_layer(sites: pd.DataFrame, quantity: str = "effect") -> pd.DataFrame
 
 
 def _without_other_constraints(sites: pd.DataFrame) -> pd.DataFrame:
-    """In a run whose questions differ in the constraint that was corrupted, the rows of a question's other one left
-    out: before the first corrupted token its effects are 0 by construction."""
+    """Where questions differ in the corrupted constraint, drop the rows of a question's other one.
+
+    Before the first corrupted token its effects are 0 by construction.
+    """
     corrupted = sites[sites["read"]].drop_duplicates("id").astype({"id": str, "role": str})
     corrupted = corrupted.set_index("id")["role"].str.removesuffix("_last")
     if corrupted.nunique() < 2:
@@ -59,13 +59,13 @@ def _without_other_constraints(sites: pd.DataFrame) -> pd.DataFrame:
 
 
 def effects_at(sites: pd.DataFrame, part: str, kind: str, quantity: str = "effect") -> pd.DataFrame:
-    """Effects (or p_restored) [questions, layers] at the token that each question is read at, by id and layer."""
+    """Return effects (or p_restored) [questions, layers] at the token that is read; index id, columns layer."""
     chosen = sites[sites["read"] & (sites["part"] == part) & (sites["kind"] == kind)].astype({"id": str})
     return chosen.pivot(index="id", columns="layer", values=quantity).dropna().sort_index(axis=1)
 
 
 def by_part_and_kind(study: TraceStudy, quantity: str = "effect") -> Iterable[tuple[str, str, pd.DataFrame]]:
-    """(part, kind, `effects_at`); none where no question was used."""
+    """Yield (part, kind, `effects_at`) of every part and kind with a used question."""
     for part in dict.fromkeys(study.sites["part"]):
         for kind in dict.fromkeys(study.sites["kind"]):
             effects = effects_at(study.sites, part, kind, quantity)
@@ -74,7 +74,7 @@ def by_part_and_kind(study: TraceStudy, quantity: str = "effect") -> Iterable[tu
 
 
 def by_layer(study: TraceStudy, quantity: str = "effect") -> pd.DataFrame:
-    """Mean effects (or p_restored) by layer at the token that is read, with bootstrap intervals over questions.
+    """Return mean effects (or p_restored) by layer at the token that is read.
 
     Columns part, kind, layer, <quantity>, low, high, n.
     """
@@ -89,10 +89,11 @@ def by_layer(study: TraceStudy, quantity: str = "effect") -> pd.DataFrame:
 
 
 def layer_tests(study: TraceStudy) -> pd.DataFrame:
-    """Is the effect above 0, layer by layer? Columns part, kind, layer, effect, low, high, p, p_corrected, n.
+    """Test whether the effect of each layer is above 0.
 
-    p: one-sided sign-flip test of the mean over questions. p_corrected: the same against the largest of all layers
-    (single-step max-t over the layers of this part and kind), so it may be read at the best layer.
+    Columns part, kind, layer, effect, low, high, p, p_corrected, n. p: one-sided sign-flip test of the mean over
+    questions. p_corrected: the same against the largest of all layers (single-step max-t over the layers of this part
+    and kind), valid at the best layer.
     """
     frames = []
     for part, kind, effects in by_part_and_kind(study):
@@ -111,17 +112,17 @@ def layer_tests(study: TraceStudy) -> pd.DataFrame:
 
 
 def early_tests(study: TraceStudy) -> pd.DataFrame:
-    """Are effects larger in early layers? Columns part, kind, early, others (means), difference, low, high, p, n.
+    """Test whether effects are larger in early layers.
 
-    The difference is taken within each question; p is the one-sided sign-flip test of its mean. No rows for a model all
-    of whose layers are early.
+    Columns part, kind, early, others (means), difference, low, high, p, n. The difference is taken within each
+    question; p is the one-sided sign-flip test of its mean. A model that has only early layers has no rows.
     """
     early, rows = early_layers(study.n_layers), []
     for part, kind, effects in by_part_and_kind(study):
         is_early = effects.columns.isin(list(early))
         means = effects.loc[:, is_early].mean(axis=1), effects.loc[:, ~is_early].mean(axis=1)
         differences = (means[0] - means[1]).to_numpy()
-        if is_early.all():  # a model of so few layers has no others
+        if is_early.all():
             continue
         value, low, high = bootstrap_interval(differences)
         flipped = sign_flips(differences[:, None])[:, 0]
@@ -133,7 +134,7 @@ def early_tests(study: TraceStudy) -> pd.DataFrame:
 
 
 def peak_layers(study: TraceStudy) -> pd.DataFrame:
-    """The layer with the largest effect, question by question. Columns id, part, kind, layer, effect."""
+    """Return the layer with the largest effect of each question. Columns id, part, kind, layer, effect."""
     frames = []
     for part, kind, effects in by_part_and_kind(study):
         frames.append(pd.DataFrame({
@@ -144,9 +145,9 @@ def peak_layers(study: TraceStudy) -> pd.DataFrame:
 
 
 def window_effects(studies: Mapping[int, TraceStudy]) -> pd.DataFrame:
-    """The best layer at every window. Columns window, part, kind, layer, effect, low, high, n.
+    """Return the best layer at every window. Columns window, part, kind, layer, effect, low, high, n.
 
-    The interval is that of `simultaneous_interval`: it may be read at the best layer.
+    The interval is `simultaneous_interval`, valid at the best layer.
     """
     rows = []
     for window, study in studies.items():
@@ -161,9 +162,9 @@ def window_effects(studies: Mapping[int, TraceStudy]) -> pd.DataFrame:
 
 
 def smallest_window(frame: pd.DataFrame, at_least: float = 0.0) -> pd.DataFrame:
-    """The smallest window whose interval lies above `at_least`. Columns part, kind, window (NaN: none).
+    """Return the smallest window whose interval lies above `at_least`. Columns part, kind, window (NaN: none).
 
-    `frame` is that of `window_effects`.
+    frame: from `window_effects`.
     """
     rows = []
     for (part, kind), cells in frame.groupby(["part", "kind"], sort=False):
@@ -173,6 +174,6 @@ def smallest_window(frame: pd.DataFrame, at_least: float = 0.0) -> pd.DataFrame:
 
 
 def on_common_questions(*studies: TraceStudy) -> tuple[TraceStudy, ...]:
-    """The studies, each restricted to the questions that all of them used."""
+    """Return the studies, each restricted to the questions that all of them used."""
     common = set.intersection(*(set(study.questions.loc[study.questions["used"], "id"]) for study in studies))
     return tuple(study.only(common) for study in studies)

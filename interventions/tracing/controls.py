@@ -1,10 +1,10 @@
-"""Controls of a trace: runs whose effect must vanish if the trace measures what it says.
+"""Controls of a trace: runs whose effect must vanish if the trace is valid.
 
-  other image     the clean run sees the image of another question (same words, another answer), so what is restored
-                  carries another entity's answer;
-  other position  what is restored at the constraint's last token is the clean output of a token outside of the
-                  constraints, so nothing but the corrupted words' output is lost. (Another token of the constraint
-                  would be no control: a model may read the image at all of them, as `mini` does.)
+  other image     The clean run sees the image of another question with the same words and another answer, so the
+                  restored output carries the answer of another entity.
+  other position  The clean output of a token outside the constraints is restored at the constraint's last token.
+                  Another token of the constraint is no control: a model may read the image there, as `mini` does.
+  other model     A model that does not store the fact at the same site, such as `mini-free`.
 """
 
 from __future__ import annotations
@@ -30,68 +30,88 @@ from .causal_trace import Scoring, trace
 from .study import TraceStudy, read_position, trace_study
 
 CONTROLS = ("other image", "other position")
-_COLUMNS = ["control", "id", "part", "kind", "layer", "effect"]
+COLUMNS = ["control", "id", "part", "kind", "layer", "effect"]
 
 
 def run_controls(
     model: VisionLanguageModel, testbed: Iterable[Item], study: TraceStudy, *, limit: int,
-    twin: VisionLanguageModel | None = None, min_p_clean: float = 0.1, results_dir="results", **options,
+    control_model: VisionLanguageModel | None = None, min_p_clean: float = 0.1, seed: int = 0,
+    run: RunOptions | None = None,
 ) -> pd.DataFrame:
-    """`control_effects` of at most `limit` questions of each part (0: the study's own effects alone).
+    """Run all controls of a study and compare them with it.
 
-    twin: a model that takes another route, asked the same questions; left out where it answers none of them right.
-    options: those of `trace_controls`.
+    Args:
+        model: the model of the study.
+        testbed: the items that other images are drawn from, with the study's own.
+        study: the study.
+        limit: questions of each part that controls run on; 0: none.
+        control_model: a model that does not store the fact at the same site. It is asked the same questions, and is
+            left out if it answers none of them right.
+        min_p_clean: as for `trace_study`, of the control model.
+        seed: of the choice of other images and positions.
+        run: where tables are stored and whether the model runs remotely; its shard and label are not used.
+
+    Returns:
+        See `control_effects`.
     """
-    none = pd.DataFrame(columns=_COLUMNS)
     if not limit:
-        return control_effects(study, none)
-    items = list(testbed)
-    controls = trace_controls(model, items, study, limit=limit, results_dir=results_dir, **options)
+        return control_effects(study, pd.DataFrame(columns=COLUMNS))
+    items, run = list(testbed), run or RunOptions()
+    controls = trace_controls(model, items, study, limit=limit, seed=seed, run=run)
+    if control_model is None:
+        return control_effects(study, controls)
     ids = set(_controlled(study, limit)["id"])
-    return control_effects(study, controls, twin and _twin_study(
-        twin, [item for item in items if item.id in ids], study, min_p_clean=min_p_clean, results_dir=results_dir
-    ))
+    try:
+        control_study = trace_study(
+            control_model, [item for item in items if item.id in ids], window=study.window, kinds=_kinds(study),
+            conditions=study.conditions, min_p_clean=min_p_clean, only_read=True,
+            run=RunOptions(run.results_dir, label=control_model.name),
+        )
+    except ParameterError:  # it knows none of the answers
+        print(f"{control_model.name}: no question could be used")
+        control_study = None
+    return control_effects(study, controls, control_study)
 
 
 def trace_controls(
     model: VisionLanguageModel, testbed: Iterable[Item], study: TraceStudy, *, limit: int = 0, seed: int = 0,
-    results_dir="results", method: str | None = None, remote: bool | str | None = None,
+    method: str | None = None, run: RunOptions | None = None,
 ) -> pd.DataFrame:
-    """The controls of a study, at the token that is read, on the questions it used.
+    """Run the controls of a study's own model, at the token that is read.
 
-    Columns control, id, part, kind, layer, effect.
+    Args are those of `run_controls`, but limit=0 means all used questions; method: see `Execution`.
 
-    testbed: where other images come from, the studied items among them. limit: questions of each part (0: all).
-    A question without another image has no row of that control.
+    Returns:
+        Columns control, id, part, kind, layer, effect. A question without another image has no row of that control.
     """
-    pool = list(testbed)
+    pool, run = list(testbed), run or RunOptions()
     by_id = {item.id: item for item in pool}
-    settings = {"window": study.window, "kinds": list(dict.fromkeys(study.sites["kind"])), "method": method,
-                "remote": model.runs_on(remote)}
+    settings = {"window": study.window, "kinds": _kinds(study), "method": method, "remote": model.runs_on(run.remote)}
     answers = {row.id: [int(token) for token in row.answer_ids] for row in _controlled(study, limit).itertuples()}
     frames = []
-    for control in CONTROLS:
-        run = _Run(control, pool, answers, study, seed, settings)
-        asked = question_loop(
-            model, [by_id[name] for name in answers], partial(_trace, model, run), item_key=run.key_of,
-            key=settings | study.conditions.key() | {"table": "trace_controls", "version": 2, "control": control,
-                "seed": seed},
-            purpose=("control", "controlled"), run=RunOptions(results_dir, label=f"control {control!r}"),
-            allow_none=True,
+    for name in CONTROLS:
+        control = _Control(name, pool, answers, study, seed, settings)
+        results = question_loop(
+            model, [by_id[item_id] for item_id in answers], partial(_trace, model, control),
+            key=settings | study.conditions.key() | {
+                "table": "trace_controls", "version": 2, "control": name, "seed": seed,
+            },
+            item_key=control.item_key, purpose=("control", "controlled"),
+            run=RunOptions(run.results_dir, label=f"control {name!r}"), allow_none=True,
         )
-        for entry in asked:
-            if entry.error is not None:
-                print(f"{entry.item.id}: no control {control!r}. {entry.error}", flush=True)
-        frames += [entry.table.assign(control=control, id=entry.item.id, part=entry.item.part)[_COLUMNS]
-                   for entry in asked if not entry.reason]
-    return joined(frames, _COLUMNS)
+        for result in results:
+            if result.error is not None:
+                print(f"{result.item.id}: no control {name!r}. {result.error}", flush=True)
+        frames += [result.table.assign(control=name, id=result.item.id, part=result.item.part)[COLUMNS]
+                   for result in results if not result.reason]
+    return joined(frames, COLUMNS)
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What one control needs besides model and item; answer_ids: what the model says, by the item's id."""
+class _Control:
+    """One control of a study; answer_ids: the model's own answers, by the item's id."""
 
-    control: str
+    name: str
     pool: list[Item]
     answer_ids: dict[str, list[int]]
     study: TraceStudy
@@ -99,31 +119,37 @@ class _Run:
     settings: dict
 
     def other(self, item: Item) -> Item | None:
-        """The item whose image is seen; None where there is none, or where the control needs none."""
-        return other_item(item, self.pool, self.seed) if self.control == "other image" else None
+        """Return the item whose image is seen; None if there is none, or if the control needs none."""
+        return other_item(item, self.pool, self.seed) if self.name == "other image" else None
 
-    def key_of(self, item: Item) -> dict:
+    def item_key(self, item: Item) -> dict:
         other = self.other(item)
         return {"answer_ids": self.answer_ids[item.id], "other": other and other.content()}
 
 
-def control_effects(study: TraceStudy, controls: pd.DataFrame, twin: TraceStudy | None = None) -> pd.DataFrame:
-    """A study's largest mean effect beside its controls at the same layer. Columns part, kind, layer, control, effect,
-    low, high, n.
+def control_effects(
+    study: TraceStudy, controls: pd.DataFrame, control_study: TraceStudy | None = None
+) -> pd.DataFrame:
+    """Return a study's largest mean effects beside its controls at the same layer.
 
-    Each control is compared on the questions it could run on. twin: a study of a model that takes another route
-    (`mini-free`), read at the same cells.
+    Args:
+        study: the study.
+        controls: from `trace_controls`. Each control is compared on the questions it could run on.
+        control_study: the study of a control model.
+
+    Returns:
+        Columns part, kind, layer, control, effect, low, high, n; control is "none" for the study itself.
     """
     rows = []
     for part, kind, effects in by_part_and_kind(study):
         layer = effects.mean().idxmax()
-        found = {"none": effects[layer]}
+        by_control = {"none": effects[layer]}
         chosen = controls[(controls["part"] == part) & (controls["kind"] == kind) & (controls["layer"] == layer)]
-        found |= {name: chosen.loc[chosen["control"] == name, "effect"] for name in CONTROLS}
-        if twin is not None:
-            other = effects_at(twin.sites, part, kind)
-            found |= {"other model": other[layer]} if layer in other else {}
-        for name, values in found.items():
+        by_control |= {name: chosen.loc[chosen["control"] == name, "effect"] for name in CONTROLS}
+        if control_study is not None:
+            other = effects_at(control_study.sites, part, kind)
+            by_control |= {"other model": other[layer]} if layer in other else {}
+        for name, values in by_control.items():
             if values.empty:
                 continue
             value, low, high = bootstrap_interval(values.to_numpy(float))
@@ -133,26 +159,19 @@ def control_effects(study: TraceStudy, controls: pd.DataFrame, twin: TraceStudy 
 
 
 def _controlled(study: TraceStudy, limit: int) -> pd.DataFrame:
-    """The questions that controls run on: the first `limit` used of each part (0: all used)."""
+    """Return the questions that controls run on: the first `limit` used ones of each part (0: all)."""
     used = study.questions[study.questions["used"]]
     return used.groupby("part", sort=False).head(limit) if limit else used
 
 
-def _twin_study(twin: VisionLanguageModel, items: list[Item], study: TraceStudy, **options) -> TraceStudy | None:
-    kinds = list(dict.fromkeys(study.sites["kind"]))
-    options |= {"only_read": True, "label": twin.name}
-    try:
-        return trace_study(twin, items, window=study.window, kinds=kinds, conditions=study.conditions, **options)
-    except ParameterError:  # it knows none of the answers
-        print(f"{twin.name}: no question could be used")
-        return None
+def _kinds(study: TraceStudy) -> list[str]:
+    return list(dict.fromkeys(study.sites["kind"]))
 
 
 def other_item(item: Item, pool: Iterable[Item], seed: int = 0) -> Item | None:
-    """An item with the same visual constraint, another image, another entity (where that is known) and no answer in
-    common; the same relation if possible.
+    """Return an item with the same visual constraint, another image, another entity and no answer in common.
 
-    Chosen by a hash, so it does not depend on the order of the pool.
+    Items of the same relation come first. The choice is by a hash, so it does not depend on the order of the pool.
     """
     def rank(other: Item) -> tuple:
         return other.relation != item.relation, seeded_hash(seed, item.id, other.id)
@@ -165,32 +184,33 @@ def other_item(item: Item, pool: Iterable[Item], seed: int = 0) -> Item | None:
     return min(fitting, key=rank, default=None)
 
 
-def _trace(model: VisionLanguageModel, run: _Run, item: Item) -> pd.DataFrame:
-    """The table stored for one control of one question: effects by kind and layer. Raises Unusable."""
-    conditions, name, answer_ids = run.study.conditions, item.id, run.answer_ids[item.id]
-    if run.control == "other image":
-        other = run.other(item)
+def _trace(model: VisionLanguageModel, control: _Control, item: Item) -> pd.DataFrame:
+    """Return the table stored for one control of one question: effects by kind and layer."""
+    conditions, settings, name = control.study.conditions, control.settings, item.id
+    if control.name == "other image":
+        other = control.other(item)
         if other is None:
             raise Unusable("no other image")
         item = replace(item, image=other.image, entity=other.entity)
     prompt = clean_prompt(model, item, conditions)
     corrupted = corrupted_prompt(model, item, prompt, conditions)
     position = read_position(prompt, item, conditions)
-    if run.control == "other position":
-        corrupted, position = _moved(prompt, corrupted, position, f"{run.seed}:{name}")
+    if control.name == "other position":
+        corrupted, position = _moved(prompt, corrupted, position, f"{control.seed}:{name}")
     result = trace(
-        model, prompt, corrupted, window=run.settings["window"], window_rule=conditions.window_rule,
-        kinds=run.settings["kinds"], positions=(position,), answer=answer_ids, scoring=Scoring(require_top=False),
-        execution=Execution(run.settings["method"], remote=run.settings["remote"]),
+        model, prompt, corrupted, window=settings["window"], window_rule=conditions.window_rule,
+        kinds=settings["kinds"], positions=(position,), answer=control.answer_ids[name],
+        scoring=Scoring(require_top=False), execution=Execution(settings["method"], remote=settings["remote"]),
     )
     return result.to_frame()[["kind", "layer", "effect"]].assign(reason="")
 
 
 def _moved(prompt: Prompt, corrupted: CorruptedPrompt, position: int, draw: str) -> tuple[CorruptedPrompt, int]:
-    """The corrupted prompt in which only a token outside of the constraints has a counterpart, that of `position`.
+    """Return a corrupted prompt that restores, at `position`, the clean output of a token outside the constraints.
 
-    The token, which is returned too, is drawn from those behind the image and before the constraint, or else behind it;
-    never a word that the constraint has as well ("a country that borders this country"): `mini` reads the image there.
+    The token, which is returned too, is drawn from those after the image and before the constraint, or else after it.
+    A word that the constraint also has is not drawn ("a country that borders this country"): `mini` reads the image
+    there.
     """
     words = {prompt.tokens[c] for role in prompt.spans for c in prompt.positions(role)}
     others = [c for c in prompt.positions("other")

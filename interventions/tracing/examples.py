@@ -1,4 +1,4 @@
-"""Single questions: which ones of a sample are shown, and one of them worked out as in the paper's Figure 2."""
+"""Single questions: choose which ones to show, and work one out as in the paper's Figure 2."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from ..prompts.corruption import CorruptedPrompt
 from ..prompts.prompt import Prompt
 from ..prompts.tokens import token_texts
 from ..studies.conditions import REPEAT_TOKEN, Conditions, as_asked, clean_prompt, corrupted_prompt, corrupted_roles
+from ..studies.loop import RunOptions
 from ..testbed import Item, load_image
 from ..testbed.phrases import question_pieces
 from ..text import normalize
 from .restoration import site_writes
 from .study import TraceStudy, trace_study
 
-ASK_AT_MOST = 20  # questions for each one wanted, before a part is given up
+ASK_AT_MOST = 20  # questions asked per question wanted
 
 
 @dataclass(frozen=True)
@@ -77,27 +78,38 @@ class WorkedExample:
         return float(self.answers.loc[(self.answers["run"] == run) & self.answers["is_answer"], "p"].iloc[0])
 
 
-def first_used(model: VisionLanguageModel, pool: Iterable[Item], n: int, **settings) -> TraceStudy:
-    """Trace the questions of a pool in its order until n of each part could be used; the others keep their reasons.
+def first_used(
+    model: VisionLanguageModel, pool: Iterable[Item], n: int, *, run: RunOptions | None = None, **settings
+) -> TraceStudy:
+    """Trace the questions of a pool in its order until n of each part are used.
 
-    settings are those of `trace_study`. A part is given up after ASK_AT_MOST x n questions. Nothing is replaced where
-    n is 0 (all are traced), where the questions are `required`, and in a shard, whose share must not depend on what
-    the others find. Raises as `trace_study` does, if no question could be used.
+    Args:
+        model: the model.
+        pool: the items in their order. A part ends after ASK_AT_MOST x n questions.
+        n: used questions wanted of each part; 0 traces all of them.
+        run: as for `trace_study`. With `required` or `shard`, unused questions are not replaced: the share of a shard
+            must not depend on the results of the others.
+        settings: the other arguments of `trace_study`.
+
+    Returns:
+        The study of all questions that were asked. Raises what `trace_study` does.
     """
+    run = run or RunOptions()
     parts: dict[str, list[Item]] = {}
     for item in pool:
         parts.setdefault(item.part, []).append(item)
-    n = 0 if settings.get("required") else n
-    replaces = bool(n) and not settings.get("shard")
+    n = 0 if run.required else n
+    replaces = bool(n) and not run.shard
     parts = {part: items[: n * ASK_AT_MOST] if n else items for part, items in parts.items()}
-    asked = {part: n or len(items) for part, items in parts.items()}
+    n_asked = {part: n or len(items) for part, items in parts.items()}
     while True:
-        open_parts = [part for part, items in parts.items() if replaces and asked[part] < len(items)]
+        open_parts = [part for part, items in parts.items() if replaces and n_asked[part] < len(items)]
         try:
-            # Those asked before are read back from the results, not traced again.
-            study = trace_study(model, [item for part in parts for item in parts[part][: asked[part]]], **settings)
+            # Questions asked before are read from the store, not traced again.
+            items = [item for part in parts for item in parts[part][: n_asked[part]]]
+            study = trace_study(model, items, run=run, **settings)
             used = study.questions.groupby("part")["used"].sum()
-        except ParameterError:  # none of them
+        except ParameterError:  # no question can be used
             if not open_parts:
                 raise
             used = dict.fromkeys(parts, 0)
@@ -105,7 +117,7 @@ def first_used(model: VisionLanguageModel, pool: Iterable[Item], n: int, **setti
         if not any(missing.values()):
             return study
         for part in open_parts:
-            asked[part] += missing[part]
+            n_asked[part] += missing[part]
 
 
 def typical(study: TraceStudy) -> str:

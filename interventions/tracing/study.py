@@ -1,8 +1,7 @@
-"""The experiment behind every tracing figure: trace the questions of a test bed, one stored table a question.
+"""The study behind every tracing figure: trace the questions of a test bed, one stored table per question.
 
-A notebook, a script and a test all call `trace_study`. A question counts only if the model answers it right (its whole
-answer, see `answers.py`), because what is traced is where *that* answer comes from; every question left out keeps its
-reason. Averages are in `averages.py`.
+A question is used only if the model's whole answer is right, because the trace shows where *that* answer comes from.
+Every question that is left out keeps its reason. Averages are in `averages.py`.
 """
 
 from __future__ import annotations
@@ -26,27 +25,29 @@ from ..testbed.answers import is_right
 from ..text import list_reasons
 from .causal_trace import KINDS, CausalTrace, Scoring, trace
 
-# Rows of the heat maps. The paper reads effects at the last token of a constraint: it has a row of its own.
+# Rows of the heat maps. The paper reads effects at the last token of a constraint, which has a row of its own.
 SITE_ROLES = (
     "visual", "before", "constraint", "constraint_last", "between", "text_constraint", "text_constraint_last",
     "last",
 )
 _SITE_COLUMNS = ["id", "part", "kind", "position", "token", "role", "read", "layer", "p_restored", "effect"]
-
-
 READ_AT = {"constraint_last": "visual constraint", "text_constraint_last": "text constraint",
            None: "corrupted constraint"}
 
 
 @dataclass(frozen=True)
 class TraceStudy:
-    """Two tidy frames, and the settings that a figure must name.
+    """The traces of many questions.
 
-    `sites`, one row a site of every question used: id, part, kind, position, token, role (of `SITE_ROLES`), read
-    (whether this is the token to read: the last one of the constraint that was corrupted), layer, p_restored, effect.
-    `questions`, one row a question asked: id, part, constraints, question, entity, relation, split, style, answer (the
-    model's), answer_ids (its tokens), correct, used, reason, p_clean, p_corrupted, p_restored_<kind> (the best layer at
-    the token that is read).
+    Attributes:
+        sites: one row per site of every used question. Columns id, part, kind, position, token, role (of `SITE_ROLES`),
+            read (whether effects are read at this token, the last one of the corrupted constraint), layer, p_restored,
+            effect.
+        questions: one row per question. Columns id, part, constraints, question, entity, relation, split, style, answer
+            (the model's), answer_ids, correct, used, reason, p_clean, p_corrupted, p_restored_<kind> (of the best layer
+            at the token that is read).
+        n_layers: of the model.
+        window, conditions: the settings of the traces.
     """
 
     sites: pd.DataFrame
@@ -65,7 +66,7 @@ class TraceStudy:
 
     @property
     def role(self) -> str | None:
-        """The role of the tokens that are read, None if questions differ in it."""
+        """The role of the tokens that are read; None if it differs between questions."""
         roles = {read_role(self.conditions, kind == "multi") for kind in set(self.questions["constraints"])}
         return roles.pop() if len(roles) == 1 else None
 
@@ -75,14 +76,14 @@ class TraceStudy:
         return READ_AT[self.role]
 
     def only(self, ids: Iterable[str]) -> TraceStudy:
-        """The same, of these questions alone."""
+        """Return the study of these questions alone."""
         ids = set(ids)
         return replace(
             self, sites=self.sites[self.sites["id"].isin(ids)], questions=self.questions[self.questions["id"].isin(ids)]
         )
 
     def summary(self) -> pd.DataFrame:
-        """By part: questions asked and used, why the others were not, medians over those used."""
+        """Return, by part, the numbers of asked and used questions, why others were left out, and medians."""
         rows = []
         for part, group in self.questions.groupby("part", sort=False):
             used = group[group["used"]]
@@ -91,7 +92,7 @@ class TraceStudy:
         return pd.DataFrame(rows)
 
     def probabilities(self) -> pd.DataFrame:
-        """Clean, corrupted and best restored probabilities of the questions used, long: id, part, run, p."""
+        """Return the probabilities of the used questions in each run. Columns id, part, run, p."""
         runs = [column for column in self.questions if column.startswith("p_")]
         used = self.questions[self.questions["used"]]
         return used.melt(["id", "part"], runs, var_name="run", value_name="p")
@@ -102,44 +103,57 @@ def trace_study(
     kinds: Iterable[str] = KINDS, conditions: Conditions | None = None, min_p_clean: float = 0.1,
     method: str | None = None, only_read: bool = False, run: RunOptions | None = None,
 ) -> TraceStudy:
-    """Trace every item of `testbed` (see `TestBed.select` for a sample), one stored table a question.
+    """Trace every item of a test bed.
 
-    conditions: corruption, window rule, prompt format and reported value; None = the paper's.
-    Traced are the last visual token and all that follows, as in the released scripts: before the first
-    corrupted token every effect is exactly 0, so one visual token stands for all. only_read: nothing but the token that
-    is read, the last of the corrupted constraint.
-    run: where tables go, and on which items and machine it runs, see `RunOptions`.
-    A text-only model is asked about the entity by its name. An item that cannot be used is left out with its reason,
-    unless `run.required`: then it raises ParameterError. A failure costs its own question too.
-    If no question can be used, the first failure or a ParameterError is raised.
+    The last visual token and all tokens after it are traced, as in the released scripts: before the first corrupted
+    token every effect is exactly 0, so one visual token stands for all.
+
+    Args:
+        model: the model. A text-only model is asked about the entity by its name.
+        testbed: the items, see `TestBed.select` for a sample.
+        window: layers restored together.
+        kinds: modules to restore, "mlp", "attention" or both.
+        conditions: corruption, window rule, prompt format and reported value. None: the paper's.
+        min_p_clean: questions whose right answer is less probable than this are left out.
+        method: see `Execution`.
+        only_read: trace only the token at which effects are read, the last one of the corrupted constraint.
+        run: how the study runs.
+
+    Returns:
+        The traces. A question that cannot be used, or that fails, is left out with its reason.
+
+    Raises:
+        TraceError: the window does not fit the model.
+        ParameterError: no question, or a required question, can be used. If a question failed, its error.
+        RunStopped, NDIFError: the machine or the server failed.
     """
     conditions, run = conditions or Conditions(), run or RunOptions()
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
     window_spans(window, conditions.window_rule, model.n_layers)  # refused now, not at every question
-    settings = {"window": window, "kinds": kinds, "method": method,
-                "remote": model.runs_on(run.remote)}
+    settings = {"window": window, "kinds": kinds, "method": method, "remote": model.runs_on(run.remote)}
     key = settings | conditions.key() | {"table": "trace_study", "version": 2, "min_p_clean": min_p_clean}
-    asked = question_loop(
+    results = question_loop(
         model, testbed, partial(_trace_item, model, conditions, min_p_clean, settings, only_read, run.results_dir),
         key=key | ({"only_read": True} if only_read else {}), purpose=("trace", "traced"), run=run,
     )
     rows, tables = [], []
-    for entry in asked:
-        row = {"correct": False} | entry.row(["answer", "answer_ids", "correct", "p_clean", "p_corrupted"])
+    for result in results:
+        row = {"correct": False} | result.row(["answer", "answer_ids", "correct", "p_clean", "p_corrupted"])
         if row["used"]:
-            tables.append(entry.table.assign(id=entry.item.id, part=entry.item.part))
-            row |= _best_restored(entry.table)
+            tables.append(result.table.assign(id=result.item.id, part=result.item.part))
+            best = result.table[result.table["read"]].groupby("kind")["p_restored"].max()
+            row |= {f"p_restored_{kind}": p for kind, p in best.items()}
         rows.append(row)
     return TraceStudy(_sites(tables), _questions(rows, kinds), model.n_layers, window, conditions)
 
 
 def read_role(conditions: Conditions, multi: bool) -> str:
-    """The role of the token to read: the last one of the constraint that is corrupted, the visual one if both are."""
+    """Return the role of the token to read: the last one of the corrupted constraint, of the visual one if both are."""
     return "text_constraint_last" if multi and conditions.corrupted == "text" else "constraint_last"
 
 
 def read_position(prompt: Prompt, item: Item, conditions: Conditions) -> int:
-    """The position in an item's prompt at which its effects are read."""
+    """Return the position in an item's prompt at which its effects are read."""
     return prompt.positions(read_role(conditions, item.constraints == "multi").removesuffix("_last"))[-1]
 
 
@@ -147,7 +161,7 @@ def _trace_item(
     model, conditions: Conditions, min_p_clean: float, settings: dict, only_read: bool, results_dir: str | Path,
     item: Item,
 ) -> pd.DataFrame:
-    """The table stored for one question: its sites, or one row without a site if it is left out."""
+    """Return the table stored for one question: its sites, or one row without a site if it is left out."""
     prompt = clean_prompt(model, item, conditions)
     corrupted = corrupted_prompt(model, item, prompt, conditions)
     answer = item_answer(
@@ -174,10 +188,9 @@ def _trace_item(
 
 
 def shown_positions(prompt: Prompt) -> tuple[int, ...]:
-    """The tokens whose sites are worth a look, of all that a trace could restore.
+    """Return the positions that a study traces: the last visual token and all tokens after it.
 
-    As in the released scripts the last visual token stands for all, and what is before it is left out; where the image
-    comes after the question, all from the first constraint on belongs to them.
+    If the image comes after the question, all tokens from the first constraint on are traced too.
     """
     image = max(prompt.visual, default=0)
     first = min(image, prompt.constraint[0], *prompt.positions("text_constraint")[:1])
@@ -185,7 +198,7 @@ def shown_positions(prompt: Prompt) -> tuple[int, ...]:
 
 
 def _with_roles(result: CausalTrace, prompt: Prompt, read: int) -> pd.DataFrame:
-    """The trace's table, with the roles of `SITE_ROLES` in place of the prompt's coarser ones; read: a position."""
+    """Return the trace's table with the roles of `SITE_ROLES` in place of the prompt's coarser ones."""
     fine = {positions[-1]: f"{role}_last" for role in ("constraint", "text_constraint")
             if (positions := prompt.positions(role))}
     for position, role in enumerate(prompt.roles):
@@ -195,11 +208,6 @@ def _with_roles(result: CausalTrace, prompt: Prompt, read: int) -> pd.DataFrame:
     frame["role"] = [fine.get(p, role) for p, role in zip(frame["position"], frame["role"], strict=True)]
     frame["read"] = frame["position"] == read
     return frame[["kind", "position", "token", "role", "read", "layer", "p_restored", "effect"]]
-
-
-def _best_restored(table: pd.DataFrame) -> dict[str, float]:
-    at_constraint = table[table["read"]]
-    return {f"p_restored_{kind}": p for kind, p in at_constraint.groupby("kind")["p_restored"].max().items()}
 
 
 def _sites(tables: list[pd.DataFrame]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from answering import questions, speaking
 import interventions.attention.lead_time as module
 from interventions.attention.lead_time import lead_text, lead_time
 from interventions.statistics import Number
+from interventions.studies.loop import RunOptions
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def test_the_early_forward_runs_no_layer_behind_the_last_one_needed(model, items
     ran = []
     handles = [layer.mlp.register_forward_hook(lambda *_, index=index: ran.append(index))
                for index, layer in enumerate(layers)]
-    found = lead_time(model, items[:1], (1, 2), results_dir=tmp_path)
+    found = lead_time(model, items[:1], (1, 2), run=RunOptions(tmp_path))
     for handle in handles:
         handle.remove()
     assert (found["layers_needed"], found["n_layers"], found["time_ratio"].n) == (3, 5, 1)
@@ -42,7 +43,7 @@ def test_what_is_timed_are_the_contributions_of_all_layers_of_the_predictor(mode
         module, "attention_contributions",
         lambda *given, layers, **options: asked.append(tuple(layers)) or plain(*given, layers=layers, **options),
     )
-    lead_time(model, items[:1], (1, 3), results_dir=tmp_path)
+    lead_time(model, items[:1], (1, 3), run=RunOptions(tmp_path))
     assert set(asked) == {(1, 2, 3)}
 
 
@@ -54,7 +55,7 @@ def test_the_ratio_is_that_of_the_fastest_runs_and_its_mean_is_over_questions(mo
         *(0, 1), *(0, 4), *(0, 1), *(0, 4), *(0, 1), *(0, 4),  # 1 of 4
     ])
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
-    found = lead_time(model, [broken, *items], (0, 0), limit=2, results_dir=tmp_path)
+    found = lead_time(model, [broken, *items], (0, 0), limit=2, run=RunOptions(tmp_path))
     assert found["time_ratio"].value == pytest.approx((0.5 + 0.25) / 2)
     assert (found["time_ratio"].n, found["layers_needed"]) == (2, 1)
     assert next(clock, None) is None
@@ -62,9 +63,9 @@ def test_the_ratio_is_that_of_the_fastest_runs_and_its_mean_is_over_questions(mo
 
 def test_nothing_to_time_is_no_number(model, items, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    found = lead_time(model, [replace(items[0], image=tmp_path / "broken.png")], (0, 0), results_dir=tmp_path)
+    found = lead_time(model, [replace(items[0], image=tmp_path / "broken.png")], (0, 0), run=RunOptions(tmp_path))
     assert found["time_ratio"].n == 0 and math.isnan(found["time_ratio"].value)
-    found = lead_time(model, items, None, results_dir=tmp_path)
+    found = lead_time(model, items, None, run=RunOptions(tmp_path))
     assert found["time_ratio"].n == 0 and math.isnan(found["layers_needed"])
     assert lead_text(found) == "No layers could be chosen, so no early end was timed."
 

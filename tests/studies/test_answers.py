@@ -288,7 +288,7 @@ def test_lead_time_waits_for_the_token_that_can_be_seen(words, tmp_path, monkeyp
     tiny.picture().save(tmp_path / "a.png")
     item = Item(id="a", part="known", question=tiny.QUESTION, image=tmp_path / "a.png",
                 visual_constraint="this country", answers=("7",))
-    assert lead.lead_time(only(words, "▁", "7"), [item], (1, 2), results_dir=tmp_path)["time_ratio"].n == 1
+    assert lead.lead_time(only(words, "▁", "7"), [item], (1, 2), run=RunOptions(tmp_path))["time_ratio"].n == 1
     assert set(lengths) == {2}
 
 

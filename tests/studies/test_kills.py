@@ -51,7 +51,7 @@ def attention(world: World, out: Path) -> list[pd.DataFrame]:
 def controls(world: World, out: Path) -> list[pd.DataFrame]:
     study = trace_study(world.model, world.items,
         run=RunOptions(results_dir=out), conditions=Conditions(corrupted="visual"))
-    return [trace_controls(world.model, world.items, study, results_dir=out)]
+    return [trace_controls(world.model, world.items, study, run=RunOptions(out))]
 
 
 def errors(world: World, out: Path) -> list[pd.DataFrame]:
@@ -82,7 +82,7 @@ def kept_edits(world: World, out: Path) -> list[pd.DataFrame]:
 
 
 def timed(world: World, out: Path) -> list[pd.DataFrame]:
-    return [pd.DataFrame([lead_time(world.model, world.items, (1, 2), results_dir=out)["time_ratio"]])]
+    return [pd.DataFrame([lead_time(world.model, world.items, (1, 2), run=RunOptions(out))["time_ratio"]])]
 
 
 def precisions(world: World, out: Path) -> list[pd.DataFrame]:

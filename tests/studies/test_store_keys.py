@@ -38,7 +38,7 @@ from interventions.tracing.controls import trace_controls
 from interventions.tracing.study import trace_study
 
 # Arguments that say where and how something runs, not what: changed in `test_how_a_study_runs_is_not_in_its_key`.
-HOW = {"model", "testbed", "results_dir", "shard", "required", "label", "remote"}
+HOW = {"model", "testbed", "run", "results_dir", "shard", "required", "label", "remote"}
 QUICK = Editing(
     layers=(1,), optimizer=Optimizer(steps=3), fine_tuning=FineTuning(1e-2, steps=2),
     constrained=FineTuning(1e-2, steps=2, epsilon=5e-3), n_unrelated=2,
@@ -129,7 +129,7 @@ def controlled(world: World, out: Path, *, conditions: dict | None = None, **giv
     window, kinds = given.pop("window", 3), given.pop("kinds", ("mlp", "attention"))
     study = trace_study(world.model, world.items[:1], window=window, kinds=kinds, run=RunOptions(results_dir=out),
                         conditions=Conditions(**{"corrupted": "both"} | (conditions or {})))
-    return [trace_controls(world.model, world.items, study, results_dir=out, **given)]
+    return [trace_controls(world.model, world.items, study, run=RunOptions(out), **given)]
 
 
 def asked_for_errors(world: World, out: Path, **given) -> list[pd.DataFrame]:
@@ -381,7 +381,7 @@ def test_timings_are_read_back_on_the_same_machine_for_the_same_forwards(tmp_pat
     def measured(**changes) -> bool:
         timed.clear()
         given = {"layers": (1, 2)} | changes
-        lead_time(world.model, world.items[:1], given.pop("layers"), results_dir=tmp_path / "store", **given)
+        lead_time(world.model, world.items[:1], given.pop("layers"), run=RunOptions(tmp_path / "store"), **given)
         return len(timed) == 2 * lead.REPEATS
 
     assert measured() and not measured()

@@ -45,7 +45,7 @@ def study(model, items, results):
 
 @pytest.fixture(scope="module")
 def controls(model, items, study, results):
-    return trace_controls(model, items, study, results_dir=results)
+    return trace_controls(model, items, study, run=RunOptions(results))
 
 
 def test_the_trace_has_what_the_controls_must_lose(study):
@@ -73,7 +73,7 @@ def test_another_image_brings_its_own_answer(model, items, study, tmp_path):
     answer = [model.tokenizer.convert_tokens_to_ids(other.answers[0])]
     asked = study.questions.assign(answer_ids=[answer] * len(study.questions))
     as_other = replace(study, questions=asked).only([item.id])
-    controls = trace_controls(model, items, as_other, results_dir=tmp_path)
+    controls = trace_controls(model, items, as_other, run=RunOptions(tmp_path))
     found = controls[controls["control"] == "other image"].set_index(["kind", "layer"])["effect"]
     for cell in CELLS.items():
         assert found[cell] >= HIGH
@@ -97,7 +97,7 @@ def moved(calls) -> list:
 
 def test_another_position_is_restored_at_the_constraints_last_token(model, items, study, tmp_path, monkeypatch):
     calls = watched(monkeypatch)
-    trace_controls(model, items, study, results_dir=tmp_path)
+    trace_controls(model, items, study, run=RunOptions(tmp_path))
     found = moved(calls)
     assert len(found) == len(items)
     for prompt, corrupted, (source,) in found:
@@ -112,7 +112,7 @@ def test_the_other_position_is_drawn_by_the_seed(model, items, tmp_path, monkeyp
     study = trace_study(model, items[1:2], window=1, run=RunOptions(results_dir=tmp_path))
     calls = watched(monkeypatch)
     for seed in (*range(8), 0):  # all in one directory, where another seed's results must not be taken
-        trace_controls(model, items[1:2], study, seed=seed, results_dir=tmp_path)
+        trace_controls(model, items[1:2], study, seed=seed, run=RunOptions(tmp_path))
     assert len(moved(calls)) == 8
     assert len({source for _, _, (source,) in moved(calls)}) > 1
 
@@ -122,7 +122,7 @@ def test_a_word_of_the_constraint_is_no_other_position(model, items, tmp_path, m
     study = trace_study(model, [item], window=1, run=RunOptions(results_dir=tmp_path))
     calls = watched(monkeypatch)
     for seed in range(12):
-        trace_controls(model, [item], study, seed=seed, results_dir=tmp_path)
+        trace_controls(model, [item], study, seed=seed, run=RunOptions(tmp_path))
     sources = {prompt.tokens[source] for prompt, _, (source,) in moved(calls)}
     assert {"capital", "of"} <= sources
     assert not sources & {"this", "country"}
@@ -134,7 +134,7 @@ def test_a_word_of_the_constraint_is_no_other_position(model, items, tmp_path, m
 def test_without_another_image_there_is_no_row_of_that_control(model, items, tmp_path):
     alone = items[:2]  # two questions about the same flag
     study = trace_study(model, alone, window=1, run=RunOptions(results_dir=tmp_path))
-    controls = trace_controls(model, alone, study, results_dir=tmp_path)
+    controls = trace_controls(model, alone, study, run=RunOptions(tmp_path))
     assert set(controls["control"]) == {"other position"}
     assert set(controls["id"]) == {item.id for item in alone}
 
@@ -142,20 +142,20 @@ def test_without_another_image_there_is_no_row_of_that_control(model, items, tmp
 def test_a_constraint_of_one_token_has_both_controls(model, items, tmp_path):
     short = [replace(item, visual_constraint="country", visual_replacement="Africa") for item in items]
     study = trace_study(model, short, window=1, run=RunOptions(results_dir=tmp_path))
-    controls = trace_controls(model, short, study, results_dir=tmp_path)
+    controls = trace_controls(model, short, study, run=RunOptions(tmp_path))
     assert set(controls["control"]) == set(CONTROLS)
     assert controls["effect"].abs().max() <= LOW
 
 
 def test_an_image_that_cannot_be_read_is_no_failure(model, items, study, tmp_path):
     pool = [items[0], replace(items[2], image=tmp_path / "nowhere.png")]
-    controls = trace_controls(model, pool, study.only([items[0].id]), results_dir=tmp_path)
+    controls = trace_controls(model, pool, study.only([items[0].id]), run=RunOptions(tmp_path))
     assert set(controls["control"]) == {"other position"}
 
 
 def test_neither_control_possible_gives_an_empty_table(model, items, study, tmp_path):
     pool = [replace(items[0], image=tmp_path / "nowhere.png")]
-    controls = trace_controls(model, pool, study.only([items[0].id]), results_dir=tmp_path)
+    controls = trace_controls(model, pool, study.only([items[0].id]), run=RunOptions(tmp_path))
     assert controls.empty
     assert list(controls.columns) == ["control", "id", "part", "kind", "layer", "effect"]
     assert set(control_effects(study, controls)["control"]) == {"none"}
@@ -167,14 +167,14 @@ def test_neither_control_possible_gives_an_empty_table(model, items, study, tmp_
 def test_questions_that_were_not_used_have_no_control(model, items, tmp_path):
     wrong = [replace(items[0], answers=("Zanzibar",)), *items[1:4]]
     study = trace_study(model, wrong, window=1, run=RunOptions(results_dir=tmp_path))
-    controls = trace_controls(model, wrong, study, results_dir=tmp_path)
+    controls = trace_controls(model, wrong, study, run=RunOptions(tmp_path))
     assert set(controls["id"]) == {item.id for item in items[1:4]}
 
 
 def test_the_limit_is_of_each_part(model, items, tmp_path):
     parts = [replace(item, part="known" if n < 5 else "movies") for n, item in enumerate(items)]
     study = trace_study(model, parts, window=1, run=RunOptions(results_dir=tmp_path))
-    controls = trace_controls(model, parts, study, limit=2, results_dir=tmp_path)
+    controls = trace_controls(model, parts, study, limit=2, run=RunOptions(tmp_path))
     found = controls.groupby("part")["id"].unique()
     assert {part: list(ids) for part, ids in found.items()} == {
         "known": [item.id for item in items[:2]], "movies": [item.id for item in items[5:7]],
@@ -186,15 +186,15 @@ def test_a_second_call_computes_nothing(model, items, study, controls, results, 
         raise AssertionError("computed again")
 
     monkeypatch.setattr(module, "trace", refuse)
-    pd.testing.assert_frame_equal(trace_controls(model, items, study, results_dir=results), controls)
-    part = trace_controls(model, list(reversed(items)), study, limit=3, results_dir=results)  # whatever the order
+    pd.testing.assert_frame_equal(trace_controls(model, items, study, run=RunOptions(results)), controls)
+    part = trace_controls(model, list(reversed(items)), study, limit=3, run=RunOptions(results))  # whatever the order
     assert len(part) == len(controls) * 3 // 8
     for change in ({"seed": 1}, {"method": "rows"}):
         with pytest.raises(AssertionError, match="computed again"):
-            trace_controls(model, items, study, results_dir=results, **change)
+            trace_controls(model, items, study, run=RunOptions(results), **change)
     for other, of in ((renamed(model, revision="r2", name="planted"), study), (model, replace(study, window=2))):
         with pytest.raises(AssertionError, match="computed again"):
-            trace_controls(other, items, of, results_dir=results)
+            trace_controls(other, items, of, run=RunOptions(results))
 
 
 def test_another_position_is_stored_by_what_determines_it(model, items, tmp_path, monkeypatch):
@@ -202,9 +202,9 @@ def test_another_position_is_stored_by_what_determines_it(model, items, tmp_path
     twice = [replace(items[0], id=name) for name in ("one", "two")]
     study = trace_study(model, twice, window=1, run=RunOptions(results_dir=tmp_path))
     calls = watched(monkeypatch)
-    trace_controls(model, twice, study, results_dir=tmp_path)
+    trace_controls(model, twice, study, run=RunOptions(tmp_path))
     assert len(calls) == len(moved(calls)) == 2
-    trace_controls(model, [*twice, *items[2:]], study, results_dir=tmp_path)
+    trace_controls(model, [*twice, *items[2:]], study, run=RunOptions(tmp_path))
     assert len(moved(calls)) == 2 < len(calls)
 
 
@@ -214,7 +214,7 @@ def test_weights_in_memory_are_never_taken_from_the_store(items, study, results,
     trace = module.trace
     monkeypatch.setattr(module, "trace", lambda *a, **o: (calls.append(1), trace(*a, **o))[1])
     for _ in range(2):
-        trace_controls(model, items, study.only([items[0].id]), results_dir=results)
+        trace_controls(model, items, study.only([items[0].id]), run=RunOptions(results))
     assert len(calls) == 4  # two controls, twice
 
 
@@ -293,10 +293,10 @@ def test_the_values_are_means_at_the_studys_best_layer(study, controls):
     assert table.loc[("attention", "other image"), "effect"] == 0.75
 
 
-def test_a_twin_is_read_at_the_same_cells(study, controls, items, tmp_path):
+def test_a_control_model_is_read_at_the_same_cells(study, controls, items, tmp_path):
     around = planted.build(READ, LOOKUP, MOVE, reader="ASSISTANT:")
-    twin = trace_study(around, items, window=1, run=RunOptions(results_dir=tmp_path))
-    table = control_effects(study, controls, twin)
+    control_study = trace_study(around, items, window=1, run=RunOptions(results_dir=tmp_path))
+    table = control_effects(study, controls, control_study)
     assert list(table["control"]) == ["none", *CONTROLS, "other model"] * 2
     found = table[table["control"] == "other model"]
     assert dict(zip(found["kind"], found["layer"], strict=True)) == CELLS
@@ -308,19 +308,19 @@ def test_a_twin_is_read_at_the_same_cells(study, controls, items, tmp_path):
     assert (found["effect"].abs() <= LOW).all()
 
 
-def test_a_twin_without_that_part_or_layer_has_no_row(study, controls, items, tmp_path):
+def test_a_control_model_without_that_part_or_layer_has_no_row(study, controls, items, tmp_path):
     other_part = [replace(item, part="movies") for item in items[:2]]
     shallow = planted.build(0, 0, 1, n_layers=2)  # the MLP's layer 2 is not there
     for model, questions, kinds in ((planted.build(), other_part, []), (shallow, items[:2], ["attention"])):
-        twin = trace_study(model, questions, window=1, run=RunOptions(results_dir=tmp_path))
-        table = control_effects(study, controls, twin)
+        control_study = trace_study(model, questions, window=1, run=RunOptions(results_dir=tmp_path))
+        table = control_effects(study, controls, control_study)
         assert table.loc[table["control"] == "other model", "kind"].tolist() == kinds
         assert (table["control"] != "other model").sum() == 6
 
 
-def test_run_controls_asks_a_few_questions_of_the_model_and_its_twin(model, study, items, results):
+def test_run_controls_asks_a_few_questions_of_the_model_and_its_control_model(model, study, items, results):
     around = planted.build(READ, LOOKUP, MOVE, reader="ASSISTANT:")
-    table = run_controls(model, items, study, limit=3, twin=around, results_dir=results)
+    table = run_controls(model, items, study, limit=3, control_model=around, run=RunOptions(results))
     assert list(table["control"]) == ["none", *CONTROLS, "other model"] * 2
     counts = table.groupby("control")["n"].unique()
     assert counts["none"].tolist() == [8]
@@ -331,16 +331,16 @@ def test_run_controls_asks_a_few_questions_of_the_model_and_its_twin(model, stud
 
 def test_run_controls_of_none_shows_the_study_alone(model, study, items, results, monkeypatch):
     monkeypatch.setattr(module, "trace_controls", None)
-    table = run_controls(model, items, study, limit=0, twin=model, results_dir=results)
+    table = run_controls(model, items, study, limit=0, control_model=model, run=RunOptions(results))
     assert set(table["control"]) == {"none"}
     assert dict(zip(table["kind"], table["layer"], strict=True)) == CELLS
 
 
-def test_a_twin_that_knows_no_answer_is_left_out(model, study, items, results, capsys):
+def test_a_control_model_that_knows_no_answer_is_left_out(model, study, items, results, capsys):
     ignorant = planted.build()
     with torch.no_grad():
         ignorant.module.model.language_model.layers[LOOKUP].mlp.down_proj.weight.zero_()
-    table = run_controls(model, items, study, limit=2, twin=ignorant, results_dir=results)
+    table = run_controls(model, items, study, limit=2, control_model=ignorant, run=RunOptions(results))
     assert set(table["control"]) == {"none", *CONTROLS}
     assert "no question could be used" in capsys.readouterr().out
 
@@ -350,7 +350,7 @@ def test_the_effect_shows_wherever_the_fact_is_planted(items, tmp_path):
     for read, lookup, move in ((0, 1, 2), (2, 4, 5)):
         model = planted.build(read, lookup, move)
         study = trace_study(model, items[:4], window=1, run=RunOptions(results_dir=tmp_path))
-        table = control_effects(study, trace_controls(model, items, study, results_dir=tmp_path))
+        table = control_effects(study, trace_controls(model, items, study, run=RunOptions(tmp_path)))
         real = table[table["control"] == "none"].set_index("kind")
         assert real["layer"].to_dict() == {"mlp": lookup, "attention": read}
         assert (real["effect"] >= HIGH).all()
@@ -364,7 +364,7 @@ def test_the_answer_traced_is_the_studys(model, items, study, tmp_path):
         model.module.lm_head.weight[planted.WORDS.index("Lima"), planted.BALLAST] = 10 / planted.LARGE
     study = trace_study(model, items[:1], window=1, conditions=Conditions(corruption="repeat"),
         run=RunOptions(results_dir=tmp_path))
-    controls = trace_controls(model, items, study, results_dir=tmp_path)
+    controls = trace_controls(model, items, study, run=RunOptions(tmp_path))
     found = controls[controls["control"] == "other image"].set_index(["kind", "layer"])["effect"]
     assert found["mlp", LOOKUP] == pytest.approx(-0.5, abs=1e-3)  # the other capital takes its place
     assert found.drop([("mlp", LOOKUP), ("attention", READ)]).abs().max() < 1e-3

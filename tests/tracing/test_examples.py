@@ -121,7 +121,7 @@ def wrong(item):
 
 def test_a_question_that_cannot_be_used_is_replaced_by_the_next(model, items, tmp_path):
     pool = [wrong(items[0]), items[1], wrong(items[2]), items[3], *items[4:]]
-    study = first_used(model, pool, 2, window=1, results_dir=tmp_path)
+    study = first_used(model, pool, 2, window=1, run=RunOptions(tmp_path))
     used = study.questions[study.questions["used"]]
     assert used["id"].tolist() == [pool[place].id for place in (1, 3, 4, 5)]
     assert study.questions["id"].tolist() == [item.id for item in pool[:6]]  # and no more were asked
@@ -131,27 +131,27 @@ def test_a_question_that_cannot_be_used_is_replaced_by_the_next(model, items, tm
 
 def test_what_is_not_replaced(model, items, tmp_path):
     pool = [wrong(items[0]), *items[1:]]
-    everything = first_used(model, pool, 0, window=1, results_dir=tmp_path)
+    everything = first_used(model, pool, 0, window=1, run=RunOptions(tmp_path))
     assert len(everything.questions) == 8
-    shard = first_used(model, pool, 2, window=1, results_dir=tmp_path, shard="1/2")
+    shard = first_used(model, pool, 2, window=1, run=RunOptions(tmp_path, shard="1/2"))
     assert shard.questions["id"].tolist() == [pool[0].id, pool[4].id]
     with pytest.raises(ParameterError, match="'items'"):
-        first_used(model, pool[:2], 1, window=1, results_dir=tmp_path, required=True)
-    assert len(first_used(model, pool[1:3], 1, window=1, results_dir=tmp_path, required=True).questions) == 2
+        first_used(model, pool[:2], 1, window=1, run=RunOptions(tmp_path, required=True))
+    assert len(first_used(model, pool[1:3], 1, window=1, run=RunOptions(tmp_path, required=True)).questions) == 2
 
 
 def test_a_pool_that_ends_gives_what_it_has(model, items, tmp_path):
     pool = [wrong(items[0]), wrong(items[1]), items[2]]
-    assert first_used(model, pool, 3, window=1, results_dir=tmp_path).questions["used"].tolist() == [False, False, True]
-    assert first_used(model, pool, 1, window=1, results_dir=tmp_path).questions["used"].tolist() == [False, False, True]
+    assert first_used(model, pool, 3, window=1, run=RunOptions(tmp_path)).questions["used"].tolist() == [False, False, True]
+    assert first_used(model, pool, 1, window=1, run=RunOptions(tmp_path)).questions["used"].tolist() == [False, False, True]
     with pytest.raises(ParameterError, match="2 questions"):
-        first_used(model, pool[:2], 1, window=1, results_dir=tmp_path)
+        first_used(model, pool[:2], 1, window=1, run=RunOptions(tmp_path))
 
 
 def test_a_part_is_given_up_in_the_end(model, items, tmp_path, monkeypatch):
     monkeypatch.setattr("interventions.tracing.examples.ASK_AT_MOST", 2)
     pool = [wrong(items[0]), wrong(items[1]), items[2], *items[4:]]
-    study = first_used(model, pool, 1, window=1, results_dir=tmp_path)
+    study = first_used(model, pool, 1, window=1, run=RunOptions(tmp_path))
     assert study.questions["id"].tolist() == [pool[0].id, pool[1].id, pool[3].id]
 
 
