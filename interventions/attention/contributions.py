@@ -1,15 +1,13 @@
 """Attention contributions (paper, section 3.3): how does information travel between tokens?
 
-What a token j adds to a token i in the self-attention of layer l is a vector of the hidden size, Eq. 1:
+In the self-attention of layer l, token j adds to token i a vector of the hidden size (Eq. 1):
 
     a_ij^l = sum_h A_ij^(l,h) (x_j^(l-1) W_v^(l,h)) W_o^(l,h)
 
-with A the softmax of the scaled, rotary-embedded, causally masked scores (Eq. 2) and x what the attention block reads,
-after its norm. Over all j they add up to the block's output, less the bias of W_o; their norms say who contributes.
-
-Only the rows of A that are asked for are ever computed: queries, keys and values come from the call of the attention
-function, so the implementation (sdpa or eager) does not matter and nothing of size tokens x tokens exists. A
-contribution is no proof of use: `knockout.py` takes the same edges away.
+A is the softmax of the scaled, rotary-embedded, causally masked scores (Eq. 2); x is the input of the attention block,
+after its norm. The sum over all j is the block's output without the bias of W_o. Only the requested rows of A are
+computed, from the queries, keys and values of the attention call, so sdpa and eager attention work alike and nothing
+has the size tokens x tokens. A contribution does not prove that the model uses it: see `knockout.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ from ..prompts.prompt import Prompt, resolve_positions
 VISUAL_TO_CONSTRAINT = "visual -> constraint"
 VISUAL_TO_LAST = "visual -> last"
 CONSTRAINT_TO_LAST = "constraint -> last"
-# flow -> (source, target): the paper's two, and the direct one that passes the constraint by.
+# flow -> (source, target): the paper's two, and the direct one from the image to the last token.
 FLOWS = {
     VISUAL_TO_CONSTRAINT: ("visual", "constraint"),
     VISUAL_TO_LAST: ("visual", "last"),
@@ -41,11 +39,14 @@ CHUNK = 2**24  # numbers held at a time: 64 MB in float32
 
 @dataclass(frozen=True)
 class AttentionContributions:
-    """What the tokens `keys` add to the tokens `queries`, by layer; float32, 0 where the key comes after the query.
+    """What the tokens `keys` add to the tokens `queries`; float32, 0 where the key comes after the query.
 
-    norms: ||a_ij|| [layers, queries, keys]. On request: vectors a_ij [layers, queries, keys, d], head_norms (those of
-    the terms of the sum over heads) and weights (A) [layers, heads, queries, keys].
-    queries and keys are positions in the prompt (image expanded).
+    Attributes:
+        layers, queries, keys: the axes; queries and keys are positions in the prompt with its image expanded.
+        norms: ||a_ij|| [layers, queries, keys].
+        vectors: a_ij [layers, queries, keys, d], on request.
+        head_norms: norms of the terms of the sum over heads [layers, heads, queries, keys], on request.
+        weights: A [layers, heads, queries, keys], on request.
     """
 
     layers: tuple[int, ...]
@@ -57,7 +58,7 @@ class AttentionContributions:
     weights: np.ndarray | None = field(repr=False, default=None)
 
     def to_frame(self) -> pd.DataFrame:
-        """Tidy: layer, query, key, norm; pairs whose key comes after the query left out."""
+        """Return one row per layer, query and key, without keys after the query. Columns layer, query, key, norm."""
         layer, query, key = (
             np.asarray(names)[index]
             for names, index in zip(
@@ -78,15 +79,24 @@ def attention_contributions(
     also: Iterable[str] = (),
     remote: bool | str | None = None,
 ) -> AttentionContributions:
-    """Contributions of one prompt, in one request (Eq. 1 and 2).
+    """Compute the contributions of one prompt in one request (Eq. 1 and 2), in float32 at least.
 
-    queries, keys: positions or names of roles; of a role that is a phrase all tokens (the paper's c_constraint is
-        `prompt.constraint[-1]`). keys: None = all tokens.
-    layers: None = all. The forward ends where the last of them has read its queries, so early layers cost less.
-    also: "vectors", "head_norms", "weights" beside the norms.
-    remote: False | True | "local"; None = as the model was loaded.
-    Computed in float32 at least, whatever the model's own type. Raises AttentionError, also for an edit in a layer that
-    is not reached, and ValueError for a model whose attention cannot be read.
+    Args:
+        model: a `VisionLanguageModel`.
+        prompt: the question.
+        queries: positions or role names. A role names all tokens of its phrase; the paper's c_constraint is
+            `prompt.constraint[-1]`.
+        keys: positions or role names. None: all tokens.
+        layers: layer indices. None: all. The forward ends at the last of them, so early layers cost less.
+        also: "vectors", "head_norms" and "weights" to return beside the norms.
+        remote: False, True or "local". None: as the model was loaded.
+
+    Returns:
+        The contributions.
+
+    Raises:
+        AttentionError: an argument cannot be used, or an edited layer is not reached.
+        ValueError: the attention of the model cannot be read.
     """
     check_weights(model)
     queries = _positions(prompt, queries, "queries")
@@ -111,7 +121,7 @@ def attention_contributions(
 
 
 def check_weights(model) -> None:
-    """Raises AttentionError for quantised weights: contributions need W_o itself."""
+    """Raise AttentionError for quantized weights: contributions need W_o itself."""
     if model.quantization:
         raise AttentionError(
             f"model {model.name!r} has {model.quantization} weights, and contributions need W_o itself: load it with "
@@ -133,9 +143,9 @@ def _positions(prompt: Prompt, positions, name: str) -> tuple[int, ...]:
 
 
 def read_contributions(lm, request: dict) -> dict:
-    """{"norms" and what `also` names: float32 CPU tensors, see `AttentionContributions`} of one forward.
+    """Run one forward; return {"norms" and the names of `also`: float32 CPU tensors}, see `AttentionContributions`.
 
-    request: input_ids [1, T], image_inputs, queries, keys, layers (positions, indices), also.
+    request: input_ids [1, T], image_inputs, queries, keys (positions), layers (indices), also.
     """
     with torch.no_grad():
         ids = request["input_ids"]
@@ -147,7 +157,7 @@ def read_contributions(lm, request: dict) -> dict:
 
 
 def contributions_from_cache(lm, request: dict, clean: dict) -> dict:
-    """The same, given a clean run (`restoration.clean_run`): only tokens from the first query on are run again."""
+    """Return the same from a clean run (`engine.runs.clean_run`): only tokens from the first query on run again."""
     with torch.no_grad():
         ids, first = request["clean_ids"], min(request["queries"])
         inputs = {
@@ -162,7 +172,7 @@ def contributions_from_cache(lm, request: dict, clean: dict) -> dict:
 
 
 def contributions(calls, request: dict) -> dict:
-    """`layer_contributions` of all layers asked for, stacked; calls: those of `forward.run`."""
+    """Return `layer_contributions` of all requested layers, stacked; calls: from `forward.run`."""
     rows, keys = torch.tensor(request["queries"]), torch.tensor(request["keys"])
     found = {}
     for layer in request["layers"]:
@@ -176,10 +186,10 @@ def contributions(calls, request: dict) -> dict:
 
 
 def layer_contributions(queries, keys, values, output, rows, columns, also=()) -> dict:
-    """One layer's contributions, by name as in `AttentionContributions`.
+    """Return one layer's contributions, by name as in `AttentionContributions`.
 
-    queries [H, m, e], times the scaling, of positions `rows` [m]; keys and values [G, T, e] of all tokens, one of the G
-    heads for every H / G query heads; output: W_o [d, H e]. columns [n]: the keys whose contributions are wanted.
+    queries: [H, m, e], times the scaling, of positions `rows` [m]. keys, values: [G, T, e] of all tokens, one of the G
+    heads for every H / G query heads. output: W_o [d, H e]. columns: [n], the requested keys.
     """
     kind = torch.promote_types(queries.dtype, torch.float32)
     n_heads, size, device = len(queries), queries.shape[-1], queries.device
@@ -200,7 +210,7 @@ def layer_contributions(queries, keys, values, output, rows, columns, also=()) -
     step = max(1, CHUNK // ((n_heads + len(rows)) * d))
     for begin in range(0, n, step):
         part = slice(begin, begin + step)
-        written = values[:, columns[part]].to(kind)[shared] @ by_head  # what a token would write by itself, [H, k, d]
+        written = values[:, columns[part]].to(kind)[shared] @ by_head  # with an attention weight of 1 [H, k, d]
         vectors = torch.einsum("hmk,hkd->kmd", weights[:, :, part], written)
         found["norms"][:, part] = vectors.norm(dim=-1).mT
         if "vectors" in also:

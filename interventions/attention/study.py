@@ -1,7 +1,7 @@
-"""The experiment behind Figures 5 and 15 to 17: contributions and knock-outs of the questions of a test bed.
+"""The study behind Figures 5 and 15 to 17: contributions and knockouts of the questions of a test bed.
 
-Right and wrong answers both count here: what is asked is whether contributions tell them apart. A question is answered
-in words, and judged by the whole answer.
+Questions with right and with wrong answers both have contributions, because the figures compare them. The model answers
+in words, and its whole answer is judged.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from .contributions import (
 )
 from .knockout import attention_knockout, flow_edges
 
-# Parts of the flow visual -> constraint that are blocked by themselves: a question's 5 % of visual tokens with the
-# largest contributions, all others, and as many others, drawn.
+# Parts of the flow visual -> constraint that are blocked by themselves: the 5 % of a question's visual tokens with the
+# largest contributions, all others, and a random 5 % of the others.
 SUBSETS = tuple(f"{which} {VISUAL_TO_CONSTRAINT}" for which in ("top", "other", "drawn"))
 TOP = 0.05
 _FLOW_COLUMNS = ["id", "part", "flow", "layer", "position", "token", "role", "norm", "share"]
@@ -46,17 +46,21 @@ _BLOCK_COLUMNS = ["id", "part", "flow", "window", "layer", "p_blocked", "drop"]
 
 @dataclass(frozen=True)
 class AttentionStudy:
-    """Three tidy frames.
+    """Contributions and knockouts of many questions.
 
-    `contributions`, one row a question, flow, layer and source token: id, part, flow (of `attention.FLOWS`), layer,
-    position, token, role ("visual", "constraint", "constraint_last"), norm (||a_ij|| of Eq. 1, i the last token of the
-    flow's target) and share (norm over the sum of those of all tokens that i reads in that layer).
-    `knockouts`, of the questions answered right: id, part, flow (SUBSETS too), window, layer (its centre), p_blocked,
-    drop (P_clean - P_blocked of the answer); the window of all layers is there once.
-    `questions`: id, part, constraints, question, entity, relation, split, style, answer (what the model says), expected
-    (the canonical right answer), accuracy (0 to 1, see `answers.py`), correct, confidence (the probability of the
-    answer's first token with a visible character), answered, reason (why not), p_clean (the confidence where it is
-    right), knockout_reason (why a right one has no knock-outs: a fault).
+    Attributes:
+        contributions: one row per question, flow, layer and source token. Columns id, part, flow (of `FLOWS`), layer,
+            position, token, role ("visual", "constraint", "constraint_last"), norm (||a_ij|| of Eq. 1, i the last token
+            of the flow's target), share (norm over the sum of norms of all tokens that i reads in that layer).
+        knockouts: of the questions answered right. Columns id, part, flow (`SUBSETS` too), window, layer (its center),
+            p_blocked, drop (P_clean - P_blocked of the answer). The window of all layers has one row per flow.
+        questions: one row per question. Columns id, part, constraints, question, entity, relation, split, style, answer
+            (the model's), expected (the canonical right answer), accuracy (0 to 1, see `testbed.answers`), correct,
+            confidence (the probability of the answer's first visible token), answered, reason (why not), p_clean (the
+            confidence of a right answer), knockout_reason (the fault, if a right one has no knockouts).
+        n_layers, n_visual: layers and visual tokens of the model.
+        window: of the knockouts.
+        model: its name.
     """
 
     contributions: pd.DataFrame
@@ -68,7 +72,7 @@ class AttentionStudy:
     model: str = ""
 
     def summary(self) -> pd.DataFrame:
-        """By part: questions asked, answered and answered right, why others were not, and the median confidence."""
+        """Return, by part, the numbers of asked, answered and right questions, reasons, and the median confidence."""
         rows = []
         for part, group in self.questions.groupby("part", sort=False):
             answered = group[group["answered"]]
@@ -81,7 +85,7 @@ class AttentionStudy:
 
 
 def check_comparable(model: VisionLanguageModel) -> None:
-    """Raises AttentionError for a model whose contributions cannot be computed, or not compared between images."""
+    """Raise AttentionError for a model whose contributions cannot be computed, or compared between images."""
     check_weights(model)
     if model.family.tiled:
         raise AttentionError(
@@ -95,13 +99,27 @@ def attention_study(
     knockouts: bool = False, window: int = 3, protocol: str = "paper", max_answer_tokens: int = MAX_ANSWER_TOKENS,
     run: RunOptions | None = None,
 ) -> AttentionStudy:
-    """Answer every item, with the contributions of these flows, and, of right answers, their knock-outs.
+    """Answer every item and compute its contributions, and the knockouts of right answers.
 
-    One request a question, and two for its knock-outs (which tokens are blocked, and what that costs); window is
-    theirs, see `attention_knockout`. A text-only model is asked by name and has only the flow "constraint -> last".
-    run: as for `trace_study`.
-    Raises AttentionError for a flow that is unknown or that the model cannot have, TraceError for the window,
-    ValueError for the protocol, and what `question_loop` does.
+    A question is one request, and two more for its knockouts.
+
+    Args:
+        model: the model. A text-only model is asked by name and has only the flow "constraint -> last".
+        testbed: the items.
+        flows: of `FLOWS`.
+        knockouts: whether to block the flows of questions answered right.
+        window: of the knockouts, see `attention_knockout`.
+        protocol: "paper" or "authors", of the prompt.
+        max_answer_tokens: length at which an answer is cut.
+        run: how the study runs.
+
+    Returns:
+        The study.
+
+    Raises:
+        AttentionError: a flow is unknown, or the model cannot have it.
+        TraceError: the window does not fit the model.
+        ParameterError, RunStopped, NDIFError: as `question_loop`.
     """
     flows = _possible(model, list(flows))
     check_comparable(model)
@@ -110,32 +128,31 @@ def attention_study(
     remote = model.runs_on(run.remote)
     settings = {"flows": flows, "max_answer_tokens": max_answer_tokens, "remote": remote, "protocol": protocol}
     conditions = Conditions(protocol)
-    asked = question_loop(
+    results = question_loop(
         model, testbed, partial(_contributions_of, model, conditions, settings),
         key=settings | {"table": "attention_contributions", "version": 2}, purpose=("answer", "answered"), run=run,
     )
-    questions = _questions(asked)
+    questions = _questions(results)
     blocked = []
     if knockouts and questions["correct"].any():
         right = set(questions.loc[questions["correct"], "id"])
         settings = {"flows": flows, "window": window, "remote": remote, "protocol": protocol}
         blocked = question_loop(
-            model, [entry.item for entry in asked if entry.item.id in right],
+            model, [result.item for result in results if result.item.id in right],
             partial(_knockouts_of, model, conditions, settings),
             key=settings | {"table": "attention_knockouts", "version": 2, "top": TOP}, purpose=("block", "blocked"),
-            run=replace(run, shard="", required=False, label=f"{run.label} knock-outs".strip()),
+            run=replace(run, shard="", required=False, label=f"{run.label} knockouts".strip()),
         )
-    faults = {entry.item.id: f"knock-outs {entry.reason}" for entry in blocked if entry.reason}
+    faults = {result.item.id: f"knockouts {result.reason}" for result in blocked if result.reason}
     questions["knockout_reason"] = [faults.get(name, "") for name in questions["id"]]
     return AttentionStudy(
-        contributions=_tables(asked, _FLOW_COLUMNS), knockouts=_tables(blocked, _BLOCK_COLUMNS), questions=questions,
-        n_layers=model.n_layers, n_visual=model.n_image_tokens, window=window,
-        model=model.name,
+        contributions=_tables(results, _FLOW_COLUMNS), knockouts=_tables(blocked, _BLOCK_COLUMNS), questions=questions,
+        n_layers=model.n_layers, n_visual=model.n_image_tokens, window=window, model=model.name,
     )
 
 
 def _possible(model: VisionLanguageModel, flows: list[str]) -> list[str]:
-    """The flows that the model can have; AttentionError if that is none, or one is unknown."""
+    """Return the flows that the model can have."""
     for flow in flows:
         if flow not in FLOWS:
             raise AttentionError(f"flows names {flow!r}: use {', '.join(map(repr, FLOWS))}.")
@@ -149,7 +166,7 @@ def _possible(model: VisionLanguageModel, flows: list[str]) -> list[str]:
 
 
 def _contributions_of(model: VisionLanguageModel, conditions: Conditions, settings: dict, item: Item) -> pd.DataFrame:
-    """The table stored for one question: the answer, and a row a flow, layer and source token."""
+    """Return the table stored for one question: the answer, with one row per flow, layer and source token."""
     prompt = clean_prompt(model, item, conditions)
     edges = flow_edges(prompt, {flow: FLOWS[flow] for flow in settings["flows"]})
     queries = tuple(sorted({targets[-1] for targets, _ in edges.values()}))
@@ -178,9 +195,9 @@ def _contributions_of(model: VisionLanguageModel, conditions: Conditions, settin
 
 
 def answer_and_contributions(lm, request: dict) -> dict:
-    """{"answer_ids", "p_clean", "norms" [layers, queries, keys]}, in one session: the clean run is shared.
+    """Return {"answer_ids", "p_clean", "norms" [layers, queries, keys]} of one clean run; runs where the weights are.
 
-    request: as for `restoration.clean_run` and `attention.contributions_from_cache`. Runs where the weights are.
+    request: as for `engine.runs.clean_run` and `contributions_from_cache`.
     """
     with torch.no_grad():
         clean = clean_run(lm, request)
@@ -188,7 +205,7 @@ def answer_and_contributions(lm, request: dict) -> dict:
 
 
 def _knockouts_of(model: VisionLanguageModel, conditions: Conditions, settings: dict, item: Item) -> pd.DataFrame:
-    """The table stored for one question: a row a flow and window."""
+    """Return the table stored for one question: one row per flow and window."""
     prompt, remote = clean_prompt(model, item, conditions), settings["remote"]
     flows = {flow: FLOWS[flow] for flow in settings["flows"]}
     if VISUAL_TO_CONSTRAINT in flows:
@@ -199,10 +216,10 @@ def _knockouts_of(model: VisionLanguageModel, conditions: Conditions, settings: 
 
 
 def _subsets(prompt: Prompt, norms: np.ndarray, question: str) -> dict[str, tuple]:
-    """SUBSETS as flows; norms [layers, visual tokens] are read at the layer with the largest ones."""
+    """Return SUBSETS as flows, by the norms [layers, visual tokens] of the layer with the largest ones."""
     ranked = np.argsort(-norms[norms.sum(1).argmax()], kind="stable")
     n = max(1, round(TOP * len(ranked)))
-    # Drawn by the question's id: a run again draws the same, another image with the same text others.
+    # The question's id is the seed, so another run draws the same tokens.
     drawn = np.random.default_rng(list(question.encode())).permutation(ranked[n:])[:n]
     chosen = (ranked[:n], ranked[n:], drawn)
     return {
@@ -211,25 +228,25 @@ def _subsets(prompt: Prompt, norms: np.ndarray, question: str) -> dict[str, tupl
     }
 
 
-def _questions(asked: list[QuestionResult]) -> pd.DataFrame:
+def _questions(results: list[QuestionResult]) -> pd.DataFrame:
     rows = []
-    for entry in asked:
-        row = {"answer": None, "confidence": np.nan} | entry.row(["answer", "confidence"])
+    for result in results:
+        row = {"answer": None, "confidence": np.nan} | result.row(["answer", "confidence"])
         row["answered"] = row.pop("used")
-        item, answer = entry.item, row["answer"]
+        item, answer = result.item, row["answer"]
         row["expected"] = item.answers[0]
         row["accuracy"] = accuracy(answer, item) if row["answered"] else np.nan
         row["correct"] = bool(row["answered"] and is_right(answer, item))
         row["p_clean"] = row["confidence"] if row["correct"] else np.nan
         rows.append(row)
-    told = ["answer", "expected", "accuracy", "correct", "confidence", "answered", "reason", "p_clean"]
-    return pd.DataFrame(rows, columns=[*ITEM_COLUMNS, *told])
+    columns = ["answer", "expected", "accuracy", "correct", "confidence", "answered", "reason", "p_clean"]
+    return pd.DataFrame(rows, columns=[*ITEM_COLUMNS, *columns])
 
 
-def _tables(asked: list[QuestionResult], columns: list[str]) -> pd.DataFrame:
-    """The tables of all questions used, in one frame; an empty one that has the columns, if there is none."""
-    found = [entry.table.assign(id=entry.item.id, part=entry.item.part) for entry in asked if not entry.reason]
-    if not found:
+def _tables(results: list[QuestionResult], columns: list[str]) -> pd.DataFrame:
+    """Return the tables of all used questions as one frame, which may be empty."""
+    tables = [result.table.assign(id=result.item.id, part=result.item.part) for result in results if not result.reason]
+    if not tables:
         return pd.DataFrame(columns=columns)
-    frame = pd.concat(found, ignore_index=True)[columns]
+    frame = pd.concat(tables, ignore_index=True)[columns]
     return frame.astype(dict.fromkeys({"id", "part", "flow", "token", "role"} & set(columns), "category"))

@@ -218,8 +218,8 @@ def test_a_question_whose_knockouts_fail_says_so_and_keeps_its_contributions(mod
     assert set(found.knockouts["id"]) == {asked[0].id}
     assert set(found.contributions["id"]) == {item.id for item in asked}
     fine, failed = found.questions["knockout_reason"]
-    assert fine == "" and failed.startswith("knock-outs failed") and "no connection" in failed
-    assert found.summary()["left out"].tolist() == ["1 knock-outs failed"]
+    assert fine == "" and failed.startswith("knockouts failed") and "no connection" in failed
+    assert found.summary()["left out"].tolist() == ["1 knockouts failed"]
     assert found.questions["answered"].all()
 
 

@@ -142,8 +142,9 @@ def test_what_is_not_replaced(model, items, tmp_path):
 
 def test_a_pool_that_ends_gives_what_it_has(model, items, tmp_path):
     pool = [wrong(items[0]), wrong(items[1]), items[2]]
-    assert first_used(model, pool, 3, window=1, run=RunOptions(tmp_path)).questions["used"].tolist() == [False, False, True]
-    assert first_used(model, pool, 1, window=1, run=RunOptions(tmp_path)).questions["used"].tolist() == [False, False, True]
+    for n in (3, 1):
+        found = first_used(model, pool, n, window=1, run=RunOptions(tmp_path))
+        assert found.questions["used"].tolist() == [False, False, True]
     with pytest.raises(ParameterError, match="2 questions"):
         first_used(model, pool[:2], 1, window=1, run=RunOptions(tmp_path))
 
