@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
-from interventions.models.families import VICUNA
+from interventions.models.families import VICUNA, family_of
 from interventions.models.model import VisionLanguageModel
 from interventions.prompts.prompt import Prompt, build_prompt
 
@@ -75,11 +75,8 @@ def text_config(text: str, vocab_size: int):
         eos_token_id=2,
         tie_word_embeddings=False,
     )
-    if text == "phi":
-        return PhiConfig(**common, partial_rotary_factor=0.5)
-    if text == "qwen2":
-        return Qwen2Config(**common, num_key_value_heads=2)
-    return LlamaConfig(**common, num_key_value_heads=2 if text == "gqa" else 4)
+    config, own = TEXTS[text]
+    return config(**common, **own)
 
 
 def vision_config(vision: str):
@@ -96,6 +93,14 @@ def vision_config(vision: str):
     return CLIPVisionConfig(**common, projection_dim=16)
 
 
+# Language model -> its configuration, and what is its own.
+TEXTS = {
+    "llama": (LlamaConfig, {"num_key_value_heads": 4}),
+    "gqa": (LlamaConfig, {"num_key_value_heads": 2}),
+    "phi": (PhiConfig, {"partial_rotary_factor": 0.5}),
+    "qwen2": (Qwen2Config, {"num_key_value_heads": 2}),
+}
+
 # Architecture -> the seed whose random weights give clear effects for the tests' question.
 SEEDS = {
     ("llama", "clip"): 12,
@@ -109,7 +114,7 @@ SEEDS = {
 
 
 def build(text="llama", vision="clip", attention="sdpa", dtype=torch.float32, words=None) -> VisionLanguageModel:
-    """text: llama | gqa | phi | qwen2. vision: clip | siglip | tiles (LLaVA-NeXT) | None (a text-only language model).
+    """text: one of TEXTS. vision: clip | siglip | tiles (LLaVA-NeXT) | None (a text-only language model).
 
     words: another tokenizer.
     """
@@ -122,7 +127,8 @@ def build(text="llama", vision="clip", attention="sdpa", dtype=torch.float32, wo
     else:
         module, processor = multimodal(language, vision, words, attention)
     sharpen(module)
-    prompt = VICUNA if text == "qwen2" or vision == "tiles" else None  # of these each checkpoint has its own
+    family = family_of(module.config)
+    prompt = None if family and family.prompt else VICUNA  # where each checkpoint has its own
     return VisionLanguageModel.from_module(module.to(dtype), processor, name=f"tiny-{text}-{vision}", prompt=prompt)
 
 
