@@ -14,17 +14,7 @@ from ..statistics import Number
 from ..tracing.averages import by_layer, early_tests, layer_tests
 from ..tracing.causal_trace import KIND_NAMES
 from ..tracing.study import TraceStudy
-from .common import (
-    SUBSTANTIAL,
-    above,
-    expected_layers,
-    largest_row,
-    lost_probability,
-    number,
-    number_of,
-    p_text,
-    rows_where,
-)
+from .common import SUBSTANTIAL, above, expected_layers, largest_row, lost_probability, number, number_of, p_text
 
 CONTROL_NAMES = {
     "other image": "the clean run sees another image",
@@ -148,4 +138,4 @@ def _at_constraint(study: TraceStudy) -> Iterator[tuple[tuple[str, str], pd.Data
     effects = by_layer(study)
     for part in study.questions["part"].unique():
         for kind in effects["kind"].unique():
-            yield (part, kind), rows_where(effects, part=part, kind=kind)
+            yield (part, kind), effects[(effects["part"] == part) & (effects["kind"] == kind)]

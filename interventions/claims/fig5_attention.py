@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ..attention.averages import (
-    agreement,
-    blocked_entirely,
-    flow_shares,
-    knockout_drops,
-    largest_drops,
-    right,
-    total_shares,
-)
+from ..attention import averages
+from ..attention.averages import blocked_entirely, total_shares
 from ..attention.contributions import CONSTRAINT_TO_LAST, VISUAL_TO_CONSTRAINT, VISUAL_TO_LAST
 from ..attention.study import SUBSETS, TOP, AttentionStudy
 from ..attention.visual_tokens import LAST, mean_contributions
@@ -35,7 +28,7 @@ def fig5_numbers(study: AttentionStudy, first: pd.DataFrame, peaks: pd.DataFrame
     numbers = {}
     for part, rows in study.questions.groupby("part", sort=False):
         numbers[f"{part}/accuracy"] = number(rows.loc[rows["answered"], "accuracy"])
-        numbers[f"{part}/p_clean"] = number(rows.loc[right(rows), "p_clean"])
+        numbers[f"{part}/p_clean"] = number(rows.loc[averages.right(rows), "p_clean"])
     for part, (layers, peak) in _by_part(first, peaks).items():
         numbers[f"{part}/peak_layer"] = Number(int(layers["layer"]), n=int(layers["n"]))
         numbers[f"{part}/first_layer_minus_others"] = number_of(layers, "difference")
@@ -48,11 +41,11 @@ def fig5_numbers(study: AttentionStudy, first: pd.DataFrame, peaks: pd.DataFrame
     ):
         for (part, flow), cells in frame.groupby(["part", "flow"], sort=False):
             numbers[f"{part}/{flow}/{name}"] = number(cells[column])
-    for _, best in largest_drops(study).iterrows():
+    for _, best in averages.largest_drops(study).iterrows():
         name = f"{best['part']}/{best['flow']}/drop_peak"
         numbers[name] = number_of(best, "drop")
         numbers[f"{name}_layer"] = Number(int(best["layer"]), n=int(best["n"]))
-    for _, row in agreement(study).iterrows():
+    for _, row in averages.agreement(study).iterrows():
         numbers[f"{row['part']}/{row['flow']}/rho"] = number_of(row, "rho")
     return numbers
 
@@ -99,8 +92,8 @@ def fig5_table(study: AttentionStudy) -> pd.DataFrame:
     """
     norms = mean_contributions(study).rename(columns={"norm": "value"})
     norms = norms.assign(quantity="norm", flow=VISUAL_TO_CONSTRAINT)
-    shares = flow_shares(study).rename(columns={"share": "value"}).assign(quantity="share")
-    drops = knockout_drops(study).rename(columns={"drop": "value"}).assign(quantity="drop")
+    shares = averages.flow_shares(study).rename(columns={"share": "value"}).assign(quantity="share")
+    drops = averages.knockout_drops(study).rename(columns={"drop": "value"}).assign(quantity="drop")
     columns = ["part", "quantity", "flow", "window", "layer", "index", "value", "low", "high", "n"]
     table = pd.concat([frame.astype(object) for frame in (norms, shares, drops)], ignore_index=True)
     return table.reindex(columns=columns).rename(columns={"part": "dataset"})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pandas as pd
 
@@ -33,14 +31,14 @@ def precision_table(questions: pd.DataFrame) -> pd.DataFrame:
             "peaks as in float32": f"{cells['same_peak'].sum()} of {len(cells)}",
             "the others lose at most": _digits(cells["peak_loss"].max()),
         }
-        for dtype, method, cells in _by_method(questions)
+        for (dtype, method), cells in questions.groupby(["dtype", "method"], sort=False)
     )
 
 
 def precision_numbers(questions: pd.DataFrame, means: pd.DataFrame) -> dict[str, Number]:
     """Return, by dtype and method, the numbers of the table and the largest change of a mean effect; n: questions."""
     numbers = {}
-    for dtype, method, cells in _by_method(questions):
+    for (dtype, method), cells in questions.groupby(["dtype", "method"], sort=False):
         values = {}
         for other in REFERENCES:
             values[f"to_{other}"] = cells[f"to_{other}"].max()
@@ -67,23 +65,18 @@ def precision_claims(questions: pd.DataFrame, means: pd.DataFrame) -> list[Claim
     below = f"{paper}below {NEGLIGIBLE}"
     for dtype, cells in questions.groupby("dtype", sort=False):
         exact, fast = (cells[cells["method"] == method] for method in MODES)
-        largest, sites = exact["to_separate"].max(), exact["sites"].sum()
-        claims.append(Claim(
-            f"{dtype}: the exact mode equals separate runs", f"{paper}the same bits",
-            f"differences up to {_digits(largest)} at {sites} sites" if largest else f"the same at all {sites} sites",
-            bool(largest == 0),
-        ))
-        largest = fast["to_separate"].max()
-        claims.append(Claim(
-            f"{dtype}: the fast mode changes no effect by {NEGLIGIBLE}", below,
-            f"differences to separate runs up to {_digits(largest)}, mean {_digits(_mean(fast, 'separate'))}",
-            bool(largest < NEGLIGIBLE),
-        ))
+        separate, fast_separate, sites = exact["to_separate"].max(), fast["to_separate"].max(), exact["sites"].sum()
         change = _shift(means, dtype, "packed", "separate")
-        claims.append(Claim(
-            f"{dtype}: the fast mode changes no mean of a figure by {NEGLIGIBLE}", below,
-            f"means by layer differ by at most {_digits(change)}", bool(change < NEGLIGIBLE),
-        ))
+        claims += [
+            Claim(f"{dtype}: the exact mode equals separate runs", f"{paper}the same bits",
+                  f"differences up to {_digits(separate)} at {sites} sites" if separate else
+                  f"the same at all {sites} sites", bool(separate == 0)),
+            Claim(f"{dtype}: the fast mode changes no effect by {NEGLIGIBLE}", below,
+                  f"differences to separate runs up to {_digits(fast_separate)}, mean "
+                  f"{_digits(_mean(fast, 'separate'))}", bool(fast_separate < NEGLIGIBLE)),
+            Claim(f"{dtype}: the fast mode changes no mean of a figure by {NEGLIGIBLE}", below,
+                  f"means by layer differ by at most {_digits(change)}", bool(change < NEGLIGIBLE)),
+        ]
         for (method, name), rows in zip(MODES.items(), (exact, fast), strict=True):
             change, loss = _shift(means, dtype, method, "float32"), rows["peak_loss"].max()
             elsewhere = f", otherwise at a site whose effect is at most {_digits(loss)} smaller" if loss else ""
@@ -115,11 +108,6 @@ def precision_sentence(questions: pd.DataFrame, device: str) -> str:
             f"{_digits(_mean(separate, 'float32'))})."
         )
     return " ".join(text)
-
-
-def _by_method(questions: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    for (dtype, method), cells in questions.groupby(["dtype", "method"], sort=False):
-        yield dtype, method, cells
 
 
 def _mean(cells: pd.DataFrame, other: str) -> float:
