@@ -1,4 +1,9 @@
-"""What a notebook's parameters are checked for: their names, their types, and one sentence when one is wrong."""
+"""The parameters of a notebook: a pydantic model that is read from the notebook's namespace.
+
+papermill writes parameters into a notebook as plain assignments and only warns about a name it does not know. A
+notebook therefore validates its own namespace first (`Fig3Parameters.from_notebook(globals())`). Every failure is a
+`ParameterError`, which a notebook, and so papermill's terminal, shows as its one sentence.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +11,47 @@ import ast
 import difflib
 import typing
 from collections.abc import Iterable
-from dataclasses import fields
 from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import ParameterError
 from .files import why_not_writable
 
+Limit = typing.Annotated[int, Field(ge=0, description="0 means all questions")]
+Seed = typing.Annotated[int, Field(ge=0, description="it starts the sampling of questions")]
+Positive = typing.Annotated[float, Field(gt=0)]
+
 _NOTEBOOK_NAMES = {"In", "Out"}  # IPython's own plain data
 _INJECTED = "# Parameters\n"  # how the cell begins that papermill adds; it may hold float('nan')
 _TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+_BOUNDS = {"greater_than_equal": "at least {ge}", "greater_than": "above {gt}", "less_than": "below {lt}"}
 
 
-class NotebookParameters:
-    """A dataclass of a notebook's parameters, read from its namespace and checked."""
+class NotebookParameters(BaseModel):
+    """The parameters of one notebook: fields with types, bounds and defaults, and further checks in `check`.
+
+    Raises:
+        ParameterError: a value that cannot be used, in one sentence.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    def __init__(self, **values) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ParameterError(self._sentence(error)) from None
+        self.check()
 
     @classmethod
     def from_notebook(cls, namespace: dict) -> typing.Self:
-        """The parameters in a notebook's `globals()`; raises `ParameterError` at the first that is wrong.
+        """Return the parameters in a notebook's `globals()`.
 
-        What is imported or computed is no parameter. A run begins here, also the second one in a kernel, where the
-        first has left its variables: among names that are not declared, only those that the cells of parameters assign
-        are refused. A namespace without a notebook's history has parameters alone.
+        Values that are imported or computed are no parameters. In the second run of a kernel the first one has left its
+        variables: of names that are not declared, only those count that the cells of parameters assign.
         """
-        defaults = {field.name: field.default for field in fields(cls)}
+        fields = cls.model_fields
         given = {
             name: value
             for name, value in namespace.items()
@@ -36,27 +59,41 @@ class NotebookParameters:
         }
         if "In" in namespace:
             assigned = _assigned_in_parameters(namespace["In"])
-            given = {name: value for name, value in given.items() if name in defaults or name in assigned}
-        for name in defaults:
+            given = {name: value for name, value in given.items() if name in fields or name in assigned}
+        for name in fields:
             if name in namespace and name not in given:
                 raise ParameterError(
                     f"Parameter {name!r} is no plain value but a {type(namespace[name]).__name__}: run the cell of "
                     "parameters again."
                 )
-        for name in given:
-            if name not in defaults:
-                raise ParameterError(f"Unknown parameter {name!r}: {closest(name, defaults)}")
-        types = typing.get_type_hints(cls)
-        spelt = {"true": True, "false": False}  # as YAML has it; papermill's -p passes it on as text
-        given |= {name: spelt[value] for name, value in given.items() if types[name] is bool and value in list(spelt)}
+        yaml = {"true": True, "false": False}  # papermill's -p passes YAML's words on as text
         for name, value in given.items():
-            _check_type(name, value, types[name], defaults[name])
-        parameters = cls(**given)
-        parameters.check()
-        return parameters
+            if name in fields and fields[name].annotation is bool and value in list(yaml):
+                given[name] = yaml[value]
+        return cls(**given)
 
     def check(self) -> None:
-        """Checks that need neither a model nor a test bed."""
+        """Make the checks that need several parameters, but neither a model nor a test bed."""
+
+    def as_dict(self) -> dict:
+        """Return all parameters by name, as the record keeps them."""
+        return self.model_dump()
+
+    @classmethod
+    def _sentence(cls, error: ValidationError) -> str:
+        """Return the sentence about the first error; a name that does not exist comes first."""
+        errors = error.errors()
+        first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
+        name, value, kind = first["loc"][0], first["input"], first["type"]
+        if kind == "extra_forbidden":
+            return f"Unknown parameter {name!r}: {closest(name, cls.model_fields)}"
+        field = cls.model_fields[name]
+        if kind == "literal_error":
+            return f"Parameter {name!r} cannot be {value!r}: {closest(str(value), typing.get_args(field.annotation))}"
+        if kind in _BOUNDS:
+            meaning = f": {field.description}" if field.description else ""
+            return f"Parameter {name!r} must be {_BOUNDS[kind].format(**first['ctx'])}, not {value}{meaning}."
+        return _wrong_type(name, value, field.annotation, field.default)
 
 
 def _assigned_in_parameters(cells: list[str]) -> set[str]:
@@ -118,22 +155,18 @@ def listed(text: str) -> list[str]:
     return list(dict.fromkeys(entry.strip() for entry in text.split(",") if entry.strip()))
 
 
-def _check_type(name: str, value, expected: type, default) -> None:
-    allowed = typing.get_args(expected) or (expected,)  # several of `int | str`
-    if type(value) in allowed or (
-        expected is float and type(value) is int
-    ):  # a bool is an int: hence `type`
-        return
-    if expected is str and isinstance(value, (bool, int, float)):
+def _wrong_type(name: str, value, expected, default) -> str:
+    allowed = typing.get_args(expected) or (expected,)  # several of `int | str`; the values of a Literal
+    allowed = [one if isinstance(one, type) else type(one) for one in allowed]
+    if str in allowed and isinstance(value, (bool, int, float)):
         remedy = f"write -r {name} {value}, which papermill passes on as text"
     elif isinstance(value, str):
         remedy = f"write for example -p {name} {default} (in YAML without quotes)"
     else:
         remedy = "give one value or leave it out"
     kind = {**_TYPE_NAMES, type(None): "nothing"}.get(type(value), f"a {type(value).__name__}")
-    raise ParameterError(
-        f"Parameter {name!r} must be {' or '.join(map(_TYPE_NAMES.get, allowed))}, not {value!r} ({kind}): {remedy}."
-    )
+    names = " or ".join(dict.fromkeys(map(_TYPE_NAMES.get, allowed)))
+    return f"Parameter {name!r} must be {names}, not {value!r} ({kind}): {remedy}."
 
 
 def at_least(name: str, value: int, least: int, meaning: str) -> None:

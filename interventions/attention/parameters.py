@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Annotated
+
+from pydantic import Field
 
 from ..errors import AttentionError, ParameterError
 from ..models.checkpoints import TWINS
 from ..models.model import VisionLanguageModel
-from ..notebook import at_least
+from ..notebook import Limit
 from ..studies.parameters import SampleParameters, must_differ, parse_window, resolve_window, window_sentence
 from ..testbed import Item
 from .contributions import CONSTRAINT_TO_LAST
@@ -27,12 +30,11 @@ def check_comparable_as(parameter: str, model: VisionLanguageModel) -> None:
         raise ParameterError(f"Parameter {parameter!r}: {error}") from error
 
 
-@dataclass(frozen=True)
 class Fig5Parameters(SampleParameters):
     """notebooks/fig5_attention.ipynb"""
 
     window: int | str = 3
-    examples: int = 1
+    examples: Annotated[int, Field(ge=1, description="it counts the questions of each part that are drawn")] = 1
     control_model: str = ""
 
     figure: typing.ClassVar[str] = "fig5_attention"
@@ -40,7 +42,6 @@ class Fig5Parameters(SampleParameters):
     def check(self) -> None:
         super().check()
         parse_window("window", self.window)
-        at_least("examples", self.examples, 1, "it counts the questions of each part that are drawn over their image")
         must_differ("control_model", self.control_model, self.model)
 
     def check_model(self, model: VisionLanguageModel) -> None:
@@ -76,7 +77,8 @@ class Fig5Parameters(SampleParameters):
         """The same experiment on the model that takes another route, or none."""
         if model is None:
             return []
-        return [attention_study(model, questions, **self.for_study(model) | {"label": model.name})]
+        run = replace(self.run, label=model.name)
+        return [attention_study(model, questions, **self.for_study(model) | {"run": run})]
 
     def for_study(self, model: VisionLanguageModel) -> dict:
         """The arguments of `attention_study.attention_study`."""
@@ -84,11 +86,10 @@ class Fig5Parameters(SampleParameters):
         return {"knockouts": True, "window": window, "protocol": self.protocol} | {"run": self.run}
 
 
-@dataclass(frozen=True)
 class OutcomeParameters(SampleParameters):
     """What the notebooks share that compare right with wrong answers."""
 
-    limit: int = 0
+    limit: Limit = 0
     parts: str = "known"
 
     def check_model(self, model: VisionLanguageModel) -> None:
@@ -99,38 +100,30 @@ class OutcomeParameters(SampleParameters):
         return {"flows": [CONSTRAINT_TO_LAST], "protocol": self.protocol} | {"run": self.run}
 
 
-@dataclass(frozen=True)
 class Fig15Parameters(OutcomeParameters):
     """notebooks/fig15_examples.ipynb"""
 
-    examples: int = 3
+    examples: Annotated[int, Field(ge=1, description="it counts the right and the wrong answers that are shown")] = 3
 
     figure: typing.ClassVar[str] = "fig15_examples"
 
-    def check(self) -> None:
-        super().check()
-        at_least("examples", self.examples, 1, "it counts the right and the wrong answers that are shown")
 
-
-@dataclass(frozen=True)
 class Fig16Parameters(OutcomeParameters):
     """notebooks/fig16_contributions.ipynb"""
 
     figure: typing.ClassVar[str] = "fig16_contributions"
 
 
-@dataclass(frozen=True)
 class Fig17Parameters(OutcomeParameters):
     """notebooks/fig17_failure.ipynb"""
 
     layers: str = ""
-    timed: int = 10
+    timed: Annotated[int, Field(ge=1, description="it counts the questions on which the early end is timed")] = 10
 
     figure: typing.ClassVar[str] = "fig17_failure"
 
     def check(self) -> None:
         super().check()
-        at_least("timed", self.timed, 1, "it counts the questions on which the early end is timed")
         entries = self.layers.split(",")
         if self.layers and not (len(entries) == 2 and all(entry.strip().isdecimal() for entry in entries)):
             raise ParameterError(

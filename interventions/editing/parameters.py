@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
+
+from pydantic import Field
 
 from ..draws import seeded_hash
 from ..errors import ParameterError
 from ..models.model import VisionLanguageModel
-from ..notebook import at_least, listed, one_of
+from ..notebook import Limit, Positive, listed, one_of
 from ..studies.parameters import SampleParameters
 from ..testbed import TestBed, load_testbed
 from .closed_form import LAMBDA
@@ -19,27 +22,22 @@ from .optimized_value import OPTIMIZERS, SANDBOXED
 from .study import Editing
 
 
-@dataclass(frozen=True)
 class EditParameters(SampleParameters):
     """What the notebooks about edits share; limit counts the questions edited of each task."""
 
     tasks: str = "correct,insert"
-    layer: int = 2
-    lam: float = LAMBDA
-    unrelated: int = 20
+    layer: Annotated[int, Field(ge=0, description="it is the layer that is edited")] = 2
+    lam: Annotated[float, Field(gt=0, description="it weighs the old weights")] = LAMBDA
+    unrelated: Annotated[int, Field(ge=1, description="it counts the unrelated questions after each edit")] = 20
 
     def check(self) -> None:
         super().check()
         for task in listed(self.tasks) or [""]:
             one_of("tasks", task, TASKS)
-        at_least("layer", self.layer, 0, "it is the layer that is edited")
-        at_least("unrelated", self.unrelated, 1, "it counts the unrelated questions that are asked after each edit")
-        if not self.lam > 0:
-            raise ParameterError(f"Parameter 'lam' must be above 0, not {self.lam}: it weighs the old weights.")
 
-    def select(self, testbed: TestBed) -> TestBed:
+    def select(self, testbed: TestBed, limit: int | None = None) -> TestBed:
         """All questions of the parts, shuffled together: those that are edited are the first wrong ones among them."""
-        found = super(EditParameters, replace(self, limit=0)).select(testbed)
+        found = super().select(testbed, limit=0)
         return replace(found, items=tuple(sorted(found, key=lambda item: seeded_hash(self.seed, item.id))))
 
     def check_model(self, model: VisionLanguageModel) -> None:
@@ -75,22 +73,18 @@ class EditParameters(SampleParameters):
         return {"settings": self.settings, "run": self.run}
 
 
-@dataclass(frozen=True)
 class Fig6Parameters(EditParameters):
     """notebooks/fig6_editing.ipynb"""
 
-    limit: int = 20
-    learning_rate: float = FineTuning.learning_rate
-    epsilon: float = CONSTRAINED_DEFAULT.epsilon
+    limit: Limit = 20
+    learning_rate: Positive = FineTuning.learning_rate
+    epsilon: Positive = CONSTRAINED_DEFAULT.epsilon
     kept: str = "1,10,50"
 
     figure: typing.ClassVar[str] = "fig6_editing"
 
     def check(self) -> None:
         super().check()
-        for name in ("learning_rate", "epsilon"):
-            if not getattr(self, name) > 0:
-                raise ParameterError(f"Parameter {name!r} must be above 0, not {getattr(self, name)}.")
         if not all(entry.isdecimal() and int(entry) for entry in listed(self.kept)):
             raise ParameterError(
                 f"Parameter 'kept' must be numbers of edits, at least 1, not {self.kept!r}: write for example 1,10,50."
@@ -111,20 +105,18 @@ class Fig6Parameters(EditParameters):
         return {"settings": self.settings, "counts": self.counts, "results_dir": self.results}
 
 
-@dataclass(frozen=True)
 class Fig14Parameters(EditParameters):
     """notebooks/fig14_layers.ipynb"""
 
-    limit: int = 10
+    limit: Limit = 10
 
     figure: typing.ClassVar[str] = "fig14_layers"
 
 
-@dataclass(frozen=True)
 class Fig18Parameters(EditParameters):
     """notebooks/fig18_inserted.ipynb"""
 
-    limit: int = 6
+    limit: Limit = 6
     tasks: str = "insert"
 
     figure: typing.ClassVar[str] = "fig18_inserted"

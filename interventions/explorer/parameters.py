@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from transformers.utils.logging import disable_progress_bar
 
 from ..errors import ModelError, ParameterError
@@ -13,7 +11,6 @@ from ..notebook import NotebookParameters, named
 from ..testbed import TestBed, TestBedError, load_testbed
 
 
-@dataclass(frozen=True)
 class ExploreParameters(NotebookParameters):
     """notebooks/explore.ipynb"""
 

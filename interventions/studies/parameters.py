@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 import typing
-from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Annotated, Literal
 
+from pydantic import Field
 from transformers.utils.logging import disable_progress_bar
 
 from ..errors import ModelError, ParameterError
@@ -21,10 +22,9 @@ from ..layers import in_layers, spanned
 from ..models.checkpoints import ALIASES, CHECKPOINTS
 from ..models.loading import load_model
 from ..models.model import VisionLanguageModel
-from ..notebook import NotebookParameters, at_least, closest, listed, must_take_files, named, one_of
+from ..notebook import Limit, NotebookParameters, Seed, at_least, closest, listed, must_take_files, named, one_of
 from ..progress import TRAFFIC
 from ..testbed import TestBed, TestBedError, load_testbed
-from .conditions import PROTOCOLS
 from .loop import RunOptions, shard_of
 from .results import TABLES, begin_run
 
@@ -83,24 +83,22 @@ def parse_window(name: str, value: int | str) -> int | Fraction:
     )
 
 
-
 _DEFAULT_RESULTS = Path("results")  # in the directory the notebook runs in
 
 
-@dataclass(frozen=True)
 class Parameters(NotebookParameters):
-    """What every notebook with a record takes; the defaults are those of its `parameters` cell."""
+    """The parameters of every notebook with a record; the defaults are those of its `parameters` cell."""
 
     model: str = "mini"
     testbed: str = "embedded"
-    limit: int = 40
-    seed: int = 0
+    limit: Limit = 40
+    seed: Seed = 0
     revision: str = ""
     dtype: str = ""
     device_map: str = ""
     prompt: str = ""
     remote: bool = False
-    protocol: str = "paper"
+    protocol: Literal["paper", "authors"] = "paper"
     results_dir: str = ""
     record_path: str = ""
 
@@ -114,14 +112,7 @@ class Parameters(NotebookParameters):
         return super().from_notebook(namespace)
 
     def check(self) -> None:
-        """Checks that need neither the model nor the test bed."""
-        at_least("limit", self.limit, 0, "0 means all questions")
-        at_least("seed", self.seed, 0, "it starts the sampling of questions")
-        one_of("protocol", self.protocol, PROTOCOLS)
-        self.check_paths()
-
-    def check_paths(self) -> None:
-        """Whether results and the record can be written where they are to go."""
+        """Check that results and the record can be written where they are to go."""
         must_take_files("results_dir", self.results / TABLES)
         must_take_files("record_path", self.record_file.parent)
         if self.record_file.is_dir():
@@ -146,17 +137,22 @@ class Parameters(NotebookParameters):
         print(f"{testbed.name}: {len(testbed)} questions to ask", flush=True)
         return model, testbed
 
-    def load_model(self, parameter: str, name: str = "") -> VisionLanguageModel:
-        """The model that a parameter names, or the one that stands for it where it is empty.
+    def load_model(self, parameter: str, name: str = "", dtype: str = "") -> VisionLanguageModel:
+        """Load the model that a parameter names.
 
-        `dtype` and `device_map` are those of all models, `prompt` that of `model` and its text-only counterpart.
+        `device_map` and `dtype` hold for all models, `prompt` for `model` and its text-only counterpart.
+
+        Args:
+            parameter: the parameter.
+            name: the model to load in its place.
+            dtype: a precision in place of that of the parameters.
         """
         own = {"revision": self.revision or None} if parameter == "model" else {}
         if parameter in ("model", "text_model"):
             own["prompt"] = self.prompt or None
         return named(
             parameter, ModelError, load_model, name or getattr(self, parameter), remote=self.remote,
-            dtype=self.dtype or None, device_map=self.device_map or None, **own,
+            dtype=dtype or self.dtype or None, device_map=self.device_map or None, **own,
         )
 
     def select(self, testbed: TestBed) -> TestBed:
@@ -182,10 +178,6 @@ class Parameters(NotebookParameters):
         """Where a picture goes: beside the record, without the ending."""
         return self.record_file.with_name(f"{self.record_file.name.removesuffix('.record.json')}_{name}")
 
-    def as_dict(self) -> dict:
-        """All of them by name, as the record keeps them."""
-        return asdict(self)
-
 
 def must_differ(parameter: str, name: str, model: str) -> None:
     """Raises ParameterError where the model that a parameter names is `model` itself, by whatever name; "" is none."""
@@ -210,23 +202,14 @@ def by_id(testbed: TestBed, ids: list[str]) -> TestBed:
     return TestBed(testbed.name, testbed.directory, tuple(items[name] for name in ids))
 
 
-
-
-
-
-@dataclass(frozen=True)
 class Table1Parameters(Parameters):
     """notebooks/table1_testbed.ipynb"""
 
-    limit: int = 0
+    limit: Limit = 0
     parts: str = ""
-    examples: int = 3
+    examples: Annotated[int, Field(ge=1, description="it counts the questions shown of each part")] = 3
 
     figure: typing.ClassVar[str] = "table1_testbed"
-
-    def check(self) -> None:
-        super().check()
-        at_least("examples", self.examples, 1, "it counts the questions shown of each part")
 
     def select(self, testbed: TestBed) -> TestBed:
         for part in listed(self.parts):
@@ -234,23 +217,21 @@ class Table1Parameters(Parameters):
         return testbed.select(listed(self.parts) or None)
 
 
-
-@dataclass(frozen=True)
 class SampleParameters(Parameters):
     """Parts of the test bed, kind of question, ids, and the share of a machine among several."""
 
-    constraints: str = "single"
+    constraints: Literal["single", "multi"] = "single"
     parts: str = "known,okvqa,movies"
     items: str = ""
     shard: str = ""
 
     def check(self) -> None:
         super().check()
-        one_of("constraints", self.constraints, ("single", "multi"))
         if self.shard:
             shard_of(self.shard)
 
-    def select(self, testbed: TestBed) -> TestBed:
+    def select(self, testbed: TestBed, limit: int | None = None) -> TestBed:
+        """Return the questions to ask, at most `limit` of each part (None: the parameter's; 0: all)."""
         if self.items:
             return by_id(testbed, listed(self.items))
         parts = listed(self.parts) or list(testbed.parts)
@@ -260,7 +241,8 @@ class SampleParameters(Parameters):
                     f"Parameter 'parts': test bed {testbed.name!r} has no part {part!r}: "
                     f"{closest(part, testbed.parts)}"
                 )
-        selected = testbed.select(parts, constraints=self.constraints, limit=self.limit, seed=self.seed)
+        selected = testbed.select(parts, constraints=self.constraints, limit=self.limit if limit is None else limit,
+                                  seed=self.seed)
         for part in parts:
             if part not in selected.parts:
                 raise ParameterError(

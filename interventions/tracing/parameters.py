@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Literal
 
 from nnsight.modeling.quantization import QUANTIZATIONS
+from pydantic import Field
 from transformers import AutoConfig
 
 from ..engine.windows import WINDOW_RULES
 from ..errors import ParameterError
 from ..models.checkpoints import ALIASES, CHECKPOINTS, TWINS
 from ..models.model import VisionLanguageModel
-from ..notebook import at_least, listed, one_of
+from ..notebook import Limit, listed, one_of
 from ..studies.conditions import CONSTRAINTS, CORRUPTIONS, Conditions
 from ..studies.parameters import (
     SampleParameters,
@@ -29,33 +30,24 @@ from .causal_trace import KINDS
 from .precision import DTYPES, REFERENCE
 
 
-@dataclass(frozen=True)
 class TraceParameters(SampleParameters):
     """What the notebooks that trace take besides; each adds the window, or windows, that its figure has."""
 
-    window_rule: str = ""
-    corruption: str = ""
-    corrupted: str = ""
-    noise_samples: int = 10
-    min_p_clean: float = 0.1
+    window_rule: Literal[("", *WINDOW_RULES)] = ""
+    corruption: Literal[("", *CORRUPTIONS)] = ""
+    corrupted: Literal[("", *CONSTRAINTS)] = ""
+    noise_samples: Annotated[int, Field(ge=1, description="effects are means over so many draws of noise")] = 10
+    min_p_clean: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     def check(self) -> None:
         super().check()
         for name, windows in self._windows().items():
             for window in windows:
                 parse_window(name, window)
-        at_least("noise_samples", self.noise_samples, 1, "effects are means over so many draws of noise")
-        one_of("window_rule", self.window_rule, ("", *WINDOW_RULES))
-        one_of("corruption", self.corruption, ("", *CORRUPTIONS))
-        one_of("corrupted", self.corrupted, ("", *CONSTRAINTS))
         if self.constraints == "single" and self.corrupted in ("text", "both"):
             raise ParameterError(
                 f"Parameter 'corrupted' cannot be {self.corrupted!r} where constraints is 'single': these questions "
                 "have no text constraint, so use 'visual' or set constraints to 'multi'."
-            )
-        if not 0 <= self.min_p_clean < 1:
-            raise ParameterError(
-                f"Parameter 'min_p_clean' must be from 0 to below 1, not {self.min_p_clean}."
             )
 
     def check_model(self, model: VisionLanguageModel) -> None:
@@ -112,8 +104,6 @@ class TraceParameters(SampleParameters):
         } | {"run": self.run}
 
 
-
-@dataclass(frozen=True)
 class Fig1Parameters(TraceParameters):
     """notebooks/fig1_windows.ipynb"""
 
@@ -174,39 +164,35 @@ class Fig1Parameters(TraceParameters):
         return own == other
 
 
-@dataclass(frozen=True)
 class QuestionParameters(TraceParameters):
     """What the notebooks that show single questions share."""
 
     def pool(self) -> TestBed:
         """All questions that the sample is drawn from, in its order, see `example.first_used`."""
-        return replace(self, limit=0).select(load_testbed(self.testbed))
+        return self.select(load_testbed(self.testbed), limit=0)
 
 
-@dataclass(frozen=True)
 class Fig2Parameters(QuestionParameters):
     """notebooks/fig2_example.ipynb"""
 
     window: int | str = 3
-    limit: int = 5
+    limit: Limit = 5
     parts: str = "known"
 
     figure: typing.ClassVar[str] = "fig2_example"
 
 
-@dataclass(frozen=True)
 class Fig3Parameters(TraceParameters):
     """notebooks/fig3_trace.ipynb"""
 
     window: int | str = 3
-    controls: int = 10
+    controls: Annotated[int, Field(ge=0, description="it counts the questions of each part that controls run on")] = 10
     control_model: str = ""
 
     figure: typing.ClassVar[str] = "fig3_trace"
 
     def check(self) -> None:
         super().check()
-        at_least("controls", self.controls, 0, "it counts the questions of each part that controls run on")
         must_differ("control_model", self.control_model, self.model)
 
     def for_controls(self) -> dict:
@@ -230,13 +216,12 @@ class Fig3Parameters(TraceParameters):
         return model
 
 
-@dataclass(frozen=True)
 class Fig4Parameters(TraceParameters):
     """notebooks/fig4_constraints.ipynb"""
 
     window: int | str = "6/32"
     windows: str = "1,3,6,8"
-    constraints: str = "multi"
+    constraints: Literal["single", "multi"] = "multi"
 
     figure: typing.ClassVar[str] = "fig4_constraints"
 
@@ -253,8 +238,8 @@ class Fig4Parameters(TraceParameters):
                 "then the visual one: leave it empty."
             )
 
-    def select(self, testbed: TestBed) -> TestBed:
-        selected = super().select(testbed)
+    def select(self, testbed: TestBed, limit: int | None = None) -> TestBed:
+        selected = super().select(testbed, limit)
         for item in selected:
             if item.constraints != "multi":
                 raise ParameterError(
@@ -263,13 +248,12 @@ class Fig4Parameters(TraceParameters):
         return selected
 
 
-@dataclass(frozen=True)
 class Fig7Parameters(TraceParameters):
     """notebooks/fig7_standard.ipynb"""
 
     window: int | str = "10/32"
     compared_window: int | str = 3
-    corruption: str = "standard"
+    corruption: Literal[("", *CORRUPTIONS)] = "standard"
     parts: str = "known,movies"
 
     figure: typing.ClassVar[str] = "fig7_standard"
@@ -279,18 +263,16 @@ class Fig7Parameters(TraceParameters):
         return self.for_study(self.window_in(model, "compared_window"), corruption="")
 
 
-@dataclass(frozen=True)
 class Fig8Parameters(QuestionParameters):
     """notebooks/fig8_questions.ipynb, which draws Figures 8 to 13; its files are named by the figure."""
 
-    figure: str = "fig8_questions"
+    figure: Literal[tuple(f"fig{number}_questions" for number in range(8, 14))] = "fig8_questions"
     window: int | str = 1
-    limit: int = 1
+    limit: Limit = 1
     kinds: str = "mlp,attention"
 
     def check(self) -> None:
         super().check()
-        one_of("figure", self.figure, [f"fig{number}_questions" for number in range(8, 14)])
         for kind in self.shown_kinds or [""]:
             one_of("kinds", kind, KINDS)
 
@@ -300,13 +282,11 @@ class Fig8Parameters(QuestionParameters):
         return listed(self.kinds)
 
 
-
-@dataclass(frozen=True)
 class PrecisionParameters(TraceParameters):
     """notebooks/precision_modes.ipynb"""
 
     window: int | str = 3
-    limit: int = 5
+    limit: Limit = 5
     dtypes: str = "bfloat16,float16"
 
     figure: typing.ClassVar[str] = "precision_modes"
@@ -326,7 +306,7 @@ class PrecisionParameters(TraceParameters):
 
     def load_model(self, parameter: str, name: str = "", dtype: str = REFERENCE) -> VisionLanguageModel:
         """The model that a parameter names, in a precision; `dtype`, which model files set, is not used."""
-        return super(PrecisionParameters, replace(self, dtype=dtype)).load_model(parameter, name)
+        return super().load_model(parameter, name, dtype=dtype)
 
     def in_half_precision(self) -> Iterator[VisionLanguageModel]:
         """The model in each of `dtypes`, loaded when its turn comes."""

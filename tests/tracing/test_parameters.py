@@ -1,6 +1,5 @@
 """The parameters of every tracing notebook: what each accepts, what it makes of them, and its one-sentence refusals."""
 
-from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,7 +73,7 @@ def test_the_defaults_are_valid(cls):
 
 @named(ALL)
 def test_the_common_parameters_are_those_of_every_notebook(cls):
-    names = {field.name for field in fields(cls)}
+    names = set(cls.model_fields)
     assert {"model", "testbed", "limit", "seed", "remote", "protocol", "results_dir", "record_path"} <= names
     assert refused(cls, protocol="papers") == "Parameter 'protocol' cannot be 'papers': did you mean 'paper'?"
     assert "'limit' must be at least 0" in refused(cls, limit=-1)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import getpass
-from dataclasses import dataclass
+from typing import Literal
 
 from ...errors import ParameterError, TestBedError
-from ...notebook import NotebookParameters, at_least, listed, named, one_of
+from ...notebook import Limit, NotebookParameters, Seed, listed, named, one_of
 from ..schema import TestBed
 from ..table import load_testbed
 from .decisions import DecisionLog, default_log
@@ -14,22 +14,16 @@ from .outcomes import with_set_aside
 from .rounds import ONLY, Verification
 
 
-@dataclass(frozen=True)
 class VerifyParameters(NotebookParameters):
     """notebooks/verify.ipynb"""
 
     testbed: str = "embedded"
     annotator: str = ""
     parts: str = ""
-    only: str = "all"
-    limit: int = 0
-    seed: int = 0
+    only: Literal[ONLY] = "all"
+    limit: Limit = 0
+    seed: Seed = 0
     log_path: str = ""
-
-    def check(self) -> None:
-        at_least("limit", self.limit, 0, "0 means all questions")
-        at_least("seed", self.seed, 0, "it decides the order of the questions")
-        one_of("only", self.only, ONLY)
 
     def load(self) -> tuple[TestBed, DecisionLog]:
         """The chosen questions in their order, those that earlier decisions set aside among them, and the log."""
