@@ -1,4 +1,4 @@
-"""What a test bed holds: counts by part, example questions, and whether a model's tokens spell the constraints."""
+"""Summarize a test bed: counts by part, example questions, and whether a model's prompts have the constraints."""
 
 from __future__ import annotations
 
@@ -24,10 +24,15 @@ MARKS = {"": "", "constraint": "**", "text_constraint": "***"}  # Markdown's bol
 
 
 def census(testbed: TestBed, checked: pd.DataFrame) -> pd.DataFrame:
-    """Counts by part and constraints: part, constraints, questions, entities, images, relations, checked, found, paper.
+    """Count the items of a test bed by part and constraints.
 
-    `checked` is that of `find_constraints`: how many questions were looked at, and in how many all constraints stand.
-    paper: the questions of VQA-Constraints (NaN: it has none of them).
+    Args:
+        testbed: the items.
+        checked: the result of `find_constraints`.
+
+    Returns:
+        Columns part, constraints, questions, entities, images, relations, checked (questions that were checked), found
+        (those with all constraints) and paper (questions in VQA-Constraints; missing without any).
     """
     rows = []
     for part in testbed.parts:
@@ -48,10 +53,19 @@ def census(testbed: TestBed, checked: pd.DataFrame) -> pd.DataFrame:
 def find_constraints(
     model: VisionLanguageModel, testbed: TestBed, limit: int = 0, seed: int = 0, protocol: str = "paper"
 ) -> pd.DataFrame:
-    """Can these questions be traced with this model? Columns id, part, constraints, reason ("" if they can).
+    """Check whether these questions can be traced with this model. No image is read, since it changes no position.
 
-    The constraints must have tokens of their own in the model's prompt, and so must their replacements. limit:
-    questions of each part (0: all). No image is read, for it changes no position.
+    The constraints and their replacements must have tokens of their own in the model's prompt.
+
+    Args:
+        model: the model whose prompts are built.
+        testbed: the items.
+        limit: the largest number of questions of each part (0: all).
+        seed: of the selection.
+        protocol: "paper" | "authors".
+
+    Returns:
+        Columns id, part, constraints, reason ("" for a question that can be traced).
     """
     reasons: dict[tuple, str] = {}  # many questions are the same but for the image
     rows = []
@@ -65,7 +79,7 @@ def find_constraints(
 
 
 def example_items(testbed: TestBed, n: int, seed: int = 0) -> list[Item]:
-    """n questions of each part, single and multi: a sample, other wordings and entities first."""
+    """Return n questions of each part, single and multi, with different wordings and entities first."""
     chosen = []
     for part in testbed.parts:
         for constraints in ("single", "multi"):
@@ -79,9 +93,9 @@ def example_items(testbed: TestBed, n: int, seed: int = 0) -> list[Item]:
 
 
 def example_frame(items: Iterable[Item]) -> pd.DataFrame:
-    """What figures and tables show of questions: id, part, constraints, question, answer, entity, pieces.
+    """Return what figures and tables show: id, part, constraints, question, answer, entity, pieces.
 
-    pieces: the question as [(text, role)], see `example.marked`.
+    pieces: the question as [(text, role)], see `phrases.question_pieces`.
     """
     return pd.DataFrame([
         {"id": item.id, "part": item.part, "constraints": item.constraints, "question": item.question,
@@ -91,7 +105,7 @@ def example_frame(items: Iterable[Item]) -> pd.DataFrame:
 
 
 def markdown_table(examples: pd.DataFrame) -> str:
-    """`example_frame` as a Markdown table, visual constraints bold and text constraints bold italic."""
+    """Return `example_frame` as a Markdown table, visual constraints bold and text constraints bold italic."""
     lines = ["| part | constraints | question | answer |", "|---|---|---|---|"]
     for row in examples.itertuples():
         question = "".join(f"{MARKS[role]}{_escaped(text)}{MARKS[role]}" for text, role in row.pieces)
@@ -114,7 +128,7 @@ def _problem(model: VisionLanguageModel, item: Item, protocol: str) -> str:
         )
         replacements = {"visual_replacement": item.visual_replacement, "text_replacement": item.text_replacement}
         replacements = {name: phrase for name, phrase in replacements.items() if phrase}
-        if replacements:  # those that are not chosen yet cannot be looked for
+        if replacements:
             corrupt(model, prompt, **replacements)
     except (PromptError, Unusable) as error:
         return str(error)

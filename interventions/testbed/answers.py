@@ -1,4 +1,4 @@
-"""When an answer is right: VQA accuracy, and the comparison of whole decoded answers."""
+"""Decide whether an answer is right: VQA accuracy, and the comparison of whole decoded answers."""
 
 from __future__ import annotations
 
@@ -7,20 +7,40 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ..testbed import Item
-from .schema import N_ANNOTATORS
+from .schema import N_ANNOTATORS, Item
 
 RIGHT = 0.5  # `answer_accuracy` from which an answer counts as right: two of ten annotators
 
 
-def answer_accuracy(prediction: str, accepted: Iterable[str], annotations: Sequence[str] = ()) -> float:
-    """Is the answer right, 0 to 1? VQA accuracy where there are ten annotations, else 1 if it is an accepted answer.
+def accuracy(answer: str, item: Item) -> float:
+    """Return how right an answer to an item is, from 0 to 1: see `answer_accuracy`."""
+    return answer_accuracy(answer, item.answers, item.annotations)
 
-    Accepted answers are compared as VQA accuracy compares them, but one that is nothing but an article or punctuation
-    ("A", "the") by its own lower-case letters. An empty answer is never right.
+
+def is_right(answer: str, item: Item) -> bool:
+    """Return whether an answer to an item counts as right: the same in every figure."""
+    return accuracy(answer, item) >= RIGHT
+
+
+def is_accepted(answer: str, accepted: Iterable[str]) -> bool:
+    """Return whether an answer is one of these texts, compared as a whole."""
+    return answer_accuracy(answer, accepted) >= RIGHT
+
+
+def answer_accuracy(prediction: str, accepted: Iterable[str], annotations: Sequence[str] = ()) -> float:
+    """Return how right an answer is, from 0 to 1.
+
+    With ten annotations this is VQA accuracy, else 1 for an accepted answer. Accepted answers are compared as in VQA
+    accuracy, but an answer that is only an article or punctuation ("A", "the") is compared in lower case. An empty
+    answer is never right.
+
+    Args:
+        prediction: the whole decoded answer.
+        accepted: the accepted answers.
+        annotations: the answers of ten annotators, or none.
     """
     if not normalize_vqa_answer(prediction) and not any(map(str.isalnum, prediction)) and annotations:
-        return 0.0  # nothing was said, which the official rule takes for the answer of annotators who said "a"
+        return 0.0  # the official rule equates an empty answer with "a"
     if len(annotations) == N_ANNOTATORS:
         return vqa_accuracy(prediction, annotations)
     said = _comparable(prediction)
@@ -31,12 +51,12 @@ def _comparable(text: str) -> str:
     return normalize_vqa_answer(text) or text.strip().lower()
 
 
-# VQA accuracy. The rules are odd; they are those of the official evaluation, on which every published number rests.
+# VQA accuracy, with the odd rules of the official evaluation, which all published numbers use.
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
-_MOST_PERIODS = 32  # no more are deleted
+_MOST_PERIODS = 32  # deleted at most
 _ARTICLES = {"a", "an", "the"}
 _NUMBERS = {word: str(n) for n, word in enumerate("zero one two three four five six seven eight nine ten".split())}
 _NUMBERS["none"] = "0"
@@ -49,18 +69,25 @@ _CONTRACTIONS = """
     what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
     wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
 """
-# A word that lacks one of its apostrophes gets it ("dont", "couldn'tve"), but for one that loses it.
+# A word without one of its apostrophes gets it ("dont", "couldn'tve"); one word loses it.
 _APOSTROPHES = {
     word[: mark.start()] + word[mark.end() :]: word for word in _CONTRACTIONS.split() for mark in re.finditer("'", word)
 } | {"somebody'd": "somebodyd"}
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """The official VQA accuracy of a predicted answer, given the annotators' answers, usually ten; from 0 to 1.
+    """Return the official VQA accuracy of an answer, from 0 to 1.
 
-    For each annotator: a third for every *other* annotator who gave the predicted answer, at most 1; then their mean.
-    (So a list of one answer always gives 0.) Texts are normalised unless all annotators say the same: then only that
-    very text is right.
+    Each annotator counts a third for every *other* annotator who gave the answer, at most 1; the accuracy is the mean.
+    So a list of one answer always gives 0. Texts are normalized unless all annotators say the same: then only that
+    exact text is right.
+
+    Args:
+        prediction: the answer.
+        answers: the annotators' answers, usually ten.
+
+    Raises:
+        ValueError: `answers` is empty.
     """
     if not answers:
         raise ValueError("answers must not be empty: VQA accuracy needs the answers of the annotators.")
@@ -72,7 +99,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
 
 
 def normalize_vqa_answer(text: str) -> str:
-    """An answer as VQA accuracy compares it: lower-case, number words as digits, no article and little punctuation."""
+    """Return an answer as VQA accuracy compares it: lower case, digits, no article and little punctuation."""
     words = (_NUMBERS.get(word, word) for word in _without_punctuation(_one_line(text)).lower().split())
     return " ".join(_APOSTROPHES.get(word, word) for word in words if word not in _ARTICLES)
 
@@ -82,24 +109,8 @@ def _one_line(text: str) -> str:
 
 
 def _without_punctuation(text: str) -> str:
-    """A mark that touches a space somewhere is deleted, all are if a number has a comma; others become a space."""
+    """Delete a mark that touches a space somewhere, or all marks if a number has a comma; others become a space."""
     number, cleaned = _COMMA_IN_NUMBER.search(text), text
     for mark in _PUNCTUATION:
         cleaned = cleaned.replace(mark, "" if number or f"{mark} " in text or f" {mark}" in text else " ")
     return _PERIOD.sub("", cleaned, count=_MOST_PERIODS)
-
-
-
-def accuracy(answer: str, item: Item) -> float:
-    """How right an answer to an item is, from 0 to 1: see `metrics.answer_accuracy`."""
-    return answer_accuracy(answer, item.answers, item.annotations)
-
-
-def is_right(answer: str, item: Item) -> bool:
-    """Whether an answer to an item counts as right: the same in every figure."""
-    return accuracy(answer, item) >= RIGHT
-
-
-def is_accepted(answer: str, accepted: Iterable[str]) -> bool:
-    """Whether an answer is one of these texts, compared as a whole."""
-    return answer_accuracy(answer, accepted) >= RIGHT

@@ -1,13 +1,12 @@
-"""Where phrases come from that can stand in the place of a constraint: the test bed itself, and names of each kind.
+"""Find phrases that can replace a constraint, in the test bed and among names of each kind.
 
-A replacement of the visual constraint must be of the same kind ("Taj Mahal" for "this building"), so that the question
-still makes sense, and must not lead to the same answer. Of a text constraint, a year becomes another year, a number
-another number, a single letter another letter, and a word another one of its kind.
+A replacement of the visual constraint must be of the same kind ("Taj Mahal" for "this building") and must not lead to
+the same answer. In a text constraint, a year becomes another year, a number another number, a single letter another
+letter, and a word another word of its kind.
 
-What English asks for is kept where rules can: the article, singular and plural, a capital at the beginning. A bare
-"this" has no noun: it takes names of what the question asks for ("What sport is this?"), which may become as odd as
-"What sport is tennis?", and otherwise names of things. "Where is this?", "it" and "they" are not handled, nor does a
-verb follow where a plural noun becomes the name of one.
+Rules keep the article, singular and plural, and a capital at the beginning. A bare "this" has no noun: it takes names
+of what the question asks for ("What sport is this?"), even if that gives "What sport is tennis?". "Where is this?",
+"it" and "they" are not handled, and a verb does not follow a noun that becomes singular.
 """
 
 from __future__ import annotations
@@ -28,42 +27,47 @@ SOURCES = {
               "question about the same entity",
     "constraint": "the text constraint of another question of the same part and relation",
     "kind": "a name of the kind that the constraint belongs to",
-    "asked": "a name of the kind that the question asks for, in the place of a bare 'this'",
+    "asked": "a name of the kind that the question asks for, in place of a bare 'this'",
     "form": "another year, number or letter",
     "replacement": "the replacement of another item with a constraint of the same kind",
-    "relation": "what another item of the same part and relation shows, of whatever kind: only where nothing else is",
+    "relation": "what another item of the same part and relation shows, of any kind, if there is no other candidate",
 }
 
 
 class Candidate(NamedTuple):
-    """A phrase as it would stand in the question; source: one of SOURCES."""
+    """A phrase as the question would have it. source: one of SOURCES."""
 
     phrase: str
     source: str
 
 
 class Candidates:
-    """What the items of a test bed can be given. key: a hash of all that decides it."""
+    """The candidates for the items of a test bed. key: a hash of everything that determines them."""
 
     def __init__(self, testbed: Iterable[Item]) -> None:
-        # Dictionaries without values, for they keep the order of the items, as sets do not.
+        # Dictionaries without values instead of sets, which do not keep the order of the items.
         self._shown = defaultdict(dict)  # (part, relation, kind, or None for any) -> entities
         self._texts = defaultdict(dict)  # (part, relation, form, entity, or None for any) -> text constraints
-        self._replacements = defaultdict(dict)  # what tells of which kind they are -> phrases
+        self._replacements = defaultdict(dict)  # kind or form -> phrases
         self._answers = defaultdict(set)  # (part, relation, entity[, text constraint]) -> answers
-        told = []
+        contents = []
         for item in testbed:
-            told.append([str(value) for name, value in vars(item).items() if name != "image"])
+            contents.append([str(value) for name, value in vars(item).items() if name != "image"])
             if item.visual_constraint:
                 self._add(item)
-        self.key = hashlib.sha256(KINDS_FILE.read_bytes() + json.dumps(told).encode()).hexdigest()[:32]
+        self.key = hashlib.sha256(KINDS_FILE.read_bytes() + json.dumps(contents).encode()).hexdigest()[:32]
 
     def of(self, item: Item, role: str, *, seed: int = 0, most: int = 32) -> list[Candidate]:
-        """At most so many candidates for the constraint `role` ("visual" or "text"), in the order of SOURCES; within a
-        source, seed, item and phrase alone decide.
+        """Return candidates for a constraint, in the order of SOURCES, shuffled by seed and item within a source.
 
-        None contains, or is part of, an answer, the entity or a constraint; and none shares an answer with the item,
-        where the test bed tells that.
+        No candidate contains, or is part of, an answer, the entity or a constraint, and none is known to share an
+        answer with the item.
+
+        Args:
+            item: the item.
+            role: "visual" or "text".
+            seed: of the order within a source.
+            most: the largest number of candidates.
         """
         capital = getattr(item, f"{role}_constraint")[0].isupper()
         found: dict[str, str] = {}
@@ -78,7 +82,7 @@ class Candidates:
         return [Candidate(*pair) for pair in found.items()]
 
     def why_none(self, item: Item, role: str) -> str:
-        """The reason to give for an item of which no candidate could be used."""
+        """Return the reason why no candidate could be used."""
         visual = role == "visual"
         kind = visual_kind(item.question, item.visual_constraint)[0] if visual else text_form(item.text_constraint)
         constraint = getattr(item, f"{role}_constraint")
@@ -128,28 +132,28 @@ class Candidates:
         if gives_away(phrase, item) or _overlap(words, (item.visual_constraint, item.text_constraint or "")):
             return False
         if role == "text" and not item.entity:
-            return True  # the same words about another picture tell nothing
+            return True  # the same words about another image say nothing
         key = (*group, words) if role == "visual" else (*group, compared(item.entity), words)
         return not self._answers.get(key, set()) & {compared(answer) for answer in item.answers}
 
 
 def compared(text: str) -> tuple[str, ...]:
-    """The words of a phrase as they are compared: as by VQA accuracy, and "zebras" like "a zebra"."""
+    """Return the words of a phrase for comparison: as in VQA accuracy, and "zebras" like "a zebra"."""
     words = normalize_vqa_answer(text) or text.strip().lower()  # the letter A is no article
     return tuple(word.removesuffix("s") for word in words.split())
 
 
 def gives_away(phrase: str, item: Item) -> bool:
-    """Does a phrase contain an answer of the item or what its image shows, or is it a part of them?"""
+    """Return whether a phrase contains, or is part of, an answer of the item or what its image shows."""
     return _overlap(compared(phrase), (item.entity, *item.answers, *item.annotations))
 
 
 def _overlap(words: tuple[str, ...], phrases: Iterable[str]) -> bool:
-    """Whether the words stand in one of the phrases, or it in them."""
+    """Whether the words contain one of the phrases, or it contains them."""
     others = (compared(phrase) for phrase in phrases if phrase)
     return any(_within(other, words) or _within(words, other) for other in others)
 
 
 def _within(words: tuple[str, ...], others: tuple[str, ...]) -> bool:
-    """Whether the words stand in the others one after the other."""
+    """Whether the others contain the words one after the other."""
     return any(others[i : i + len(words)] == words for i in range(len(others) - len(words) + 1))

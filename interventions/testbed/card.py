@@ -1,4 +1,4 @@
-"""The dataset card of a test bed: what is in it, where it comes from, how it is loaded, whom to cite."""
+"""The dataset card of a test bed: its contents, its sources, how to load it, and whom to cite."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ CITATIONS = {
 
 
 def write_card(testbed: TestBed, steps: list[dict]) -> Path:
-    """Write the card of a test bed as it is now; returns its path."""
+    """Write the card of a test bed and return its path."""
     text = CARD.format(
         table=TABLE, name=testbed.directory.name, directory=testbed.directory.name, n=len(testbed),
         counts="\n".join(_counts(testbed)), steps="\n".join(map(_step, steps)) or "By hand.",
@@ -95,12 +95,12 @@ def _is_replaceable(item: Item) -> bool:
 
 
 def _step(step: dict) -> str:
-    """One step as a list entry, its inputs below it."""
+    """A step as a list entry, with its inputs below."""
     versions = ", ".join(f"{name} {version}" for name, version in step["versions"].items())
     lines = [f"- **{step['command']}**, {step['time']} ({versions})"]
     for title in ("settings", "counts"):
-        told = ", ".join(f"{name} {value}" for name, value in step[title].items())
-        lines += [f"  - {title}: {told}"] if told else []
+        values = ", ".join(f"{name} {value}" for name, value in step[title].items())
+        lines += [f"  - {title}: {values}"] if values else []
     for file in step["inputs"]:
         lines.append(f"  - read: `{file['name']}`, {file['bytes']:,} bytes, sha256 `{file['sha256']}`")
     return "\n".join(lines)

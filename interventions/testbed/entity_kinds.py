@@ -1,7 +1,6 @@
-"""What kind of thing a constraint is about, and which names are of that kind: `entity_kinds.yaml`, read.
+"""The kind of thing that a constraint is about, and the names of that kind, from `entity_kinds.yaml`.
 
-A noun that is in no kind is one by itself. What a text constraint is, its form tells: a year, a number, a letter, or a
-name of a kind.
+A noun without a kind is its own kind. A text constraint has a form: a year, a number, a letter, or a name of a kind.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ _ASKED = re.compile(r"\b(?:what|which)\s+(.+?)\s+(?:is|are|was|were)\s+$", re.IG
 _WHERE_IS = re.compile(r"^(?:where|when)\s+(?:is|are|was|were)\s+$", re.IGNORECASE)
 FORMS = {"year": re.compile(r"\b(?:1[5-9]|20)\d\d\b"), "number": re.compile(r"\b\d{1,9}\b"),
           "letter": re.compile(r"\b[A-Z]\b")}
-_FAR, _LAST_YEAR = 30, 2024  # how far another number or year may be; the latest year that names films, wars and cups
-_LETTERS = "ABCDEFGHIKLMNOPRSTUV"  # those with which many names begin
+_FAR, _LAST_YEAR = 30, 2024  # the largest difference of another number or year; the latest year
+_LETTERS = "ABCDEFGHIKLMNOPRSTUV"  # first letters of many names
 
 
 class Kind(NamedTuple):
-    """A kind of `entity_kinds.yaml`, or a noun that is in none; many: whether it is named in the plural."""
+    """A kind of `entity_kinds.yaml`, or a noun without one. many: whether it is in the plural."""
 
     name: str
     many: bool
@@ -39,13 +38,15 @@ class Kind(NamedTuple):
 
 @cache
 def kinds() -> dict[str, dict[str, list[str]]]:
-    """`entity_kinds.yaml`: kind -> one, many, names, and plural where it has them."""
+    """Return `entity_kinds.yaml`: kind -> one, many, names, and plural if it has them."""
     return yaml.safe_load(KINDS_FILE.read_text(encoding="utf-8"))
 
 
 def kind_of(phrase: str) -> Kind | None:
-    """The kind of what a phrase is about: by its noun ("this tall building"), or because it is a name of a kind ("these
-    zebras"). Of "this video game" the longer noun tells, not "game". None if the table has none."""
+    """Return the kind of a phrase by its noun ("this tall building") or name ("these zebras"), or None.
+
+    The longest noun counts: "video game" in "this video game", not "game".
+    """
     words, head = [re.sub(r"['’]s?$", "", word) for word in words_of(phrase)], head_noun(phrase)
     many = bool({"these", "those"} & set(words))  # "these sheep"
     if head:  # only a bare "this" is a word of the table
@@ -58,8 +59,10 @@ def kind_of(phrase: str) -> Kind | None:
 
 
 def visual_kind(question: str, constraint: str) -> tuple[Kind | None, str]:
-    """The kind of a visual constraint, and where that is from: its own noun ("kind"), or, if it is a bare "this", what
-    the question asks for ("asked"). A noun that is in no kind is one by itself. None: nothing is known."""
+    """Return the kind of a visual constraint (None: unknown) and its source.
+
+    The source is "kind" for the constraint's own noun, and "asked" for a bare "this" with what the question asks for.
+    """
     noun = head_noun(constraint)
     if noun:
         return kind_of(constraint) or Kind(noun, False), "kind"
@@ -74,8 +77,10 @@ def visual_kind(question: str, constraint: str) -> tuple[Kind | None, str]:
 
 
 def text_form(constraint: str) -> Kind | tuple[str, str]:
-    """What varies in a text constraint ("year", "number", "letter") and the words around it ("in {}"); the kind of one
-    that is a name ("French"); ("", "") for all others."""
+    """Return what varies in a text constraint ("year", "number", "letter") and the words around it ("in {}").
+
+    For a name ("French") return its kind, otherwise ("", "").
+    """
     for form, pattern in FORMS.items():
         if pattern.search(constraint):
             return form, pattern.sub("{}", constraint, count=1)
@@ -83,7 +88,7 @@ def text_form(constraint: str) -> Kind | tuple[str, str]:
 
 
 def other_forms(constraint: str) -> list[str]:
-    """The constraint with another year, number (of as many digits) or capital letter; none if it has none of these."""
+    """Return the constraint with other years, numbers (of as many digits) or capital letters, if it has one."""
     form, around = text_form(constraint)
     if form not in FORMS:
         return []
@@ -101,7 +106,7 @@ def _without_article(phrase: str) -> str:
 
 @cache
 def _names() -> dict[str, Kind]:
-    """The names of all kinds, in lower case and without article; of one that is in several, the first."""
+    """The first kind of each name, in lower case and without article."""
     return {
         _without_article(name): Kind(kind, column == "plural") for kind, entry in reversed(kinds().items())
         for column in ("plural", "names") for name in entry.get(column, ())
@@ -110,8 +115,7 @@ def _names() -> dict[str, Kind]:
 
 @cache
 def _nouns() -> dict[str, Kind]:
-    """What a visual constraint may be about: the nouns of all kinds, and names that are common nouns ("a zebra",
-    "sushi", not "Time")."""
+    """The kind of each noun, and of names that are common nouns ("a zebra", "sushi", not "Time")."""
     names = (name for entry in kinds().values() for name in (*entry["names"], *entry.get("plural", ())))
     common = map(_without_article, (name for name in names if name[0].islower() and not name.startswith("the ")))
     return {name: _names()[name] for name in common} | {

@@ -1,7 +1,7 @@
-"""What may be a constraint: a phrase that stands in the question in one piece and is a whole noun phrase.
+"""Check whether a phrase can be a constraint: contiguous in the question, and a whole noun phrase.
 
-Rules and word lists, not a parser: they find what annotators get wrong in practice (a mark of punctuation taken along,
-a possessive, a compound cut short) and say it in a sentence. Whether a phrase is the *right* one, people decide.
+Rules and word lists, not a parser, find what annotators get wrong in practice: punctuation, a possessive, a compound
+cut short. People decide whether a phrase is the *right* one.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 
 from ..errors import PromptError
-from ..testbed import Item
 from ..text import constraint_spans, find_phrase, normalize
+from .schema import Item
 
 DEMONSTRATIVES = frozenset("this these that those".split())
 PRONOUNS = DEMONSTRATIVES | frozenset("it they them he him she her here there".split())  # phrases by themselves
@@ -20,13 +20,13 @@ _PREPOSITIONS = frozenset(
     "in inside into like near of off on onto out outside over past since than through to toward towards under until "
     "up upon with within without".split()
 )
-_OTHERS = frozenset(  # what no noun phrase ends in, besides
+_OTHERS = frozenset(  # other words that end no noun phrase
     "and or but nor if so because while when where which what who whose whom how why is are was were be been being am "
     "do does did has have had can could will would shall should may might must not no my your his its our their "
     "named called located situated used made found".split()
 )
 FUNCTION_WORDS = _ARTICLES | DEMONSTRATIVES | _PREPOSITIONS | _OTHERS
-# Words that cannot head a noun phrase: where one ends it and a noun follows, the noun was cut off.
+# Words that cannot head a noun phrase: if one ends it and a noun follows, the noun was cut off.
 _MODIFIERS = frozenset(
     "operating programming national international public political religious historical musical professional famous "
     "popular large small big little old young new modern ancient wild domestic tropical tall short long white black "
@@ -34,7 +34,7 @@ _MODIFIERS = frozenset(
     "japanese chinese english indian african european asian electric electronic electrical nuclear "
     "mechanical medical".split()
 )
-# Compounds whose first noun could stand alone, but did not here.
+# Compounds whose first noun can also stand alone.
 _COMPOUNDS = frozenset(
     tuple(pair.split()) for pair in
     "football club,football team,football player,football stadium,soccer player,soccer team,baseball player,"
@@ -71,7 +71,7 @@ _POINTS = re.compile(
 
 
 def trim(phrase: str) -> tuple[str, list[str]]:
-    """The phrase without what annotators take along by mistake, and what that was: "punctuation", "possessive"."""
+    """Return the phrase without outer punctuation and possessive, and the names of what was removed."""
     trimmed, removed = normalize(phrase), []
     while True:
         shorter = trimmed if _ABBREVIATED.search(trimmed) else trimmed.rstrip(_TRAILING)
@@ -87,7 +87,7 @@ def trim(phrase: str) -> tuple[str, list[str]]:
 
 
 def phrase_problem(question: str, phrase: str) -> str:
-    """Why a phrase cannot be a constraint of this question, as the end of a sentence; empty if it can."""
+    """Return why a phrase cannot be a constraint of this question, as the end of a sentence, or ""."""
     wrong = contiguity_problem(question, phrase)
     if wrong:
         return wrong
@@ -98,7 +98,7 @@ def phrase_problem(question: str, phrase: str) -> str:
 
 
 def contiguity_problem(question: str, phrase: str) -> str:
-    """Why a phrase does not stand in the question in one piece; empty if it does (case is forgiven)."""
+    """Return why a phrase is not contiguous in the question, or "". Case is ignored."""
     try:
         find_phrase(normalize(question), phrase, "the phrase", last=False)
     except PromptError:
@@ -107,7 +107,7 @@ def contiguity_problem(question: str, phrase: str) -> str:
 
 
 def noun_phrase_problem(question: str, phrase: str) -> str:
-    """Why a phrase of the question is no whole noun phrase; empty if nothing speaks against it."""
+    """Return why a phrase of the question is no whole noun phrase, or ""."""
     words = words_of(phrase)
     if not words:
         return "it has no word"
@@ -124,7 +124,7 @@ def noun_phrase_problem(question: str, phrase: str) -> str:
 
 
 def cut_short(question: str, phrase: str) -> str:
-    """The word after the phrase that belongs to it ("system" after "this operating"), or nothing."""
+    """Return the word after the phrase that belongs to it ("system" after "this operating"), or ""."""
     _, end = find_phrase(normalize(question), phrase, "the phrase", last=False)
     after = re.match(r"[ -](\w+)", normalize(question)[end:])
     words = words_of(phrase)
@@ -138,12 +138,12 @@ def cut_short(question: str, phrase: str) -> str:
 
 
 def needs_image(text: str) -> bool:
-    """Does the text still point at a picture ("this animal", "shown here"), so that without one it asks nothing?"""
+    """Return whether the text points at an image ("this animal", "shown here")."""
     return bool(_POINTS.search(text))
 
 
 def head_noun(phrase: str) -> str:
-    """The noun that says what kind of thing a phrase is about, in lower case; empty for a bare "this".
+    """Return the noun that names the kind of thing a phrase is about, in lower case; "" for a bare "this".
 
     "this old building" is about a building, "this type of food" about food, "the man in the hat" about a man.
     """
@@ -156,19 +156,20 @@ def head_noun(phrase: str) -> str:
 
 
 def words_of(text: str) -> list[str]:
-    """Its words in lower case, without the punctuation around them."""
+    """Return the words of a text in lower case, without punctuation."""
     return [word.lower() for word in _WORD.findall(normalize(text))]
 
 
-
 def question_pieces(item: Item, phrases: dict[str, str] | None = None) -> list[tuple[str, str]]:
-    """The question in pieces (text, role); role is "constraint", "text_constraint" or "" outside of them.
+    """Return the question in pieces (text, role). role is "constraint", "text_constraint" or "".
 
-    phrases: role -> what stands in its place.
+    Args:
+        item: the item.
+        phrases: role -> the text shown in its place.
     """
     question = normalize(item.question)
     roles = {"visual": "constraint", "text": "text_constraint"}
-    found = constraint_spans(question, item.visual_constraint, item.text_constraint)  # none where nothing is marked yet
+    found = constraint_spans(question, item.visual_constraint, item.text_constraint)
     spans = [(*span, roles[name]) for name, span in found.items()]
     pieces, end = [], 0
     for begin, stop, role in sorted(spans):

@@ -1,4 +1,4 @@
-"""How a test bed came about: every step with its inputs' sha256, kept in `provenance.json` and told by the card."""
+"""The history of a test bed: every step with the sha256 of its inputs, in `provenance.json` and on the card."""
 
 from __future__ import annotations
 
@@ -23,14 +23,21 @@ def rewrite(
     testbed: TestBed, items: Iterable[Item], command: str, *, remove: Iterable[str] = (), settings: dict | None = None,
     inputs: Iterable[str | Path] = (), counts: dict | None = None,
 ) -> TestBed:
-    """Put items in the place of those of the same id, note the step, and make the card anew; returns all, loaded again.
+    """Replace items by those of the same id, add a step to the history, and return the test bed as loaded again.
 
-    testbed: as it was loaded, or a selection of it: whatever is not among `items` stays, and so does an item that
-    somebody else has changed since (counted as "changed meanwhile", as is one that somebody took out, which does not
-    come back). Items that are neither in `testbed` nor in the table come last.
-    remove: ids that leave the table. command: what was run ("annotate"); settings and counts: plain values that the
-    card shows; inputs: files that were read, whose size and sha256 are kept.
-    Raises `TestBedError` for the embedded test bed, which is part of the package.
+    Other items stay, and so does an item that somebody else changed since it was loaded. Such items, and those that
+    somebody removed, are counted as "changed meanwhile". New items come last.
+
+    Args:
+        testbed: as it was loaded, or a selection of it.
+        items: the new items.
+        command: the command, such as "annotate".
+        remove: ids that leave the table.
+        settings, counts: plain values for the card.
+        inputs: files that were read, whose size and sha256 are kept.
+
+    Raises:
+        TestBedError: this is the embedded test bed.
     """
     must_be_writable(testbed)
     new, before, remove = {item.id: item for item in items}, {item.id: item for item in testbed}, set(remove)
@@ -52,7 +59,7 @@ def rewrite(
 
 
 def must_be_writable(testbed: TestBed) -> None:
-    """Raises `TestBedError` for the embedded test bed."""
+    """Raise TestBedError for the embedded test bed."""
     if testbed.directory == EMBEDDED.resolve():
         raise TestBedError("The embedded test bed is part of the package and stays as it is: copy its folder first.")
 
@@ -61,7 +68,7 @@ def add_step(
     directory: Path, command: str, *, settings: dict | None = None, inputs: Iterable[str | Path] = (),
     counts: dict | None = None,
 ) -> None:
-    """Append a step to the test bed's history, and make its card anew from all of them."""
+    """Append a step to the history of a test bed, and write its card."""
     steps = history(directory)
     steps.append({
         "command": command, "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -74,18 +81,18 @@ def add_step(
 
 
 def history(directory: str | Path) -> list[dict]:
-    """The steps so far, oldest first; none for a test bed that was made by hand."""
+    """Return the steps, oldest first; none for a test bed that was made by hand."""
     path = Path(directory) / PROVENANCE
     if not path.exists():
         return []
     try:
         return list(json.loads(path.read_text(encoding="utf-8"))["steps"])
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise TestBedError(f"{path} is not readable ({first_line(error)}): mend it or move it away.") from error
+        raise TestBedError(f"{path} is not readable ({first_line(error)}): repair or move it.") from error
 
 
 def described(path: str | Path) -> dict:
-    """A file by name, size and sha256. (Not by its folder, which is nobody else's business.)"""
+    """Return the name (without the folder), size and sha256 of a file."""
     path = Path(path).expanduser()
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

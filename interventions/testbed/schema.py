@@ -1,9 +1,8 @@
-"""One format for every test bed: a directory with `items.parquet`, `images/` and a dataset card `README.md`.
+"""Items and test beds. A test bed is a folder with `items.parquet`, `images/` and a dataset card `README.md`.
 
-A row is one question with its constraints marked (paper, section 3): the *visual constraint* is the phrase
-that refers to the image ("this country"), the *text constraint*, if there is one, the phrase that narrows the
-answer ("starting with B"). Replacements stand ready for the corrupted run: tracing never invents a phrase.
-The embedded sample and an imported copy of the paper's own sets are read by the same `table.load_testbed`.
+A row is a question with its constraints marked (paper, section 3): the *visual constraint* is the phrase that refers to
+the image ("this country"), the *text constraint*, if there is one, narrows the answer ("starting with B"). The row also
+has the replacements for the corrupted run.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from ..errors import PromptError, TestBedError
 from ..text import constraint_spans, overlap, quoted
 
 EMBEDDED = Path(__file__).parent / "embedded"
-PAPER_PARTS = ("known", "okvqa", "movies")  # the order in which the paper's figures show them
+PAPER_PARTS = ("known", "okvqa", "movies")  # in the order of the paper's figures
 TABLE = "items.parquet"
 
 NOT_MARKED = "constraint not marked (python -m interventions testbed annotate marks it)"  # why an item is left out
 
-N_ANNOTATORS = 10  # of a question of VQA and OK-VQA
+N_ANNOTATORS = 10  # of a question in VQA and OK-VQA
 
-# Fields of an item by what they hold.
+# The fields of an item by type.
 REQUIRED_TEXT = (
     "id", "part", "question", "visual_constraint", "visual_replacement", "entity", "relation", "split", "style",
 )
@@ -38,26 +37,42 @@ TEXTS = ("answers", "paraphrases", "annotations")
 class Item:
     """One question. The constraints are contiguous in `question` and in every paraphrase.
 
-    An item may be on its way: its constraint not marked yet, or no replacement chosen. It is kept, and the experiments
-    that need what is missing leave it out with that reason.
+    An item without a marked constraint or a replacement is valid. Experiments that need them leave it out.
+
+    Attributes:
+        id: unique in the test bed.
+        part: "known" | "okvqa" | "movies", or another name.
+        question: the question.
+        image: the path: absolute once loaded, `images/...` in the table, None for a text-only question.
+        visual_constraint: "this country"; "" is not marked yet.
+        visual_replacement: "Sri Lanka": fluent, and makes the image unnecessary; "" is not chosen yet.
+        text_constraint: "starting with B", or None.
+        text_replacement: of the text constraint; None is not chosen yet.
+        answers: accepted answers, the canonical one first.
+        paraphrases: other wordings of the question.
+        entity: what the image shows.
+        relation: between the entity and the answer.
+        split: how an embedded model met the fact: "trained" | "text_only" | "never"; "" elsewhere.
+        style, held_out_style: how the image is drawn, and whether no embedded model was trained on that style.
+        annotations: the answers of ten annotators, where a source has them (OK-VQA).
     """
 
     id: str
-    part: str  # "known" | "okvqa" | "movies", or a name of the user's own
+    part: str
     question: str
-    image: Path | None  # absolute once loaded, `images/...` in the table, None for a text-only question
-    visual_constraint: str = ""  # "this country"; "" is not marked yet
-    visual_replacement: str = ""  # "Sri Lanka": fluent, and makes the image unnecessary; "" is not chosen yet
+    image: Path | None
+    visual_constraint: str = ""
+    visual_replacement: str = ""
     text_constraint: str | None = None
-    text_replacement: str | None = None  # None beside a text constraint is not chosen yet
-    answers: tuple[str, ...] = ()  # accepted answers, the canonical one first
+    text_replacement: str | None = None
+    answers: tuple[str, ...] = ()
     paraphrases: tuple[str, ...] = ()
-    entity: str = ""  # what the image shows
+    entity: str = ""
     relation: str = ""
-    split: str = ""  # how an embedded model met the fact: "trained" | "text_only" | "never"; "" elsewhere
-    style: str = ""  # how the picture is drawn
+    split: str = ""
+    style: str = ""
     held_out_style: bool = False
-    annotations: tuple[str, ...] = ()  # the ten answers of annotators, where a source has them (OK-VQA)
+    annotations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         problem = _wrong_type(self)
@@ -76,7 +91,7 @@ class Item:
         return "single" if self.text_constraint is None else "multi"
 
     def with_constraints(self, visual_constraint: str, text_constraint: str | None) -> Item:
-        """The same with other constraints: without paraphrases that lack them, and without a replacement for none."""
+        """Return the item with other constraints. Drop paraphrases without them, and replacements of removed ones."""
         return replace(
             self, visual_constraint=visual_constraint, text_constraint=text_constraint,
             visual_replacement=self.visual_replacement if visual_constraint else "",
@@ -87,9 +102,9 @@ class Item:
         )
 
     def content(self) -> dict:
-        """All of it that determines a result, as JSON: the picture by its bytes, and the id by which things are drawn.
+        """Return everything that determines a result, as JSON: the image by its sha256, and the id, which seeds draws.
 
-        Without what only says where it comes from: part, split, style.
+        Part, split and style are not in it.
         """
         names = (
             "id", "question", "visual_constraint", "visual_replacement", "text_constraint", "text_replacement",
@@ -97,7 +112,7 @@ class Item:
         )
         try:
             image = None if self.image is None else hashlib.sha256(self.image.read_bytes()).hexdigest()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):  # others are faults of the machine
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):  # other errors are faults of the machine
             image = "unreadable"
         lists = {name: list(getattr(self, name)) for name in ("answers", "paraphrases", "annotations")}
         return {name: getattr(self, name) for name in names} | lists | {"image": image}
@@ -121,7 +136,7 @@ class TestBed:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts it has, the paper's three first and in the paper's order."""
+        """The parts, with those of the paper first."""
         found = {item.part for item in self.items}
         return tuple(p for p in PAPER_PARTS if p in found) + tuple(sorted(found - set(PAPER_PARTS)))
 
@@ -133,10 +148,19 @@ class TestBed:
         limit: int = 0,
         seed: int = 0,
     ) -> TestBed:
-        """The items that match, part by part, at most `limit` of each part (0 = all).
+        """Return the matching items, part by part, shuffled by `seed` and id within a part.
 
-        The order within a part is a shuffle by `seed` and the item's id alone, so a smaller limit
-        is a prefix of a larger one and a question keeps its place when others are added.
+        A smaller limit is a prefix of a larger one, and a question keeps its place when others are added.
+
+        Args:
+            part: one part or several (None: all).
+            constraints: "single" or "multi" (None: both).
+            split: only items of this split.
+            limit: the largest number of items of each part (0: all).
+            seed: of the shuffle.
+
+        Raises:
+            TestBedError: there is no such part, or another argument is out of range.
         """
         wanted = self.parts if part is None else (part,) if isinstance(part, str) else tuple(part)
         for name in wanted:
@@ -163,7 +187,7 @@ class TestBed:
 
 
 def _missing(question: str, visual_constraint: str, text_constraint: str | None) -> str:
-    """Why the experiments would not find the constraints in a question, as the end of a sentence; "": they would."""
+    """Why the constraints cannot be found in a question, as the end of a sentence, or ""."""
     spans = {}
     for name, phrase in (("visual", visual_constraint), ("text", text_constraint)):
         try:
@@ -179,7 +203,7 @@ def _missing(question: str, visual_constraint: str, text_constraint: str | None)
 
 
 def _wrong_type(item: Item) -> str:
-    """Which field holds something else than it must, as the end of a sentence; empty when none does."""
+    """Which field has a wrong type, as the end of a sentence, or ""."""
     for name in (*REQUIRED_TEXT, *OPTIONAL_TEXT):
         value = getattr(item, name)
         if not isinstance(value, str) and not (value is None and name in OPTIONAL_TEXT):
@@ -189,7 +213,7 @@ def _wrong_type(item: Item) -> str:
         if isinstance(value, str) or not isinstance(value, Iterable):
             return f"{name} must be a list or tuple of texts, such as ({quoted(str(value))},), not {quoted(value)}"
         wrong = [one for one in value if not isinstance(one, str)]
-        if wrong and not (name == "annotations" and wrong == [None] * len(wrong)):  # of these, `_problem` says more
+        if wrong and not (name == "annotations" and wrong == [None] * len(wrong)):  # `_problem` describes these
             return f"{name} must hold texts, not {quoted(wrong[0])}"
     if item.image is not None and not isinstance(item.image, (str, Path)):
         return f"image must be the path of a picture or None, not {quoted(item.image)}"
@@ -202,7 +226,7 @@ def _is_blank(text: str) -> bool:
 
 
 def _problem(item: Item) -> str:
-    """What is wrong with an item, as the end of a sentence; empty when nothing is."""
+    """What is wrong with an item, as the end of a sentence, or ""."""
     if not item.id or not item.part:
         return "id and part must not be empty"
     if _is_blank(item.question):
@@ -232,5 +256,5 @@ def _problem(item: Item) -> str:
 
 
 def same_entity(one: Item, other: Item) -> bool:
-    """Whether two items are known to be about the same entity; one that is not named is taken for another."""
+    """Return whether two items are about the same named entity."""
     return bool(one.entity) and one.entity == other.entity

@@ -1,4 +1,4 @@
-"""A test bed's table `items.parquet`: read with every check, written in one step."""
+"""Read and write the table of a test bed, `items.parquet`."""
 
 from __future__ import annotations
 
@@ -34,14 +34,17 @@ COLUMNS = pa.schema(
         pa.field("held_out_style", pa.bool_(), nullable=False),
     ]
 )
-OPTIONAL_COLUMNS = pa.schema([pa.field("annotations", _TEXTS)])  # a table may lack them
+OPTIONAL_COLUMNS = pa.schema([pa.field("annotations", _TEXTS)])
 
 
 def load_testbed(name: str | Path = "embedded") -> TestBed:
-    """Read the embedded sample (`"embedded"`) or a directory in the test bed's format.
+    """Load a test bed. Images are opened later, so a missing one costs only its own question.
 
-    Images are not opened here: one that is missing or unreadable costs its own question only.
-    Raises `TestBedError` for a directory that is not there and for every malformed table or row.
+    Args:
+        name: a folder with `items.parquet` and `images/`, or "embedded" for the sample in the package.
+
+    Raises:
+        TestBedError: there is no such folder, or the table or a row is malformed.
     """
     directory = EMBEDDED if str(name) == "embedded" else Path(name).expanduser()
     path = directory / TABLE
@@ -67,10 +70,15 @@ def load_testbed(name: str | Path = "embedded") -> TestBed:
 
 
 def save_testbed(items: Iterable[Item], directory: str | Path, card: str | None = None) -> Path:
-    """Write `items.parquet` (and the dataset card, if given) into `directory`; returns the table's path.
+    """Write `items.parquet` into a folder and return its path. An optional column is written only if it has values.
 
-    Images are not copied: each must already lie in the directory, or be a path relative to it. An optional column is
-    written only if an item has something in it.
+    Args:
+        items: the items. Their images must lie in the folder; they are not copied.
+        directory: the folder.
+        card: the text of the dataset card `README.md`.
+
+    Raises:
+        TestBedError: an id occurs twice, or an image lies elsewhere.
     """
     directory = Path(directory).resolve()
     items = tuple(items)
@@ -105,7 +113,7 @@ def _check_ids(items: tuple[Item, ...], path: Path) -> None:
     seen: set[str] = set()
     for item in items:
         if item.id in seen:
-            raise TestBedError(f"{path} has the id {quoted(item.id)} twice: ids must be unique.")
+            raise TestBedError(f"{path} has the id {quoted(item.id)} twice.")
         seen.add(item.id)
 
 
@@ -114,7 +122,7 @@ def _relative(image: Path | None, directory: Path, item_id: str) -> str | None:
         return None
     image = Path(image)
     if image.is_absolute():
-        # As it is named, first: a picture (or all of images/) may be a link to where the pictures lie.
+        # As named first: an image, or all of images/, may be a link to another place.
         named = (image, image.parent.resolve() / image.name, image.resolve())
         inside = next((path for path in named if ".." not in path.parts and path.is_relative_to(directory)), None)
         if inside is None:

@@ -26,7 +26,7 @@ class VerifyParameters(NotebookParameters):
     log_path: str = ""
 
     def load(self) -> tuple[TestBed, DecisionLog]:
-        """The chosen questions in their order, those that earlier decisions set aside among them, and the log."""
+        """Return the chosen questions, with those set aside by earlier decisions, and the log."""
         testbed = with_set_aside(named("testbed", TestBedError, load_testbed, self.testbed))
         for part in listed(self.parts):
             one_of("parts", part, testbed.parts)
@@ -36,7 +36,7 @@ class VerifyParameters(NotebookParameters):
         return testbed.select(listed(self.parts) or None, limit=self.limit, seed=self.seed), log
 
     def verification(self, questions: TestBed, log: DecisionLog) -> Verification:
-        """The round of `annotator`, or of the user of this account, through the questions."""
+        """Return the round of `annotator`, or of the user of this account, through the questions."""
         try:
             return Verification(questions, log, self.annotator.strip() or getpass.getuser(), only=self.only)
         except (KeyError, OSError) as error:
