@@ -1,8 +1,8 @@
-"""An edit as a small thing: low-rank changes of W_proj in some layers, to be applied, stacked, saved and exported.
+"""An edit: low-rank changes of W_proj in some layers, which can be applied, stacked, saved, merged and exported.
 
-Applying does not touch the weights: the edited model is another view of them, in which nnsight adds the low-rank term
-at every forward, and so at every generated token. Who has the old view has the old model; that is all of
-reverting. `edit_export.merged` writes it into a copy of the weights, for what needs to skip edited layers (tracing).
+`apply_edits` does not touch the weights. The edited model is another view of them, in which nnsight adds the low-rank
+term at every forward pass, and so at every generated token. The old view is still the old model: nothing has to be
+reverted. `merged` writes edits into a copy of the weights, for code that skips edited layers (`trace`).
 """
 
 from __future__ import annotations
@@ -26,15 +26,20 @@ from ..files import write_atomically
 from ..models.model import VisionLanguageModel
 
 FORMAT = "interventions.edit/1"
-# nnsight's open loop over generated tokens ends with the generation, and says so every time.
+# nnsight's open loop over generated tokens ends with the generation, and warns every time.
 warnings.filterwarnings("ignore", message=r".*\.mlp\.\w+\.input\.i\d+' was never reached")
 
 
 @dataclass(frozen=True)
 class Fact:
-    """What was edited: the question, the answer it should have, and the test bed's item, if it has one.
+    """What an edit changes.
 
-    p_before, p_target: P(target) before, and with the optimised value: one that was not found is an edit that fails.
+    Attributes:
+        question: the edited question.
+        target: the answer that the model should give.
+        item: the id of the test bed's item, if there is one.
+        p_before: P(target) before the edit.
+        p_target: P(target) with the optimized value. The edit fails if this is small.
     """
 
     question: str
@@ -46,11 +51,15 @@ class Fact:
 
 @dataclass(frozen=True)
 class Edit:
-    """W_proj + A B in each layer of `factors`: {layer: (A [d, r], B [r, m])}, float32 on the CPU.
+    """W_proj + A B in each edited layer.
 
-    model, revision, dtype: what it was made for; weights: a digest of each layer's W_proj (empty if they were on a
-    server): the edit fits no other; lam: the lambda of Eq. 7; facts: what it changes; behind: the `identity` of each
-    edit that was in force when it was made, and that it needs.
+    Attributes:
+        factors: layer -> (A [d, r], B [r, m]), float32 on the CPU.
+        model, revision, dtype: the model that the edit was made for.
+        weights: layer -> digest of its W_proj ("" if the weights were on a server). The edit fits no other weights.
+        lam: the lambda of Eq. 7.
+        facts: what the edit changes.
+        requires: the `identity` of each edit that was in force when this one was made. This one needs them.
     """
 
     factors: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(repr=False)
@@ -60,11 +69,11 @@ class Edit:
     weights: dict[int, str] = field(repr=False)
     lam: float
     facts: tuple[Fact, ...]
-    behind: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The layers that it changes, in ascending order."""
+        """The edited layers, in ascending order."""
         return tuple(sorted(self.factors))
 
     @property
@@ -74,71 +83,81 @@ class Edit:
 
     @cached_property
     def identity(self) -> str:
-        """A digest of the change itself, for what is stored about the edited model."""
-        told = "".join(f"{layer} {digest(factor)}" for layer in self.layers for factor in self.factors[layer])
-        return hashlib.sha256(told.encode()).hexdigest()
+        """A digest of the factors, for the keys of tables about the edited model."""
+        content = "".join(f"{layer} {digest(factor)}" for layer in self.layers for factor in self.factors[layer])
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def change(self, layer: int) -> torch.Tensor:
-        """A B [d, m] of one layer."""
+        """Return A B [d, m] of one layer."""
         a, b = self.factors[layer]
         return a @ b
 
     def check(self, model: VisionLanguageModel) -> None:
-        """Raises EditError unless it was made for this model's weights."""
+        """Raise EditError unless the edit was made for this model's weights."""
         made_for = f"this edit was made for {self.model!r} (revision {self.revision[:12]})"
         for layer, (a, b) in self.factors.items():
             if layer >= model.n_layers:
-                raise EditError(f"{made_for}, whose layer {layer} model {model.name!r} lacks: load it into that model.")
+                raise EditError(f"{made_for}, but {model.name!r} has no layer {layer}: load it into that model.")
             linear = w_proj(model, layer)
-            weight, here = linear.weight, (linear.out_features, linear.in_features)  # quantised, W has another shape
-            if here != (a.shape[0], b.shape[1]):
+            weight, shape = linear.weight, (linear.out_features, linear.in_features)  # quantized weights are packed
+            if shape != (a.shape[0], b.shape[1]):
                 raise EditError(
                     f"{made_for} with W_proj of {a.shape[0]} x {b.shape[1]}, but {model.name!r} has "
-                    f"{here[0]} x {here[1]}: load it into that model."
+                    f"{shape[0]} x {shape[1]}: load it into that model."
                 )
             if str(model.dtype) != self.dtype:
                 raise EditError(
-                    f"{made_for} in {self.dtype}, and {model.name!r} is {model.dtype}: load the model in that type."
+                    f"{made_for} in {self.dtype}, but {model.name!r} is {model.dtype}: load the model in that type."
                 )
-            # Weights that are on a server alone have no bytes here; their revision stands for them.
+            # Weights that are only on a server have no bytes here; their revision stands for them.
             no_bytes = weight.is_meta or not self.weights[layer]
-            same = self.revision == model.revision if no_bytes else self.weights[layer] == digest(weight)
-            if not same:
+            if not (self.revision == model.revision if no_bytes else self.weights[layer] == digest(weight)):
                 raise EditError(
                     f"{made_for}, whose weights differ from those of {model.name!r}: load it into that model."
                 )
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file: the factors, and everything else as its metadata."""
+        """Write one safetensors file: the factors as tensors, everything else as metadata."""
         path = Path(path)
-        told = {
+        content = {
             "format": FORMAT, "model": self.model, "revision": self.revision, "dtype": self.dtype, "lam": self.lam,
             "weights": {str(layer): name for layer, name in self.weights.items()},
-            "facts": [asdict(fact) for fact in self.facts], "behind": list(self.behind),
+            "facts": [asdict(fact) for fact in self.facts], "behind": list(self.requires),
         }
         tensors = {f"{layer}.{name}": factor.contiguous() for layer in self.layers
                    for name, factor in zip("ab", self.factors[layer], strict=True)}
-        metadata = {"edit": json.dumps(told)}
+        metadata = {"edit": json.dumps(content)}
         write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata=metadata))
         return path
 
 
 def load_edit(path: str | Path, model: VisionLanguageModel) -> Edit:
-    """Read an edit and check that it is one of this model; EditError if not, or if the file is none."""
+    """Read an edit from a file and check that it fits a model.
+
+    Args:
+        path: a file that `Edit.save` wrote.
+        model: the model that the edit was made for.
+
+    Returns:
+        The edit. It is not applied yet.
+
+    Raises:
+        EditError: the file is no edit, is damaged, or was made for other weights.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            told = json.loads((file.metadata() or {}).get("edit", "{}"))
+            content = json.loads((file.metadata() or {}).get("edit", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise EditError(f"path {str(path)!r} cannot be read ({error}): name a file that Edit.save wrote.") from error
-    if told.get("format") != FORMAT:
+    if content.get("format") != FORMAT:
         raise EditError(f"path {str(path)!r} holds no edit of the format {FORMAT!r}: name one that Edit.save wrote.")
     try:
         edit = Edit(
-            factors={int(layer): (tensors[f"{layer}.a"], tensors[f"{layer}.b"]) for layer in told["weights"]},
-            model=told["model"], revision=told["revision"], dtype=told["dtype"], lam=told["lam"],
-            weights={int(layer): name for layer, name in told["weights"].items()},
-            facts=tuple(Fact(**fact) for fact in told["facts"]), behind=tuple(told["behind"]),
+            factors={int(layer): (tensors[f"{layer}.a"], tensors[f"{layer}.b"]) for layer in content["weights"]},
+            model=content["model"], revision=content["revision"], dtype=content["dtype"], lam=content["lam"],
+            weights={int(layer): name for layer, name in content["weights"].items()},
+            facts=tuple(Fact(**fact) for fact in content["facts"]), requires=tuple(content["behind"]),
         )
         finite = all(factor.isfinite().all() for factors in edit.factors.values() for factor in factors)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -150,20 +169,115 @@ def load_edit(path: str | Path, model: VisionLanguageModel) -> Edit:
 
 
 def apply_edits(model: VisionLanguageModel, edits: Iterable[Edit]) -> VisionLanguageModel:
-    """The model with these edits in force, in every forward and generated token; the model given stays as it is.
+    """Return a view of the model with edits in force, in every forward pass and generated token.
 
-    They add up, so their order does not matter; edits that the model has already stay. What skips layers (`trace`,
-    `attention_knockout`) needs the `merged` model instead, and says so. Raises EditError.
+    Edits add up, so their order does not matter, and edits that the model already has stay in force. Functions that
+    skip layers (`trace`, `attention_knockout`) refuse the view: give them the `merged` model.
+
+    Args:
+        model: the model. It stays as it is.
+        edits: the edits to add.
+
+    Returns:
+        The edited view, which shares all weights with `model`.
+
+    Raises:
+        EditError: an edit does not fit the model, or needs another edit that is missing.
     """
-    edits = with_edits(model, edits)
+    edits = _with_edits(model, edits)
     edited = copy.copy(model)
     edited.edits, edited.unedited = edits, model.unedited or model
-    edited.traced = with_terms(edited.unedited.traced, stacked(edits)) if edits else model.traced
+    edited.traced = _with_terms(edited.unedited.traced, _stack(edits)) if edits else model.traced
     return edited
 
 
-def with_edits(model: VisionLanguageModel, edits: Iterable[Edit]) -> tuple[Edit, ...]:
-    """The model's edits and these; raises EditError if one of these does not fit, or needs another that is missing."""
+def merged(model: VisionLanguageModel, edits: Iterable[Edit] = ()) -> VisionLanguageModel:
+    """Return a model with the edits written into its own copy of W_proj.
+
+    Args:
+        model: the model. Its own edits are merged too.
+        edits: further edits.
+
+    Returns:
+        A new model, which shares all other weights with `model`.
+
+    Raises:
+        EditError: an edit does not fit, or the weights are quantized or on a server.
+    """
+    if model.device.type == "meta":
+        raise EditError(f"model {model.name!r} has its weights on a server: use apply_edits, which leaves them there.")
+    if model.quantization:
+        raise EditError(
+            f"model {model.name!r} has {model.quantization} weights, which cannot be changed: use apply_edits, or "
+            "load it with dtype='bfloat16'."
+        )
+    factors, base = _stack(_with_edits(model, edits)), model.unedited or model
+    edited = {id(w_proj(base, layer).weight) for layer in factors}
+    weights = (*base.module.parameters(), *base.module.buffers())
+    shared = {id(weight): weight for weight in weights if id(weight) not in edited}  # as deepcopy's memo
+    module = copy.deepcopy(base.module, shared)
+    result = VisionLanguageModel.from_module(module, base.processor, name=f"{base.name}, edited", prompt=base.prompt)
+    with torch.no_grad():
+        for layer, (a, b) in factors.items():
+            weight = w_proj(result, layer).weight
+            change = (a.to(weight.device) @ b.to(weight.device)).to(weight)
+            weight += change
+    return result
+
+
+def export_peft(model: VisionLanguageModel, edits: Iterable[Edit], directory: str | Path) -> Path:
+    """Write edits as one LoRA adapter, which `peft` loads onto the plain model.
+
+    Args:
+        model: the model. Its own edits are exported too.
+        edits: further edits.
+        directory: the folder of the adapter. Layers of a lower rank than the largest are padded with zeros.
+
+    Returns:
+        The folder.
+
+    Raises:
+        EditError: there are no edits, or one does not fit.
+    """
+    edits, directory = _with_edits(model, edits), Path(directory)
+    if not edits:
+        raise EditError("edits must not be empty: give the edits that the adapter is to have.")
+    factors = _stack(edits)
+    rank = max(a.shape[1] for a, _ in factors.values())
+    paths = {layer: _w_proj_path(model, layer) for layer in factors}
+    tensors = {}
+    for layer, (a, b) in factors.items():
+        name, padding = f"base_model.model.{paths[layer]}", rank - a.shape[1]
+        tensors[f"{name}.lora_A.weight"] = torch.nn.functional.pad(b, (0, 0, 0, padding)).contiguous()
+        tensors[f"{name}.lora_B.weight"] = torch.nn.functional.pad(a, (0, padding)).contiguous()
+    write_atomically(
+        directory / "adapter_model.safetensors",
+        lambda path: safetensors.torch.save_file(tensors, path, metadata={"format": "pt"}),
+    )
+    config = {
+        "peft_type": "LORA", "task_type": None, "base_model_name_or_path": model.name, "r": rank, "lora_alpha": rank,
+        "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False, "inference_mode": True,
+        "target_modules": list(paths.values()),
+    }
+    text = json.dumps(config, indent=1) + "\n"
+    # Written last: a folder without it is no adapter.
+    write_atomically(directory / "adapter_config.json", lambda path: path.write_text(text))
+    return directory
+
+
+def w_proj(model: VisionLanguageModel, layer: int) -> torch.nn.Linear:
+    """Return W_proj of a layer, the Hugging Face module."""
+    return model.module.get_submodule(_w_proj_path(model, layer))
+
+
+def digest(weight: torch.Tensor) -> str:
+    """Return the SHA-256 digest of a tensor's type and bytes."""
+    data = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(str(weight.dtype).encode() + data.tobytes()).hexdigest()
+
+
+def _with_edits(model: VisionLanguageModel, edits: Iterable[Edit]) -> tuple[Edit, ...]:
+    """The model's edits and these. Raises EditError if one of these does not fit, or needs one that is missing."""
     edits = edits if isinstance(edits, Edit) else tuple(edits)
     if isinstance(edits, Edit) or not all(isinstance(edit, Edit) for edit in edits):
         raise EditError("edits must be a list of Edit: write [edit], and read files with load_edit.")
@@ -172,28 +286,28 @@ def with_edits(model: VisionLanguageModel, edits: Iterable[Edit]) -> tuple[Edit,
     together = (*model.edits, *edits)
     known = {edit.identity for edit in together}
     for edit in edits:
-        if not known.issuperset(edit.behind):
+        if not known.issuperset(edit.requires):
             raise EditError(
-                f"edits has one that was made on a model with {len(edit.behind)} others in force, which are missing: "
+                f"edits has one that was made on a model with {len(edit.requires)} others in force, which are missing: "
                 "give them too."
             )
     return together
 
 
-def stacked(edits: Iterable[Edit]) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+def _stack(edits: Iterable[Edit]) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
     """The factors of several edits together, by layer."""
     parts: dict[int, list] = {}
     for edit in edits:
         for layer, factors in edit.factors.items():
             parts.setdefault(layer, []).append(factors)
     return {
-        layer: (torch.cat([a for a, _ in found], dim=1), torch.cat([b for _, b in found]))
-        for layer, found in sorted(parts.items())
+        layer: (torch.cat([a for a, _ in factors], dim=1), torch.cat([b for _, b in factors]))
+        for layer, factors in sorted(parts.items())
     }
 
 
-def with_terms(lm, factors: dict):
-    """nnsight's view of the model in which W_proj's output has the term A B k added, at every forward."""
+def _with_terms(lm, factors: dict):
+    """nnsight's view of the model in which W_proj's output has the term A B k added, at every forward pass."""
     with lm.edit() as (_, edited):
         for _ in Iterations()[:]:
             for layer, (a, b) in factors.items():
@@ -205,17 +319,6 @@ def with_terms(lm, factors: dict):
     return edited
 
 
-def w_proj_path(model: VisionLanguageModel, layer: int) -> str:
+def _w_proj_path(model: VisionLanguageModel, layer: int) -> str:
     """The name of W_proj of a layer among the Hugging Face modules."""
     return f"{model.family.language_model}.layers.{layer}.mlp.{model.family.w_proj}"
-
-
-def w_proj(model: VisionLanguageModel, layer: int) -> torch.nn.Linear:
-    """W_proj of a layer, the Hugging Face module."""
-    return model.module.get_submodule(w_proj_path(model, layer))
-
-
-def digest(weight: torch.Tensor) -> str:
-    """What identifies a weight: a sha256 of its type and bytes."""
-    data = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return hashlib.sha256(str(weight.dtype).encode() + data.tobytes()).hexdigest()

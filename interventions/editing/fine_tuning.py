@@ -1,8 +1,8 @@
-"""Fine-tuning on one fact, the baselines that MultEdit is compared with (paper, section 5, Figure 6).
+"""Fine-tuning on one fact: the baselines for MultEdit (paper, section 5, Figure 6).
 
-All weights of all language layers are trained on -log P(O*) of the one question with Adam, freely or with every weight
-kept within epsilon of where it was (Zhu et al. 2020, "Modifying Memories in Transformer Models"). That changes the
-weights in place, so it lasts for a `with` block only, behind which every weight is what it was, bit for bit.
+Adam trains all weights of the language layers on -log P(O*) of one question, freely or with every weight kept within
+epsilon of its old value (Zhu et al. 2020, "Modifying Memories in Transformer Models"). The weights change in place, for
+the length of a `with` block. After it every weight is what it was, bit for bit.
 """
 
 from __future__ import annotations
@@ -23,11 +23,16 @@ from ..prompts.prompt import Prompt, answer_tokens
 
 @dataclass(frozen=True)
 class FineTuning:
-    """How a fact is trained. The default is the best that `benchmarks/edit_settings.py` found for `mini`,
-    `CONSTRAINED_DEFAULT` the best whose bound is felt (a wider one is no different from training without a bound).
+    """Settings of `fine_tuned`.
 
-    learning_rate: Adam's; steps: at most; stop: P(O*) at which it ends; epsilon: the most that any single weight may
-    change (L-infinity, by projection after every step), 0 = any change.
+    The default is the best that `benchmarks/edit_settings.py` found for `mini`. `CONSTRAINED_DEFAULT` is the best whose
+    bound has an effect (a wider one is like no bound).
+
+    Attributes:
+        learning_rate: of Adam.
+        steps: the most steps.
+        stop: P(O*) at which training ends.
+        epsilon: the most that any weight may change (L-infinity, by projection after every step); 0 = no bound.
     """
 
     learning_rate: float = 1e-4
@@ -48,7 +53,12 @@ CONSTRAINED_DEFAULT = FineTuning(1e-4, epsilon=3e-4)
 
 @dataclass(frozen=True)
 class FineTuned:
-    """What training did. losses: -log P(O*) before each step and at the end; seconds: to train, restoring excluded."""
+    """What training did.
+
+    Attributes:
+        losses: -log P(O*) before each step and at the end.
+        seconds: the time of training, without restoring the weights.
+    """
 
     losses: tuple[float, ...] = field(repr=False)
     seconds: float
@@ -71,26 +81,44 @@ class FineTuned:
 def fine_tuned(
     model: VisionLanguageModel, prompt: Prompt, target: str, *, settings: FineTuning | None = None
 ) -> Iterator[FineTuned]:
-    """Inside the `with` block, the model's language layers are fine-tuned to answer `prompt` with `target`.
+    """Fine-tune the model's language layers to answer `prompt` with `target`, inside the `with` block.
 
-    Embeddings, head, final norm, projection layer and image encoder stay. Yields a `FineTuned`. The weights come back
-    bit for bit in the end, also after an exception; until then whoever shares them sees the change, and the model's
-    results are stored under no name. Half-precision weights are trained as float32 copies and rounded after every step,
-    which may exceed epsilon by the rounding. Takes the memory of the layers four times more in float32 (the old
-    weights, gradients, two moments of Adam), nine times more in half precision (the same and the copies in float32).
-    Raises EditError for a model that is remote or has edits applied, and `DivergedError`.
+    Embeddings, head, final norm, projection layer and image encoder do not change. Inside the block every model that
+    shares the weights is changed too, and no result of the model is stored. All weights come back bit for bit, also
+    after an exception. Half-precision weights are trained as float32 copies and rounded after every step, which may
+    exceed epsilon by the rounding. Training takes four times the memory of the layers in float32 (old weights,
+    gradients, two moments of Adam) and nine times in half precision (the same and the copies, in float32).
+
+    Args:
+        model: a local model without edits.
+        prompt: the question.
+        target: O*, the wanted answer.
+        settings: default: `FineTuning()`.
+
+    Yields:
+        What training did.
+
+    Raises:
+        EditError: the model is on a server, quantized, or has edits in force.
+        DivergedError: the learning rate is too high.
     """
-    check_local(model)
-    if model.edits:  # only nnsight's view has them
+    if model.remote is True or model.device.type == "meta":
+        raise EditError(f"model {model.name!r} is remote and its weights cannot be trained: load it with remote=False.")
+    if model.quantization:
+        raise EditError(
+            f"model {model.name!r} has {model.quantization} weights, which cannot be trained: load it with "
+            "dtype='bfloat16'."
+        )
+    if model.edits:  # they are in nnsight's view, not in the weights
         raise EditError(f"model {model.name!r} has edits in force that training cannot see: use merged(model).")
     started = time.perf_counter()
     target_ids = answer_tokens(model, prompt, target, "target", EditError)
-    weights = list(decoder_layers(model).parameters())
+    weights = list(_decoder_layers(model).parameters())
     before, revision = [weight.detach().clone() for weight in weights], model.revision
     model.revision = "in-memory"  # see `VisionLanguageModel.key`
     try:
         try:
-            losses = train(model, prompt, target_ids, settings or FineTuning(), weights, before)
+            losses = _train(model, prompt, target_ids, settings or FineTuning(), weights, before)
         finally:
             for weight in weights:
                 weight.requires_grad_(False).grad = None
@@ -102,11 +130,11 @@ def fine_tuned(
                 weight.copy_(old)
 
 
-def train(
+def _train(
     model, prompt: Prompt, target_ids: list[int], settings: FineTuning, weights: list, before: list
 ) -> list[float]:
-    """The losses before each step and at the end; the weights are left trained."""
-    embeddings = layer_inputs(model, prompt, target_ids)
+    """Train the weights, and return the losses before each step and at the end."""
+    embeddings = _layer_inputs(model, prompt, target_ids)
     keep = torch.arange(len(prompt) - 1, embeddings.shape[1])  # indices on the CPU fit weights on any device
     trained = [weight if weight.dtype.itemsize >= 4 else weight.detach().float() for weight in weights]
     adam = torch.optim.Adam(trained, lr=settings.learning_rate)
@@ -126,11 +154,11 @@ def train(
             return losses
         loss.backward()
         with torch.no_grad():
-            step_within(adam, settings.epsilon, trained, weights, before)
+            _step_within(adam, settings.epsilon, trained, weights, before)
 
 
-def step_within(adam, epsilon: float, trained: list, weights: list, before: list) -> None:
-    """One step of Adam, then every weight back to within epsilon of the old one."""
+def _step_within(adam, epsilon: float, trained: list, weights: list, before: list) -> None:
+    """Make one step of Adam, then move every weight back to within epsilon of the old one."""
     for copy, weight in zip(trained, weights, strict=True):
         if copy is not weight:
             copy.grad, weight.grad = weight.grad.float(), None
@@ -145,10 +173,10 @@ def step_within(adam, epsilon: float, trained: list, weights: list, before: list
 
 
 @torch.no_grad()
-def layer_inputs(model: VisionLanguageModel, prompt: Prompt, target_ids: list[int]) -> torch.Tensor:
-    """What the first language layer reads [1, T + targets - 1, d]: no training of the layers changes it."""
+def _layer_inputs(model: VisionLanguageModel, prompt: Prompt, target_ids: list[int]) -> torch.Tensor:
+    """The input of the first language layer [1, T + targets - 1, d], which training does not change."""
     seen = []
-    first = decoder_layers(model)[0]
+    first = _decoder_layers(model)[0]
     handle = first.register_forward_pre_hook(
         lambda _, args, named: seen.append(args[0] if args else named["hidden_states"]), with_kwargs=True
     )
@@ -161,17 +189,7 @@ def layer_inputs(model: VisionLanguageModel, prompt: Prompt, target_ids: list[in
     return seen[0]
 
 
-def decoder_layers(model: VisionLanguageModel) -> torch.nn.ModuleList:
+def _decoder_layers(model: VisionLanguageModel) -> torch.nn.ModuleList:
     """The language layers, the Hugging Face modules."""
     return model.module.get_submodule(model.family.language_model).layers
 
-
-def check_local(model: VisionLanguageModel) -> None:
-    """Raises EditError unless the weights are here."""
-    if model.remote is True or model.device.type == "meta":
-        raise EditError(f"model {model.name!r} is remote and its weights cannot be trained: load it with remote=False.")
-    if model.quantization:
-        raise EditError(
-            f"model {model.name!r} has {model.quantization} weights, which cannot be trained: load it with "
-            "dtype='bfloat16'."
-        )

@@ -1,8 +1,8 @@
 """MultEdit (paper, section 5): correct or insert facts by a low-rank change of W_proj in one layer or a few.
 
-Two steps. First the *value*: the output that W_proj would have to give at the constraint's last token for the model to
-say O* (`optimized_value.py`). Then the *closed form*: the weights nearest to the old ones that map the token's *key*
-(the input of W_proj there) to this value (`closed_form.py`).
+First, `optimized_value` finds the *value*: the output of W_proj at the constraint's last token that makes the model
+say O*. Then `closed_form` finds the weights nearest to the old ones that map the token's *key* (the input of W_proj
+there) to this value.
 """
 
 from __future__ import annotations
@@ -27,11 +27,25 @@ def edit_facts(
     lam: float = LAMBDA, optimizer: Optimizer = OPTIMIZERS["paper"], items: Iterable[str] = (),
     remote: bool | str | None = None,
 ) -> Edit:
-    """MultEdit: one edit that makes the model answer each prompt with its target (paper, section 5).
+    """Make one edit that changes the model's answer to each prompt (MultEdit, paper, section 5).
 
-    facts: (prompt, target text); several in one layer are solved for together (rank n). Values are optimised in the
-    last of `layers`. Several layers share what is missing there evenly, first to last, each with the keys that the
-    model has after the edits before. items: ids of the facts' items, for the record. Raises EditError.
+    Values are optimized in the last of `layers`. Several layers share the change of its output evenly, from first to
+    last: the keys of each are read with the edits of the layers before it in force.
+
+    Args:
+        model: the model. It stays as it is, see `apply_edits`.
+        facts: (prompt, target text) pairs. Facts in one layer are solved for together (rank n).
+        layers: the layers to edit.
+        lam: the lambda of Eq. 7.
+        optimizer: how values are found.
+        items: the ids of the facts' items, kept in `Edit.facts`.
+        remote: None = as the model was loaded.
+
+    Returns:
+        The edit.
+
+    Raises:
+        EditError: an argument is wrong, or `optimize_value` fails.
     """
     try:
         facts, layers, items = [(prompt, target) for prompt, target in facts], sorted(set(layers)), list(items)
@@ -45,53 +59,51 @@ def edit_facts(
         raise EditError("facts must have targets of at least one word each: give (prompt, target) pairs.")
     for _, target in facts:
         without_control_tokens(model, "target", target, EditError)
-    _one_target_each(facts)
+    _check_one_target_each(facts)
     if not 0 <= layers[0] <= layers[-1] < model.n_layers:
         raise EditError(f"layers must be among the model's 0 to {model.n_layers - 1}, not {layers}.")
     check_lambda(lam)
     if items and len(items) != len(facts):
         raise EditError(f"items must be one id for each of the {len(facts)} facts, not {len(items)}.")
-    found = [
+    optimized = [
         optimize_value(model, prompt, target, layer=layers[-1], optimizer=optimizer, remote=remote)
         for prompt, target in facts
     ]
-    told = tuple(
-        Fact(prompt.question, target, item, one.p_start, one.p_target)
-        for (prompt, target), item, one in zip(facts, items or [""] * len(facts), found, strict=True)
+    made = tuple(
+        Fact(prompt.question, target, item, value.p_start, value.p_target)
+        for (prompt, target), item, value in zip(facts, items or [""] * len(facts), optimized, strict=True)
     )
-    behind = tuple(one.identity for one in model.edits)
-    keys = torch.stack([one.key for one in found])
-    missing = torch.stack([one.value - one.start for one in found])  # which the old weights lack
-    edit, goals = Edit({}, model.name, model.revision, str(model.dtype), {}, lam, told, behind), None
-    for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
+    requires = tuple(edit.identity for edit in model.edits)
+    keys = torch.stack([value.key for value in optimized])
+    residuals = torch.stack([value.value - value.start for value in optimized])
+    edit, goals = Edit({}, model.name, model.revision, str(model.dtype), {}, lam, made, requires), None
+    for n_left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
         if len(layers) > 1:
             so_far = apply_edits(model, [edit] if edit.factors else [])
-            here = [read_values(so_far, prompt, layer, layers[-1], remote) for prompt, _ in facts]
-            keys, outputs = (torch.stack([one[name] for one in here]) for name in ("key", "output"))
-            if goals is None:  # of the unedited model, with the optimised change
-                goals = outputs + missing
-            missing = (goals - outputs) / left
+            current = [read_values(so_far, prompt, layer, layers[-1], remote) for prompt, _ in facts]
+            keys, outputs = (torch.stack([tensors[name] for tensors in current]) for name in ("key", "output"))
+            if goals is None:  # of the unedited model, with the optimized change
+                goals = outputs + residuals
+            residuals = (goals - outputs) / n_left
         weight = w_proj(model, layer).weight
         weights = edit.weights | {layer: "" if weight.is_meta else digest(weight)}
-        edit = replace(edit, factors=edit.factors | {layer: low_rank_update(keys, missing, lam)}, weights=weights)
+        edit = replace(edit, factors=edit.factors | {layer: low_rank_update(keys, residuals, lam)}, weights=weights)
     return edit
 
 
-def _one_target_each(facts: list[tuple[Prompt, str]]) -> None:
-    """Raises EditError where one prompt is to have two answers: the closed form would take their mean."""
-    seen: list[tuple[Prompt, str]] = []
-    for prompt, target in facts:
-        other = next((told for one, told in seen if _same(one, prompt)), target)
+def _check_one_target_each(facts: list[tuple[Prompt, str]]) -> None:
+    """Raise EditError where one prompt has two targets: the closed form would take their mean."""
+    for n, (prompt, target) in enumerate(facts):
+        other = next((known for earlier, known in facts[:n] if _same(earlier, prompt)), target)
         if normalize(other) != normalize(target):
             raise EditError(
                 f"facts ask {quoted(prompt.question)} twice, with the targets {quoted(other)} and {quoted(target)}: "
                 "give one target for each prompt."
             )
-        seen.append((prompt, target))
 
 
 def _same(one: Prompt, other: Prompt) -> bool:
-    """Whether two prompts are the same tokens about the same picture, edited at the same token."""
+    """Whether two prompts have the same tokens, picture and edited token."""
     return (
         torch.equal(one.input_ids, other.input_ids) and one.constraint == other.constraint
         and one.image_inputs.keys() == other.image_inputs.keys()

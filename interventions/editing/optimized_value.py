@@ -1,6 +1,6 @@
-"""MultEdit's value (paper, section 5): what W_proj should have put out for the model to say O*.
+"""MultEdit's value (paper, section 5): the output of W_proj that makes the model say O*.
 
-Found by gradient descent on W_proj's output at one token, the constraint's last, alone; no weight is touched.
+Gradient descent changes W_proj's output at one token, the constraint's last. No weight is touched.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SANDBOXED = (
     "{where} runs this key's code in a sandbox, which has no gradients to find a value with: use a key that it trusts "
     "or a server of your own, or make the edit where the model is (remote=False) and apply it there."
 )
-NO_GRADIENTS_HERE = "they are switched off, as in torch.inference_mode: make the edit outside of it."
+NO_GRADIENTS_HERE = "they are switched off, as in torch.inference_mode: make the edit outside it."
 NO_GRADIENTS_THERE = (
     "its server switches them off or drops them: make the edit where the model is (remote=False) and apply it there."
 )
@@ -28,9 +28,16 @@ NO_GRADIENTS_THERE = (
 
 @dataclass(frozen=True)
 class OptimizedValue:
-    """z* of one fact: key k [m] and value z* [d] of W_proj in `layer` at `position`, float32.
+    """The value z* of one fact. Tensors are float32 on the CPU.
 
-    start: the value as it was; losses: -log P(O*) before each step and at the end; p_start, p_target: P(O*) at both.
+    Attributes:
+        layer, position: where W_proj's output is replaced.
+        target, target_ids: O* and its scored tokens.
+        key: k [m], the input of W_proj.
+        value: z* [d], the optimized output.
+        start: [d], the output before.
+        losses: -log P(O*) before each step and at the end.
+        p_start, p_target: P(O*) before and at the end.
     """
 
     layer: int
@@ -51,11 +58,16 @@ class OptimizedValue:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """How a value is found. `OPTIMIZERS["authors"]` has what the released script does beyond the paper.
+    """Settings of `optimize_value`. `OPTIMIZERS["authors"]` does what the released script does beyond the paper.
 
-    steps: at most; stop: P(O*) at which it ends; weight_decay: of ||z - z0|| / ||z0||^2 in the loss; clamp: the largest
-    ||z - z0|| / ||z0|| (0: any); first_token: only the target's first token with a visible character counts, behind the
-    blank ones before it; else all of them together.
+    Attributes:
+        learning_rate: of Adam.
+        steps: the most steps.
+        stop: P(O*) at which the search ends.
+        weight_decay: factor of ||z - z0|| / ||z0||^2 in the loss.
+        clamp: the largest ||z - z0|| / ||z0|| (0: no bound).
+        first_token: score only the target's first token with a visible character, after any blank ones, instead of all
+            its tokens.
     """
 
     learning_rate: float = 0.1
@@ -87,18 +99,32 @@ def optimize_value(
     model, prompt: Prompt, target: str, *, layer: int, position: int | None = None,
     optimizer: Optimizer = OPTIMIZERS["paper"], remote: bool | str | None = None,
 ) -> OptimizedValue:
-    """The value at W_proj's output that makes the model say `target` (Adam on -log P(O*)), in one request.
+    """Find the value of W_proj that makes the model say `target`, by Adam on -log P(O*), in one request.
 
-    position: None = the visual constraint's last token. remote: None = as the model was loaded.
-    The forward starts at the edited token and layer (on an edited model, at the first layer that is edited): what is
-    before comes from the clean run. Raises NoGradientError when the gradient is 0 (in the last layer of a model, whose
-    output no later token reads), DivergedError for a learning rate that is too high, and plain EditError where there
-    are no gradients at all: for quantised weights on a CPU, where they are switched off, and for a server that drops
-    them. EditError too for a server that runs this code in a sandbox.
+    The forward passes start at the edited token and layer (on an edited model, at the first edited layer); what comes
+    before is taken from the clean run.
+
+    Args:
+        model: a `VisionLanguageModel`.
+        prompt: the question.
+        target: O*, the wanted answer.
+        layer: the layer whose W_proj output is replaced.
+        position: the token; None = the visual constraint's last.
+        optimizer: the settings.
+        remote: None = as the model was loaded.
+
+    Returns:
+        The value and how it was found.
+
+    Raises:
+        NoGradientError: the gradient is 0, as in a model's last layer, whose output no later token reads.
+        DivergedError: the learning rate is too high.
+        EditError: an argument is wrong, or there are no gradients: for quantized weights on a CPU, where gradients are
+            switched off, and on a server that drops them or runs this code in a sandbox.
     """
     if not 0 <= layer < model.n_layers:
         raise EditError(f"layer must be one of the model's 0 to {model.n_layers - 1}, not {layer}.")
-    if model.quantization and model.device.type == "cpu":  # autograd would go around what the kernels compute
+    if model.quantization and model.device.type == "cpu":  # autograd does not see what the kernels compute
         raise EditError(
             f"model {model.name!r} has {model.quantization} weights, of which a CPU gives no gradients: load it with "
             "dtype='bfloat16'."
@@ -114,37 +140,39 @@ def optimize_value(
         "clamp": optimizer.clamp,
     }
     remote = model.runs_on(remote)
-    found = in_session(model.traced, optimize, request, remote)
-    if found["sandboxed"]:
+    result = in_session(model.traced, optimize, request, remote)
+    if result["sandboxed"]:
         raise EditError(SANDBOXED.format(where=model.server.host if model.server else "The server"))
-    if not found["gradients"]:
+    if not result["gradients"]:
         why = NO_GRADIENTS_THERE if remote is True else NO_GRADIENTS_HERE
         raise EditError(f"model {model.name!r} gives no gradients here: {why}")
-    if not all(map(math.isfinite, found["losses"])):
+    if not all(map(math.isfinite, result["losses"])):
         raise DivergedError(
-            f"learning_rate {optimizer.learning_rate} diverges after {len(found['losses']) - 1} steps: use a lower one."
+            f"learning_rate {optimizer.learning_rate} diverges after {len(result['losses']) - 1} steps: use a lower one."
         )
-    if found["value"] is None:
+    if result["value"] is None:
         raise NoGradientError(
             f"layer {layer} gives no gradient to the value at position {position}: choose a layer whose output a later "
             "token reads."
         )
     return OptimizedValue(
-        layer=layer, position=position, target=target, target_ids=tuple(target_ids), key=found["key"],
-        value=found["value"], start=found["start"], losses=tuple(found["losses"]), p_start=found["p"][0],
-        p_target=found["p"][-1],
+        layer=layer, position=position, target=target, target_ids=tuple(target_ids), key=result["key"],
+        value=result["value"], start=result["start"], losses=tuple(result["losses"]), p_start=result["p"][0],
+        p_target=result["p"][-1],
     )
 
 
 def optimize(lm, request: dict) -> dict:
-    """{"sandboxed", "gradients" (whether there are any), "key", "value" (None: its gradient is 0), "start" (CPU
-    tensors), "losses", "p"}; runs where the weights are, and not in a sandbox: what it reads there has no history to
-    differentiate."""
+    """Run `optimize_value` where the weights are. In a sandbox it stops: tensors have no gradients there.
+
+    Returns {"sandboxed", "gradients" (whether there are any), "key", "value" (None: its gradient is 0), "start" (CPU
+    tensors), "losses", "p"}.
+    """
     if in_sandbox(lm):
         return {"sandboxed": True}
     first, layer, target = request["first"], request["layer"], torch.tensor(request["target_ids"])
     fed = torch.tensor([[*request["forced_ids"], *request["target_ids"]][:-1]], dtype=torch.long)
-    skip = min(layer, *getattr(lm, "edited_layers", (layer,)))  # edits in force before it have to be run
+    skip = min(layer, *getattr(lm, "edited_layers", (layer,)))  # edits in earlier layers have to run
     ids = torch.cat([request["clean_ids"], fed], dim=1)
     keep = torch.arange(ids.shape[1] - len(target), ids.shape[1])
     with torch.no_grad():
@@ -178,7 +206,7 @@ def optimize(lm, request: dict) -> dict:
             loss = loss + request["weight_decay"] * change / start.norm() ** 2
         adam.zero_grad()
         loss.backward(inputs=[value])  # a server's weights may ask for gradients, and would keep them
-        if value.grad is None:  # some servers drop it without a word
+        if value.grad is None:  # some servers drop it silently
             return {"sandboxed": False, "gradients": False}
         if not step and not value.grad.any():
             return {"sandboxed": False, "gradients": True, "value": None, "losses": losses}
@@ -194,18 +222,20 @@ def optimize(lm, request: dict) -> dict:
 
 
 def read_values(model, prompt: Prompt, layer: int, until: int, remote: bool | str | None = None) -> dict:
-    """At the constraint's last token: W_proj's input "key" [m] in `layer`, and the "output" [d] of layer `until`;
-    float32 CPU tensors, one request."""
+    """Read, at the constraint's last token, W_proj's input "key" [m] in `layer` and the "output" [d] of layer `until`.
+
+    One request; float32 tensors on the CPU.
+    """
     request = clean_request(model, prompt, prompt.constraint[-1]) | {"layer": layer, "until": until}
     return in_session(model.traced, read_at_token, request, model.runs_on(remote))
 
 
 def read_at_token(lm, request: dict) -> dict:
-    """What `read_values` returns; runs where the weights are."""
+    """Run `read_values` where the weights are."""
     with torch.no_grad():
-        found = run(
+        result = run(
             lm, prompt_inputs(request["clean_ids"], request["image_inputs"]), keep=[request["clean_ids"].shape[1] - 1],
             reads=("keys",), start=request["first"], stop=request["until"] + 1,
         )
-    tensors = {"key": found["keys"][request["layer"]][0, 0], "output": found["output"][0, request["first"]]}
+    tensors = {"key": result["keys"][request["layer"]][0, 0], "output": result["output"][0, request["first"]]}
     return {name: tensor.float().cpu() for name, tensor in tensors.items()}

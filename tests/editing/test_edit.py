@@ -22,8 +22,17 @@ from interventions import (
     load_testbed,
     trace,
 )
-from interventions.editing.edit import FORMAT, Edit, Fact, apply_edits, digest, load_edit, w_proj
-from interventions.editing.export import export_peft, merged
+from interventions.editing.edit import (
+    FORMAT,
+    Edit,
+    Fact,
+    apply_edits,
+    digest,
+    export_peft,
+    load_edit,
+    merged,
+    w_proj,
+)
 from interventions.editing.multedit import edit_facts
 from interventions.editing.optimized_value import Optimizer, optimize_value
 from interventions.engine.forward import greedy_answer
@@ -404,9 +413,9 @@ def others():
     with torch.no_grad():
         w_proj(nudged, 4).weight[0, 0] += 1e-3  # one number is enough
     yield nudged, "whose weights differ from those of 'tiny-llama-clip': load it into that model"
-    yield tiny.build(dtype=torch.bfloat16), "in torch.float32, and .* is torch.bfloat16: load the model in that type"
+    yield tiny.build(dtype=torch.bfloat16), "in torch.float32, .* is torch.bfloat16"
     yield tiny.build("gqa", "siglip"), "whose weights differ from those of 'tiny-gqa-siglip'"
-    yield with_layers(3), "whose layer 4 model 'short' lacks: load it into that model"
+    yield with_layers(3), "'short' has no layer 4"
     yield with_layers(5, intermediate_size=48), r"with W_proj of 32 x 64, but 'short' has 32 x 48: load it"
 
 

@@ -247,7 +247,7 @@ def test_edits_add_up_and_are_taken_back(bed):
     assert first == apply_edits(model, exploration.edits).generate_answer(item.image, item.question) != before
     run(exploration.edit("Colombo", 2))
     one, two = exploration.edits
-    assert two.behind == (one.identity,)
+    assert two.requires == (one.identity,)
     assert exploration.answers[0].edited == apply_edits(model, [one, two]).generate_answer(item.image, item.question)
     assert exploration.answers[0].unedited == before
     run(exploration.undo(1))
