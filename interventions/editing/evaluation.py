@@ -1,8 +1,8 @@
-"""What an edit does: to its own fact, to other ways to ask for it, and to everything else (paper, section 5).
+"""What an edit does to its own fact, to other ways to ask for it, and to everything else (paper, section 5).
 
-An edited model is asked many questions in one request. Of an answer that has not changed, which is the usual case for
-unrelated questions, one forward is enough to know it: the old answer's tokens are fed, and every one is still the
-likeliest. Only changed answers are generated anew.
+An edited model is asked many questions in one request. An answer that has not changed, the usual case for unrelated
+questions, takes one forward pass: the old answer's tokens are fed, and each is still the likeliest. Only changed answers
+are generated again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,15 @@ LIES_IN, TWO_STEPS = "country", "p{}"
 
 @dataclass(frozen=True)
 class Reference:
-    """What the unedited model says to an unrelated question: tokens, accuracy (0 to 1), log_p [V] of the first one."""
+    """The unedited model's answer to an unrelated question.
+
+    Attributes:
+        item: the question.
+        prompt: its prompt.
+        answer_ids: the tokens of the answer.
+        accuracy: VQA accuracy of the answer, 0 to 1.
+        log_p: [V], log-probabilities of the first answer token.
+    """
 
     item: Item
     prompt: Prompt = field(repr=False)
@@ -45,55 +53,92 @@ def evaluate(
     model: VisionLanguageModel, target: str, questions: Mapping[str, list[Prompt]], references: list[Reference],
     remote: bool | str | None = None,
 ) -> dict:
-    """Columns of `EditStudy.results`, of this model as it is, in one request.
+    """Measure an edited model in one request.
 
-    questions: "target" (the edited prompt alone), "paraphrase", "pictures", "following" -> prompts that should now be
-    answered by `target`. References are the unrelated questions. Raises EditError for a target without tokens.
+    Args:
+        model: the model as it is to be measured.
+        target: O*, the answer that the edit is for.
+        questions: "target" (the edited prompt alone), "paraphrase", "pictures", "following" -> the prompts that the
+            target should now answer, see `questions_about`.
+        references: the unrelated questions.
+        remote: None = as the model was loaded.
+
+    Returns:
+        Columns of `EditStudy.results`: p_* and n_* of each group of questions, exact, after, accuracy_before,
+        accuracy_after, n_unrelated, kl.
+
+    Raises:
+        EditError: the target has no tokens.
     """
-    asked = [(group, prompt) for group, prompts in questions.items() for prompt in prompts]
-    prompts = [prompt for _, prompt in asked] + [one.prompt for one in references]
-    known = [(tuple(answer_tokens(model, prompt, target, "target", EditError)), None) for _, prompt in asked]
+    groups = [group for group, prompts in questions.items() for _ in prompts]
+    about = [prompt for prompts in questions.values() for prompt in prompts]
+    prompts = about + [one.prompt for one in references]
+    known = [(tuple(answer_tokens(model, prompt, target, "target", EditError)), None) for prompt in about]
     known += [(one.answer_ids, one.log_p) for one in references]
-    request = answering(model) | {
+    request = _answer_settings(model) | {
         "questions": [
             (prompt.input_ids[None], image, *answer)
             for prompt, image, answer in zip(prompts, sent_once(prompts), known, strict=True)
         ],
     }
-    found = in_session(model.traced, ask_edited, request, model.runs_on(remote))
-    p, exact = np.array(found["p"]), found["unchanged"]
-    columns = {}
+    answered = in_session(model.traced, answer_questions, request, model.runs_on(remote))
+    p, unchanged, answers = np.array(answered["p"]), answered["unchanged"], answered["answers"]
+    columns, n = {}, len(about)
     for group in questions:
-        own = [p[i] for i, (name, _) in enumerate(asked) if name == group]
-        columns[f"p_{group}"], columns[f"n_{group}"] = float(np.mean(own)) if own else np.nan, len(own)
-    first = next(i for i, (name, _) in enumerate(asked) if name == "target")
+        own = [p[i] for i in range(n) if groups[i] == group]
+        columns[f"p_{group}"], columns[f"n_{group}"] = _mean(own), len(own)
+    edited = groups.index("target")
     accuracies = [
-        one.accuracy if unchanged else accuracy(model.decode(ids), one.item)
-        for one, unchanged, ids in zip(references, exact[len(asked):], found["answers"][len(asked):], strict=True)
+        one.accuracy if same else accuracy(model.decode(ids), one.item)
+        for one, same, ids in zip(references, unchanged[n:], answers[n:], strict=True)
     ]
-    after = target if exact[first] else model.decode(found["answers"][first])
+    after = target if unchanged[edited] else model.decode(answers[edited])
     return columns | {
         "exact": is_accepted(after, (target,)), "after": after,
         "accuracy_before": _mean(one.accuracy for one in references), "accuracy_after": _mean(accuracies),
-        "n_unrelated": len(references), "kl": _mean(found["kl"][len(asked):]),
+        "n_unrelated": len(references), "kl": _mean(answered["kl"][n:]),
     }
 
 
 def reference(model: VisionLanguageModel, item: Item, protocol: str = "paper") -> Reference:
-    """The unedited model's answer to an unrelated question. Raises `conditions.Unusable`."""
+    """Ask the unedited model an unrelated question.
+
+    Args:
+        model: the unedited model.
+        item: the question.
+        protocol: the prompt's format, see `conditions.Conditions`.
+
+    Returns:
+        The answer.
+
+    Raises:
+        Unusable: the item cannot be asked.
+    """
     prompt = clean_prompt(model, item, Conditions(protocol))
-    request = answering(model) | {"questions": [(prompt.input_ids[None], prompt.image_inputs, None, None)]}
-    found = in_session(model.traced, ask_edited, request, model.runs_on(None))
-    ids = tuple(found["answers"][0])
-    return Reference(item, prompt, ids, accuracy(model.decode(ids), item), found["log_p"][0])
+    request = _answer_settings(model) | {"questions": [(prompt.input_ids[None], prompt.image_inputs, None, None)]}
+    answered = in_session(model.traced, answer_questions, request, model.runs_on(None))
+    ids = tuple(answered["answers"][0])
+    return Reference(item, prompt, ids, accuracy(model.decode(ids), item), answered["log_p"][0])
 
 
 def questions_about(model: VisionLanguageModel, item: Item, others: Iterable[Item], protocol: str = "paper") -> dict:
-    """The prompts of `evaluate` for a fact: the item's own, its paraphrases, other pictures, and what follows.
+    """Return the prompts that ask about a fact in several ways, for `evaluate`.
 
-    others: the test bed, where other pictures of the entity come from, and questions that follow in two steps: about
-    what lies in the entity ("the capital of the country of this building"), where the test bed has them. The fact asked
-    by the entity's name, without the image, follows in one.
+    "target" is the item itself, "paraphrase" its paraphrases, "pictures" the item with other pictures of its entity.
+    "following" asks for the fact by the entity's name, without the image, and in two steps, about what lies in the
+    entity ("the capital of the country of this building").
+
+    Args:
+        model: the model that is asked.
+        item: the edited question.
+        others: the test bed, where other pictures and two-step questions come from.
+        protocol: the prompt's format, see `conditions.Conditions`.
+
+    Returns:
+        {group: prompts}. Questions that cannot be asked are left out.
+
+    Raises:
+        Unusable: the item itself cannot be asked.
     """
     conditions, others = Conditions(protocol), list(others)
     pictures = {other.image for other in others if other.entity == item.entity and other.image is not None}
@@ -117,60 +162,60 @@ def questions_about(model: VisionLanguageModel, item: Item, others: Iterable[Ite
     return prompts
 
 
-def unrelated(item: Item, pool: Iterable[Reference], n: int, seed: int = 0) -> list[Reference]:
-    """n references about other entities that share no answer with the item, drawn by a hash."""
+def sample_unrelated(item: Item, references: Iterable[Reference], n: int, seed: int = 0) -> list[Reference]:
+    """Sample n references about other entities that share no answer with the item, by a hash of seed and ids."""
     fitting = [
-        other for other in pool
+        other for other in references
         if not same_entity(other.item, item) and not set(other.item.answers) & set(item.answers)
     ]
     return sorted(fitting, key=lambda other: seeded_hash(seed, item.id, other.item.id))[:n]
 
 
 def sent_once(prompts: list[Prompt]) -> list[dict]:
-    """The image inputs of these prompts: one object where several see the same picture, which then travels once."""
+    """Return the image inputs of prompts, one object for all with the same picture: a request then holds it once."""
     known: dict[tuple, dict] = {}
     keys = [tuple((name, digest(tensor)) for name, tensor in prompt.image_inputs.items()) for prompt in prompts]
     return [known.setdefault(key, prompt.image_inputs) for key, prompt in zip(keys, prompts, strict=True)]
 
 
-def answering(model: VisionLanguageModel) -> dict:
-    """What a request needs for greedy answers."""
-    return {"eos_token_ids": model.eos_token_ids, "max_answer_tokens": MAX_ANSWER_TOKENS}
+def answer_questions(lm, request: dict) -> dict:
+    """Answer many questions where the weights are.
 
-
-def ask_edited(lm, request: dict) -> dict:
-    """Lists by question: p (of the answer given), unchanged, answers (None if unchanged), kl, log_p; runs where the
-    weights are.
-
-    request: questions [(input_ids [1, T], image inputs, answer ids or None, log_p [V] before or None)].
-    unchanged: the answer given is what the model says, its end included. log_p is of questions without an answer given.
+    request: questions [(input_ids [1, T], image inputs, answer ids or None, log_p [V] before or None)], eos_token_ids,
+    max_answer_tokens. Returns lists by question: p (of the given answer), unchanged (the given answer, its end included,
+    is what the model says), answers (None if unchanged), kl, log_p (where no answer is given).
     """
-    found = {name: [] for name in ("p", "unchanged", "answers", "kl", "log_p")}
+    columns = {name: [] for name in ("p", "unchanged", "answers", "kl", "log_p")}
     with torch.no_grad():
         for ids, image_inputs, answer, before in request["questions"]:
             given = list(answer or ())
             whole = torch.cat([ids, torch.tensor([given], dtype=torch.long)], dim=1)
             n = ids.shape[1]
             keep = torch.arange(n - 1, whole.shape[1])
-            asked = run(lm, prompt_inputs(whole, image_inputs), keep=keep, cache=DynamicCache(), reads=("cache",))
-            cache, logits = extend(asked["cache"], n), asked["logits"]  # [1, answer + 1, V]
-            said = logits[0].argmax(-1).tolist()
+            forward = run(lm, prompt_inputs(whole, image_inputs), keep=keep, cache=DynamicCache(), reads=("cache",))
+            cache, logits = extend(forward["cache"], n), forward["logits"]  # [1, answer + 1, V]
+            likeliest = logits[0].argmax(-1).tolist()
             # An answer ends before an end token; one that would be empty is that token itself, as in `clean_run`.
-            ended = given[-1:] + said[-1:]
-            unchanged = answer is not None and said[:-1] == given and (
+            ended = given[-1:] + likeliest[-1:]
+            unchanged = answer is not None and likeliest[:-1] == given and (
                 not set(ended).isdisjoint(request["eos_token_ids"]) or len(given) >= request["max_answer_tokens"]
             )
             log_p = logits[0, 0].float().log_softmax(-1).cpu()
-            found["p"].append(float(answer_probability(logits[:, :-1], given)[0]) if given else 1.0)
-            found["unchanged"].append(unchanged)
-            found["kl"].append(None if before is None else float((before.exp() * (before - log_p)).sum()))
-            found["log_p"].append(log_p if answer is None else None)
-            found["answers"].append(
+            columns["p"].append(float(answer_probability(logits[:, :-1], given)[0]) if given else 1.0)
+            columns["unchanged"].append(unchanged)
+            columns["kl"].append(None if before is None else float((before.exp() * (before - log_p)).sum()))
+            columns["log_p"].append(log_p if answer is None else None)
+            columns["answers"].append(
                 None if unchanged else
                 decode(lm, cache, logits[:, :1], request["eos_token_ids"], request["max_answer_tokens"])
-                or said[:1]
+                or likeliest[:1]
             )
-    return found
+    return columns
+
+
+def _answer_settings(model: VisionLanguageModel) -> dict:
+    """What a request needs for greedy answers."""
+    return {"eos_token_ids": model.eos_token_ids, "max_answer_tokens": MAX_ANSWER_TOKENS}
 
 
 def _by_name(item: Item) -> list[Item]:

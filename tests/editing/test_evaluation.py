@@ -11,7 +11,14 @@ from answering import questions, speaking
 
 import interventions.editing.evaluation as module
 from interventions.editing.edit import apply_edits
-from interventions.editing.evaluation import ask_edited, evaluate, questions_about, reference, sent_once, unrelated
+from interventions.editing.evaluation import (
+    answer_questions,
+    evaluate,
+    questions_about,
+    reference,
+    sample_unrelated,
+    sent_once,
+)
 from interventions.editing.multedit import edit_facts
 from interventions.editing.optimized_value import Optimizer
 from interventions.errors import EditError, Unusable
@@ -114,12 +121,12 @@ def test_unrelated_questions_share_neither_entity_nor_answer(model, items):
     pool = [reference(model, item) for item in items]
     pool.append(replace(pool[1], item=replace(pool[1].item, id="same answer", answers=items[0].answers)))
     pool.append(replace(pool[1], item=replace(pool[1].item, id="same entity", entity=items[0].entity)))
-    chosen = unrelated(items[0], pool, 100)
+    chosen = sample_unrelated(items[0], pool, 100)
     names = {one.item.id for one in chosen}
     assert not names & {items[0].id, "same answer", "same entity"}
     assert all(not set(one.item.answers) & set(items[0].answers) for one in chosen)
-    few = unrelated(items[0], pool, 2)
-    assert [one.item.id for one in few] == [one.item.id for one in unrelated(items[0], pool[::-1], 2)]
+    few = sample_unrelated(items[0], pool, 2)
+    assert [one.item.id for one in few] == [one.item.id for one in sample_unrelated(items[0], pool[::-1], 2)]
     assert len(few) == 2
 
 
@@ -147,7 +154,7 @@ def test_a_picture_travels_once(model, items):
     def size(images) -> int:
         lm, job, request = model.traced, Job(""), {"questions": images}
         with lm.session(backend=job):
-            nnsight.save(ask_edited(lm, request))
+            nnsight.save(answer_questions(lm, request))
         return len(job.payload)
 
     nnsight.register("interventions")
