@@ -1,8 +1,8 @@
 """What an edit does to its own fact, to other ways to ask for it, and to everything else (paper, section 5).
 
 An edited model is asked many questions in one request. An answer that has not changed, the usual case for unrelated
-questions, takes one forward pass: the old answer's tokens are fed, and each is still the likeliest. Only changed answers
-are generated again.
+questions, takes one forward pass: the old answer's tokens are fed, and each is still the likeliest. Only changed
+answers are generated again.
 """
 
 from __future__ import annotations
@@ -182,8 +182,8 @@ def answer_questions(lm, request: dict) -> dict:
     """Answer many questions where the weights are.
 
     request: questions [(input_ids [1, T], image inputs, answer ids or None, log_p [V] before or None)], eos_token_ids,
-    max_answer_tokens. Returns lists by question: p (of the given answer), unchanged (the given answer, its end included,
-    is what the model says), answers (None if unchanged), kl, log_p (where no answer is given).
+    max_answer_tokens. Returns lists by question: p (of the given answer), unchanged (the given answer, its end
+    included, is what the model says), answers (None if unchanged), kl, log_p (where no answer is given).
     """
     columns = {name: [] for name in ("p", "unchanged", "answers", "kl", "log_p")}
     with torch.no_grad():

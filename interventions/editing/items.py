@@ -1,8 +1,8 @@
-"""What the editing experiments edit, and what they ask besides.
+"""The items that editing studies use: wrong answers to correct, new facts to insert, and unrelated questions.
 
-Two tasks, as in the paper's section 5: *correct* questions that the model answers wrongly although it should know (of
-the embedded test bed: facts it was trained on), and *insert* facts that it never met (its split "never"; elsewhere a
-test bed of long-tailed facts). Unrelated questions show what an edit leaves as it was.
+The paper (section 5) has two tasks. *Correct* wrong answers to questions that the model should know (in the embedded
+test bed: facts that it was trained on). *Insert* facts that it never met (there: the split "never"; elsewhere a test
+bed of long-tailed facts). Unrelated questions show what an edit leaves unchanged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from ..draws import seeded_hash
-from ..errors import ParameterError
+from ..errors import EditError
 from ..models.model import VisionLanguageModel
 from ..prompts.tokens import MAX_ANSWER_TOKENS
 from ..studies.answers import answer_table, answers_key
@@ -27,54 +27,64 @@ from ..text import list_reasons
 from .evaluation import Reference, reference
 
 TASKS = ("correct", "insert")
-Chosen = dict[str, list[tuple[Item, str]]]  # task -> what `wrong_items` found
-POOL = 200  # unrelated questions that every edit's sample is drawn from
+WrongItems = dict[str, list[tuple[Item, str]]]  # task -> (item, the model's wrong answer)
+N_REFERENCES = 200  # unrelated questions that the sample of every edit is drawn from
 
 
 def wrong_items(
     model: VisionLanguageModel, testbed: Iterable[Item], task: str, limit: int, *, results_dir: str | Path = "results",
     protocol: str = "paper",
 ) -> list[tuple[Item, str]]:
-    """The first `limit` items (0: all) of a task that the model answers wrongly, each with what it says.
+    """Find the first items of a task that the model answers wrongly.
 
-    task: "correct" = facts that it was trained on, or that no one knows it was not; "insert" = those it never met.
-    Asked in the order of the test bed, until there are enough; a question that cannot be asked, or whose request
-    fails, is left out. Raises ParameterError if there are none, and the first request's error if that is why.
+    Args:
+        model: the unedited model.
+        testbed: the items, asked in this order until enough are found. Items that fail are left out.
+        task: "correct" for facts that the model was trained on or may have been; "insert" for facts it never met.
+        limit: how many items to find (0: all).
+        results_dir: the folder of stored tables.
+        protocol: the prompt's format, see `conditions.Conditions`.
+
+    Returns:
+        (item, the model's answer) pairs.
+
+    Raises:
+        EditError: there is no such item. If a request failed then, its error.
     """
-    found = []
+    wrong = []
     fitting = [item for item in testbed if (item.split == "never") == (task == "insert")]
     if not fitting:
-        other, what = ("correct", "of the split 'never'") if task == "insert" else ("insert", "but those never met")
-        raise ParameterError(
-            f"Parameter 'tasks': the test bed has no questions {what}, so there is nothing to {task}: write -p tasks "
-            f"{other}, or choose another test bed or other parts."
+        other, kind = ("correct", "of the split 'never'") if task == "insert" else ("insert", "except of split 'never'")
+        raise EditError(
+            f"task {task!r} has no questions: the test bed has none {kind}; use task {other!r}, or choose another test "
+            "bed or other parts."
         )
 
-    def enough(entry: QuestionResult) -> bool:
-        if not entry.reason and not is_right(said := entry.table.loc[0, "answer"], entry.item):
-            found.append((entry.item, said))
-        return bool(limit) and len(found) == limit
+    def enough(result: QuestionResult) -> bool:
+        if not result.reason and not is_right(answer := result.table.loc[0, "answer"], result.item):
+            wrong.append((result.item, answer))
+        return bool(limit) and len(wrong) == limit
 
     given = (protocol, MAX_ANSWER_TOKENS, None)
-    asked = question_loop(
+    results = question_loop(
         model, fitting, partial(answer_table, model, *given), key=answers_key(model, *given), purpose=("ask", "asked"),
         run=RunOptions(results_dir, label=f"looking for errors ({task})"), stop_when=enough, allow_none=True,
     )
-    left_out = [entry.reason for entry in asked if entry.reason]
-    print(f"{len(found)} answered wrongly" + (f", left out: {list_reasons(left_out)}" if left_out else ""), flush=True)
-    if found:
-        return found
+    left_out = [result.reason for result in results if result.reason]
+    print(f"{len(wrong)} answered wrongly" + (f", left out: {list_reasons(left_out)}" if left_out else ""), flush=True)
+    if wrong:
+        return wrong
     if len(left_out) < len(fitting):
-        raise ParameterError(
-            f"Parameter 'testbed': {model.name!r} answers none of {len(fitting) - len(left_out)} questions wrongly, so "
-            f"there is nothing to {task}: choose another test bed or other parts."
+        raise EditError(
+            f"task {task!r} has nothing to {task}: {model.name!r} answers none of {len(fitting) - len(left_out)} "
+            "questions wrongly; choose another test bed or other parts."
         )
-    for entry in asked:
-        if entry.error is not None:
-            raise entry.error
-    raise ParameterError(
-        f"Parameter 'testbed': {model.name!r} can be asked none of {len(fitting)} questions "
-        f"({list_reasons(left_out)}): choose another test bed or other parts."
+    for result in results:
+        if result.error is not None:
+            raise result.error
+    raise EditError(
+        f"task {task!r} has nothing to {task}: {model.name!r} can be asked none of {len(fitting)} questions "
+        f"({list_reasons(left_out)}); choose another test bed or other parts."
     )
 
 
@@ -82,35 +92,35 @@ def references(
     model: VisionLanguageModel, testbed: Iterable[Item], seed: int = 0, protocol: str = "paper", *,
     results_dir: str | Path = "results",
 ) -> list[Reference]:
-    """At most POOL unrelated questions with the unedited model's answers, drawn by a hash of seed and id.
+    """Ask the unedited model at most N_REFERENCES unrelated questions, sampled by a hash of seed and id.
 
-    Those that cannot be asked, or whose request fails, are left out. One stored table a question.
+    Args:
+        model: the unedited model.
+        testbed: the questions. Those that fail are left out.
+        seed: of the sample.
+        protocol: the prompt's format, see `conditions.Conditions`.
+        results_dir: the folder of stored tables.
+
+    Returns:
+        The answers.
     """
-    drawn, used = sorted(testbed, key=lambda item: seeded_hash("unrelated", seed, item.id)), []
+    shuffled, used = sorted(testbed, key=lambda item: seeded_hash("unrelated", seed, item.id)), []
 
-    def enough(entry: QuestionResult) -> bool:
-        if not entry.reason:
-            used.append(_stored_reference(model, protocol, entry))
-        return len(used) == POOL
+    def enough(result: QuestionResult) -> bool:
+        if not result.reason:
+            row, prompt = result.table.loc[0], clean_prompt(model, result.item, Conditions(protocol))
+            ids = tuple(map(int, row["answer_ids"]))
+            used.append(Reference(result.item, prompt, ids, float(row["accuracy"]), torch.tensor(row["log_p"])))
+        return len(used) == N_REFERENCES
+
+    def compute(item: Item) -> pd.DataFrame:
+        answer = reference(model, item, protocol)
+        row = {"answer_ids": list(answer.answer_ids), "accuracy": answer.accuracy, "log_p": answer.log_p.numpy()}
+        return pd.DataFrame([row | {"reason": ""}])
 
     question_loop(
-        model, drawn, partial(_reference_table, model, protocol),
-        key={"table": "references", "version": 2, "protocol": protocol},
+        model, shuffled, compute, key={"table": "references", "version": 2, "protocol": protocol},
         purpose=("ask", "asked"), run=RunOptions(results_dir, label="unrelated questions"), stop_when=enough,
         allow_none=True,
     )
     return used
-
-
-def _reference_table(model: VisionLanguageModel, protocol: str, item: Item) -> pd.DataFrame:
-    """The table stored for one question: one row."""
-    found = reference(model, item, protocol)
-    return pd.DataFrame([{
-        "answer_ids": list(found.answer_ids), "accuracy": found.accuracy, "log_p": found.log_p.numpy(), "reason": "",
-    }])
-
-
-def _stored_reference(model: VisionLanguageModel, protocol: str, entry: QuestionResult) -> Reference:
-    row, prompt = entry.table.loc[0], clean_prompt(model, entry.item, Conditions(protocol))
-    ids = tuple(map(int, row["answer_ids"]))
-    return Reference(entry.item, prompt, ids, float(row["accuracy"]), torch.tensor(row["log_p"]))

@@ -148,7 +148,8 @@ def optimize_value(
         raise EditError(f"model {model.name!r} gives no gradients here: {why}")
     if not all(map(math.isfinite, result["losses"])):
         raise DivergedError(
-            f"learning_rate {optimizer.learning_rate} diverges after {len(result['losses']) - 1} steps: use a lower one."
+            f"learning_rate {optimizer.learning_rate} diverges after {len(result['losses']) - 1} steps: use a "
+            "lower one."
         )
     if result["value"] is None:
         raise NoGradientError(

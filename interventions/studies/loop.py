@@ -101,7 +101,7 @@ def question_loop(
         key: everything that determines a table besides the model and the item, see `results.ResultStore`.
         purpose: the verb for error messages and its past participle, such as ("trace", "traced").
         run: how the study runs; its `remote` is the caller's business. None means `RunOptions()`.
-        item_key: what else determines the table of one item.
+        item_key: what else determines the table of one item. It comes last, so that it may say which edits are in force.
         stop_when: called with each result; the loop ends where it returns True.
         allow_none: whether a run may use no question at all.
 
@@ -121,7 +121,8 @@ def question_loop(
     results, n_used, progress = [], 0, Progress(len(items), run.label)
     for item in items:
         try:
-            result, stored = run_question(model, item, compute, key | (item_key(item) if item_key else {}), store)
+            own = item_key(item) if item_key else {}
+            result, stored = run_question(item, compute, key | model.key() | own, store)
         except Exception as error:
             stop_run(error, item, f"{len(results)} of {len(items)} questions are done and kept")
         if run.required and result.reason:
@@ -147,7 +148,7 @@ def question_loop(
 
 
 def run_question(
-    model: VisionLanguageModel, item: Item, compute: Callable[[Item], pd.DataFrame], key: dict, store: ResultStore
+    item: Item, compute: Callable[[Item], pd.DataFrame], key: dict, store: ResultStore
 ) -> tuple[QuestionResult, bool]:
     """Run one question of `question_loop`.
 
@@ -161,7 +162,7 @@ def run_question(
         return compute(item)
 
     try:
-        table = store.get_or_compute(key | model.key() | {"item": item.content()}, compute_now)
+        table = store.get_or_compute(key | {"item": item.content()}, compute_now)
         return QuestionResult(item, table, table.loc[0, "reason"]), not computed
     except Unusable as error:
         return QuestionResult(item, None, str(error)), False
