@@ -12,11 +12,11 @@ from itertools import product
 import pandas as pd
 
 from interventions.editing.fine_tuning import FineTuning
-from interventions.editing.items import Chosen
-from interventions.editing.study import OURS, Editing, edit_study
+from interventions.editing.items import WrongItems
+from interventions.editing.study import OURS, EditSettings, edit_study
 from interventions.errors import EditError
 
-# method -> what is tried: fields of `Editing`. Of fine-tuning, from rates at which it is too slow to such at which
+# method -> what is tried: fields of `EditSettings`. Of fine-tuning, from rates at which it is too slow to such at which
 # unrelated answers break: with Adam, the first step alone changes every weight by the learning rate.
 GRIDS = {
     OURS: tuple({"lam": lam} for lam in (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)),
@@ -29,22 +29,22 @@ GRIDS = {
 
 
 def search(
-    model, chosen: Chosen, testbed, pool: list, method: str, settings: Editing | None = None,
+    model, wrong: WrongItems, testbed, references: list, method: str, settings: EditSettings | None = None,
     grid: Iterable[dict] = (), **options,
-) -> tuple[Editing, pd.DataFrame]:
+) -> tuple[EditSettings, pd.DataFrame]:
     """The best settings of a method by a grid, and the table of the search, best first.
 
-    grid: changes of `settings`, by default `GRIDS[method]`. chosen, testbed, pool, options: as for `edit_study`, so
-    what has been tried is stored. Table: the method's settings, mean efficacy, generalisation (0 to 1) and specificity
+    grid: changes of `settings`, by default `GRIDS[method]`. wrong, testbed, references, options: those of
+    `edit_study`, which stores its tables. Table: the method's settings, mean efficacy, generalisation (0 to 1) and specificity
     (accuracy on unrelated questions after the edit as a share of that before), score (their mean), seconds of an edit,
     n (items). Raises EditError for a method without settings.
     """
     if method not in GRIDS:
         raise EditError(f"method must be one that has settings ({', '.join(map(repr, GRIDS))}), not {method!r}.")
-    tried, testbed = [replace(settings or Editing(), **change) for change in grid or GRIDS[method]], list(testbed)
+    tried, testbed = [replace(settings or EditSettings(), **change) for change in grid or GRIDS[method]], list(testbed)
     rows = []
     for one in tried:
-        results = edit_study(model, chosen, testbed, pool, one, methods=[method], **options).results
+        results = edit_study(model, wrong, testbed, references, one, methods=[method], **options).results
         means = {
             "efficacy": results["p_target"].mean(), "generalisation": results["p_paraphrase"].mean(),
             "specificity": results["accuracy_after"].mean() / results["accuracy_before"].mean(),
@@ -57,7 +57,7 @@ def search(
     return tried[order[0]], table.loc[order].reset_index(drop=True)
 
 
-def _told(settings: Editing, method: str) -> dict:
+def _told(settings: EditSettings, method: str) -> dict:
     if method == OURS:
         return {"lam": settings.lam}
     return asdict(settings.constrained if method == "constrained fine-tuning" else settings.fine_tuning)

@@ -25,11 +25,11 @@ def main() -> None:
     options = parser.parse_args()
     parameters = Fig6Parameters(limit=REPORTED + options.items, tasks="correct", results_dir=options.results_dir)
     model, questions = parameters.load()
-    chosen = {"correct": parameters.chosen(model, questions)["correct"][REPORTED:]}
-    asked = model, chosen, parameters.whole_testbed(), parameters.pool(model)
+    wrong = {"correct": parameters.wrong_items(model, questions)["correct"][REPORTED:]}
+    asked = model, wrong, parameters.whole_testbed(), parameters.references(model)
     tables = []
     for method in GRIDS:
-        _, table = search(*asked, method, parameters.settings, results_dir=options.results_dir)
+        _, table = search(*asked, method, parameters.settings, run=parameters.run)
         print(f"\n{method}\n{table.to_string()}", flush=True)
         tables.append(table.assign(method=method))
     columns = ["method", "lam", "learning_rate", "epsilon", "steps", "efficacy", "generalisation", "specificity",

@@ -1,4 +1,4 @@
-"""The parameters of the notebooks about edits; the defaults are those of their `parameters` cells."""
+"""The parameters of the notebooks about edits, with the defaults of their `parameters` cells."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Annotated
 from pydantic import Field
 
 from ..draws import seeded_hash
-from ..errors import ParameterError
+from ..errors import EditError, ParameterError
 from ..models.model import VisionLanguageModel
-from ..notebook import Limit, Positive, listed, one_of
+from ..notebook import Limit, Positive, listed, named, one_of
 from ..studies.parameters import SampleParameters
 from ..testbed import TestBed, load_testbed
 from .closed_form import LAMBDA
 from .evaluation import Reference
 from .fine_tuning import CONSTRAINED_DEFAULT, FineTuning
-from .items import TASKS, Chosen, references, wrong_items
+from .items import TASKS, WrongItems, references, wrong_items
 from .optimized_value import OPTIMIZERS, SANDBOXED
-from .study import Editing
+from .study import EditSettings
 
 
 class EditParameters(SampleParameters):
-    """What the notebooks about edits share; limit counts the questions edited of each task."""
+    """What the notebooks about edits share. `limit` counts the items that are edited for each task."""
 
     tasks: str = "correct,insert"
     layer: Annotated[int, Field(ge=0, description="it is the layer that is edited")] = 2
@@ -36,41 +36,41 @@ class EditParameters(SampleParameters):
             one_of("tasks", task, TASKS)
 
     def select(self, testbed: TestBed, limit: int | None = None) -> TestBed:
-        """All questions of the parts, shuffled together: those that are edited are the first wrong ones among them."""
-        found = super().select(testbed, limit=0)
-        return replace(found, items=tuple(sorted(found, key=lambda item: seeded_hash(self.seed, item.id))))
+        """Return all items of the parts, shuffled together. The first ones answered wrongly are edited."""
+        items = super().select(testbed, limit=0)
+        return replace(items, items=tuple(sorted(items, key=lambda item: seeded_hash(self.seed, item.id))))
 
     def check_model(self, model: VisionLanguageModel) -> None:
         if self.layer >= model.n_layers - 1:
             raise ParameterError(
-                f"Parameter 'layer' is {self.layer}, but model {model.name!r} has {model.n_layers} layers, of which no "
-                f"token reads the last one's output: choose 0 to {model.n_layers - 2}."
+                f"Parameter 'layer' is {self.layer}, but model {model.name!r} has {model.n_layers} layers, and no "
+                f"later token reads the last one's output: choose 0 to {model.n_layers - 2}."
             )
         if model.server and model.server.sandboxed:
             raise ParameterError(f"Parameter 'remote': {SANDBOXED.format(where=model.server.host)}")
 
-    def chosen(self, model: VisionLanguageModel, questions: TestBed) -> Chosen:
-        """Task -> the questions to edit, answered wrongly now, each with what the model says."""
+    def wrong_items(self, model: VisionLanguageModel, questions: TestBed) -> WrongItems:
+        """Find the items to edit: task -> (item, the model's wrong answer)."""
         options = {"results_dir": self.results, "protocol": self.protocol}
-        return {task: wrong_items(model, questions, task, self.limit, **options) for task in listed(self.tasks)}
+        return {
+            task: named("tasks", EditError, wrong_items, model, questions, task, self.limit, **options)
+            for task in listed(self.tasks)
+        }
 
     def whole_testbed(self) -> TestBed:
-        """Where unrelated questions, other pictures and questions that follow come from."""
+        """Load all items: unrelated questions, other pictures and questions that follow from a fact."""
         return load_testbed(self.testbed)
 
-    def pool(self, model: VisionLanguageModel) -> list[Reference]:
+    def references(self, model: VisionLanguageModel) -> list[Reference]:
+        """Ask the unrelated questions."""
         return references(model, self.whole_testbed(), self.seed, self.protocol, results_dir=self.results)
 
     @property
-    def settings(self) -> Editing:
-        return Editing(
+    def settings(self) -> EditSettings:
+        return EditSettings(
             layers=(self.layer,), lam=self.lam, optimizer=OPTIMIZERS[self.protocol], n_unrelated=self.unrelated,
             seed=self.seed, protocol=self.protocol,
         )
-
-    def for_study(self) -> dict:
-        """The arguments of `edit_study.edit_study`, and of `edit_every_layer`."""
-        return {"settings": self.settings, "run": self.run}
 
 
 class Fig6Parameters(EditParameters):
@@ -91,18 +91,14 @@ class Fig6Parameters(EditParameters):
             )
 
     @property
-    def settings(self) -> Editing:
+    def settings(self) -> EditSettings:
         free = FineTuning(self.learning_rate)
         return replace(super().settings, fine_tuning=free, constrained=replace(free, epsilon=self.epsilon))
 
     @property
     def counts(self) -> list[int]:
-        """After how many kept edits the model is looked at."""
+        """The numbers of sequential edits after which the model is evaluated."""
         return [int(entry) for entry in listed(self.kept)]
-
-    def for_kept(self) -> dict:
-        """The arguments of `sequential_edits.sequential_edits`."""
-        return {"settings": self.settings, "counts": self.counts, "results_dir": self.results}
 
 
 class Fig14Parameters(EditParameters):

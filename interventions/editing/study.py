@@ -376,7 +376,7 @@ def _edit_in_sequence(
     failures = [result.error for result in (*results, *evaluated) if result.error]
     if failures and not rows:
         raise failures[0]
-    return joined([row[_SEQUENTIAL_COLUMNS] for row in rows], _SEQUENTIAL_COLUMNS)
+    return joined(rows, _SEQUENTIAL_COLUMNS)
 
 
 def _evaluate_all(

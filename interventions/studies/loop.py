@@ -101,7 +101,7 @@ def question_loop(
         key: everything that determines a table besides the model and the item, see `results.ResultStore`.
         purpose: the verb for error messages and its past participle, such as ("trace", "traced").
         run: how the study runs; its `remote` is the caller's business. None means `RunOptions()`.
-        item_key: what else determines the table of one item. It comes last, so that it may say which edits are in force.
+        item_key: what else determines the table of one item. It overrides the model's key.
         stop_when: called with each result; the loop ends where it returns True.
         allow_none: whether a run may use no question at all.
 

@@ -14,7 +14,7 @@ from interventions.editing.evaluation import reference
 from interventions.editing.fine_tuning import CONSTRAINED_DEFAULT, FineTuning
 from interventions.editing.items import wrong_items
 from interventions.editing.optimized_value import Optimizer
-from interventions.editing.study import EDIT_METHODS, Editing, EditStudy, edit_study
+from interventions.editing.study import EDIT_METHODS, EditSettings, EditStudy, edit_study
 from interventions.errors import EditError
 from interventions.studies.loop import RunOptions
 
@@ -31,13 +31,13 @@ def given(tmp_path_factory):
 
 
 def test_lambda_is_searched_with_the_study_itself(given, tmp_path):
-    base = Editing(layers=(1,), optimizer=Optimizer(steps=30), n_unrelated=3)
-    best, table = search(*given, "MultEdit", base, [{"lam": 1e6}, {"lam": 0.01}], results_dir=tmp_path)
+    base = EditSettings(layers=(1,), optimizer=Optimizer(steps=30), n_unrelated=3)
+    best, table = search(*given, "MultEdit", base, [{"lam": 1e6}, {"lam": 0.01}], run=RunOptions(tmp_path))
     assert best == replace(base, lam=0.01)  # old weights that count for a million times the fact's let nothing in
     assert table["lam"].tolist() == [0.01, 1e6] and (table["n"] == 2).all() and (table["seconds"] > 0).all()
     for lam, (_, row) in zip((0.01, 1e6), table.iterrows(), strict=True):
         results = edit_study(*given, replace(base, lam=lam), methods=["MultEdit"],
-            run=RunOptions(results_dir=tmp_path)).results
+            run=RunOptions(tmp_path)).results
         assert row["efficacy"] == results["p_target"].mean()
         assert row["generalisation"] == results["p_paraphrase"].mean()
     assert table["efficacy"][0] > table["efficacy"][1] + 0.1
@@ -50,8 +50,8 @@ def test_baselines_are_searched_and_what_diverges_changes_nothing(given, tmp_pat
     field = "constrained" if method.startswith("constrained") else "fine_tuning"
     epsilon = 1e-2 if field == "constrained" else 0.0
     grid = [{field: FineTuning(rate, steps=8, epsilon=epsilon)} for rate in rates]
-    best, table = search(*given, method, Editing(n_unrelated=3), grid, results_dir=tmp_path)
-    assert best == Editing(**grid[1], n_unrelated=3)
+    best, table = search(*given, method, EditSettings(n_unrelated=3), grid, run=RunOptions(tmp_path))
+    assert best == EditSettings(**grid[1], n_unrelated=3)
     assert table["learning_rate"][0] == 1e-2 and set(table["epsilon"]) == {epsilon} and set(table["steps"]) == {8}
     assert (table["specificity"][table["learning_rate"] != 1e-2] == 1).all()
 

@@ -10,27 +10,26 @@ import torch
 from answering import questions, renamed, speaking
 from edits import weights_digest
 
-import interventions.editing.study as kept
 import interventions.editing.study as module
 from interventions.editing import items as edit_items
-from interventions.editing.evaluation import reference, unrelated
+from interventions.editing.evaluation import reference, sample_unrelated
 from interventions.editing.fine_tuning import FineTuning
 from interventions.editing.items import references, wrong_items
 from interventions.editing.multedit import edit_facts
 from interventions.editing.optimized_value import Optimizer
 from interventions.editing.study import (
     EDIT_METHODS,
-    Editing,
+    EditSettings,
+    add_known_answers,
     edit_every_layer,
     edit_study,
-    known_answers_apart,
     random_layer,
 )
-from interventions.errors import EditError, JobFailed, NoGradientError, ParameterError
+from interventions.errors import EditError, JobFailed, NoGradientError
 from interventions.studies import answers
 from interventions.studies.loop import RunOptions
 
-QUICK = Editing(
+QUICK = EditSettings(
     layers=(1,), optimizer=Optimizer(steps=40), fine_tuning=FineTuning(1e-2, steps=8),
     constrained=FineTuning(1e-2, steps=8, epsilon=5e-3), n_unrelated=3,
 )
@@ -93,22 +92,22 @@ def test_the_search_for_errors_stops_when_there_are_enough_and_remembers_answers
     assert len(asked) == 2  # the first is right
     assert len(wrong_items(model, bed, "correct", 0, results_dir=tmp_path)) == 2
     assert len(asked) == 6  # no question twice
-    with pytest.raises(ParameterError, match=r"'testbed': 'tiny' answers none of 1 questions wrongly.* to correct"):
+    with pytest.raises(EditError, match="task 'correct' .*'tiny' answers none of 1 questions wrongly"):
         wrong_items(model, bed[:1], "correct", 0, results_dir=tmp_path)
 
 
 @pytest.mark.parametrize(("task", "which", "words"), [
-    ("insert", slice(4), "'tasks': the test bed has no questions of the split 'never'.*to insert: write -p tasks corr"),
-    ("correct", slice(4, 6), "'tasks': the test bed has no questions but those never met.*correct: write -p tasks ins"),
+    ("insert", slice(4), "task 'insert' .*'never'.* task 'correct'"),
+    ("correct", slice(4, 6), "task 'correct' .*'never'.* task 'insert'"),
 ])
 def test_a_test_bed_without_questions_of_a_task_is_said_in_a_sentence(model, bed, tmp_path, task, which, words):
-    with pytest.raises(ParameterError, match=words):
+    with pytest.raises(EditError, match=words):
         wrong_items(model, bed[which], task, 0, results_dir=tmp_path)
 
 
 def test_where_no_question_can_be_asked_the_reasons_are_told(model, bed, tmp_path):
     unmarked = [replace(item, visual_constraint="", visual_replacement="") for item in bed[:3]]
-    with pytest.raises(ParameterError, match=r"'tiny' can be asked none of 3 questions \(3 constraint not marked"):
+    with pytest.raises(EditError, match=r"'tiny' can be asked none of 3 questions \(3 constraint not marked"):
         wrong_items(model, unmarked, "correct", 0, results_dir=tmp_path)
 
 
@@ -227,17 +226,18 @@ def test_every_layer_is_edited_and_the_last_one_changes_nothing(model, chosen, b
 
 def one_after_the_other(model, chosen, bed, pool, out, counts, settings=QUICK):
     """`sequential_edits` of the errors."""
-    return kept.sequential_edits(model, {"correct": chosen["correct"]}, bed, pool, settings, counts, results_dir=out)
+    wrong = {"correct": chosen["correct"]}
+    return module.sequential_edits(model, wrong, bed, pool, settings, counts=counts, run=RunOptions(out))
 
 
 def test_kept_edits_are_made_on_the_edited_model(model, chosen, bed, pool, tmp_path, monkeypatch):
-    seen, plain = [], kept.edit_facts
+    seen, plain = [], module.edit_facts
 
     def watched(edited, *given, **options):
         seen.append(len(edited.edits))
         return plain(edited, *given, **options)
 
-    monkeypatch.setattr(kept, "edit_facts", watched)
+    monkeypatch.setattr(module, "edit_facts", watched)
     found = one_after_the_other(model, chosen, bed, pool, tmp_path, (1, 2, 9))
     assert seen == [0, 1]
     assert found[["task", "edits", "skipped"]].to_numpy().tolist() == [["correct", 1, 0], ["correct", 2, 0]]
@@ -248,13 +248,13 @@ def test_kept_edits_are_made_on_the_edited_model(model, chosen, bed, pool, tmp_p
 def test_kept_edits_are_compared_on_questions_that_have_nothing_to_do_with_any(
     model, chosen, bed, pool, tmp_path, monkeypatch
 ):
-    seen, plain = [], kept.evaluate
+    seen, plain = [], module.evaluate
 
     def watched(edited, target, questions, references, *rest):
         seen.append([one.item.id for one in references])
         return plain(edited, target, questions, references, *rest)
 
-    monkeypatch.setattr(kept, "evaluate", watched)
+    monkeypatch.setattr(module, "evaluate", watched)
     found = one_after_the_other(model, chosen, bed, pool, tmp_path, (2,))
     [row] = found.to_dict("records")
     edited = [item for item, _ in chosen["correct"]]
@@ -266,21 +266,21 @@ def test_kept_edits_are_compared_on_questions_that_have_nothing_to_do_with_any(
 
 def test_an_item_that_cannot_be_edited_is_skipped_and_counted(model, chosen, bed, pool, tmp_path, monkeypatch):
     (first, _), (second, _) = chosen["correct"]
-    monkeypatch.setattr(kept, "edit_facts", failing_for(first, NoGradientError("none")))
-    seen, plain = [], kept.evaluate
-    monkeypatch.setattr(kept, "evaluate", lambda *given: seen.append(given[3]) or plain(*given))
-    apart = unrelated(second, pool, len(pool))
+    monkeypatch.setattr(module, "edit_facts", failing_for(first, NoGradientError("none")))
+    seen, plain = [], module.evaluate
+    monkeypatch.setattr(module, "evaluate", lambda *given: seen.append(given[3]) or plain(*given))
+    apart = sample_unrelated(second, pool, len(pool))
     found = one_after_the_other(model, chosen, bed, apart, tmp_path, (1,))
     assert found[["edits", "skipped"]].to_numpy().tolist() == [[1, 1]]
-    expected = {one.item.id for one in unrelated(first, apart, len(apart))}
+    expected = {one.item.id for one in sample_unrelated(first, apart, len(apart))}
     assert {one.item.id for one in seen[-1]} == expected and len(expected) == found["n_unrelated"][0]
     # The sample was drawn for the first: one that it asks about does not take its place.
-    assert any(one.item.id == second.id for one in unrelated(first, pool, len(pool)))
+    assert any(one.item.id == second.id for one in sample_unrelated(first, pool, len(pool)))
     assert one_after_the_other(model, chosen, bed, pool, tmp_path, (1,)).empty
 
 
 def test_a_count_at_which_a_request_fails_costs_its_own_row(model, chosen, bed, pool, tmp_path, monkeypatch):
-    calls, plain = [], kept.evaluate
+    calls, plain = [], module.evaluate
 
     def faulty(*given):
         calls.append(given)
@@ -288,7 +288,7 @@ def test_a_count_at_which_a_request_fails_costs_its_own_row(model, chosen, bed, 
             raise JobFailed("out of memory")
         return plain(*given)
 
-    monkeypatch.setattr(kept, "evaluate", faulty)
+    monkeypatch.setattr(module, "evaluate", faulty)
     found = one_after_the_other(model, chosen, bed, pool, tmp_path, (1, 2))
     assert found[["edits", "skipped"]].to_numpy().tolist() == [[2, 0]]
 
@@ -330,7 +330,7 @@ def test_another_picture_in_the_test_bed_is_another_result(model, chosen, bed, p
 
 
 def test_facts_whose_answer_is_said_elsewhere_are_a_task_of_their_own(study):
-    apart = known_answers_apart(study.results)
+    apart = add_known_answers(study.results)
     own = apart[apart["task"] == module.KNOWN_ANSWER]
     assert len(own) == len(EDIT_METHODS) and own["sayable"].all() and "Zanzibar" not in set(own["target"])
     assert len(apart) == len(study.results) + len(own)
@@ -353,7 +353,7 @@ def test_the_control_layer_of_a_shallow_model_is_what_is_left(bed):
 
 
 def test_unrelated_questions_do_not_depend_on_the_order(model, bed, tmp_path, monkeypatch):
-    monkeypatch.setattr(edit_items, "POOL", 3)
+    monkeypatch.setattr(edit_items, "N_REFERENCES", 3)
     first, again = (references(model, asked, results_dir=tmp_path) for asked in (bed, bed[::-1]))
     assert [one.item.id for one in first] == [one.item.id for one in again] and len(first) == 3
     assert [one.item.id for one in references(model, bed, 1, results_dir=tmp_path)] != [one.item.id for one in first]

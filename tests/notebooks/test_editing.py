@@ -9,7 +9,7 @@ from notebook_runs import check, execute, parameters, shown
 
 from interventions.editing.fine_tuning import FineTuning
 from interventions.editing.parameters import Fig6Parameters, Fig14Parameters, Fig18Parameters
-from interventions.editing.study import EDIT_METHODS, KNOWN_ANSWER, Editing
+from interventions.editing.study import EDIT_METHODS, KNOWN_ANSWER, EditSettings
 from interventions.errors import ParameterError
 from interventions.models.loading import load_model
 from interventions.testbed import load_testbed, save_testbed
@@ -93,7 +93,7 @@ def test_wrong_parameters_are_one_sentence(given, words):
 def test_the_settings_of_fine_tuning_are_parameters():
     settings = Fig6Parameters(learning_rate=1e-5, epsilon=1e-3).settings
     assert settings.fine_tuning == FineTuning(1e-5) and settings.constrained == FineTuning(1e-5, epsilon=1e-3)
-    assert Fig6Parameters().settings == Editing()
+    assert Fig6Parameters().settings == EditSettings()
     with pytest.raises(ParameterError, match="'tasks' must be one of correct, insert here"):
         Fig18Parameters.from_notebook({"tasks": "correct,insert"})
 

@@ -78,7 +78,7 @@ def edits_by_layer(world: World, out: Path) -> list[pd.DataFrame]:
 def kept_edits(world: World, out: Path) -> list[pd.DataFrame]:
     pool = references(world.model, world.items, results_dir=out)
     return [sequential_edits(world.model, chosen(world, 4), world.items, pool, replace(QUICK, n_unrelated=1),
-                             (1, 2, 3, 4), results_dir=out)]
+                             counts=(1, 2, 3, 4), run=RunOptions(out))]
 
 
 def timed(world: World, out: Path) -> list[pd.DataFrame]:

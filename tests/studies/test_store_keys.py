@@ -25,7 +25,7 @@ from interventions.editing.fine_tuning import FineTuning
 from interventions.editing.items import references, wrong_items
 from interventions.editing.multedit import edit_facts
 from interventions.editing.optimized_value import Optimizer
-from interventions.editing.study import EDIT_METHODS, Editing, edit_study, sequential_edits
+from interventions.editing.study import EDIT_METHODS, EditSettings, edit_study, sequential_edits
 from interventions.engine.runs import own_answer
 from interventions.errors import ParameterError
 from interventions.prompts.prompt import build_prompt
@@ -39,7 +39,7 @@ from interventions.tracing.study import trace_study
 
 # Arguments that say where and how something runs, not what: changed in `test_how_a_study_runs_is_not_in_its_key`.
 HOW = {"model", "testbed", "run", "results_dir", "shard", "required", "label", "remote"}
-QUICK = Editing(
+QUICK = EditSettings(
     layers=(1,), optimizer=Optimizer(steps=3), fine_tuning=FineTuning(1e-2, steps=2),
     constrained=FineTuning(1e-2, steps=2, epsilon=5e-3), n_unrelated=2,
 )
@@ -156,8 +156,8 @@ def edited(world: World, out: Path, *, pool: int = 4, **given) -> list[pd.DataFr
 def kept(world: World, out: Path, *, pool: int = 4, counts=(1, 2), **given) -> list[pd.DataFrame]:
     others = references(world.model, world.items, results_dir=out)[:pool]
     chosen = {"correct": [(with_target(item), "said") for item in world.items[:2]]}
-    return [sequential_edits(world.model, chosen, world.items, others, replace(QUICK, **given), counts,
-                             results_dir=out)]
+    return [sequential_edits(world.model, chosen, world.items, others, replace(QUICK, **given),
+                             counts=counts, run=RunOptions(out))]
 
 
 def with_target(item: Item) -> Item:
@@ -336,9 +336,9 @@ def test_every_field_and_argument_is_changed_in_turn():
     assert set(ITEM) == names(Item)
     assert set(CONDITIONS) == names(Conditions)
     assert set(OPTIMIZER) == names(Optimizer) and set(FINE_TUNING) == names(FineTuning)
-    settings = names(Editing) - {"optimizer", "fine_tuning", "constrained"}
-    assert set(ARGUMENTS["edits"]) == arguments_of(edit_study, "chosen", "settings") | settings
-    assert set(ARGUMENTS["kept edits"]) == arguments_of(sequential_edits, "chosen", "settings") | settings
+    settings = names(EditSettings) - {"optimizer", "fine_tuning", "constrained"}
+    assert set(ARGUMENTS["edits"]) == arguments_of(edit_study, "wrong", "references", "settings") | {"pool"} | settings
+    assert set(ARGUMENTS["kept edits"]) == arguments_of(sequential_edits, "wrong", "references", "settings") | {"pool"} | settings
     assert set(ARGUMENTS["trace"]) == arguments_of(trace_study, "conditions")
     assert set(ARGUMENTS["attention"]) == arguments_of(attention_study)
     assert set(ARGUMENTS["controls"]) == arguments_of(trace_controls, "study") | {"window", "kinds", "conditions"}
