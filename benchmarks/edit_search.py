@@ -35,9 +35,9 @@ def search(
     """The best settings of a method by a grid, and the table of the search, best first.
 
     grid: changes of `settings`, by default `GRIDS[method]`. wrong, testbed, references, options: those of
-    `edit_study`, which stores its tables. Table: the method's settings, mean efficacy, generalisation (0 to 1) and specificity
-    (accuracy on unrelated questions after the edit as a share of that before), score (their mean), seconds of an edit,
-    n (items). Raises EditError for a method without settings.
+    `edit_study`, which stores its tables. Table: the method's settings, mean efficacy, generalisation (0 to 1) and
+    specificity (accuracy on unrelated questions after the edit as a share of that before), score (their mean), seconds
+    of an edit, n (items). Raises EditError for a method without settings.
     """
     if method not in GRIDS:
         raise EditError(f"method must be one that has settings ({', '.join(map(repr, GRIDS))}), not {method!r}.")

@@ -92,7 +92,7 @@ def test_the_search_for_errors_stops_when_there_are_enough_and_remembers_answers
     assert len(asked) == 2  # the first is right
     assert len(wrong_items(model, bed, "correct", 0, results_dir=tmp_path)) == 2
     assert len(asked) == 6  # no question twice
-    with pytest.raises(EditError, match="task 'correct' .*'tiny' answers none of 1 questions wrongly"):
+    with pytest.raises(EditError, match=r"task 'correct' .*'tiny' answers none of 1 questions wrongly"):
         wrong_items(model, bed[:1], "correct", 0, results_dir=tmp_path)
 
 

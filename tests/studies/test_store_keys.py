@@ -337,8 +337,9 @@ def test_every_field_and_argument_is_changed_in_turn():
     assert set(CONDITIONS) == names(Conditions)
     assert set(OPTIMIZER) == names(Optimizer) and set(FINE_TUNING) == names(FineTuning)
     settings = names(EditSettings) - {"optimizer", "fine_tuning", "constrained"}
-    assert set(ARGUMENTS["edits"]) == arguments_of(edit_study, "wrong", "references", "settings") | {"pool"} | settings
-    assert set(ARGUMENTS["kept edits"]) == arguments_of(sequential_edits, "wrong", "references", "settings") | {"pool"} | settings
+    for name, study in (("edits", edit_study), ("kept edits", sequential_edits)):
+        others = arguments_of(study, "wrong", "references", "settings")
+        assert set(ARGUMENTS[name]) == others | settings | {"pool"}
     assert set(ARGUMENTS["trace"]) == arguments_of(trace_study, "conditions")
     assert set(ARGUMENTS["attention"]) == arguments_of(attention_study)
     assert set(ARGUMENTS["controls"]) == arguments_of(trace_controls, "study") | {"window", "kinds", "conditions"}
