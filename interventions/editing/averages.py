@@ -1,8 +1,7 @@
-"""Averages of edits over edited items, by method and by layer, and the examples that are shown (paper, section 5).
+"""Averages of edits over items, by method and by layer, and the examples that Figure 18 shows (paper, section 5).
 
-The frames read are `results` of an `EditStudy`: one row an edited item and method (or layer). The unit is the edited
-item; intervals are bootstraps over items, and methods are compared on the same items. A row that lacks a metric (an
-item without paraphrases) does not count for it: n says how many do.
+They read `EditStudy.results`. The unit is the edited item: intervals are bootstraps over items, and methods are
+compared on the same items. An item without a metric (it may have no paraphrases) does not count for it; n is how many do.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..draws import sample
+from ..errors import EditError
 from ..layers import early_layers, layer_range
 from ..statistics import bootstrap_interval, joined
 from ..testbed import Item
@@ -32,35 +32,53 @@ PAPER = {  # LLaVA-1.5-7B: (task, method, metric) -> value; specificity in point
 
 
 def method_means(results: pd.DataFrame) -> pd.DataFrame:
-    """What each method achieves (Figure 6). Columns task, method, metric, value, low, high, n.
+    """Average what each method achieves (Figure 6).
 
-    results: that of an `EditStudy`. Metrics: efficacy (P(O*) on the item), exact (share of answers that are O*),
-    generalisation (P(O*) over paraphrases), pictures, following (P(O*) over those questions), "efficacy x
-    generalisation" (their product, item by item), specificity (VQA accuracy on unrelated items after less before, in
-    points of 100: a loss is below 0) and kl (nats). A metric that no item has is NaN with n = 0.
+    Args:
+        results: those of an `EditStudy`.
+
+    Returns:
+        Columns task, method, metric, value, low, high, n. A metric that no item has is NaN with n = 0. Metrics:
+            efficacy: P(O*) of the edited question;
+            exact: the share of answers that are O*;
+            generalisation, pictures, following: P(O*) over those questions;
+            efficacy x generalisation: their product, item by item;
+            specificity: VQA accuracy on unrelated questions after minus before the edit, in points of 100;
+            kl: in nats.
     """
     return _means(results, "method", known_first(results["method"], EDIT_METHODS))
 
 
 def layer_means(by_layer: pd.DataFrame) -> pd.DataFrame:
-    """The same by edited layer (Figure 14). Columns task, layer, metric, value, low, high, n.
+    """Average what MultEdit achieves in each layer (Figure 14).
 
-    by_layer: results of MultEdit at every layer. One metric more: gain, efficacy less P(O*) before.
+    Args:
+        by_layer: results of `edit_every_layer`.
+
+    Returns:
+        Columns task, layer, metric, value, low, high, n, and one more metric than in `method_means`: gain, the
+        efficacy minus P(O*) before.
     """
     edited = by_layer[by_layer["layer"] >= 0]
     return _means(edited, "layer", sorted(map(int, set(edited["layer"]))), _values_and_gain)
 
 
 def method_differences(results: pd.DataFrame, than: str = OURS) -> pd.DataFrame:
-    """How much more each other method achieves than one, over the same items: task, method, metric, difference, low,
-    high, n.
+    """Compare every other method with one, over the same items.
 
-    Below 0, `than` has the larger value (for kl, the larger change of what is unrelated). n: items that have the metric
-    with both methods. Raises ValueError for an unknown method.
+    Args:
+        results: those of an `EditStudy`.
+        than: the method that is subtracted.
+
+    Returns:
+        Columns task, method, metric, difference, low, high, n (items that have the metric with both methods).
+
+    Raises:
+        EditError: `than` is no method.
     """
     known = known_first(results["method"], EDIT_METHODS)
     if than not in {*known, *EDIT_METHODS}:
-        raise ValueError(f"than must be a method ({', '.join(map(repr, EDIT_METHODS))}), not {than!r}.")
+        raise EditError(f"than must be a method ({', '.join(map(repr, EDIT_METHODS))}), not {than!r}.")
     frames = []
     for task in known_first(results["task"], TASKS):
         rows = results[results["task"] == task]
@@ -75,12 +93,17 @@ def method_differences(results: pd.DataFrame, than: str = OURS) -> pd.DataFrame:
 
 
 def early_advantage(by_layer: pd.DataFrame, n_layers: int) -> pd.DataFrame:
-    """Is efficacy larger where an early layer is edited (`averages.early_layers`)? A row a task.
+    """Compare efficacy in early layers (`early_layers`) with the others, by task.
 
-    The last layer is not among the others: no later token reads what is edited there, in any model. Columns task,
-    early_layers (their range), early, others (mean efficacy over these layers), difference, low, high (taken within
-    each item), gain, gain_low, gain_high (efficacy less P(O*) before, mean over the other layers), n. Items that have
-    every layer count.
+    The last layer is left out: no later token reads an edit there. Items that have every other layer count.
+
+    Args:
+        by_layer: results of `edit_every_layer`.
+        n_layers: of the model.
+
+    Returns:
+        Columns task, early_layers (their range), early, others (mean efficacy), difference, low, high (within items),
+        gain, gain_low, gain_high (efficacy minus P(O*) before, over the other layers), n.
     """
     rows, early = [], list(early_layers(n_layers))
     edited = by_layer[by_layer["layer"].between(0, n_layers - 2)]
@@ -108,18 +131,25 @@ def early_advantage(by_layer: pd.DataFrame, n_layers: int) -> pd.DataFrame:
 def edit_examples(
     results: pd.DataFrame, items: Iterable[Item] = (), *, task: str = "insert", n: int = 4, seed: int = 0
 ) -> pd.DataFrame:
-    """MultEdit's edits of single items to show (Figure 18), drawn by a hash of seed and id: no one has picked them.
+    """Sample MultEdit's edits of single items to show (Figure 18), by a hash of seed and id.
 
-    items: the test bed, for the constraints' marks. Columns id, task, question, pieces ([(text, role)], as
-    `example.marked` has them), target, before, after, exact, p_before, p_target.
+    Args:
+        results: those of an `EditStudy`.
+        items: the test bed, for the marks of the constraints.
+        task: the task to show.
+        n: how many.
+        seed: of the sample.
+
+    Returns:
+        Columns id, task, question, pieces (see `question_pieces`), target, before, after, exact, p_before, p_target.
     """
     rows = results[(results["task"] == task) & (results["method"] == OURS)].astype({"id": str})
     chosen = sample(rows["id"], n, seed)
-    found = rows.set_index("id", drop=False).loc[chosen].reset_index(drop=True)
-    pieces = {item.id: question_pieces(item) for item in items if item.id in set(chosen)}
-    told = [pieces.get(row.id, [(row.question, "")]) for row in found.itertuples()]
-    found = found.assign(pieces=pd.Series(told, dtype=object))
-    return found[["id", "task", "question", "pieces", "target", "before", "after", "exact", "p_before", "p_target"]]
+    shown = rows.set_index("id", drop=False).loc[chosen].reset_index(drop=True)
+    marked = {item.id: question_pieces(item) for item in items if item.id in set(chosen)}
+    pieces = [marked.get(row.id, [(row.question, "")]) for row in shown.itertuples()]
+    shown = shown.assign(pieces=pd.Series(pieces, dtype=object))
+    return shown[["id", "task", "question", "pieces", "target", "before", "after", "exact", "p_before", "p_target"]]
 
 
 def _means(frame: pd.DataFrame, key: str, groups: list, values: Callable | None = None) -> pd.DataFrame:
