@@ -1,7 +1,7 @@
 """Averages of edits over items, by method and by layer, and the examples that Figure 18 shows (paper, section 5).
 
 They read `EditStudy.results`. The unit is the edited item: intervals are bootstraps over items, and methods are
-compared on the same items. An item without a metric (it may have no paraphrases) does not count for it; n is how many do.
+compared on the same items. An item without a metric (without paraphrases, say) does not count for it; n is how many do.
 """
 
 from __future__ import annotations
