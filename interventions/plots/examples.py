@@ -71,7 +71,7 @@ KINDS_OF_QUESTION = {"single": "one constraint", "multi": "two constraints"}
 def example_questions(examples: pd.DataFrame, images: Mapping, counts: Mapping | None = None) -> Figure:
     """Example questions with their images: a row for each part and number of constraints.
 
-    examples: that of `census.example_frame`; the visual constraint is bold, the text constraint bold italic. images:
+    examples: that of `example_frame`; the visual constraint is bold, the text constraint bold italic. images:
     id -> PIL image. counts: (part, constraints) -> number of questions, for the rows' headings.
     """
     groups = list(examples.groupby(["part", "constraints"], sort=False))

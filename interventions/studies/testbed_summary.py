@@ -23,7 +23,7 @@ PAPER_COUNTS = {
 MARKS = {"": "", "constraint": "**", "text_constraint": "***"}  # Markdown's bold, and bold italic
 
 
-def census(testbed: TestBed, checked: pd.DataFrame) -> pd.DataFrame:
+def count_items(testbed: TestBed, checked: pd.DataFrame) -> pd.DataFrame:
     """Count the items of a test bed by part and constraints.
 
     Args:

@@ -4,7 +4,7 @@ import pytest
 import tiny
 from answering import MULTI, SINGLE
 
-from interventions.studies.testbed_summary import census, example_frame, example_items, find_constraints, markdown_table
+from interventions.studies.testbed_summary import count_items, example_frame, example_items, find_constraints, markdown_table
 from interventions.testbed import Item, TestBed
 
 
@@ -26,7 +26,7 @@ def model():
 
 
 def test_counts_by_part_and_constraints(bed, model):
-    counts = census(bed, find_constraints(model, bed)).set_index(["part", "constraints"])
+    counts = count_items(bed, find_constraints(model, bed)).set_index(["part", "constraints"])
     assert counts["questions"].to_dict() == {("known", "single"): 6, ("known", "multi"): 0, ("movies", "single"): 2,
                                              ("movies", "multi"): 1}
     known = counts.loc[("known", "single")]
@@ -41,7 +41,7 @@ def test_a_constraint_that_cannot_be_used_is_reported(bed, model):
     found = find_constraints(model, TestBed("bed", bed.directory, (lost, *bed.items)))
     assert (found["reason"] != "").sum() == 1
     assert found.loc[found["id"] == lost.id, "reason"].str.contains("control token").all()
-    counts = census(bed, found).set_index(["part", "constraints"]).loc[("known", "single")]
+    counts = count_items(bed, found).set_index(["part", "constraints"]).loc[("known", "single")]
     assert (counts["checked"], counts["found"]) == (7, 6)
 
 
