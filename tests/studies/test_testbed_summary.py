@@ -1,10 +1,16 @@
-"""What is in a test bed: counts, constraints that are looked for, and examples."""
+"""The summary of a test bed: counts, found constraints, and examples."""
 
 import pytest
 import tiny
 from answering import MULTI, SINGLE
 
-from interventions.studies.testbed_summary import count_items, example_frame, example_items, find_constraints, markdown_table
+from interventions.studies.testbed_summary import (
+    count_items,
+    example_frame,
+    example_items,
+    find_constraints,
+    markdown_table,
+)
 from interventions.testbed import Item, TestBed
 
 
