@@ -26,10 +26,7 @@ _DEMONSTRATIVES = re.compile(r"\b(?=((?:this|these|that|those)\b(?: [\w'’-]+){
 
 @dataclass(frozen=True)
 class Draft:
-    """The fields of the form. `answers` are separated by semicolons and may be empty.
-
-    `item`, `prompt` and `corrupted` raise Unusable, PromptError or TestBedError with a sentence to show.
-    """
+    """The fields of the form. `answers` are separated by semicolons and may be empty."""
 
     question: str = ""
     image: Path | None = None
@@ -51,7 +48,7 @@ class Draft:
         return tuple(filter(None, map(str.strip, self.answers.split(";"))))
 
     def item(self) -> Item:
-        """Return the draft as an item of a test bed."""
+        """Return the draft as an item of a test bed; raise one of DRAFT_ERRORS with a sentence to show."""
         question, text = normalize(self.question), normalize(self.text_constraint)
         if not question:
             raise Unusable("Write a question.")
@@ -67,31 +64,29 @@ class Draft:
             text or None, (normalize(self.text_replacement) or None) if text else None, self.accepted or (NO_ANSWER,),
         )
 
-    def prompt(self, model, conditions: Conditions) -> Prompt:
-        """Return the clean prompt."""
-        return clean_prompt(model, self.item(), conditions)
-
-    def corrupted(self, model, prompt: Prompt, conditions: Conditions) -> CorruptedPrompt:
-        """Return the corrupted prompt."""
-        return _corrupted(model, self.item(), prompt, conditions)
-
     def problem(self, model, conditions: Conditions | None) -> str:
-        """Return what is wrong with the question in one sentence, or "".
+        """Return what is wrong with the question in one sentence, or "". `conditions` are those of a trace, if any.
 
         This runs at every keystroke, so the image is checked once and left out of the prompts.
-
-        Args:
-            model: The model that reads the question.
-            conditions: Those of a trace, to check its corruption too.
         """
         try:
             item = replace(self.item(), image=None)
             prompt = clean_prompt(model, item, conditions or Conditions())
             if conditions is not None:
-                _corrupted(model, item, prompt, conditions)
+                corrupt(model, item, prompt, conditions)
         except DRAFT_ERRORS as error:
             return sentence(error)
         return _unreadable(self.image)
+
+
+def corrupt(model, item: Item, prompt: Prompt, conditions: Conditions) -> CorruptedPrompt:
+    """Return the corrupted prompt; raise Unusable if the draft lacks a replacement that it needs."""
+    if conditions.corruption == "replacement":
+        for role in corrupted_roles(item, conditions):
+            which = "text" if role == "text_constraint" else "visual"
+            if not getattr(item, f"{which}_replacement"):
+                raise Unusable(f"Write what replaces the {which} constraint in the corrupted question.")
+    return corrupted_prompt(model, item, prompt, conditions)
 
 
 def suggestions(question: str) -> list[str]:
@@ -109,12 +104,3 @@ def suggestions(question: str) -> list[str]:
 def _unreadable(path: Path) -> str:
     problem = image_problem(path)
     return f"The image cannot be used: {problem}." if problem else ""
-
-
-def _corrupted(model, item: Item, prompt: Prompt, conditions: Conditions) -> CorruptedPrompt:
-    if conditions.corruption == "replacement":
-        for role in corrupted_roles(item, conditions):
-            which = "text" if role == "text_constraint" else "visual"
-            if not getattr(item, f"{which}_replacement"):
-                raise Unusable(f"Write what replaces the {which} constraint in the corrupted question.")
-    return corrupted_prompt(model, item, prompt, conditions)

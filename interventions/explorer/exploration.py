@@ -23,13 +23,13 @@ from ..models.loading import load_model
 from ..models.model import VisionLanguageModel
 from ..prompts.corruption import CorruptedPrompt
 from ..prompts.prompt import Prompt
-from ..studies.conditions import Conditions, corrupted_roles
+from ..studies.conditions import Conditions, clean_prompt, corrupted_roles
 from ..testbed import Item, TestBed
 from ..testbed.answers import is_accepted
 from ..tracing.causal_trace import KINDS, CausalTrace, Scoring, trace
 from ..tracing.examples import TracedQuestion, WorkedExample, example_at
 from ..tracing.study import shown_positions
-from .draft import Draft
+from .draft import Draft, corrupt
 from .worker import Step, Steps
 
 STOP_DELAY = 1.0  # seconds that one piece of a trace should take, so that Stop takes no longer
@@ -154,8 +154,8 @@ class Exploration:
     def trace(self, settings: Settings) -> Steps:
         """Trace the question, then work out the best site at the corrupted constraint."""
         item, conditions = self._draft.item(), settings.conditions
-        prompt = self._draft.prompt(self.model, conditions)
-        corrupted = self._draft.corrupted(self.model, prompt, conditions)
+        prompt = clean_prompt(self.model, item, conditions)
+        corrupted = corrupt(self.model, item, prompt, conditions)
         result = yield from self._traced(settings, prompt, corrupted)
         yield Step("Restoring the best site", 1, 1)
         position = prompt.positions(corrupted_roles(item, conditions)[0])[-1]
@@ -172,7 +172,7 @@ class Exploration:
     def compute_contributions(self) -> Steps:
         """Compute the contributions of visual tokens and of the constraint in all layers."""
         yield Step("Computing contributions")
-        prompt = self._draft.prompt(self.model, Conditions())
+        prompt = self._prompt()
         if math.isqrt(len(prompt.visual)) ** 2 != len(prompt.visual):  # images in tiles
             raise AttentionError(
                 f"model {self.model.name!r} has {len(prompt.visual)} visual tokens of this image, which do not form a "
@@ -194,8 +194,8 @@ class Exploration:
     def block(self, flows: tuple[str, ...], first: int, last: int) -> Steps:
         """Block flows of `FLOWS` in the layers first to last, and in every other window of this width."""
         yield Step("Blocking attention")
-        prompt, chosen = self._draft.prompt(self.model, Conditions()), {name: FLOWS[name] for name in flows}
-        result = attention_knockout(self.model, prompt, flows=chosen, window=last - first + 1)
+        chosen = {name: FLOWS[name] for name in flows}
+        result = attention_knockout(self.model, self._prompt(), flows=chosen, window=last - first + 1)
         self.knockout = KnockoutResult(result, first, last)
 
     def ask(self, question: str) -> Steps:
@@ -206,9 +206,8 @@ class Exploration:
     def edit(self, target: str, layer: int) -> Steps:
         """Make the edited model answer the question with `target`, then ask all questions again."""
         yield Step("Optimizing the edit")
-        item, prompt = self._draft.item(), self._draft.prompt(self.model, Conditions())
-        edit = edit_facts(self.edited, [(prompt, target)], layers=[layer])
-        answers = self.answers
+        item, answers = self._draft.item(), self.answers
+        edit = edit_facts(self.edited, [(self._prompt(), target)], layers=[layer])
         if (item.question, item.image) not in {(pair.question, pair.image) for pair in answers}:
             answers = (*answers, AnswerPair(item.question, item.image, "", ""))
         yield from self._with_edits((*self.edits, edit), answers)
@@ -224,6 +223,9 @@ class Exploration:
         self.edits: tuple[Edit, ...] = ()
         self.answers: tuple[AnswerPair, ...] = ()
         self._drop_results()
+
+    def _prompt(self) -> Prompt:
+        return clean_prompt(self.model, self._draft.item(), Conditions())
 
     def _drop_results(self) -> None:
         self.trace_result: TraceResult | None = None

@@ -24,20 +24,11 @@ GRID = Layout(display="flex", flex_flow="row wrap")
 
 
 class Panel:
-    """One tab. `show` draws the result that the exploration holds, and `enable` says whether an action can start."""
-
-    title = ""
-    box: VBox
+    """One tab: a `title` and a `box`. `show` draws the result; `enable` is told whether an action can start."""
 
     def __init__(self, exploration: Exploration, run: Callable[[str, Steps, Callable[[], None]], None]) -> None:
         """`run` starts an action by its name and then shows its result."""
         self._exploration, self._run_action = exploration, run
-
-    def enable(self, ready: bool) -> None:
-        raise NotImplementedError
-
-    def show(self) -> None:
-        raise NotImplementedError
 
     def _run(self, name: str, steps: Steps) -> None:
         self._run_action(name, steps, self.show)

@@ -109,8 +109,8 @@ def _contributions(result: ContributionResult, reader: str, layer: int) -> Figur
 
     upper, lower = right.subgridspec(2, 1, height_ratios=[2.2, 0.5 + 0.25 * len(names)])
     bars = figure.add_subplot(upper)
-    bars.bar(range(n_layers), norms.sum(1), color=[KIND_LOOKS["attention"][1] if i == layer else "#d9b3aa"
-                                                    for i in range(n_layers)], width=0.8)
+    colors = [KIND_LOOKS["attention"][1] if i == layer else "#d9b3aa" for i in range(n_layers)]
+    bars.bar(range(n_layers), norms.sum(1), color=colors, width=0.8)
     bars.set_title(f"visual tokens → {_reader(reader)}, by layer")
     bars.set_ylabel("sum of ||a||")
     grid = figure.add_subplot(lower)
@@ -145,9 +145,8 @@ def _knockout(knockout: KnockoutResult) -> Figure:
     axis.axvspan(center - 0.4, center + 0.4, color="#ececec", zorder=0)
     for place, flow in enumerate(result.flows):
         color, marker, line = FLOW_LOOKS[flow]
-        values = result.p_blocked[result.flows.index(flow)]
-        axis.plot(result.layers, values, line, color=color, marker=marker, markersize=3.5, linewidth=1.2,
-                  label=arrow(flow))
+        axis.plot(result.layers, result.p_blocked[place], line, color=color, marker=marker, markersize=3.5,
+                  linewidth=1.2, label=arrow(flow))
         x = len(result.layers) - 1 + beyond * (0.8 + 0.2 * place)
         axis.plot([x], result.p_all_blocked[place], color=color, marker=marker, markersize=4.5)
     _layers(axis, len(result.layers))

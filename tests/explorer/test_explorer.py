@@ -213,7 +213,7 @@ def test_any_order_of_image_and_question(model, bed, prompt, question):
     model = VisionLanguageModel.from_module(model.module, model.processor, prompt=prompt)
     exploration = Exploration(model, bed)
     exploration.draft = Draft(**vars(Draft.of(bed.items[0])) | {"question": question})
-    clean = exploration.draft.prompt(model, Conditions())
+    clean = clean_prompt(model, exploration.draft.item(), Conditions())
     run(exploration.compute_contributions())
     found = exploration.contributions
     for reader, position in (("constraint", clean.constraint[-1]), ("last", clean.last)):
