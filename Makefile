@@ -50,31 +50,11 @@ OUT := reports/$(PROFILE)
 # What `make test` runs, for example: make test T="tests/test_prompt.py -x"
 T :=
 
-# Figure -> its notebook; figures that are the same picture with other parameters share one.
-table1 := table1_testbed
-fig1 := fig1_windows
-fig2 := fig2_example
-fig3 := fig3_trace
-fig4 := fig4_constraints
-fig5 := fig5_attention
-fig6 := fig6_editing
-fig7 := fig7_standard
-fig8 := fig8_questions
-fig9 := fig8_questions
-fig10 := fig8_questions
-fig11 := fig8_questions
-fig12 := fig8_questions
-fig13 := fig8_questions
-fig14 := fig14_layers
-fig15 := fig15_examples
-fig16 := fig16_contributions
-fig17 := fig17_failure
-fig18 := fig18_inserted
-precision := precision_modes
-FIGURES := table1 fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 fig9 fig10 fig11 fig12 fig13 fig14 fig15 fig16 fig17 fig18 \
-	precision
+# A figure is a file of params/figures, whose first line names its notebook; several may share one.
+FIGURES := $(notdir $(basename $(wildcard params/figures/*.yaml)))
+notebook = $(shell sed -n '1s|.* notebooks/\([a-z0-9_]*\)\.ipynb .*|\1|p' params/figures/$(1).yaml)
 # What its report is called: fig9_questions.
-report = $(1)_$(lastword $(subst _, ,$($(1))))
+report = $(1)_$(lastword $(subst _, ,$(call notebook,$(1))))
 
 # What `make reports` has finished in OUT. Not the notebooks themselves: papermill writes those of a failed run, too.
 ELSEWHERE := $(if $(profile),fig10 fig11) $(if $(filter-out mini%,$(PROFILE)),fig1)
@@ -110,7 +90,7 @@ fig3: $(READY)  ## Figure 3; likewise table1, fig1 to fig18, and precision
 $(filter-out fig3,$(FIGURES)): $(READY)
 	mkdir -p $(OUT)
 	rm -f $(OUT)/.done/$@
-	papermill notebooks/$($@).ipynb $(OUT)/$(call report,$@).ipynb -f params/figures/$@.yaml$(profile) \
+	papermill notebooks/$(call notebook,$@).ipynb $(OUT)/$(call report,$@).ipynb -f params/figures/$@.yaml$(profile) \
 		-r record_path $(OUT)/$(call report,$@).record.json $(PARAMETERS)
 
 # A report that cannot be made (Figure 5 of a model that sees no image) does not keep the others from being made.

@@ -6,7 +6,6 @@ anything else than they do.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections import Counter
@@ -24,7 +23,6 @@ from ..errors import RecordError
 from .record import read_record, write_record
 
 _TEMPLATES = Path(__file__).parent / "templates"
-INJECTED = "injected-parameters"  # papermill's tag of the cell that sets the parameters
 _PLACES = ("record_path", "results_dir")  # parameters that say where files go: nothing for who reads the index
 
 
@@ -69,26 +67,6 @@ def build_pages(directory: str | Path) -> Path:
     index = directory / "index.html"
     index.write_text(text, encoding="utf-8")
     return index
-
-
-def outdated(executed: str | Path, notebook: str | Path) -> str:
-    """Why an executed notebook is not what the notebook would make, as a sentence; empty if it is.
-
-    Compared are the cells, but for the one that papermill puts in, and the record beside it. A notebook that stopped at
-    an error has none to compare, which is said as well.
-    """
-    executed, notebook = Path(executed), Path(notebook)
-    cells = [cell for cell in _cells(executed) if INJECTED not in cell.metadata.get("tags", ())]
-    if [(cell.cell_type, cell.source) for cell in cells] != [(c.cell_type, c.source) for c in _cells(notebook)]:
-        return f"{executed.name} was made by another version of {notebook.name}: run it again."
-    beside = executed.with_suffix(".record.json")
-    try:
-        record = read_record(executed)
-    except RecordError as error:
-        return str(error)
-    if not beside.exists() or json.loads(beside.read_text(encoding="utf-8")) != record:
-        return f"{beside.name} is not the record in {executed.name}: run it again."
-    return ""
 
 
 def _page(path: Path, record: dict) -> ReportPage:
@@ -137,10 +115,6 @@ def _environments(reports: list[ReportPage]) -> list[tuple[str, list[str]]]:
 
 def _environment() -> jinja2.Environment:
     return jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True)
-
-
-def _cells(path: Path) -> list:
-    return nbformat.read(path, as_version=4).cells
 
 
 def _order(name: str) -> list:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from outdated import INJECTED, outdated
 
 from interventions.__main__ import main
 from interventions.errors import RecordError
-from interventions.reports.page import build_pages, outdated
+from interventions.reports.page import build_pages
 from interventions.reports.record import MIME_TYPE, read_record
 
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,9 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from outdated import outdated
 
-from interventions.reports.page import build_pages, outdated
+from interventions.reports.page import build_pages
 
 ROOT = Path(__file__).parents[2]
 REPORTS = ROOT / "reports" / "mini"
