@@ -32,10 +32,7 @@ PAPER = {  # LLaVA-1.5-7B: (task, method, metric) -> value; specificity in point
 
 
 def method_means(results: pd.DataFrame) -> pd.DataFrame:
-    """Average what each method achieves (Figure 6).
-
-    Args:
-        results: those of an `EditStudy`.
+    """Average what each method achieves (Figure 6), from `EditStudy.results`.
 
     Returns:
         Columns task, method, metric, value, low, high, n. A metric that no item has is NaN with n = 0. Metrics:
@@ -50,25 +47,16 @@ def method_means(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def layer_means(by_layer: pd.DataFrame) -> pd.DataFrame:
-    """Average what MultEdit achieves in each layer (Figure 14).
+    """Average what MultEdit achieves in each layer (Figure 14), from the results of `edit_every_layer`.
 
-    Args:
-        by_layer: results of `edit_every_layer`.
-
-    Returns:
-        Columns task, layer, metric, value, low, high, n, and one more metric than in `method_means`: gain, the
-        efficacy minus P(O*) before.
+    Returns the columns and metrics of `method_means`, with layer for method, and gain: efficacy minus P(O*) before.
     """
     edited = by_layer[by_layer["layer"] >= 0]
     return _means(edited, "layer", sorted(map(int, set(edited["layer"]))), _values_and_gain)
 
 
 def method_differences(results: pd.DataFrame, than: str = OURS) -> pd.DataFrame:
-    """Compare every other method with one, over the same items.
-
-    Args:
-        results: those of an `EditStudy`.
-        than: the method that is subtracted.
+    """Subtract the method `than` from every other method, over the same items.
 
     Returns:
         Columns task, method, metric, difference, low, high, n (items that have the metric with both methods).
@@ -95,11 +83,8 @@ def method_differences(results: pd.DataFrame, than: str = OURS) -> pd.DataFrame:
 def early_advantage(by_layer: pd.DataFrame, n_layers: int) -> pd.DataFrame:
     """Compare efficacy in early layers (`early_layers`) with the others, by task.
 
-    The last layer is left out: no later token reads an edit there. Items that have every other layer count.
-
-    Args:
-        by_layer: results of `edit_every_layer`.
-        n_layers: of the model.
+    `by_layer` are the results of `edit_every_layer`. The last layer is left out: no later token reads an edit there.
+    Items that have every other layer count.
 
     Returns:
         Columns task, early_layers (their range), early, others (mean efficacy), difference, low, high (within items),
@@ -133,15 +118,8 @@ def edit_examples(
 ) -> pd.DataFrame:
     """Sample MultEdit's edits of single items to show (Figure 18), by a hash of seed and id.
 
-    Args:
-        results: those of an `EditStudy`.
-        items: the test bed, for the marks of the constraints.
-        task: the task to show.
-        n: how many.
-        seed: of the sample.
-
-    Returns:
-        Columns id, task, question, pieces (see `question_pieces`), target, before, after, exact, p_before, p_target.
+    Returns columns id, task, question, pieces (see `question_pieces`; the marks come from `items`, the test bed),
+    target, before, after, exact, p_before, p_target.
     """
     rows = results[(results["task"] == task) & (results["method"] == OURS)].astype({"id": str})
     chosen = sample(rows["id"], n, seed)

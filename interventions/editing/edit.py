@@ -134,13 +134,6 @@ class Edit:
 def load_edit(path: str | Path, model: VisionLanguageModel) -> Edit:
     """Read an edit from a file and check that it fits a model.
 
-    Args:
-        path: a file that `Edit.save` wrote.
-        model: the model that the edit was made for.
-
-    Returns:
-        The edit. It is not applied yet.
-
     Raises:
         EditError: the file is no edit, is damaged, or was made for other weights.
     """
@@ -171,15 +164,8 @@ def load_edit(path: str | Path, model: VisionLanguageModel) -> Edit:
 def apply_edits(model: VisionLanguageModel, edits: Iterable[Edit]) -> VisionLanguageModel:
     """Return a view of the model with edits in force, in every forward pass and generated token.
 
-    Edits add up, so their order does not matter, and edits that the model already has stay in force. Functions that
-    skip layers (`trace`, `attention_knockout`) refuse the view: give them the `merged` model.
-
-    Args:
-        model: the model. It stays as it is.
-        edits: the edits to add.
-
-    Returns:
-        The edited view, which shares all weights with `model`.
+    Edits add up, so their order does not matter, and edits that `model` already has stay in force. `model` itself does
+    not change. Functions that skip layers (`trace`, `attention_knockout`) refuse the view: give them the `merged` model.
 
     Raises:
         EditError: an edit does not fit the model, or needs another edit that is missing.
@@ -192,14 +178,9 @@ def apply_edits(model: VisionLanguageModel, edits: Iterable[Edit]) -> VisionLang
 
 
 def merged(model: VisionLanguageModel, edits: Iterable[Edit] = ()) -> VisionLanguageModel:
-    """Return a model with the edits written into its own copy of W_proj.
+    """Return a new model with the model's own edits and these written into a copy of W_proj.
 
-    Args:
-        model: the model. Its own edits are merged too.
-        edits: further edits.
-
-    Returns:
-        A new model, which shares all other weights with `model`.
+    All other weights are shared with `model`.
 
     Raises:
         EditError: an edit does not fit, or the weights are quantized or on a server.
@@ -232,9 +213,6 @@ def export_peft(model: VisionLanguageModel, edits: Iterable[Edit], directory: st
         model: the model. Its own edits are exported too.
         edits: further edits.
         directory: the folder of the adapter. Layers of a lower rank than the largest are padded with zeros.
-
-    Returns:
-        The folder.
 
     Raises:
         EditError: there are no edits, or one does not fit.

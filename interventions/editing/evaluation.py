@@ -34,12 +34,7 @@ LIES_IN, TWO_STEPS = "country", "p{}"
 class Reference:
     """The unedited model's answer to an unrelated question.
 
-    Attributes:
-        item: the question.
-        prompt: its prompt.
-        answer_ids: the tokens of the answer.
-        accuracy: VQA accuracy of the answer, 0 to 1.
-        log_p: [V], log-probabilities of the first answer token.
+    `accuracy` is VQA accuracy, 0 to 1; `log_p` [V] are the log-probabilities of the first answer token.
     """
 
     item: Item
@@ -56,16 +51,14 @@ def evaluate(
     """Measure an edited model in one request.
 
     Args:
-        model: the model as it is to be measured.
-        target: O*, the answer that the edit is for.
-        questions: "target" (the edited prompt alone), "paraphrase", "pictures", "following" -> the prompts that the
-            target should now answer, see `questions_about`.
+        model: the edited model.
+        target: O*, which should now answer all `questions`.
+        questions: group -> prompts, see `questions_about`.
         references: the unrelated questions.
         remote: None = as the model was loaded.
 
     Returns:
-        Columns of `EditStudy.results`: p_* and n_* of each group of questions, exact, after, accuracy_before,
-        accuracy_after, n_unrelated, kl.
+        Columns of `EditStudy.results`: p_* and n_* by group, exact, after, accuracy_*, n_unrelated, kl.
 
     Raises:
         EditError: the target has no tokens.
@@ -101,19 +94,7 @@ def evaluate(
 
 
 def reference(model: VisionLanguageModel, item: Item, protocol: str = "paper") -> Reference:
-    """Ask the unedited model an unrelated question.
-
-    Args:
-        model: the unedited model.
-        item: the question.
-        protocol: the prompt's format, see `conditions.Conditions`.
-
-    Returns:
-        The answer.
-
-    Raises:
-        Unusable: the item cannot be asked.
-    """
+    """Ask the unedited model an unrelated question. Raises Unusable."""
     prompt = clean_prompt(model, item, Conditions(protocol))
     request = _answer_settings(model) | {"questions": [(prompt.input_ids[None], prompt.image_inputs, None, None)]}
     answered = in_session(model.traced, answer_questions, request, model.runs_on(None))
@@ -128,17 +109,8 @@ def questions_about(model: VisionLanguageModel, item: Item, others: Iterable[Ite
     "following" asks for the fact by the entity's name, without the image, and in two steps, about what lies in the
     entity ("the capital of the country of this building").
 
-    Args:
-        model: the model that is asked.
-        item: the edited question.
-        others: the test bed, where other pictures and two-step questions come from.
-        protocol: the prompt's format, see `conditions.Conditions`.
-
-    Returns:
-        {group: prompts}. Questions that cannot be asked are left out.
-
-    Raises:
-        Unusable: the item itself cannot be asked.
+    Other pictures and two-step questions come from `others`, the test bed. Questions that cannot be asked are left out;
+    if the item itself cannot, Unusable is raised.
     """
     conditions, others = Conditions(protocol), list(others)
     pictures = {other.image for other in others if other.entity == item.entity and other.image is not None}

@@ -53,12 +53,7 @@ CONSTRAINED_DEFAULT = FineTuning(1e-4, epsilon=3e-4)
 
 @dataclass(frozen=True)
 class FineTuned:
-    """What training did.
-
-    Attributes:
-        losses: -log P(O*) before each step and at the end.
-        seconds: the time of training, without restoring the weights.
-    """
+    """The losses, -log P(O*), before each step and at the end, and the seconds of training, without restoring."""
 
     losses: tuple[float, ...] = field(repr=False)
     seconds: float
@@ -89,14 +84,7 @@ def fine_tuned(
     exceed epsilon by the rounding. Training takes four times the memory of the layers in float32 (old weights,
     gradients, two moments of Adam) and nine times in half precision (the same and the copies, in float32).
 
-    Args:
-        model: a local model without edits.
-        prompt: the question.
-        target: O*, the wanted answer.
-        settings: default: `FineTuning()`.
-
-    Yields:
-        What training did.
+    Yields a `FineTuned`.
 
     Raises:
         EditError: the model is on a server, quantized, or has edits in force.

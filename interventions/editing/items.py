@@ -42,8 +42,7 @@ def wrong_items(
         testbed: the items, asked in this order until enough are found. Items that fail are left out.
         task: "correct" for facts that the model was trained on or may have been; "insert" for facts it never met.
         limit: how many items to find (0: all).
-        results_dir: the folder of stored tables.
-        protocol: the prompt's format, see `conditions.Conditions`.
+        results_dir, protocol: as in `studies.answers.item_answer`.
 
     Returns:
         (item, the model's answer) pairs.
@@ -94,15 +93,7 @@ def references(
 ) -> list[Reference]:
     """Ask the unedited model at most N_REFERENCES unrelated questions, sampled by a hash of seed and id.
 
-    Args:
-        model: the unedited model.
-        testbed: the questions. Those that fail are left out.
-        seed: of the sample.
-        protocol: the prompt's format, see `conditions.Conditions`.
-        results_dir: the folder of stored tables.
-
-    Returns:
-        The answers.
+    Questions that fail are left out. The other arguments are those of `wrong_items`.
     """
     shuffled, used = sorted(testbed, key=lambda item: seeded_hash("unrelated", seed, item.id)), []
 

@@ -205,11 +205,7 @@ def sequential_edits(
     Stores one table per edit and one per count. Items that cannot be edited are skipped.
 
     Args:
-        model: the unedited model.
-        wrong: the items of each task, see `wrong_items`.
-        testbed: see `edit_study`.
-        references: see `edit_study`.
-        settings: how to edit; default `EditSettings()`.
+        model, wrong, testbed, references, settings: those of `edit_study`.
         counts: numbers of edits after which the model is evaluated. Counts above the number of a task's items, and
             those at which a request fails, give no row.
         run: how the study runs. A shard is ignored, because every edit needs those before it.
