@@ -15,7 +15,6 @@ from ..models.model import VisionLanguageModel
 from ..notebook import Limit
 from ..studies.parameters import SampleParameters, must_differ, parse_window, resolve_window, window_sentence
 from ..testbed import Item
-from .contributions import CONSTRAINT_TO_LAST
 from .study import AttentionStudy, attention_study, check_comparable
 
 # Model shape (family, layers, hidden size) -> the layers of the paper's section 4.4, counted from 0.
@@ -23,7 +22,7 @@ PAPER_LAYERS = {("llava-llama", 32, 4096): (16, 17)}
 
 
 def check_comparable_as(parameter: str, model: VisionLanguageModel) -> None:
-    """`attention_study.check_comparable`, naming the parameter."""
+    """Raise ParameterError about a parameter whose model `check_comparable` refuses."""
     try:
         check_comparable(model)
     except AttentionError as error:
@@ -57,15 +56,19 @@ class Fig5Parameters(SampleParameters):
         resolve_window("window", self.window, model.n_layers)
 
     def windows_in_layers(self, model: VisionLanguageModel) -> dict[str, int]:
-        """What the record keeps beside the parameters: the window in layers of this model."""
-        return {"window_layers": resolve_window("window", self.window, model.n_layers)}
+        """Return the window in layers of this model, as the record keeps it beside the parameters."""
+        return {"window_layers": self.window_in(model)}
 
-    def windows_told(self, model: VisionLanguageModel) -> str:
-        """A sentence: "Window: 3 of 8 layers."."""
+    def window_in(self, model: VisionLanguageModel) -> int:
+        """Return how many layers the window has in this model."""
+        return resolve_window("window", self.window, model.n_layers)
+
+    def windows_sentence(self, model: VisionLanguageModel) -> str:
+        """Return a sentence: "Window: 3 of 8 layers."."""
         return window_sentence("window", self.window, model.n_layers)
 
     def load_control_model(self) -> VisionLanguageModel | None:
-        """A model that takes another route: `control_model`, or the twin of `mini`; None if there is none."""
+        """Load the control model: `control_model`, or `mini-free` for `mini`; None if there is none."""
         name = self.control_model or TWINS.get(self.model, "")
         if not name:
             return None
@@ -74,30 +77,23 @@ class Fig5Parameters(SampleParameters):
         return model
 
     def control_studies(self, model: VisionLanguageModel | None, questions: Iterable[Item]) -> list[AttentionStudy]:
-        """The same experiment on the model that takes another route, or none."""
+        """Return the figure's study of the control model, or nothing if there is none."""
         if model is None:
             return []
-        run = replace(self.run, label=model.name)
-        return [attention_study(model, questions, **self.for_study(model) | {"run": run})]
-
-    def for_study(self, model: VisionLanguageModel) -> dict:
-        """The arguments of `attention_study.attention_study`."""
-        window = resolve_window("window", self.window, model.n_layers)
-        return {"knockouts": True, "window": window, "protocol": self.protocol} | {"run": self.run}
+        return [attention_study(
+            model, questions, knockouts=True, window=self.window_in(model), protocol=self.protocol,
+            run=replace(self.run, label=model.name),
+        )]
 
 
 class OutcomeParameters(SampleParameters):
-    """What the notebooks share that compare right with wrong answers."""
+    """The parameters shared by notebooks that compare right with wrong answers."""
 
     limit: Limit = 0
     parts: str = "known"
 
     def check_model(self, model: VisionLanguageModel) -> None:
         check_comparable_as("model", model)
-
-    def for_study(self) -> dict:
-        """The arguments of `attention_study.attention_study`."""
-        return {"flows": [CONSTRAINT_TO_LAST], "protocol": self.protocol} | {"run": self.run}
 
 
 class Fig15Parameters(OutcomeParameters):
@@ -142,16 +138,10 @@ class Fig17Parameters(OutcomeParameters):
                 f"a first and a last one from 0 to {model.n_layers - 1}."
             )
 
-    def for_lead(self) -> dict:
-        """The arguments of `lead.lead_time`."""
-        return {
-            "limit": self.timed, "protocol": self.protocol, "remote": self.remote, "results_dir": self.results,
-        }
-
     def layers_for(self, model: VisionLanguageModel) -> tuple[int, int] | None:
-        """(first, last) of the layers whose mean contribution predicts: those named, or the paper's for its model.
+        """Return (first, last) of the layers whose mean contribution predicts: as named, or the paper's for its model.
 
-        None: they are to be chosen, on other questions than they are scored on.
+        None: choose them on other questions than they are scored on.
         """
         if not self.layers:
             return PAPER_LAYERS.get((model.family.name, model.n_layers, model.hidden_size))

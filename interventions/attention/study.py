@@ -16,7 +16,7 @@ import torch
 
 from ..engine.forward import in_session
 from ..engine.runs import clean_request, clean_run
-from ..engine.windows import window_spans
+from ..engine.windows import Execution, window_spans
 from ..errors import AttentionError
 from ..models.model import VisionLanguageModel
 from ..prompts.prompt import Prompt
@@ -211,7 +211,9 @@ def _knockouts_of(model: VisionLanguageModel, conditions: Conditions, settings: 
     if VISUAL_TO_CONSTRAINT in flows:
         found = attention_contributions(model, prompt, queries=prompt.constraint[-1], keys="visual", remote=remote)
         flows |= _subsets(prompt, found.norms[:, 0], item.id)
-    found = attention_knockout(model, prompt, flows=flows, window=settings["window"], remote=remote)
+    found = attention_knockout(
+        model, prompt, flows=flows, window=settings["window"], execution=Execution(remote=remote)
+    )
     return found.to_frame().assign(reason="")
 
 

@@ -31,7 +31,7 @@ from .precision import DTYPES, REFERENCE
 
 
 class TraceParameters(SampleParameters):
-    """What the notebooks that trace take besides; each adds the window, or windows, that its figure has."""
+    """The parameters shared by notebooks that trace; each notebook adds its window or windows."""
 
     window_rule: Literal[("", *WINDOW_RULES)] = ""
     corruption: Literal[("", *CORRUPTIONS)] = ""
@@ -54,37 +54,33 @@ class TraceParameters(SampleParameters):
         self.check_windows(model)
 
     def check_windows(self, model: VisionLanguageModel) -> None:
-        """A window that the model is too small for is refused."""
+        """Raise ParameterError for a window that the model is too small for."""
         for name, windows in self._windows().items():
             for window in windows:
                 resolve_window(name, window, model.n_layers)
 
     def _windows(self) -> dict[str, list[int | str]]:
-        """Parameter -> its windows as they are written, of those that the figure has."""
+        """Return the notebook's window parameters, name -> windows as written."""
         found = {name: [getattr(self, name)] for name in ("window", "compared_window") if hasattr(self, name)}
         return found | ({"windows": window_list("windows", self.windows)} if hasattr(self, "windows") else {})
 
     def window_in(self, model: VisionLanguageModel, name: str = "window") -> int:
-        """How many layers a parameter's window has in this model."""
+        """Return how many layers a parameter's window has in this model."""
         return resolve_window(name, getattr(self, name), model.n_layers)
 
-    def swept(self, model: VisionLanguageModel) -> list[int]:
-        """The windows of a sweep and the figure's own in layers of this model, smallest first."""
+    def windows_swept(self, model: VisionLanguageModel) -> list[int]:
+        """Return the windows of a sweep, with the figure's own, in layers of this model, smallest first."""
         written = [(name, window) for name, windows in self._windows().items() for window in windows]
         return sorted({resolve_window(name, window, model.n_layers) for name, window in written})
 
-    def for_sweep(self, model: VisionLanguageModel, **changes) -> dict:
-        """The arguments of `sweeps.trace_windows`; changes are those of `for_study`."""
-        return self.for_study(**changes) | {"windows": self.swept(model)}
-
     def windows_in_layers(self, model: VisionLanguageModel) -> dict[str, int | list[int]]:
-        """What the record keeps beside the parameters: their windows in layers of this model."""
+        """Return the windows in layers of this model, as the record keeps them beside the parameters."""
         single = {f"{name}_layers": self.window_in(model, name)
                   for name in ("window", "compared_window") if hasattr(self, name)}
-        return single | ({"windows_layers": self.swept(model)} if hasattr(self, "windows") else {})
+        return single | ({"windows_layers": self.windows_swept(model)} if hasattr(self, "windows") else {})
 
-    def windows_told(self, model: VisionLanguageModel) -> str:
-        """A sentence for each window parameter: "Window: 10/32 of the depth, 3 of 8 layers."."""
+    def windows_sentence(self, model: VisionLanguageModel) -> str:
+        """Return a sentence for each window parameter: "Window: 10/32 of the depth, 3 of 8 layers."."""
         return " ".join(window_sentence(name, getattr(self, name), model.n_layers, self.rule)
                         for name in self._windows())
 
@@ -93,15 +89,15 @@ class TraceParameters(SampleParameters):
         """The window rule, the protocol's if none is named."""
         return Conditions(self.protocol, self.window_rule).window_rule
 
-    def for_study(self, window: int | None = None, **changes) -> dict:
-        """The arguments of `study.trace_study`; changes replace fields of `Conditions`."""
-        chosen = {name: getattr(self, name) for name in
-                  ("protocol", "window_rule", "corruption", "corrupted", "noise_samples")}
-        return {
-            "window": window,
-            "conditions": Conditions(**chosen | {"noise_seed": self.seed} | changes),
-            "min_p_clean": self.min_p_clean,
-        } | {"run": self.run}
+    @property
+    def conditions(self) -> Conditions:
+        """The conditions of the figure's traces."""
+        return self.conditions_with()
+
+    def conditions_with(self, **changes) -> Conditions:
+        """Return the conditions with some of their fields changed."""
+        names = ("protocol", "window_rule", "corruption", "corrupted", "noise_samples")
+        return Conditions(**{name: getattr(self, name) for name in names} | {"noise_seed": self.seed} | changes)
 
 
 class Fig1Parameters(TraceParameters):
@@ -124,23 +120,19 @@ class Fig1Parameters(TraceParameters):
                 )
 
     def shown_windows(self, model: VisionLanguageModel) -> list[int]:
-        """The windows that are drawn by layer, in layers of this model, smallest first."""
+        """Return the windows that are drawn by layer, in layers of this model, smallest first."""
         return sorted({resolve_window("shown", window, model.n_layers) for window in window_list("shown", self.shown)})
 
     def widest(self, model: VisionLanguageModel) -> int:
-        """The largest of the windows that are drawn."""
+        """Return the largest of the windows that are drawn."""
         return self.shown_windows(model)[-1]
 
-    def for_claims(self, model: VisionLanguageModel) -> dict:
-        """The windows that `claims.fig1_claims` reads."""
-        return {"at": self.shown_windows(model)[0], "compared": self.widest(model)}
-
     def recorded(self, model: VisionLanguageModel, text_model: VisionLanguageModel) -> dict:
-        """The parameters as the record keeps them."""
+        """Return the parameters as the record keeps them."""
         return self.as_dict() | self.windows_in_layers(model) | {"text_model_revision": text_model.revision}
 
     def load_text_model(self) -> VisionLanguageModel:
-        """The text-only model that `model` is compared with."""
+        """Load the text-only model that `model` is compared with."""
         if self.text_model in ALIASES and self.model not in ALIASES and not self._same_vocabulary():
             raise ParameterError(
                 f"Parameter 'text_model': {self.text_model!r} is no counterpart of {self.model!r}: name its text-only "
@@ -168,7 +160,7 @@ class QuestionParameters(TraceParameters):
     """What the notebooks that show single questions share."""
 
     def pool(self) -> TestBed:
-        """All questions that the sample is drawn from, in its order, see `example.first_used`."""
+        """Return all questions that the sample is drawn from, in order, see `examples.first_used`."""
         return self.select(load_testbed(self.testbed), limit=0)
 
 
@@ -195,19 +187,8 @@ class Fig3Parameters(TraceParameters):
         super().check()
         must_differ("control_model", self.control_model, self.model)
 
-    def for_controls(self) -> dict:
-        """The arguments of `controls.run_controls`."""
-        return {
-            "limit": self.controls,
-            "twin": self.load_control_model(),
-            "seed": self.seed,
-            "min_p_clean": self.min_p_clean,
-            "results_dir": self.results,
-            "remote": self.remote,
-        }
-
     def load_control_model(self) -> VisionLanguageModel | None:
-        """A model that takes another route: `control_model`, or the twin of `mini`; None without controls or a twin."""
+        """Load the control model: `control_model`, or `mini-free` for `mini`; None without controls or such a model."""
         name = self.control_model or TWINS.get(self.model, "")
         if not name or not self.controls:
             return None
@@ -258,9 +239,6 @@ class Fig7Parameters(TraceParameters):
 
     figure: typing.ClassVar[str] = "fig7_standard"
 
-    def for_comparison(self, model: VisionLanguageModel) -> dict:
-        """The arguments of `study.trace_study` for the run that standard tracing is compared with, that of Figure 3."""
-        return self.for_study(self.window_in(model, "compared_window"), corruption="")
 
 
 class Fig8Parameters(QuestionParameters):
@@ -278,7 +256,7 @@ class Fig8Parameters(QuestionParameters):
 
     @property
     def shown_kinds(self) -> list[str]:
-        """The kinds that have a map; both are traced, so that they can be compared."""
+        """The kinds that have a map; both are traced."""
         return listed(self.kinds)
 
 
@@ -305,9 +283,9 @@ class PrecisionParameters(TraceParameters):
             )
 
     def load_model(self, parameter: str, name: str = "", dtype: str = REFERENCE) -> VisionLanguageModel:
-        """The model that a parameter names, in a precision; `dtype`, which model files set, is not used."""
+        """Load the model that a parameter names in one precision; the parameter `dtype` is not used."""
         return super().load_model(parameter, name, dtype=dtype)
 
-    def in_half_precision(self) -> Iterator[VisionLanguageModel]:
-        """The model in each of `dtypes`, loaded when its turn comes."""
+    def models_by_dtype(self) -> Iterator[VisionLanguageModel]:
+        """Yield the model in each of `dtypes`, loaded one after the other."""
         return (self.load_model("model", dtype=dtype) for dtype in listed(self.dtypes))

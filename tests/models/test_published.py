@@ -78,7 +78,7 @@ def test_a_random_module_computes_what_an_ordinary_one_does(shape):
     assert logits.std() > 0.1
 
 
-def test_a_random_module_in_half_precision_keeps_its_frequencies():
+def test_a_random_module_models_by_dtype_keeps_its_frequencies():
     module = real_size.random_module(tiny.text_config("llama", 400))
     assert {weight.dtype for weight in module.parameters()} == {torch.bfloat16}
     for name in ("inv_freq", "original_inv_freq"):

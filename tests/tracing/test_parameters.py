@@ -10,6 +10,7 @@ from interventions.errors import ParameterError
 from interventions.models.checkpoints import CHECKPOINTS
 from interventions.models.families import VICUNA
 from interventions.studies.conditions import Conditions
+from interventions.studies.loop import RunOptions
 from interventions.studies.parameters import Table1Parameters, resolve_window, window_list, window_sentence
 from interventions.testbed import Item, TestBed
 from interventions.tracing import parameters as module
@@ -115,7 +116,7 @@ def test_values_that_no_trace_has(cls, given, part):
 @named(TRACING)
 def test_shards(cls):
     for shard in ("", "1/8"):
-        assert cls.from_notebook({"shard": shard}).for_study(1)["shard"] == shard
+        assert cls.from_notebook({"shard": shard}).run.shard == shard
     assert "'shard' must be like '2/8'" in refused(cls, shard="9/8")
 
 
@@ -141,7 +142,7 @@ def test_a_window_is_a_share_of_the_depth(cls):
     assert [parameters.window_in(model(n)) for n in (32, 8, 5, 1)] == [10, 3, 2, 1]
     assert parameters.as_dict()["window"] == "10/32"
     assert parameters.windows_in_layers(model(8))["window_layers"] == 3
-    assert parameters.windows_told(model(8)).startswith("Window: 10/32 of the depth, 3 of 8 layers.")
+    assert parameters.windows_sentence(model(8)).startswith("Window: 10/32 of the depth, 3 of 8 layers.")
     for value in ("1,3", "0/32", "33/32", "3/0", "a/b", "0.3", "", "-1/32", "1/2/3"):
         assert "10/32 for ten of the 32 layers" in refused(cls, window=value)
 
@@ -166,19 +167,16 @@ def test_a_window_that_the_model_is_too_small_for(cls):
 def test_what_a_study_is_told(cls):
     given = {"protocol": "authors", "seed": 3, "noise_samples": 4, "min_p_clean": 0.25, "results_dir": "here",
              "shard": "2/3"}
-    study = cls.from_notebook(given).for_study(2)
+    parameters = cls.from_notebook(given)
     expected = Conditions("authors", corruption=cls().corruption, noise_samples=4, noise_seed=3)
-    assert study["conditions"] == expected
-    assert (study["window"], study["min_p_clean"], study["shard"]) == (2, 0.25, "2/3")
-    assert study["results_dir"] == Path("here")
-    assert (study["remote"], study["required"]) == (False, False)
-    assert cls(items="known-1", remote=True).for_study(2)["required"]
-    assert cls(items="known-1", remote=True).for_study(2)["remote"]
+    assert parameters.conditions == expected and parameters.min_p_clean == 0.25
+    assert parameters.run == RunOptions(Path("here"), "2/3", required=False, remote=False)
+    assert cls(items="known-1", remote=True).run == RunOptions(Path("results"), required=True, remote=True)
 
 
 @named(TRACING)
 def test_changes_replace_conditions(cls):
-    changed = cls().for_study(1, corrupted="visual", corruption="repeat")["conditions"]
+    changed = cls().conditions_with(corrupted="visual", corruption="repeat")
     assert (changed.corrupted, changed.corruption, changed.window_rule) == ("visual", "repeat", "centered")
 
 
@@ -250,13 +248,12 @@ def test_fig1_shows_windows_of_its_sweep():
     parameters = Fig1Parameters.from_notebook({"windows": "1,3,5/32,5", "shown": "3,1,5/32"})
     assert parameters.shown_windows(model(32)) == [1, 3, 5]
     assert parameters.shown_windows(model(8)) == [1, 3]
-    assert parameters.for_claims(model(8)) == {"at": 1, "compared": 3}
+    assert parameters.widest(model(8)) == 3
     assert parameters.windows_in_layers(model(8)) == {"windows_layers": [1, 3, 5]}
     text = refused(Fig1Parameters, windows="1,3", shown="1,5")
     assert text == "Parameter 'shown' names window 5, which is not among windows: choose from 1,3."
     assert "'shown' must name windows" in refused(Fig1Parameters, shown="one")
-    assert Fig1Parameters(windows="3,1").swept(model(8)) == [1, 3]
-    assert Fig1Parameters(windows="3,1").for_sweep(model(8), corruption="noise")["windows"] == [1, 3]
+    assert Fig1Parameters(windows="3,1").windows_swept(model(8)) == [1, 3]
 
 
 def test_fig1_compares_with_a_model_that_sees_nothing(monkeypatch):
@@ -300,9 +297,9 @@ def test_fig3_knows_the_twin_of_mini(monkeypatch):
 
 def test_fig4_is_about_two_constraints(bed):
     parameters = Fig4Parameters()
-    assert parameters.swept(model(32)) == [1, 3, 6, 8]
-    assert parameters.swept(model(8)) == [1, 2, 3, 6, 8]  # 6/32 of eight layers is two
-    assert Fig4Parameters(window=2).swept(model(32)) == [1, 2, 3, 6, 8]
+    assert parameters.windows_swept(model(32)) == [1, 3, 6, 8]
+    assert parameters.windows_swept(model(8)) == [1, 2, 3, 6, 8]  # 6/32 of eight layers is two
+    assert Fig4Parameters(window=2).windows_swept(model(32)) == [1, 2, 3, 6, 8]
     assert "'constraints' must be 'multi', not 'single'" in refused(Fig4Parameters, constraints="single")
     for corrupted in ("visual", "text", "both"):
         text = refused(Fig4Parameters, corrupted=corrupted)
@@ -319,19 +316,19 @@ def test_fig7_restores_the_papers_share_of_the_depth_and_never_all_of_it():
     assert [parameters.window_in(model(n)) for n in (32, 8, 5)] == [10, 3, 2]
     parameters.check_model(model(8))
     assert parameters.windows_in_layers(model(8)) == {"window_layers": 3, "compared_window_layers": 3}
-    text = parameters.windows_told(model(8))
+    text = parameters.windows_sentence(model(8))
     assert text == "Window: 10/32 of the depth, 3 of 8 layers. Compared window: 3 of 8 layers."
     text = sentence(parameters.check_model, model(2))
     assert text.startswith("Parameter 'compared_window' is 3, but the model has 2 layers: choose 1 to 2")
     assert "'compared_window' must be at least 1" in refused(Fig7Parameters, compared_window=0)
-    compared = parameters.for_comparison(model(8))
-    assert (compared["window"], compared["conditions"]) == (3, Conditions())
+    assert parameters.window_in(model(8), "compared_window") == 3
+    assert parameters.conditions_with(corruption="") == Conditions()
 
 
 def test_fig7_is_standard_tracing():
-    conditions = Fig7Parameters().for_study(8)["conditions"]
+    conditions = Fig7Parameters().conditions
     assert (conditions.corruption, conditions.noise_samples, conditions.noise_scale) == ("standard", 10, 3.0)
-    compared = Fig7Parameters().for_study(3, corruption="replacement")["conditions"]
+    compared = Fig7Parameters().conditions_with(corruption="replacement")
     assert compared == Conditions()
 
 

@@ -241,7 +241,7 @@ def test_models_are_loaded_in_the_precisions_named(model, tmp_path):
     model.module.save_pretrained(tmp_path)
     model.processor.save_pretrained(tmp_path)
     parameters = PrecisionParameters(model=str(tmp_path), dtypes="float16,bfloat16", dtype="bfloat16")
-    loaded = list(parameters.in_half_precision())
+    loaded = list(parameters.models_by_dtype())
     assert [half.dtype for half in loaded] == [torch.float16, torch.bfloat16]
     assert parameters.load_model("model").dtype == torch.float32
     with pytest.raises(ParameterError, match="'model': model 'nowhere' is unknown"):
