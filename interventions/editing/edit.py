@@ -164,8 +164,8 @@ def load_edit(path: str | Path, model: VisionLanguageModel) -> Edit:
 def apply_edits(model: VisionLanguageModel, edits: Iterable[Edit]) -> VisionLanguageModel:
     """Return a view of the model with edits in force, in every forward pass and generated token.
 
-    Edits add up in any order. Edits that `model` already has stay in force, and `model` itself does not change. Functions
-    that skip layers (`trace`, `attention_knockout`) refuse the view: give them the `merged` model.
+    Edits add up in any order. Edits that `model` already has stay in force, and `model` itself does not change.
+    Functions that skip layers (`trace`, `attention_knockout`) refuse the view: give them the `merged` model.
 
     Raises:
         EditError: an edit does not fit the model, or needs another edit that is missing.
