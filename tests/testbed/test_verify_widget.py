@@ -116,7 +116,7 @@ def test_a_text_constraint_stands_beside_the_visual_one():
     (NONE, "text", "1984", r"Mark the visual constraint \(v\) before"),
     (OLD, "text", "system's logo", "“system's logo” overlaps the visual constraint"),
     (replace(OLD, text_constraint="1984"), "visual", "in 1984", "overlaps the text constraint"),
-    (OLD, "text", "this", "twice.* last one"),
+    (OLD, "text", "this", r"twice.* last one"),
 ])
 def test_words_that_cannot_be_marked(marks, role, words, problem):
     with pytest.raises(TestBedError, match=problem):
@@ -125,7 +125,7 @@ def test_words_that_cannot_be_marked(marks, role, words, problem):
 
 def test_the_second_of_two_equal_phrases_cannot_be_the_visual_constraint():
     question = "Is this car older than this car?"
-    with pytest.raises(TestBedError, match="“this car” .* twice.* first one"):
+    with pytest.raises(TestBedError, match=r"“this car” .* twice.* first one"):
         mark(question, NONE, "visual", (10, 12))
     assert mark(question, NONE, "visual", (2, 4))[0].visual_constraint == "this car"
 
