@@ -97,10 +97,7 @@ class NotebookParameters(BaseModel):
 
 
 def _assigned_in_parameters(cells: list[str]) -> set[str]:
-    """The names that the cells of parameters assign: those right before the last one, which validates them.
-
-    cells: what has been run in this kernel, in order.
-    """
+    """Return the names that the cells right before the last one assign; `cells` were run in this order."""
     names = set()
     for source in reversed(cells[:-1]):
         found = _literals(source)
@@ -111,7 +108,7 @@ def _assigned_in_parameters(cells: list[str]) -> set[str]:
 
 
 def _literals(source: str) -> set[str] | None:
-    """The names that a cell assigns; None if it does anything else than to assign plain data."""
+    """Return the names that a cell assigns; None if it does anything else."""
     try:
         statements = ast.parse(source).body
         names = set()
@@ -128,7 +125,7 @@ def _literals(source: str) -> set[str] | None:
 
 
 def _is_plain(value) -> bool:
-    """Whether papermill could have written it: a scalar, or a list or dictionary of such."""
+    """Whether papermill could have written the value: a scalar, or a list or dictionary of scalars."""
     if isinstance(value, dict):
         return all(map(_is_plain, [*value, *value.values()]))
     if isinstance(value, (list, tuple)):
@@ -137,7 +134,7 @@ def _is_plain(value) -> bool:
 
 
 def named(parameter: str, error_type: type[Exception], function, *arguments, **options):
-    """Call a loader; an `error_type` becomes a ParameterError that names the parameter it is about."""
+    """Call a loader, and turn an `error_type` into a ParameterError about the parameter."""
     try:
         return function(*arguments, **options)
     except error_type as error:
@@ -145,13 +142,13 @@ def named(parameter: str, error_type: type[Exception], function, *arguments, **o
 
 
 def must_take_files(parameter: str, folder: Path) -> None:
-    """Raises ParameterError where the folder that a parameter names, there or not, takes no file."""
+    """Refuse a folder that takes no file, whether it exists or not."""
     if why := why_not_writable(folder):
         raise ParameterError(f"Parameter {parameter!r}: {why}: name a folder that can be written.")
 
 
 def listed(text: str) -> list[str]:
-    """The distinct entries of a comma-separated parameter."""
+    """Return the distinct entries of a comma-separated parameter."""
     return list(dict.fromkeys(entry.strip() for entry in text.split(",") if entry.strip()))
 
 
@@ -181,7 +178,7 @@ def one_of(name: str, value: str, choices: Iterable[str]) -> None:
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence: what was probably meant, or what there is to choose from."""
+    """Return the end of a sentence: the closest known name, or the names to choose from."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:

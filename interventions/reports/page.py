@@ -18,8 +18,8 @@ from nbconvert.exporters import HTMLExporter
 from nbconvert.filters import markdown2html
 from nbconvert.preprocessors import ExtractOutputPreprocessor
 
-from ..files import natural_order, why_not_writable
 from ..errors import RecordError
+from ..files import natural_order, why_not_writable
 from .record import read_record, write_record
 
 _TEMPLATES = Path(__file__).parent / "templates"

@@ -6,18 +6,18 @@ Tests, readers and the "paper vs here" table use the record, never the picture.
 
 from __future__ import annotations
 
-from IPython.display import display
-from collections import Counter
-from collections.abc import Iterable
-from collections.abc import Mapping
-from dataclasses import asdict
-from dataclasses import dataclass
-from pathlib import Path
 import json
 import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
 import nbformat
 import numpy as np
 import pandas as pd
+from IPython.display import display
+
 from ..environment import commit, device_of, versions
 from ..errors import RecordError
 from ..files import write_atomically

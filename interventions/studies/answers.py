@@ -1,9 +1,4 @@
-"""Answers: how they join a prompt, which of their tokens is scored, and when they are right.
-
-One definition for every figure, study and edit. An answer is *right* by the whole decoded text, as VQA accuracy
-compares it (`metrics.answer_accuracy`). Its probability is that of its first token with a visible character, behind
-the blank ones before it (`restoration.scored_part`), or of all its tokens.
-"""
+"""A model's own answers to the items of a test bed, stored: all figures that ask a question share its answer."""
 
 from __future__ import annotations
 
@@ -23,15 +18,15 @@ def item_answer(
     model, item: Item, *, protocol: str = "paper", max_answer_tokens: int = MAX_ANSWER_TOKENS,
     results_dir: str | Path = "results", remote: bool | str | None = None,
 ) -> Answer:
-    """The model's own answer to an item of a test bed, stored: all figures that ask the same question share it.
+    """Return the model's own answer to an item of a test bed, read from the stored table where there is one.
 
     Args:
         model: a `VisionLanguageModel`.
         item: the question.
-        protocol: the prompt's format, see `conditions.Conditions`.
+        protocol: the prompt's format, see `Conditions`.
         max_answer_tokens: tokens after which the answer is cut.
         results_dir: the folder of stored results.
-        remote: None = as the model was loaded; one request where nothing is stored.
+        remote: False | True | "local"; None means as the model was loaded.
 
     Returns:
         The answer.
@@ -47,15 +42,15 @@ def item_answer(
 
 
 def answers_key(model, protocol: str, max_answer_tokens: int, remote: bool | str | None) -> dict:
-    """What of `item_answer` determines the stored table, besides model and item."""
-    told = {"protocol": protocol, "max_answer_tokens": max_answer_tokens, "remote": model.runs_on(remote)}
-    return {"table": "answers", "version": 2} | told
+    """Return what determines the table of `item_answer`, besides model and item."""
+    settings = {"protocol": protocol, "max_answer_tokens": max_answer_tokens, "remote": model.runs_on(remote)}
+    return {"table": "answers", "version": 2} | settings
 
 
 def answer_table(
     model, protocol: str, max_answer_tokens: int, remote: bool | str | None, item: Item
 ) -> pd.DataFrame:
-    """What `item_answer` stores: one row. For `asking.ask`, which asks many items."""
+    """Compute the one row that `item_answer` stores, for `question_loop`."""
     prompt = clean_prompt(model, item, Conditions(protocol))
     found = own_answer(model, prompt, max_answer_tokens=max_answer_tokens, remote=remote)
     return pd.DataFrame([{"answer": found.text, "answer_ids": list(found.ids), "p": found.p, "reason": ""}])

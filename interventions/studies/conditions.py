@@ -1,7 +1,6 @@
-"""What is compared: how an item of a test bed becomes a clean and a corrupted prompt.
+"""The conditions of an experiment: how an item of a test bed becomes a clean and a corrupted prompt.
 
-Every choice on which the paper and the released scripts differ is a field of `Conditions`, with the presets of
-`PROTOCOLS`; so are the paper's other kinds of corruption.
+Every choice on which the paper and the released scripts differ is a field of `Conditions`, with presets in `PROTOCOLS`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ REPEAT_TOKEN = "Paris"  # the released scripts' default
 
 @dataclass(frozen=True)
 class Protocol:
-    """Presets: what an empty field of `Conditions` becomes, and the column that figures show."""
+    """What an empty field of `Conditions` becomes, and the column that figures show."""
 
     window_rule: str
     corruption: str
@@ -41,15 +40,21 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Conditions:
-    """The choices of a trace; an empty text is the protocol's own. Raises ValueError for a value not named here.
+    """The choices of an experiment. An empty text stands for the protocol's own choice.
 
-    protocol: "paper" | "authors": the prompt's format, and the presets of the next three.
-    window_rule: "centered" | "radius", see `causal_trace.trace`.
-    corruption: "replacement" (a fluent phrase, from the test bed), "repeat" (one token all over the constraint),
-        "noise" (Gaussian noise on the constraint's embeddings, as ROME's on the subject) or "standard" (the same on
-        the visual tokens as well: standard causal tracing, the baseline of the paper's Figure 7).
-    corrupted: "visual" | "text" | "both": which constraint; of a question that has only one it is that.
-    noise_scale: in standard deviations of the embeddings; noise_samples: draws that are averaged; noise_seed.
+    Attributes:
+        protocol: "paper" | "authors": the prompt's format, and the presets of the next three.
+        window_rule: "centered" | "radius", see `tracing.causal_trace.trace`.
+        corruption: "replacement" (a fluent phrase from the test bed), "repeat" (one token in place of each of the
+            constraint's), "noise" (Gaussian noise on the constraint's embeddings, as ROME's on the subject) or
+            "standard" (noise on the visual tokens as well: the baseline of the paper's Figure 7).
+        corrupted: "visual" | "text" | "both": the constraint. A question with one constraint has that corrupted.
+        noise_scale: standard deviation of the noise, in standard deviations of the embeddings.
+        noise_samples: draws of noise that are averaged.
+        noise_seed: the seed of the draws.
+
+    Raises:
+        ValueError: a value that is not named here.
     """
 
     protocol: str = "paper"
@@ -87,7 +92,7 @@ class Conditions:
         return self.corruption in ("noise", "standard")
 
     def key(self) -> dict:
-        """What of it determines a result."""
+        """Return the fields that determine a result."""
         chosen = asdict(self)
         if self.corruption == "repeat":
             chosen["repeat_token"] = REPEAT_TOKEN
@@ -95,7 +100,7 @@ class Conditions:
 
 
 def named(item: Item) -> Item:
-    """The same question without its image: the entity's name stands for the visual constraint."""
+    """Return the question without its image, with the entity's name in place of the visual constraint."""
     if not item.entity:
         raise Unusable("entity not named: a text-only model needs to know what the image shows")
     must_be_marked(item)
@@ -109,18 +114,18 @@ def named(item: Item) -> Item:
 
 
 def must_be_marked(item: Item) -> None:
-    """Raises `Unusable` where nobody has marked the visual constraint yet."""
+    """Raise `Unusable` if the visual constraint is not marked yet."""
     if not item.visual_constraint:
         raise Unusable(NOT_MARKED)
 
 
 def as_asked(model, item: Item) -> Item:
-    """The item as this model is asked: a text-only one by name."""
+    """Return the item as this model is asked about it: a text-only model is asked by name."""
     return item if item.image is None or model.is_multimodal else named(item)
 
 
 def clean_prompt(model, item: Item, conditions: Conditions) -> Prompt:
-    """The item's prompt, as it is asked. Raises `Unusable`."""
+    """Return the item's clean prompt. Raises `Unusable`."""
     must_be_marked(item)
     try:
         item = as_asked(model, item)
@@ -140,12 +145,12 @@ def _picture(item: Item) -> Image.Image | None:
 
 
 def corrupted_roles(item: Item, conditions: Conditions) -> tuple[str, ...]:
-    """The constraints that are corrupted: of a question that has only one it is that."""
+    """Return the roles of the constraints that are corrupted."""
     return CONSTRAINTS["visual" if item.text_constraint is None else conditions.corrupted]
 
 
 def corrupted_prompt(model, item: Item, prompt: Prompt, conditions: Conditions) -> CorruptedPrompt:
-    """What the conditions make of the item's clean prompt. Raises `Unusable`."""
+    """Return the corrupted version of the item's clean prompt. Raises `Unusable`."""
     roles = corrupted_roles(item, conditions)
     try:
         if conditions.corruption == "repeat":

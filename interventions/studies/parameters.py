@@ -1,9 +1,6 @@
-"""The parameters of each notebook: their types, their checks, and one sentence when something is wrong.
+"""The parameters that notebooks share: model, test bed, sample of questions, windows.
 
-papermill writes parameters into a notebook as plain assignments and only warns of a name it does not know. A
-notebook therefore validates its own namespace first (`Fig3Parameters.from_notebook(globals())`), and checks
-what only shows with the model and the test bed at hand right after loading them, before the first question.
-Every failure is a `ParameterError`, which a notebook, and so papermill's terminal, shows as its one sentence.
+What needs the model and the test bed is checked right after they are loaded, before the first question.
 """
 
 from __future__ import annotations
@@ -30,9 +27,9 @@ from .results import TABLES, begin_run
 
 
 def resolve_window(name: str, value: int | str, n_layers: int) -> int:
-    """How many layers a window has that parameter `name` gives in layers (3) or as a share of the depth ("10/32").
+    """Return the number of layers of a window that is given in layers (3) or as a share of the depth ("10/32").
 
-    A share is rounded to whole layers, halves up, and is at least one layer. Raises ParameterError.
+    A share is rounded to whole layers, halves up, and is at least one layer. `name` is the parameter.
     """
     share = parse_window(name, value)
     if isinstance(share, Fraction):
@@ -46,7 +43,7 @@ def resolve_window(name: str, value: int | str, n_layers: int) -> int:
 
 
 def window_list(name: str, value: int | str) -> list[int | str]:
-    """The windows that a parameter holds, as they are written: one, or several separated by commas."""
+    """Return the windows of a parameter as they are written: one, or several separated by commas."""
     windows = [value] if isinstance(value, int) else listed(value) or [""]
     for window in windows:
         parse_window(name, window)
@@ -54,21 +51,21 @@ def window_list(name: str, value: int | str) -> list[int | str]:
 
 
 def window_sentence(name: str, value: int | str, n_layers: int, rule: str = "centered") -> str:
-    """What a window parameter means in a model of so many layers: "Window: 10/32 of the depth, 3 of 8 layers."."""
-    told = []
+    """Return what a window means in a model of `n_layers`: "Window: 10/32 of the depth, 3 of 8 layers."."""
+    windows = []
     for written in window_list(name, value):
         layers = resolve_window(name, written, n_layers)
         share = f"{written} of the depth, " if "/" in str(written) else ""
         if rule == "radius":
             together = min(n_layers, spanned(layers, rule))
-            told.append(f"{share}a radius of {layers}, which restores {together} of {n_layers} layers together")
+            windows.append(f"{share}a radius of {layers}, which restores {together} of {n_layers} layers together")
         else:
-            told.append(f"{share}{layers} of {n_layers} layers")
-    return f"{name.replace('_', ' ').capitalize()}: {'; '.join(told)}."
+            windows.append(f"{share}{layers} of {n_layers} layers")
+    return f"{name.replace('_', ' ').capitalize()}: {'; '.join(windows)}."
 
 
 def parse_window(name: str, value: int | str) -> int | Fraction:
-    """A window as it is written: a number of layers, or a share of the depth. Raises ParameterError."""
+    """Parse a window: a number of layers, or a share of the depth."""
     if isinstance(value, int):
         at_least(name, value, 1, "it counts layers")
         return value
@@ -106,7 +103,7 @@ class Parameters(NotebookParameters):
 
     @classmethod
     def from_notebook(cls, namespace: dict) -> typing.Self:
-        """The parameters in a notebook's `globals()`, checked; a run begins here."""
+        """Return the parameters in a notebook's `globals()`. A run begins here."""
         begin_run()
         TRAFFIC.reset()
         return super().from_notebook(namespace)
@@ -122,7 +119,7 @@ class Parameters(NotebookParameters):
             )
 
     def load(self) -> tuple[VisionLanguageModel, TestBed]:
-        """The model and the selected questions, with the checks that need them."""
+        """Load the model and the selected questions, and make the checks that need them."""
         disable_progress_bar()  # bars break papermill's log and fill the report
         testbed = named("testbed", TestBedError, load_testbed, self.testbed)
         testbed = self.select(testbed)  # cheap, so a wrong part is reported before minutes of loading weights
@@ -156,43 +153,43 @@ class Parameters(NotebookParameters):
         )
 
     def select(self, testbed: TestBed) -> TestBed:
-        """The questions that this run asks."""
+        """Return the questions that this run asks."""
         return testbed
 
     def check_model(self, model: VisionLanguageModel) -> None:
-        """Checks that need the loaded model."""
+        """Make the checks that need the loaded model."""
 
     @property
     def results(self) -> Path:
-        """Where results go: `results_dir`, or `results/` in the directory the notebook runs in."""
+        """The folder of results: `results_dir`, or `results/` in the working directory."""
         return Path(self.results_dir).expanduser() if self.results_dir else _DEFAULT_RESULTS
 
     @property
     def record_file(self) -> Path:
-        """Where the record goes: `record_path`, or `<model>/<figure>.record.json` in `results`."""
+        """The file of the record: `record_path`, or `<model>/<figure>.record.json` in `results`."""
         if self.record_path:
             return Path(self.record_path).expanduser()
         return self.results / re.sub(r"[^\w.-]+", "-", self.model).strip("-.") / f"{self.figure}.record.json"
 
     def picture(self, name: str) -> Path:
-        """Where a picture goes: beside the record, without the ending."""
+        """Return the path of a picture, beside the record and without the ending."""
         return self.record_file.with_name(f"{self.record_file.name.removesuffix('.record.json')}_{name}")
 
 
 def must_differ(parameter: str, name: str, model: str) -> None:
-    """Raises ParameterError where the model that a parameter names is `model` itself, by whatever name; "" is none."""
+    """Refuse a parameter that names `model` itself, by whatever name."""
     if name and _place(name) == _place(model):
         raise ParameterError(f"Parameter {parameter!r} is {name!r}, the model itself: name another one.")
 
 
 def _place(model: str) -> Path | str:
-    """The folder that a model's name stands for, or the name of one on the Hub."""
+    """Return the folder that a model's name stands for, or its name on the Hub."""
     folder = CHECKPOINTS / model if model in ALIASES else Path(model).expanduser()
     return folder.resolve() if folder.exists() else model
 
 
 def by_id(testbed: TestBed, ids: list[str]) -> TestBed:
-    """The items with these ids, in their order. Raises ParameterError for an id that the test bed does not have."""
+    """Return the items with these ids, in their order."""
     items = {item.id: item for item in testbed}
     for name in ids:
         if name not in items:
@@ -218,7 +215,7 @@ class Table1Parameters(Parameters):
 
 
 class SampleParameters(Parameters):
-    """Parts of the test bed, kind of question, ids, and the share of a machine among several."""
+    """The parameters of a sample: parts of the test bed, kind of question, ids, and the shard of this machine."""
 
     constraints: Literal["single", "multi"] = "single"
     parts: str = "known,okvqa,movies"

@@ -55,11 +55,11 @@ class ResultStore:
                     path.unlink()
 
     def path(self, key: dict) -> Path:
-        """Where the table of `key` is, or would be."""
+        """Return the path of the table of `key`."""
         return self.directory / f"{hashlib.sha256(_canonical(key)).hexdigest()[:32]}.parquet"
 
     def get(self, key: dict) -> pd.DataFrame | None:
-        """The stored table, or None if there is none that can be read."""
+        """Return the stored table, or None if there is none that can be read."""
         path = self.path(key)
         try:
             table = pq.read_table(path, page_checksum_verification=True)
@@ -77,7 +77,7 @@ class ResultStore:
         return frame
 
     def get_or_compute(self, key: dict, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """The table of `key`: stored, or computed now and stored. If `compute` raises, nothing is."""
+        """Return the table of `key`, computed and stored if it is not there. If `compute` raises, nothing is stored."""
         stored = self.get(key)
         if stored is not None:
             return stored
@@ -105,26 +105,26 @@ class ResultStore:
 
 
 def begin_run() -> None:
-    """Forget what was read so far: `computed_by` tells of the run that begins here."""
+    """Begin a run: `computed_by` counts the tables that are read from here on."""
     _read.clear()
 
 
 def computed_by() -> list[dict]:
-    """What computed the tables that this run's numbers rest on: `environment.computing`, and the number of its tables.
+    """Return what computed the tables that this run's numbers rest on, the one with most tables first.
 
-    A table that was read while another was computed counts, too, also where only that other one was read now. The one
-    with most tables first.
+    Each entry is that of `environment.computing` with the number of its "tables". A table that another one was computed
+    from counts as well, even if only the other one was read.
     """
     return [json.loads(told) | {"tables": n} for told, n in Counter(_read.values()).most_common()]
 
 
 def content_digest(content: object) -> str:
-    """A short text that stands for much JSON content in a key."""
+    """Return a digest that stands for large JSON content in a key."""
     return hashlib.sha256(_json(content)).hexdigest()
 
 
 def _canonical(key: dict) -> bytes:
-    """The one JSON text of a key: sorted, without spaces, refusing what has no exact JSON form."""
+    """Return the canonical JSON text of a key."""
     if not isinstance(key.get("version"), int):
         raise ValueError(f"The key of table {key['table']!r} has no version: add one, and raise it with every change.")
     return _json(key)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from outdated import INJECTED, outdated
+from outdated import outdated
 
 from interventions.__main__ import main
 from interventions.errors import RecordError
