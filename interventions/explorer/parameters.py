@@ -12,7 +12,7 @@ from ..testbed import TestBed, TestBedError, load_testbed
 
 
 class ExploreParameters(NotebookParameters):
-    """notebooks/explore.ipynb"""
+    """The parameters of notebooks/explore.ipynb."""
 
     model: str = "mini"
     testbed: str = "embedded"
@@ -24,12 +24,12 @@ class ExploreParameters(NotebookParameters):
 
     @property
     def loading(self) -> dict:
-        """The arguments of `load_model` that hold for every model."""
+        """Return the arguments of `load_model` that apply to every model."""
         return {"dtype": self.dtype or None, "device_map": self.device_map or None, "remote": self.remote}
 
     def load(self) -> tuple[VisionLanguageModel, TestBed]:
-        """The model and the test bed. Raises ParameterError."""
-        disable_progress_bar()  # bars would be drawn wherever another model is loaded from
+        """Return the model and the test bed; raise ParameterError if one cannot be loaded."""
+        disable_progress_bar()  # a bar would appear in the widget when another model is loaded
         testbed = named("testbed", TestBedError, load_testbed, self.testbed)
         model = named(
             "model", ModelError, load_model, self.model, revision=self.revision or None, prompt=self.prompt or None,

@@ -1,1 +1,1 @@
-"""What a notebook found: records, and executed notebooks as pages."""
+"""Records of what a notebook measured, and executed notebooks as HTML pages."""
