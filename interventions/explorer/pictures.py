@@ -8,24 +8,29 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 
-from ..plots import window_label, worked_example
 from ..plots.attention import FLOW_LOOKS, room_behind
 from ..plots.patches import patches_over
+from ..plots.question import worked_example
 from ..plots.style import (
-    CONTRIBUTION_COLOURS,
-    CONTRIBUTION_LABEL,
+    CONTRIBUTION_COLORS,
+    EDGE,
     FAINT,
     INK,
     KIND_LOOKS,
+    SHADE,
     STYLE,
     arrow,
+    contribution_bar,
+    heatmap,
     kinds_of,
+    layer_step,
     styled,
+    window_label,
 )
 from ..plots.words import token_label
 from ..testbed.images import small_image
@@ -63,8 +68,8 @@ class TracePicture:
             box = axis.get_position()
             if box.x0 <= x < box.x1 and box.y0 < 1 - y <= box.y1:
                 (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
-                layer = round(left + (x - box.x0) / box.width * (right - left))
-                row = round(bottom + (1 - y - box.y0) / box.height * (top - bottom))
+                layer = int(left + (x - box.x0) / box.width * (right - left))
+                row = int(bottom + (1 - y - box.y0) / box.height * (top - bottom))
                 return kind, self._traced.result.positions[row], layer
         return None
 
@@ -114,23 +119,11 @@ def _contributions(result: ContributionResult, reader: str, layer: int) -> Figur
     bars.set_title(f"visual tokens → {_reader(reader)}, by layer")
     bars.set_ylabel("sum of ||a||")
     grid = figure.add_subplot(lower)
-    picture = grid.pcolormesh(
-        range(n_layers), range(len(names)), last.T, shading="nearest", cmap=CONTRIBUTION_COLOURS, vmin=0,
-        vmax=last.max() or 1, edgecolors="white", linewidth=0.4 if n_layers <= 16 else 0,
-    )
-    grid.set_yticks(range(len(names)), names, parse_math=False)
-    grid.set_ylim(len(names) - 0.5, -0.5)
-    grid.tick_params(length=0)
-    grid.spines[:].set_visible(False)
-    grid.add_patch(Rectangle((layer - 0.5, -0.5), 1, len(names), fill=False, edgecolor=INK, linewidth=1))
+    picture = heatmap(grid, pd.DataFrame(last.T), CONTRIBUTION_COLORS, (0, last.max() or 1), names)
+    grid.add_patch(Rectangle((layer, 0), 1, len(names), fill=False, edgecolor=INK, linewidth=1))
     grid.set_title("constraint → last token, by layer")
-    bar = figure.colorbar(picture, ax=grid, pad=0.015, aspect=8)
-    bar.set_label(CONTRIBUTION_LABEL)
-    bar.locator = MaxNLocator(3)
-    bar.update_ticks()
-    bar.outline.set_visible(False)
-    for axis in (bars, grid):
-        _layers(axis, n_layers)
+    contribution_bar(figure, picture, grid, 8)
+    _layers(bars, n_layers)
     grid.set_xlabel("layer")
     return figure
 
@@ -142,13 +135,13 @@ def _knockout(knockout: KnockoutResult) -> Figure:
     beyond = room_behind(len(result.layers))  # for "all"
     axis.axhline(result.p_clean, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)), label="nothing blocked")
     center = knockout.first + result.window // 2
-    axis.axvspan(center - 0.4, center + 0.4, color="#ececec", zorder=0)
+    axis.axvspan(center - 0.4, center + 0.4, color=SHADE, zorder=0)
     for place, flow in enumerate(result.flows):
         color, marker, line = FLOW_LOOKS[flow]
-        axis.plot(result.layers, result.p_blocked[place], line, color=color, marker=marker, markersize=3.5,
-                  linewidth=1.2, label=arrow(flow))
+        axis.plot(result.layers, result.p_blocked[place], line, color=color, marker=marker, label=arrow(flow),
+                  **EDGE)
         x = len(result.layers) - 1 + beyond * (0.8 + 0.2 * place)
-        axis.plot([x], result.p_all_blocked[place], color=color, marker=marker, markersize=4.5)
+        axis.plot([x], result.p_all_blocked[place], color=color, marker=marker, markersize=5, **EDGE)
     _layers(axis, len(result.layers))
     ticks = [tick for tick in axis.get_xticks() if 0 <= tick < len(result.layers)]
     all_layers = len(result.layers) - 1 + beyond
@@ -157,13 +150,13 @@ def _knockout(knockout: KnockoutResult) -> Figure:
     axis.set_ylim(-0.03, 1.03)
     axis.set_ylabel("P(answer)")
     axis.set_xlabel(f"{window_label(result.window)} (shaded: the chosen one; all: every layer at once)")
-    figure.legend(loc="outside upper center", ncols=len(result.flows) + 1, handlelength=3)
+    figure.legend(loc="outside upper center", ncols=len(result.flows) + 1)
     return figure
 
 
 def _layers(axis: Axes, n_layers: int) -> None:
     axis.set_xlim(-0.5, n_layers - 0.5)
-    axis.set_xticks(np.arange(0, n_layers, 1 if n_layers <= 12 else 4))
+    axis.set_xticks(np.arange(0, n_layers, layer_step(n_layers)))
 
 
 def _reader(reader: str) -> str:

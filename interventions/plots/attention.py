@@ -1,140 +1,115 @@
-"""Figures of attention contributions and knock-outs (Figures 5 and 15): how information travels between tokens.
-
-Contributions are red as all that is attention; a flow keeps its colour, marker and line in every figure.
-"""
+"""Figures of attention contributions and knock-outs (Figures 5 and 15): how information travels between tokens."""
 
 from __future__ import annotations
 
 import textwrap
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from ..attention.contributions import CONSTRAINT_TO_LAST, VISUAL_TO_CONSTRAINT, VISUAL_TO_LAST
-from .style import (
-    CONTRIBUTION_COLOURS,
-    FAINT,
-    LOOKS,
-    arrow,
-    contribution_bar,
-    layer_axis,
-    legend_line,
-    limits,
-    line_with_band,
-    nothing_to_show,
-    panels,
-    parts_of,
-    styled,
-    title,
-    window_label,
-)
+from . import style
+from .style import styled
 from .words import token_label
 
-FLOW_LOOKS = dict(zip((VISUAL_TO_CONSTRAINT, VISUAL_TO_LAST, CONSTRAINT_TO_LAST), LOOKS, strict=False))
+FLOW_LOOKS = dict(zip((VISUAL_TO_CONSTRAINT, VISUAL_TO_LAST, CONSTRAINT_TO_LAST), style.LOOKS, strict=False))
 
 
 @styled
 def flows_by_layer(shares: pd.DataFrame, drops: pd.DataFrame, heading: str = "") -> Figure:
-    """What flows between tokens contribute, above what blocking them costs: a line a flow, a column a part.
+    """Draw what flows between tokens contribute, above what blocking them costs: a line a flow, a column a part.
 
-    shares, drops: those of `attention_averages.flow_shares` and `knockout_drops`; without drops, the upper row alone.
     The knock-out of all layers stands at "all". Bands and bars are 95 % intervals.
+
+    Args:
+        shares: that of `flow_shares`.
+        drops: that of `knockout_drops`; if it is empty, the upper row stands alone.
+        heading: the legend's title.
     """
     if shares.empty:
-        return nothing_to_show("no question was answered right")
+        return style.nothing_to_show("no question was answered right")
     drops = drops[drops["flow"].isin(FLOW_LOOKS)]  # parts of a flow that are blocked alone have no line
-    parts = list(dict.fromkeys([*parts_of(shares), *parts_of(drops)]))
-    rows = ["share", "drop"] if len(drops) else ["share"]
-    n_layers = int(shares["layer"].max()) + 1
-    size = (0.9 + 2.0 * len(parts), 1.25 + 1.45 * len(rows))
-    figure, axes = plt.subplots(len(rows), len(parts), figsize=size, sharex=True, sharey="row", squeeze=False)
-    window = int(drops["window"].min()) if len(drops) else 1
-    for axis, quantity, part in panels(axes, rows, parts):
-        frame = shares if quantity == "share" else drops
-        cells = frame[frame["part"] == part]
-        axis.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
-        for place, (flow, (colour, marker, line)) in enumerate(FLOW_LOOKS.items()):
-            found = cells[cells["flow"] == flow]
-            by_layer = found[found["window"] == window] if quantity == "drop" else found
-            line_with_band(axis, by_layer, (colour, marker, line), alpha=0.18, quantity=quantity)
-            axis.lines[-1].set_markersize(3 if n_layers <= 16 else 1.8)
+    parts = list(dict.fromkeys([*style.parts_of(shares), *style.parts_of(drops)]))
+    rows = {"share": shares, "drop": drops} if len(drops) else {"share": shares}
+    n_layers, window = style.depth(shares), int(drops["window"].min()) if len(drops) else 1
+    figure, axes = style.panel_grid(rows, parts, height=1.25 + 1.45 * len(rows), sharey="row")
+    for axis, (quantity, part) in style.panels(axes, rows, parts):
+        cells = rows[quantity][rows[quantity]["part"] == part]
+        style.zero_line(axis)
+        for place, (flow, look) in enumerate(FLOW_LOOKS.items()):
+            own = cells[cells["flow"] == flow]
             if quantity == "share":
+                style.line_with_band(axis, own, look, quantity)
                 continue
-            whole = found[(found["window"] == n_layers) & (found["layer"] == n_layers // 2)]
+            style.line_with_band(axis, own[own["window"] == window], look, quantity)
+            whole = own[(own["window"] == n_layers) & (own["layer"] == n_layers // 2)]
             x = [n_layers + room_behind(n_layers) * (0.4 + 0.3 * place)] * len(whole)
-            axis.vlines(x, whole["low"], whole["high"], color=colour, linewidth=1.2)
-            axis.plot(x, whole[quantity], color=colour, marker=marker, markersize=3.5)
-        counted = title(part, cells["n"].max())
-        if quantity == rows[0]:
-            axis.set_title(counted)
-        elif counted != axes[0, parts.index(part)].get_title():
-            axis.set_title(f"n = {counted.rpartition('n = ')[2].rstrip(')')}", fontsize=7)
+            axis.vlines(x, whole["low"], whole["high"], color=look[0], linewidth=1.2)
+            axis.plot(x, whole[quantity], color=look[0], marker=look[1], **style.EDGE)
+        name = style.title(part, cells["n"].max())
+        if quantity == "share":
+            axis.set_title(name)
+        elif name != axes[0, parts.index(part)].get_title():
+            axis.set_title(f"n = {name.rpartition('n = ')[2].rstrip(')')}", fontsize=7)
         axis.set_ylabel({"share": "contribution share", "drop": "drop in P(answer)\nwhen blocked"}[quantity])
         axis.label_outer()
-    layer_axis(axes[0, 0], shares)
-    axes[0, 0].set_ylim(limits(shares, "share"))
+    style.layer_axis(axes[0, 0], n_layers)
+    label = "layer"
+    for row, (quantity, frame) in zip(axes, rows.items(), strict=True):
+        row[0].set_ylim(style.limits(frame, quantity))
     if len(drops):
-        axes[1, 0].set_ylim(limits(drops, "drop"))
-        step = max(1, int(np.diff(axes[0, 0].get_xticks())[0]))
-        places = [*range(0, n_layers, step), n_layers + 0.7 * room_behind(n_layers)]
-        axes[-1, 0].set_xticks(places, [*map(str, places[:-1]), "all"])
-        axes[-1, 0].set_xlim(-0.5, n_layers + 1.4 * room_behind(n_layers))
-    below = ["layer", f"below: {window_label(window)}, all: every layer at once"][: len(rows)]
-    figure.supxlabel("\n".join(below).replace(", all", ", all" if len(parts) > 1 else ",\nall"), fontsize=8)
-    handles = [legend_line(arrow(flow), look) for flow, look in FLOW_LOOKS.items()]
-    figure.legend(
-        handles=handles, loc="outside upper center", ncols=len(handles) if len(parts) > 1 else 1, handlelength=3,
-        title=heading or None, title_fontsize=9,
-    )
+        layers, room = range(0, n_layers, style.layer_step(n_layers)), room_behind(n_layers)
+        axes[-1, 0].set_xticks([*layers, n_layers + 0.7 * room], [*map(str, layers), "all"])
+        axes[-1, 0].set_xlim(-0.5, n_layers + 1.4 * room)
+        every = ", all: every layer at once" if len(parts) > 1 else ",\nall: every layer at once"
+        label += f"\nlower row: {style.window_label(window)}{every}"
+    figure.supxlabel(label)
+    handles = [style.legend_line(style.arrow(flow), look) for flow, look in FLOW_LOOKS.items()]
+    style.legend(figure, handles, 0 if len(parts) > 1 else 1, title=heading or None)
     return figure
 
 
 @styled
 def question_contributions(contributions: pd.DataFrame, questions: pd.DataFrame) -> Figure:
-    """The paper's Figure 15: constraint -> last token by layer, right answers in the upper row and wrong ones below.
+    """Draw the paper's Figure 15: constraint -> last token by layer, right answers above wrong ones, on one scale.
 
-    contributions, questions: those of an `AttentionStudy`, the latter only those to show, as
-    `attention_examples.outcome_examples` draws them. One scale for all; the constraint's last token is the rightmost.
+    Args:
+        contributions: those of an `AttentionStudy`.
+        questions: those to show, as `outcome_examples` samples them.
     """
     cells = contributions[(contributions["flow"] == CONSTRAINT_TO_LAST) & contributions["id"].isin(questions["id"])]
     shown = questions[questions["id"].isin(set(cells["id"]))]
     groups = [(name, shown[shown["correct"].eq(value)]) for name, value in (("right", True), ("wrong", False))]
     groups = [(name, rows) for name, rows in groups if len(rows)]
     if not groups:
-        return nothing_to_show("no question was answered")
-    columns, n_layers = max(len(rows) for _, rows in groups), int(cells["layer"].max()) + 1
-    size = (0.9 + 1.75 * columns, (1.35 + min(1.6, 0.13 * n_layers)) * len(groups))
-    figure, axes = plt.subplots(len(groups), columns, figsize=size, sharey=True, squeeze=False)
-    for row, (outcome, rows) in enumerate(groups):
-        for axis, question in zip(axes[row], rows.itertuples(), strict=False):
-            here = cells[cells["id"] == question.id]
-            grid = here.pivot(index="layer", columns="position", values="norm").sort_index(axis=1)
-            picture = axis.pcolormesh(
-                np.arange(grid.shape[1]), grid.index, grid, shading="nearest", cmap=CONTRIBUTION_COLOURS, vmin=0,
-                vmax=float(cells["norm"].max()) or 1, edgecolors="white", linewidth=0.4 if n_layers <= 16 else 0,
-            )
-            tokens = here.drop_duplicates("position").sort_values("position")["token"]
-            names = [token_label(str(token), longest=12) for token in tokens]
-            axis.set_xticks(range(len(names)), names, rotation=90 if len(names) > 2 else 0, parse_math=False)
-            axis.tick_params(length=0)
-            axis.spines[:].set_visible(False)
+        return style.nothing_to_show("no question was answered")
+    columns, height = max(len(rows) for _, rows in groups), 1.35 + min(1.6, 0.13 * style.depth(cells))
+    figure, axes = style.panel_grid(groups, range(columns), height=height * len(groups), width=1.75, sharex=False)
+    for row, (outcome, rows) in zip(axes, groups, strict=True):
+        for axis, question in zip(row, rows.itertuples(), strict=False):
+            here = cells[cells["id"] == question.id].sort_values("position")
+            grid = here.pivot(index="layer", columns="position", values="norm").sort_index()
+            limits = (0, float(cells["norm"].max()) or 1)
+            picture = style.heatmap(axis, grid, style.CONTRIBUTION_COLORS, limits)
+            axis.invert_yaxis()  # layer 0 below
+            step = 1 if len(grid) <= 12 else 4
+            axis.set_yticks(np.arange(0, len(grid), step) + 0.5, map(str, grid.index[::step]))
+            names = [token_label(str(token), longest=12) for token in here.drop_duplicates("position")["token"]]
+            axis.set_xticks(np.arange(len(names)) + 0.5, names, rotation=90 * (len(names) > 2), parse_math=False)
             answer = textwrap.shorten(str(question.answer), 24, placeholder="\u2026")
-            told = [*textwrap.wrap(question.question, 32), f"{answer} ({outcome})"]
+            lines = [*textwrap.wrap(question.question, 32), f"{answer} ({outcome})"]
             if outcome == "wrong":
-                told.append(textwrap.shorten(f"right: {question.expected}", 28, placeholder="\u2026"))
-            axis.set_title("\n".join(told), fontsize=7, loc="left", parse_math=False)
-        axes[row, 0].set_ylabel("layer")
-        for axis in axes[row, len(rows):]:
+                lines.append(textwrap.shorten(f"right: {question.expected}", 28, placeholder="\u2026"))
+            axis.set_title("\n".join(lines), fontsize=7, loc="left", parse_math=False)
+        row[0].set_ylabel("layer")
+        for axis in row[len(rows):]:
             axis.remove()
-    axes[0, 0].yaxis.set_major_locator(MaxNLocator(8, integer=True))
-    contribution_bar(figure, picture, figure.axes)
-    figure.supxlabel("tokens of the constraint", fontsize=8)
+    style.contribution_bar(figure, picture, figure.axes)
+    figure.supxlabel("tokens of the constraint")
     return figure
 
 
 def room_behind(n_layers: int) -> float:
-    """Room behind the last layer, in layers: the same on paper for every depth."""
+    """Return the room behind the last layer, in layers: the same on paper for every depth."""
     return max(1.0, n_layers / 9)

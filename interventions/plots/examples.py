@@ -1,4 +1,4 @@
-"""Figure 18: single edits in words, from the frame of `edit_averages.edit_examples`."""
+"""Examples in words and images: Figure 18's single edits, and questions of the test bed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from .style import FAINT, INK, KIND_LOOKS, PARTS, nothing_to_show, styled
 from .words import CHARACTERS, LINE_HEIGHT, show_image, wrapped, write_heading, write_lines
 
 GREEN, RED = KIND_LOOKS["mlp"][1], KIND_LOOKS["attention"][1]
+NARROW = 21  # a line of a question
+KINDS_OF_QUESTION = {"single": "one constraint", "multi": "two constraints"}
 
 
 @styled
 def edited_examples(examples: pd.DataFrame, images: Mapping) -> Figure:
-    """The paper's Figure 18, with what the edit did: image, question, and the answers before and after, a row an item.
+    """Draw the paper's Figure 18 with what the edit did: image, question, answers before and after, a row an item.
 
-    examples: that of `edit_averages.edit_examples`; the constraint is bold. images: id -> PIL image, or none.
+    Args:
+        examples: that of `edit_examples`; the constraint is bold.
+        images: id -> PIL image, or none.
     """
     if examples.empty:
         return nothing_to_show("no item was edited")
@@ -31,48 +35,21 @@ def edited_examples(examples: pd.DataFrame, images: Mapping) -> Figure:
     grid = figure.add_gridspec(len(heights), len(widths), width_ratios=widths, height_ratios=heights)
     for column, name in enumerate(heading, start=1):
         write_lines(figure.add_subplot(grid[0, column]), [[(name, {"color": FAINT})]])
-    for row, (example, told) in enumerate(zip(examples.itertuples(), cells, strict=True), start=1):
+    for row, (example, words) in enumerate(zip(examples.itertuples(), cells, strict=True), start=1):
         show_image(figure.add_subplot(grid[row, 0]), images.get(example.id))
-        for column, lines in enumerate(told, start=1):
+        for column, lines in enumerate(words, start=1):
             write_lines(figure.add_subplot(grid[row, column]), lines)
     return figure
 
 
-def _cells(example, widths: tuple[float, ...]) -> list[list[list[tuple[str, dict]]]]:
-    """Lines of the four columns of words of a row."""
-    answer = int(0.85 * CHARACTERS * widths[-1])  # bold letters are wide
-    done = bool(example.exact == 1)  # neither NaN nor None is
-    word = {"correct": "corrected", "insert": "inserted"}.get(example.task, "edited")
-    look = {"color": GREEN if done else RED, "weight": "bold"}
-    plain, faint = {"color": INK}, {"color": FAINT}
-
-    def lines(text: object, look: dict) -> list[list[tuple[str, dict]]]:
-        told = "\u2014" if pd.isna(text) or not str(text).strip() else str(text)
-        return [[(line, look)] for line in textwrap.wrap(told, answer, max_lines=3, placeholder=" \u2026")]
-
-    def target_probability(p: float) -> list[list[tuple[str, dict]]]:
-        return [] if pd.isna(p) else [[(f"P(target) {p:.2f}", faint)]]
-
-    return [
-        wrapped(example.pieces, int(CHARACTERS * widths[1])),
-        lines(example.before, plain) + target_probability(example.p_before),
-        lines(example.target, plain),
-        [*lines(example.after, look), [(f"{'' if done else 'not '}{word}", look | {"weight": "normal"})],
-         *target_probability(example.p_target)],
-    ]
-
-
-
-NARROW = 21  # a line of a question
-KINDS_OF_QUESTION = {"single": "one constraint", "multi": "two constraints"}
-
-
 @styled
 def example_questions(examples: pd.DataFrame, images: Mapping, counts: Mapping | None = None) -> Figure:
-    """Example questions with their images: a row for each part and number of constraints.
+    """Draw example questions with their images: a row for each part and number of constraints.
 
-    examples: that of `example_frame`; the visual constraint is bold, the text constraint bold italic. images:
-    id -> PIL image. counts: (part, constraints) -> number of questions, for the rows' headings.
+    Args:
+        examples: that of `example_frame`; the visual constraint is bold, the text constraint bold italic.
+        images: id -> PIL image.
+        counts: (part, constraints) -> number of questions, for the rows' headings.
     """
     groups = list(examples.groupby(["part", "constraints"], sort=False))
     columns = max(len(group) for _, group in groups)
@@ -86,6 +63,30 @@ def example_questions(examples: pd.DataFrame, images: Mapping, counts: Mapping |
             cell = rows[2 * row + 1, column].subgridspec(1, 2, width_ratios=[1, 1.6])
             picture, words = (figure.add_subplot(place) for place in cell)
             show_image(picture, images.get(example.id))
-            told = (example.pieces, [("Answer ", "faint"), (example.answer, "")])
-            write_lines(words, [line for pieces in told for line in wrapped(pieces, NARROW)], size=7.5, gap=2.5)
+            parts = (example.pieces, [("Answer ", "faint"), (example.answer, "")])
+            write_lines(words, [line for pieces in parts for line in wrapped(pieces, NARROW)], size=7.5, gap=2.5)
     return figure
+
+
+def _cells(example, widths: tuple[float, ...]) -> list[list[list[tuple[str, dict]]]]:
+    """Lines of the four columns of words of a row."""
+    answer = int(0.85 * CHARACTERS * widths[-1])  # bold letters are wide
+    done = bool(example.exact == 1)  # neither NaN nor None is
+    word = {"correct": "corrected", "insert": "inserted"}.get(example.task, "edited")
+    look = {"color": GREEN if done else RED, "weight": "bold"}
+    plain, faint = {"color": INK}, {"color": FAINT}
+
+    def lines(text: object, look: dict) -> list[list[tuple[str, dict]]]:
+        string = "\u2014" if pd.isna(text) or not str(text).strip() else str(text)
+        return [[(line, look)] for line in textwrap.wrap(string, answer, max_lines=3, placeholder=" \u2026")]
+
+    def target_probability(p: float) -> list[list[tuple[str, dict]]]:
+        return [] if pd.isna(p) else [[(f"P(target) {p:.2f}", faint)]]
+
+    return [
+        wrapped(example.pieces, int(CHARACTERS * widths[1])),
+        lines(example.before, plain) + target_probability(example.p_before),
+        lines(example.target, plain),
+        [*lines(example.after, look), [(f"{'' if done else 'not '}{word}", look | {"weight": "normal"})],
+         *target_probability(example.p_target)],
+    ]

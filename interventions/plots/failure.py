@@ -5,103 +5,84 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from ..statistics import LEVEL
-from .style import (
-    BLUE,
-    FAINT,
-    GREY,
-    LOOKS,
-    PARTS,
-    PURPLE,
-    VERMILION,
-    layer_axis,
-    legend_line,
-    line_with_band,
-    nothing_to_show,
-    panel_grid,
-    parts_of,
-    styled,
-)
+from . import style
+from .style import BLUE, GREY, LOOKS, PARTS, PURPLE, VERMILION, styled
 
 OUTCOMES = dict(zip(("right", "wrong"), LOOKS, strict=False))
-PREDICTORS = {  # label, colour, line
-    "contribution": ("contribution", BLUE, "-"),
-    "confidence": ("confidence", VERMILION, "--"),
-    "linear": ("linear, all layers", GREY, ":"),
-    "kind": ("kind of question alone", PURPLE, "-."),
+STAR = {"linestyle": "none", "marker": "*", "color": "black", "markersize": 5, "markeredgewidth": 0}
+PREDICTORS = {  # label and look
+    "contribution": ("contribution", (BLUE, "", "-")),
+    "confidence": ("confidence", (VERMILION, "", "--")),
+    "linear": ("linear, all layers", (GREY, "", ":")),
+    "kind": ("kind of question alone", (PURPLE, "", "-.")),
 }
 
 
 @styled
 def contributions_by_outcome(frame: pd.DataFrame, tests: pd.DataFrame | None = None) -> Figure:
-    """The paper's Figure 16: contribution constraint -> last token by layer, right and wrong answers, a column a part.
+    """Draw the paper's Figure 16: contribution constraint -> last token by layer, right and wrong answers apart.
 
-    frame: that of `outcomes.outcome_by_layer`: part, layer, outcome, norm, low, high, n. tests: that of
-    `outcomes.outcome_tests`; layers whose p_corrected is below 0.05 are marked on top.
+    Args:
+        frame: that of `outcome_by_layer`: part, layer, outcome, norm, low, high, n.
+        tests: that of `outcome_tests`; a star marks layers whose p_corrected is below 0.05.
     """
     if frame.empty:
-        return nothing_to_show("no question was answered")
-    parts = parts_of(frame)
-    figure, axes = panel_grid(1, parts, height=2.75)
+        return style.nothing_to_show("no question was answered")
+    parts = style.parts_of(frame)
+    figure, axes = style.panel_grid([""], parts, height=2.75)
     top = np.nanmax(frame[["norm", "high"]].to_numpy(float))
     for axis, part in zip(axes[0], parts, strict=True):
         counts = []
         for outcome, look in OUTCOMES.items():
             cells = frame[(frame["part"] == part) & (frame["outcome"] == outcome)]
-            line_with_band(axis, cells, look, alpha=0.2, quantity="norm")
+            style.line_with_band(axis, cells, look, "norm")
             counts.append(f"{int(cells['n'].max()) if len(cells) else 0} {outcome}")
         if tests is not None:
             sure = tests.loc[(tests["part"] == part) & (tests["p_corrected"] < LEVEL), "layer"].to_numpy(float)
-            axis.plot(sure, np.full(len(sure), 1.13 * top), linestyle="none", marker="*", color="black", markersize=4,
-                      markeredgewidth=0)
+            axis.plot(sure, np.full(len(sure), 1.13 * top), **STAR)
         axis.set_title(f"{PARTS.get(part, part)}\n(n = {', '.join(counts)})")
-    layer_axis(axes[0, 0], frame)
+    style.layer_axis(axes[0, 0], style.depth(frame))
     axes[0, 0].set_ylim(0, 1.2 * top or 1)
     axes[0, 0].set_ylabel("contribution ||a||,\nconstraint \u2192 last token")
-    figure.supxlabel("layer", fontsize=8)
-    handles = [legend_line(f"{name} answers", look) for name, look in OUTCOMES.items()]
+    figure.supxlabel("layer")
+    handles = [style.legend_line(f"{name} answers", look) for name, look in OUTCOMES.items()]
     if tests is not None:
-        handles.append(Line2D([], [], color="black", marker="*", linestyle="none", markersize=4,
-                              label=f"right > wrong, corrected p < {LEVEL}"))
-    columns = {1: 1, 2: 2}.get(len(parts), len(handles))
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=3)
+        handles.append(style.Line2D([], [], **STAR, label=f"right > wrong, corrected p < {LEVEL}"))
+    style.legend(figure, handles, min(len(parts), len(handles)))
     return figure
 
 
 @styled
 def roc_curves(points: pd.DataFrame, table: pd.DataFrame) -> Figure:
-    """The paper's Figure 17: how well each predictor tells right from wrong answers, a column a part.
+    """Draw the paper's Figure 17: how well each predictor tells right from wrong answers, a column a part.
 
-    points: that of `failure.roc_points`: part, predictor, false_positive_rate, true_positive_rate. table: that of
-    `failure.failure_table`, for the AUROC and its interval in the key and for n.
+    Args:
+        points: that of `roc_points`: part, predictor, false_positive_rate, true_positive_rate.
+        table: that of `failure_table`, for the AUROC and its interval in the legend and for n.
     """
     if table.empty:
-        return nothing_to_show("no question was answered")
-    parts = parts_of(table)
-    figure, axes = panel_grid(1, parts, height=4.2 if len(parts) > 1 else 4.5)
+        return style.nothing_to_show("no question was answered")
+    parts = style.parts_of(table)
+    figure, axes = style.panel_grid([""], parts, height=4.2 if len(parts) > 1 else 4.5)
     for axis, part in zip(axes[0], parts, strict=True):
-        axis.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8, zorder=0)
+        axis.plot([0, 1], [0, 1], color=style.FAINT, linewidth=0.8, zorder=0)
         rows = table[table["part"] == part].set_index("predictor")
         handles = []
-        for predictor, (name, colour, line) in PREDICTORS.items():
+        for predictor, (name, look) in PREDICTORS.items():
             if predictor not in rows.index:
                 continue
             cells = points[(points["part"] == part) & (points["predictor"] == predictor)]
-            axis.plot(cells["false_positive_rate"], cells["true_positive_rate"], line, color=colour, linewidth=1.3)
-            label = f"{name}\n{_auroc(rows.loc[predictor])}"
-            handles.append(Line2D([], [], color=colour, linestyle=line, linewidth=1.3, label=label))
+            axis.plot(cells["false_positive_rate"], cells["true_positive_rate"], look[2], color=look[0])
+            handles.append(style.legend_line(f"{name}\n{_auroc(rows.loc[predictor])}", look))
         axis.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.25), handlelength=2.6)
         n, wrong = (int(rows[column].max()) if len(rows) else 0 for column in ("n", "wrong"))
         axis.set_title(f"{PARTS.get(part, part)}\n(n = {n}, {wrong} wrong)")
         axis.set_aspect("equal")
         axis.set_xlabel("false positive rate")
-    axes[0, 0].set_xlim(-0.02, 1.02)
-    axes[0, 0].set_ylim(-0.02, 1.02)
-    axes[0, 0].set_xticks([0, 0.5, 1])
-    axes[0, 0].set_yticks([0, 0.5, 1])
-    axes[0, 0].set_ylabel("true positive rate\n(positive: answered right)")
+    ends = {"xlim": (-0.02, 1.02), "ylim": (-0.02, 1.02), "xticks": [0, 0.5, 1], "yticks": [0, 0.5, 1]}
+    axes[0, 0].set(**ends, ylabel="true positive rate\n(positive: right answer)")
     return figure
 
 

@@ -1,53 +1,48 @@
-"""The look of every figure.
+"""The look of every figure: seaborn's ticks on a paper's scale, with the colors and labels of the field.
 
-It is the field's: green for MLPs and red for attention as in ROME's traces, constraint tokens starred, the window
-named under the axis. Colour never stands alone: kinds also differ in panel, marker and line, and the colour maps are
-ordered by lightness, so the figures survive colour blindness and grey print.
+MLPs are green and attention is red as in ROME, constraint tokens are starred, the axis names the window. Color never
+stands alone: series also differ in marker and line, and color maps get darker away from 0.
 """
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, wraps
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter, FuncFormatter, MultipleLocator
+from matplotlib.ticker import FixedFormatter, FuncFormatter, MaxNLocator, MultipleLocator
 
-from ..layers import spanned
+from ..layers import early_layers, layer_range, spanned
 
-STYLE = {
-    "figure.dpi": 120,
+INK, FAINT, SHADE = "#333333", "#9a9a9a", "#ececec"
+STYLE = sns.axes_style("ticks") | sns.plotting_context("paper", font_scale=0.83) | {
+    "font.sans-serif": ["DejaVu Sans"],  # the same on every machine
+    "figure.dpi": 120, "figure.labelsize": 8, "axes.titlesize": 9, "legend.title_fontsize": 9,
     "figure.constrained_layout.use": True,
-    "figure.constrained_layout.w_pad": 0.06,
-    "figure.constrained_layout.h_pad": 0.06,
-    "font.family": "sans-serif",
-    "font.size": 8,
-    "axes.titlesize": 9,
-    "axes.labelsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
+    "figure.constrained_layout.w_pad": 0.06, "figure.constrained_layout.h_pad": 0.06,
+    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.handlelength": 3,
+    "lines.linewidth": 1.3, "lines.markersize": 4.2,
+    **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.7),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 3),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
     "pdf.fonttype": 42,  # text stays text in the PDF
 }
 # Symbols of formulas in places of their own, and a font of boxes that say which script a character is of.
 NO_TEXT_FONTS = ("cm", "STIXNonUnicode", "STIXSize", "Last Resort")
-KIND_LOOKS = {  # name, colour, colour map, marker, line
+KIND_LOOKS = {  # name, color, color map, marker, line
     "mlp": ("MLP", "#00714f", "Greens", "o", "-"),
     "attention": ("Attention", "#c8432b", "Reds", "s", "--"),
 }
@@ -63,15 +58,16 @@ ROLE_LABELS = {
     "last": "last token",
 }
 QUANTITIES = {"effect": "effect", "p_restored": "P(restored)"}
-INK, FAINT = "#333333", "#9a9a9a"
-# Colours of Okabe and Ito, told apart by colour-blind readers too, and a grey beside them.
-BLUE, VERMILION, PURPLE, SKY_BLUE, GREY = "#0072b2", "#d55e00", "#cc79a7", "#56b4e9", "#595959"
-LOOKS = ((BLUE, "o", "-"), (VERMILION, "s", "--"), (GREY, "^", ":"), (PURPLE, "D", "-."))  # colour, marker, line
-CONTRIBUTION_LABEL, CONTRIBUTION_COLOURS = "contribution ||a||", KIND_LOOKS["attention"][2]
+BLUE, VERMILION, PURPLE, SKY_BLUE = (sns.color_palette("colorblind").as_hex()[index] for index in (0, 3, 4, 9))
+GREY = "#595959"
+Look = tuple[str, str, str]  # color, marker, line
+LOOKS: tuple[Look, ...] = ((BLUE, "o", "-"), (VERMILION, "s", "--"), (GREY, "^", ":"), (PURPLE, "D", "-."))
+EDGE = {"markeredgecolor": "white", "markeredgewidth": 0.4}
+CONTRIBUTION_LABEL, CONTRIBUTION_COLORS = "contribution ||a||", KIND_LOOKS["attention"][2]
 
 
 def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draw in the one style, lay out once, and leave showing the figure to whoever gets it."""
+    """Draw a figure in the one style, lay it out once, and close it: a notebook shows what is returned."""
 
     @wraps(function)
     def draw(*arguments, **options) -> Figure:
@@ -79,20 +75,188 @@ def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
             figure = function(*arguments, **options)
             show_all_characters(figure)
             figure.get_layout_engine().execute(figure)
-            plt.close(figure)  # a notebook shows what is returned, once
+            plt.close(figure)
             return figure
 
     return draw
 
 
-def show_all_characters(figure: Figure) -> None:
-    """See to it that every character of a figure is drawn: names and questions may be in any script.
+def save_figure(figure: Figure, stem: str | Path) -> Figure:
+    """Write `<stem>.png` and `<stem>.pdf`, and return the figure, so that a notebook cell shows it."""
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    with plt.rc_context(STYLE):
+        figure.savefig(stem.with_name(stem.name + ".png"), dpi=200)
+        figure.savefig(stem.with_name(stem.name + ".pdf"), metadata={"CreationDate": None})
+    return figure
 
-    A text whose font lacks some gets an installed font that has them beside its own. Where none has, they are written
-    as their closest ASCII letters or their codes, and a printed sentence says so.
+
+def nothing_to_show(why: str) -> Figure:
+    """Return a figure that says why it is empty: a small sample may leave nothing to draw, and the report goes on."""
+    figure, axis = plt.subplots(figsize=(3.5, 0.5))
+    axis.set_axis_off()
+    figure.text(0.5, 0.5, f"nothing to show: {why}", ha="center", va="center")
+    return figure
+
+
+# Panels
+
+
+def panel_grid(
+    rows: Sequence, columns: Sequence, *, height: float, margin: float = 0.9, width: float = 2.0, sharex=True,
+    sharey=True,
+) -> tuple[Figure, np.ndarray]:
+    """Return a figure and its axes [rows, columns], with shared scales; sizes are in inches, `width` a column's."""
+    size = (margin + width * len(columns), height)
+    return plt.subplots(len(rows), len(columns), figsize=size, sharex=sharex, sharey=sharey, squeeze=False)
+
+
+def panels(axes: np.ndarray, rows: Iterable, columns: Iterable) -> Iterator[tuple[Axes, tuple]]:
+    """Yield every axis with its (row, column)."""
+    return zip(axes.flat, itertools.product(rows, columns), strict=True)
+
+
+def name_panels(axes: np.ndarray, titles: Sequence[str], labels: Sequence[str], colors: Sequence[str] = ()) -> None:
+    """Write titles above the first row of panels, and labels, in these colors, beside the first column."""
+    for axis, name in zip(axes[0], titles, strict=False):
+        axis.set_title(name)
+    for axis, label, color in itertools.zip_longest(axes[:, 0], labels, colors, fillvalue=INK):
+        axis.set_ylabel(label, color=color)
+
+
+def quantity_of(frame: pd.DataFrame) -> str:
+    return next(name for name in QUANTITIES if name in frame.columns)
+
+
+def parts_of(frame: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys(frame["part"]))
+
+
+def kinds_of(frame: pd.DataFrame) -> list[str]:
+    return [kind for kind in KIND_LOOKS if kind in set(frame["kind"])]
+
+
+def depth(frame: pd.DataFrame) -> int:
+    """The number of layers of a frame by layer."""
+    return int(frame["layer"].max()) + 1
+
+
+# Text
+
+
+def window_label(window: int, window_rule: str = "centered") -> str:
+    """Return what the layer axis means; by the scripts' rule a radius W spans 2 W + 1 layers, but W = 1 only one."""
+    layers = spanned(window, window_rule)
+    return "layer" if layers == 1 else f"center of window of {layers} layers"
+
+
+def title(name: str, n: float) -> str:
+    return f"{PARTS.get(name, name)}  (n = {0 if pd.isna(n) else int(n)})"
+
+
+def early_label(n_layers: int) -> str:
+    return f"shaded: early layers, {layer_range(early_layers(n_layers))} of {n_layers}"
+
+
+def arrow(flow: str) -> str:
+    return flow.replace("->", "\u2192")
+
+
+# Drawing
+
+
+def line_with_band(axis: Axes, cells: pd.DataFrame, look: Look, quantity: str = "effect", x: str = "layer") -> None:
+    """Draw means as a line and the intervals that `cells` gives (low, high) as a band: seaborn estimates nothing."""
+    cells = cells[[x, quantity, "low", "high"]].astype(float).sort_values(x)
+    color, marker, line = look
+    axis.fill_between(cells[x], cells["low"], cells["high"], color=color, alpha=0.2, linewidth=0)
+    small = {} if len(cells) <= 16 else {"markersize": 2.4, "markeredgewidth": 0}
+    sns.lineplot(
+        cells, x=x, y=quantity, estimator=None, errorbar=None, color=color, marker=marker, linestyle=line,
+        ax=axis, **EDGE | small,
+    )
+    axis.set(xlabel="", ylabel="")
+
+
+def heatmap(
+    axis: Axes, grid: pd.DataFrame, colors, limits: tuple[float, float], labels: Sequence[str] = ()
+) -> QuadMesh:
+    """Draw a table [rows, layers] as a heat map, its first row on top, with `labels` of the rows."""
+    axis.figure.set_visible(False)  # seaborn would draw all of it to see whether labels overlap
+    sns.heatmap(
+        grid.astype(float), ax=axis, cmap=colors, vmin=limits[0], vmax=limits[1], cbar=False,
+        linewidths=0.4 if grid.shape[1] <= 16 else 0, xticklabels=False, yticklabels=False,
+    )
+    axis.figure.set_visible(True)
+    step = layer_step(grid.shape[1])
+    axis.set_xticks(np.arange(0, grid.shape[1], step) + 0.5, map(str, grid.columns[::step]))
+    axis.set_yticks(np.arange(len(labels)) + 0.5, labels, parse_math=False)
+    axis.tick_params(length=0)
+    axis.set(xlabel="", ylabel="")
+    return axis.collections[0]
+
+
+def color_bar(figure: Figure, picture, axes, label: str, **options) -> None:
+    """Draw a color bar without an outline, with few ticks."""
+    bar = figure.colorbar(picture, ax=axes, **({"pad": 0.015, "shrink": 0.95} | options))
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+    bar.locator = MaxNLocator(4)
+    bar.update_ticks()
+
+
+def contribution_bar(figure: Figure, picture, axes, aspect: float = 0) -> None:
+    color_bar(figure, picture, axes, CONTRIBUTION_LABEL, aspect=aspect or 9 * figure.get_figheight())
+
+
+def legend(figure: Figure, handles: Sequence, columns: int = 0, **options) -> None:
+    """Put one legend for all panels above them."""
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns or len(handles), **options)
+
+
+def legend_line(label: str, look: Look) -> Line2D:
+    """Return what a legend shows of a series with this look."""
+    color, marker, line = look
+    return Line2D([], [], color=color, marker=marker, linestyle=line, label=label, **EDGE)
+
+
+def zero_line(axis: Axes) -> None:
+    axis.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
+
+
+def shade_early(axis: Axes, n_layers: int) -> None:
+    """Shade the early layers of a panel."""
+    early = early_layers(n_layers)
+    axis.axvspan(early.start - 0.5, early.stop - 0.5, color=SHADE, linewidth=0, zorder=-1)
+
+
+def limits(frame: pd.DataFrame, quantity: str = "effect", room: float = 1.08) -> tuple[float, float]:
+    """Return limits of an axis for these values and intervals: 0 is on it, and noise does not fill it."""
+    drawn = frame[[quantity, "low", "high"]].to_numpy(float)
+    return min(-0.05, np.nanmin(drawn) - 0.03), max(0.2, room * np.nanmax(drawn))
+
+
+def layer_step(n_layers: int) -> int:
+    return 1 if n_layers <= 12 else 2 if n_layers <= 16 else 4
+
+
+def layer_axis(axis: Axes, n_layers: int) -> None:
+    """Scale an axis to the layers, with a tick a layer while they fit."""
+    axis.set_xlim(-0.5, n_layers - 0.5)
+    axis.xaxis.set_major_locator(MultipleLocator(layer_step(n_layers)))
+
+
+# Characters
+
+
+def show_all_characters(figure: Figure) -> None:
+    """Make every character of a figure drawable: names and questions may be in any script.
+
+    A text whose font lacks some characters gets a second, installed font that has them. Where there is none, the text
+    spells them with ASCII letters or as codes, and a printed sentence says so.
     """
     for axis in (one for axes in figure.axes for one in (axes.xaxis, axes.yaxis)):
-        if not isinstance(axis.get_major_formatter(), (FixedFormatter, FuncFormatter)):  # numbers
+        if not isinstance(axis.get_major_formatter(), (FixedFormatter, FuncFormatter)):  # its labels are numbers
             continue
         labels = axis.get_ticklabels()
         lacking = _lacking("".join(label.get_text() for label in labels), labels)
@@ -100,12 +264,12 @@ def show_all_characters(figure: Figure) -> None:
             fonts, left = _fonts_with(lacking)
             axis.set_tick_params(labelfontfamily=[*labels[0].get_fontfamily(), *fonts])
             if left:  # the text of a label is written anew by its axis
-                axis.set_ticks(axis.get_ticklocs(), [_spelt(label.get_text(), left) for label in labels])
+                axis.set_ticks(axis.get_ticklocs(), [_spelled(label.get_text(), left) for label in labels])
     for text in figure.findobj(Text):
         lacking = _lacking(text.get_text(), [text])
         if lacking:
             fonts, left = _fonts_with(lacking)
-            text.set_text(_spelt(text.get_text(), left))
+            text.set_text(_spelled(text.get_text(), left))
             text.set_fontfamily(list(dict.fromkeys((*text.get_fontfamily(), *fonts))))
 
 
@@ -147,101 +311,10 @@ def _characters(path: str) -> frozenset[int]:
         return frozenset()
 
 
-def _spelt(string: str, characters: frozenset[str]) -> str:
+def _spelled(string: str, characters: frozenset[str]) -> str:
     """A string with these characters in ASCII: without their accents, or else as their codes."""
     def ascii_of(one: str) -> str:
         plain = unicodedata.normalize("NFKD", one).encode("ascii", "ignore").decode()
         return plain or one.encode("ascii", "backslashreplace").decode()
 
     return "".join(ascii_of(one) if one in characters else one for one in string)
-
-
-def window_label(window: int, window_rule: str = "centered") -> str:
-    """What the layer axis means; by the scripts' rule a radius W spans 2 W + 1 layers, but W = 1 only one."""
-    layers = spanned(window, window_rule)
-    return "layer" if layers == 1 else f"centre of window of {layers} layers"
-
-
-def save_figure(figure: Figure, stem: str | Path) -> Figure:
-    """Write `<stem>.png` and `<stem>.pdf`; returns the figure, so that a notebook cell shows it."""
-    stem = Path(stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    with plt.rc_context(STYLE):
-        figure.savefig(stem.with_name(stem.name + ".png"), dpi=200)
-        figure.savefig(stem.with_name(stem.name + ".pdf"), metadata={"CreationDate": None})
-    return figure
-
-
-def quantity_of(frame: pd.DataFrame) -> str:
-    return next(name for name in QUANTITIES if name in frame.columns)
-
-
-def parts_of(frame: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(frame["part"]))
-
-
-def kinds_of(frame: pd.DataFrame) -> list[str]:
-    return [kind for kind in KIND_LOOKS if kind in set(frame["kind"])]
-
-
-def panel_grid(rows: int, parts: list[str], *, height: float, margin: float = 0.9) -> tuple[Figure, np.ndarray]:
-    """Panels [rows, parts] with common axes, of a size at which the font is that of a paper's figure."""
-    size = (margin + 2.0 * len(parts), height)
-    return plt.subplots(rows, len(parts), figsize=size, sharex=True, sharey=True, squeeze=False)
-
-
-def panels(axes: np.ndarray, kinds: list[str], parts: list[str]) -> Iterator[tuple[Axes, str, str]]:
-    for row, kind in enumerate(kinds):
-        for column, part in enumerate(parts):
-            yield axes[row, column], kind, part
-
-
-def title(part: str, n: float) -> str:
-    return f"{PARTS.get(part, part)}  (n = {0 if pd.isna(n) else int(n)})"
-
-
-def line_with_band(
-    axis: Axes, cells: pd.DataFrame, look: tuple[str, str, str], *, alpha: float, quantity: str = "effect"
-) -> None:
-    """Means by layer as a line, intervals as a band. look: colour, marker and line."""
-    layers, mean, low, high = cells.sort_values("layer")[["layer", quantity, "low", "high"]].to_numpy(float).T
-    colour, marker, line = look
-    axis.fill_between(layers, low, high, color=colour, alpha=alpha, linewidth=0)
-    axis.plot(layers, mean, line, color=colour, marker=marker, markersize=3, linewidth=1.2)
-
-
-def limits(frame: pd.DataFrame, quantity: str = "effect", room: float = 1.08) -> tuple[float, float]:
-    """Of an axis on which these values and intervals are drawn: 0 is on it, and noise does not fill it."""
-    drawn = frame[[quantity, "low", "high"]].to_numpy(float)
-    return min(-0.05, np.nanmin(drawn) - 0.03), max(0.2, room * np.nanmax(drawn))
-
-
-def layer_axis(axis: Axes, frame: pd.DataFrame) -> None:
-    """One tick a layer while they fit; `frame` says how many layers there are."""
-    n_layers = int(frame["layer"].max()) + 1
-    axis.set_xlim(-0.5, n_layers - 0.5)
-    axis.xaxis.set_major_locator(MultipleLocator(1 if n_layers <= 12 else 2 if n_layers <= 16 else 4))
-
-
-def legend_line(label: str, look: tuple[str, str, str]) -> Line2D:
-    """What a legend shows of a series that is drawn with this colour, marker and line."""
-    colour, marker, line = look
-    return Line2D([], [], color=colour, marker=marker, linestyle=line, markersize=3.5, linewidth=1.2, label=label)
-
-
-def nothing_to_show(why: str) -> Figure:
-    """A figure that says so: a small sample may leave nothing to draw, and the report goes on."""
-    figure, axis = plt.subplots(figsize=(3.5, 0.5))
-    axis.set_axis_off()
-    figure.text(0.5, 0.5, f"nothing to show: {why}", ha="center", va="center", color=INK)
-    return figure
-
-
-def arrow(flow: str) -> str:
-    return flow.replace("->", "\u2192")
-
-
-def contribution_bar(figure: Figure, picture, axes) -> None:
-    bar = figure.colorbar(picture, ax=axes, pad=0.015, aspect=9 * figure.get_figheight(), shrink=0.95)
-    bar.set_label(CONTRIBUTION_LABEL)
-    bar.outline.set_visible(False)

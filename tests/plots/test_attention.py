@@ -138,7 +138,7 @@ def test_flows_draw_shares_above_drops():
             if row == 0:
                 box = band.get_datalim(axis.transData)
                 assert (box.y0, box.y1) == pytest.approx((cells["low"].min(), cells["high"].max()))
-    # All layers blocked at once: a marker a flow, in the flow's colour, behind the last layer.
+    # All layers blocked at once: a marker a flow, in the flow's color, behind the last layer.
     whole = drops[(drops["window"] == 8) & (drops["part"] == "known")].set_index("flow")
     points = [line for line in axes[1, 0].lines if len(line.get_xdata()) == 1]
     for flow, point, line in zip(FLOWS, points, lines_of(axes[1, 0]), strict=True):
@@ -151,7 +151,7 @@ def test_flows_draw_shares_above_drops():
     [legend] = figure.legends
     assert legend.get_title().get_text() == "mini"
     assert [text.get_text() for text in legend.get_texts()] == [flow.replace("->", "→") for flow in FLOWS]
-    for look in ("get_color", "get_marker", "get_linestyle"):  # colour never stands alone
+    for look in ("get_color", "get_marker", "get_linestyle"):  # color never stands alone
         drawn = [getattr(line, look)() for line in lines_of(axes[0, 0])]
         assert len(set(drawn)) == 3
         assert drawn == [getattr(line, look)() for line in legend.get_lines()]

@@ -13,8 +13,8 @@ from PIL import Image
 
 from interventions.editing.averages import PAPER, edit_examples, layer_means, method_means
 from interventions.editing.study import EDIT_METHODS
-from interventions.plots import efficacy_by_layer, further_metrics, methods_by_metric, sequential
-from interventions.plots import examples as edited_examples
+from interventions.plots.editing import efficacy_by_layer, further_metrics, methods_by_metric, sequential
+from interventions.plots.examples import edited_examples
 
 MAIN, FURTHER = ("efficacy", "exact", "generalisation", "specificity"), ("pictures", "following", "kl")
 EARLY = {"correct": [0.8, 0.9, 0.93, 0.8, 0.4, 0.3, 0.2, 0.15], "insert": [0.7, 0.95, 0.9, 0.8, 0.5, 0.3, 0.2, 0.15]}
@@ -51,7 +51,7 @@ def test_methods_draw_the_means_and_intervals(function, metrics):
     assert [text.get_text() for text in axes[1, 0].get_yticklabels()] == list(EDIT_METHODS)
     assert axes[0, 0].get_ylim()[0] > axes[0, 0].get_ylim()[1]  # no edit on top
     looks = [(to_hex(line.get_color()), line.get_marker()) for line in dots(axes[0, 0])]
-    assert len({colour for colour, _ in looks}) == len({marker for _, marker in looks}) == 5
+    assert len({color for color, _ in looks}) == len({marker for _, marker in looks}) == 5
     assert [(to_hex(line.get_color()), line.get_marker()) for line in dots(axes[1, 2])] == looks
     assert text_problems(figure) == []
 
@@ -59,7 +59,8 @@ def test_methods_draw_the_means_and_intervals(function, metrics):
 def test_titles_values_and_axes_say_what_is_drawn():
     figure = methods_by_metric(means_of())
     assert [axis.get_title() for axis in figure.axes[:4]] == [
-        f"errors corrected\n{metric} (n = 20)" for metric in ("efficacy", "whole answers", *MAIN[2:])]
+        f"errors corrected\n{metric} (n = 20)"
+        for metric in ("efficacy", "whole answers", "generalization", "specificity")]
     assert figure.axes[4].get_title() == "new facts inserted\nefficacy (n = 20)"
     assert [text.get_text() for text in figure.axes[0].texts] == ["0.06", "0.90", "0.40", "0.60", "0.50"]
     assert [text.get_text() for text in figure.axes[3].texts] == ["0.0", "−1.0", "−1.5", "−9.0", "−4.0"]
@@ -77,7 +78,7 @@ def test_the_papers_values_stand_where_it_gives_them():
     figure = methods_by_metric(means_of())
     for axis in figure.axes:
         task = "correct" if axis.get_title().startswith("errors") else "insert"
-        metric = axis.get_title().splitlines()[1].partition(" ")[0]
+        metric = axis.get_title().splitlines()[1].partition(" ")[0].replace("generalization", "generalisation")
         for line in axis.lines:
             if line.get_marker() == "|":
                 drawn.add(((task, EDIT_METHODS[line.get_ydata()[0]], metric), line.get_xdata()[0]))
@@ -203,9 +204,9 @@ def test_kept_edits_by_their_number():
     assert {line.get_color(): line.get_ydata()[0] for line in before} == {means[0].get_color(): 0.7,
                                                                           means[1].get_color(): 0.8}
     assert "open: a single fact" in figure.get_supxlabel()
-    assert [axis.get_title().splitlines()[0] for axis in figure.axes] == ["efficacy", "generalisation", "specificity"]
+    assert [axis.get_title().splitlines()[0] for axis in figure.axes] == ["efficacy", "generalization", "specificity"]
     names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["errors corrected", "new facts inserted", "accuracy before any edit, in the colour of its task"]
+    assert names == ["errors corrected", "new facts inserted", "accuracy before any edit, in the color of its task"]
     assert text_problems(figure) == []
 
 
@@ -245,10 +246,10 @@ def test_examples_tell_what_the_edit_did():
     assert [text for text, _, _ in told].count("this country") == 4
     assert {weight for text, _, weight in told if text == "this country"} == {"bold"}
     assert {weight for text, _, weight in told if text.startswith("What is")} == {"normal"}
-    colours = {text: colour for text, colour, _ in told}
-    red, green, _, _ = colours["not inserted"]
-    assert red > green and colours["Rome"] == colours["not inserted"]
-    red, green, _, _ = colours["inserted"]
+    colors = {text: color for text, color, _ in told}
+    red, green, _, _ = colors["not inserted"]
+    assert red > green and colors["Rome"] == colors["not inserted"]
+    red, green, _, _ = colors["inserted"]
     assert green > red
     assert [text for text, _, _ in told].count("inserted") == 3
     first = examples.iloc[0]

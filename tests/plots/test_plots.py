@@ -14,15 +14,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 from PIL import Image
 
-from interventions.plots import (
-    effects_and_controls,
-    effects_by_layer,
-    probabilities,
-    role_layer_maps,
-    save_figure,
-    style,
-    window_label,
-)
+from interventions.plots import style
+from interventions.plots.averages import effects_and_controls, effects_by_layer, probabilities, role_layer_maps
+from interventions.plots.style import save_figure, window_label
+from interventions.statistics import bootstrap_interval
 
 ROLES = ["visual", "before", "constraint", "constraint_last", "between", "last"]
 
@@ -70,11 +65,11 @@ def test_effects_draw_the_numbers_given():
     [shade] = axes[0, 0].patches
     assert (shade.get_x(), shade.get_x() + shade.get_width()) == (-0.5, 1.5)
     told = figure.get_supxlabel().splitlines()
-    assert told == ["centre of window of 3 layers", "restored at the last token of the text constraint",
+    assert told == ["center of window of 3 layers", "restored at the last token of the text constraint",
                     "shaded: early layers, 0-1 of 8"]
 
 
-def test_kinds_keep_their_colours():
+def test_kinds_keep_their_colors():
     axes = panels(effects_by_layer(at_read(frame()), window=1), 3)
     mlp, attention = map(line_of, axes[:, 0])
     red, green, _ = to_rgb(mlp.get_color())
@@ -101,7 +96,7 @@ def test_maps_show_roles_in_order_and_star_the_constraint():
     assert axes[0, 0].get_ylim()[0] > axes[0, 0].get_ylim()[1]  # first role on top
 
 
-def colours_of(axis) -> np.ndarray:
+def colors_of(axis) -> np.ndarray:
     """Colours [roles, layers, RGBA] as they are drawn."""
     mesh = axis.collections[0]
     mesh.update_scalarmappable()
@@ -114,14 +109,14 @@ def test_negative_effects_are_seen_and_take_nothing_from_positive_ones():
     data.loc[last, "effect"] = [0.0, -0.01, -0.03, -0.2, -0.4, 0.01, 0.3, 0.8] * 3
     axis = panels(role_layer_maps(data, window=3), 3)[1, 0]
     assert axis.collections[0].get_clim() == (-0.4, 0.8)
-    drawn = colours_of(axis)[-1]
+    drawn = colors_of(axis)[-1]
     red, green, blue, _ = drawn.T
     np.testing.assert_allclose(drawn[1], drawn[0], atol=0.02)  # as good as nothing
-    assert (blue[2:5] > red[2:5] + 0.02).all()  # visible at once, and in another colour
+    assert (blue[2:5] > red[2:5] + 0.02).all()  # visible at once, and in another color
     assert (np.diff(red[2:5] + green[2:5]) < -0.1).all()  # darker the lower
     untouched = panels(role_layer_maps(frame(), window=3), 3)[1, 0]
     assert untouched.collections[0].get_clim() == (0, 0.8)
-    largest = np.abs(colours_of(untouched)[3, 0] - drawn[7]).max()
+    largest = np.abs(colors_of(untouched)[3, 0] - drawn[7]).max()
     assert largest < 0.02  # 0.8 looks the same with and without values below 0
 
 
@@ -173,8 +168,12 @@ def test_probabilities_draw_every_question():
     figure = probabilities(data)
     dots = [line for line in figure.axes[1].lines if line.get_marker() == "."]
     np.testing.assert_allclose(sorted(dots[2].get_ydata()), 0.7 + 0.01 * np.arange(9))
-    means = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_linewidth() == 1.6]
-    np.testing.assert_allclose(means, [p + 0.04 for p in runs.values()])
+    drawn = [lines.get_segments()[0] for lines in figure.axes[0].collections]  # a run's mean, then its interval
+    np.testing.assert_allclose([mean[:, 1] for mean in drawn[::2]], [[p + 0.04] * 2 for p in runs.values()])
+    np.testing.assert_allclose(
+        [interval[:, 1] for interval in drawn[1::2]],
+        [bootstrap_interval(p + 0.01 * np.arange(9))[1:] for p in runs.values()],
+    )
     assert text_problems(figure) == []
     for axis in figure.axes:
         boxes = [label.get_window_extent() for label in axis.get_xticklabels()]
@@ -205,9 +204,9 @@ def test_one_question_has_no_band_but_a_line():
     ("window", "rule", "label"),
     [
         (1, "centered", "layer"),
-        (3, "centered", "centre of window of 3 layers"),
+        (3, "centered", "center of window of 3 layers"),
         (1, "radius", "layer"),
-        (3, "radius", "centre of window of 7 layers"),
+        (3, "radius", "center of window of 7 layers"),
     ],
 )
 def test_the_axis_names_the_window(window, rule, label):
@@ -267,14 +266,14 @@ def fonts(monkeypatch):
     style._fonts_with.cache_clear()
 
 
-def test_characters_that_no_font_has_are_spelt_out_and_that_is_said(fonts, capsys):
+def test_characters_that_no_font_has_are_spelled_out_and_that_is_said(fonts, capsys):
     fonts()
     texts = shown(named_figure(NAME))
     assert len(texts) >= 4 and {text.get_text() for text in texts} == {"\\u4e2d\\u56fd \u00e9\u1ebf"}
     assert capsys.readouterr().out.startswith("No installed font has the characters \u4e2d\u56fd: figures write")
     named_figure(NAME)
     assert capsys.readouterr().out == ""  # once is enough
-    assert style._spelt("\uff21\U0001d5d4", frozenset("\uff21\U0001d5d4")) == "AA"  # letters in another width or weight
+    assert style._spelled("\uff21\U0001d5d4", frozenset("\uff21\U0001d5d4")) == "AA"  # in another width or weight
 
 
 def test_characters_are_drawn_with_a_font_that_has_them(fonts, capsys):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from figures import text_problems
 
-from interventions.plots import precision_differences
+from interventions.plots.precision import precision_differences
 
 
 def sites(dtypes=("bfloat16", "float16"), exact: float = 0.0, n: int = 40) -> pd.DataFrame:

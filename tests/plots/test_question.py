@@ -13,8 +13,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
-from interventions.plots import example_questions, question_maps, worked_example
-from interventions.plots.question import question_colours
+from interventions.plots.examples import example_questions
+from interventions.plots.question import question_colors, question_maps, worked_example
 from interventions.plots.words import token_label
 
 TOKENS = [("<image>", "visual"), ("\n", "before"), (" The", "before"), (" this", "constraint"),
@@ -40,7 +40,7 @@ def questions(*names: str, question: str = "The capital of this country is") -> 
 
 
 def meshes(figure) -> list[tuple[plt.Axes, QuadMesh]]:
-    """The maps, without the colour bars."""
+    """The maps, without the color bars."""
     axes = [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
     return [(axis, mesh) for axis in axes for mesh in axis.collections if isinstance(mesh, QuadMesh)]
 
@@ -63,7 +63,7 @@ def test_maps_draw_the_numbers_of_their_question_and_kind():
     assert {mesh.get_clim() for _, mesh in found} == {(data["effect"].min(), data["effect"].max())}
     labels = [label.get_text() for label in found[0][0].get_yticklabels()]
     assert labels == ["last visual token", "↵", "The", "this*", "country*", "is", "ASSISTANT", ":"]
-    assert [axis.get_xlabel() for axis, _ in found[2:]] == ["centre of window of 3 layers"] * 2
+    assert [axis.get_xlabel() for axis, _ in found[2:]] == ["center of window of 3 layers"] * 2
     shown = texts(figure)
     assert "MLP effect\n(0.00 to 0.80)" in shown
     assert "Attention effect\n(−0.40 to 0.05)" in shown
@@ -73,7 +73,7 @@ def test_maps_draw_the_numbers_of_their_question_and_kind():
     assert text_problems(figure) == []
 
 
-def test_values_below_zero_have_another_colour_and_a_missing_counterpart_is_grey():
+def test_values_below_zero_have_another_color_and_a_missing_counterpart_is_grey():
     data = sites("a")
     data.loc[data["role"] == "constraint", ["effect", "p_restored"]] = np.nan
     [(_, mlp), (_, attention)] = meshes(question_maps(data, questions("a"), {}, window=1))
@@ -88,14 +88,14 @@ def test_values_below_zero_have_another_colour_and_a_missing_counterpart_is_grey
 
 
 @pytest.mark.parametrize("kind", ["mlp", "attention"])
-def test_colours_grow_darker_away_from_zero_and_equally_on_both_sides(kind):
-    colours = question_colours(kind, -0.5, 0.5)(np.linspace(0, 1, 101))[:, :3]
-    lightness = colours @ [0.3, 0.59, 0.11]
+def test_colors_grow_darker_away_from_zero_and_equally_on_both_sides(kind):
+    colors = question_colors(kind, -0.5, 0.5)(np.linspace(0, 1, 101))[:, :3]
+    lightness = colors @ [0.3, 0.59, 0.11]
     assert (np.diff(lightness[50:]) < 0.01).all()
     assert (np.diff(lightness[:50]) > -0.01).all()
     assert abs(lightness[0] - lightness[-1]) < 0.15
-    assert abs(colours[49] - colours[51]).max() < 0.05  # no step at 0
-    assert len(question_colours(kind, 0, 0.5).colors) == 512
+    assert abs(colors[49] - colors[51]).max() < 0.05  # no step at 0
+    assert len(question_colors(kind, 0, 0.5).colors) == 512
 
 
 def test_kinds_quantity_and_rule_can_be_chosen():
@@ -105,7 +105,7 @@ def test_kinds_quantity_and_rule_can_be_chosen():
     [(axis, mesh)] = meshes(figure)
     expected = data[data["kind"] == "attention"]["p_restored"].to_numpy()
     np.testing.assert_allclose(mesh.get_array().ravel(), expected)
-    assert axis.get_xlabel() == "centre of window of 5 layers"
+    assert axis.get_xlabel() == "center of window of 5 layers"
     assert "Attention P(restored)" in texts(figure)
 
 
@@ -175,10 +175,10 @@ def test_worked_example_marks_constraints_and_the_restored_site():
     (mlp, values), (attention, _) = meshes(figure)
     [outline] = [patch for patch in mlp.patches if isinstance(patch, Rectangle)]
     assert not attention.patches
-    assert outline.get_xy() == (0.5, 3.5)  # layer 1, the fifth token
+    assert outline.get_xy() == (1, 4)  # layer 1, the fifth token
     assert (outline.get_width(), outline.get_height()) == (1, 1)
     assert values.get_array().reshape(8, 8)[4, 1] == pytest.approx(0.4)
-    assert mlp.get_xlabel() == "centre of window of 3 layers"
+    assert mlp.get_xlabel() == "center of window of 3 layers"
     assert len(figure.findobj(AxesImage)) == 1
 
 

@@ -7,7 +7,7 @@ import pytest
 from figures import text_problems
 from matplotlib.colors import to_rgba
 
-from interventions.plots import compared_by_layer, effects_by_window, peak_histograms
+from interventions.plots.sweeps import compared_by_layer, effects_by_window, peak_histograms
 
 SERIES = ("multimodal", "text only", "text only, noise")
 PARTS = ("known", "okvqa", "movies")
@@ -44,7 +44,7 @@ def test_layers_draw_every_series_in_the_panel_of_its_window():
     data = by_layer().sample(frac=1, random_state=0).sort_values(["series", "window"], kind="stable")
     figure = compared_by_layer(data, by="window", read_at="constraint")
     told = figure.get_supxlabel().splitlines()
-    assert told == ["layer, or centre of the window", "restored at the last token of the constraint",
+    assert told == ["layer, or center of the window", "restored at the last token of the constraint",
                     "shaded: early layers, 0-1 of 8"]
     for axis, window in zip(figure.axes, (1, 5), strict=True):
         for name, line, band in zip(SERIES, lines_of(axis), axis.collections, strict=True):
@@ -57,7 +57,7 @@ def test_layers_draw_every_series_in_the_panel_of_its_window():
     assert titles == ["Known  (n = 30)\nwindow of 1 layer", "Known  (n = 30)\nwindow of 5 layers"]
 
 
-def test_series_differ_in_more_than_colour_and_the_key_shows_it():
+def test_series_differ_in_more_than_color_and_the_key_shows_it():
     figure = compared_by_layer(by_layer(), by="window")
     lines = lines_of(figure.axes[1])
     for look in ("get_color", "get_marker", "get_linestyle"):
@@ -73,11 +73,11 @@ def test_the_key_names_windows_only_where_they_differ():
     assert "window of" not in differing.get_supxlabel()
     alike = compared_by_layer(by_layer(series, [6], kinds=("mlp", "attention")))
     assert key_of(alike) == ["standard", "replaced"]
-    assert alike.get_supxlabel().splitlines()[0] == "centre of window of 6 layers"
+    assert alike.get_supxlabel().splitlines()[0] == "center of window of 6 layers"
     assert alike.axes[0].get_title() == "Known  (n = 30)"
     assert [axis.get_ylabel() for axis in alike.axes] == ["MLP effect", "Attention effect"]
     radius = compared_by_layer(by_layer(series, [2]), window_rule="radius")
-    assert radius.get_supxlabel().splitlines()[0] == "centre of window of 5 layers"
+    assert radius.get_supxlabel().splitlines()[0] == "center of window of 5 layers"
 
 
 def peaks(n_layers=8) -> pd.DataFrame:
@@ -101,7 +101,7 @@ def test_histograms_count_questions_and_leave_out_those_without_an_effect():
     assert not grid[2, 1].texts and not grid[2, 0].lines
     titles = [axis.get_title() for axis in grid[0]]
     assert titles == ["Known  (n = 10)\nwindow of 1 layer", "Known  (n = 10)\nwindow of 5 layers"]
-    assert [axis.get_xlabel() for axis in grid[2]] == ["layer", "centre of window of 5 layers"]
+    assert [axis.get_xlabel() for axis in grid[2]] == ["layer", "center of window of 5 layers"]
 
 
 def test_windows_are_filled_where_the_interval_is_above_what_is_negligible():
