@@ -152,7 +152,7 @@ def test_an_answer_of_several_tokens_is_judged_whole(model, items, tmp_path, mon
 def test_only_the_flows_asked_for(model, items, tmp_path):
     found = attention_study(model, items[:1], flows=["constraint -> last"], run=RunOptions(results_dir=tmp_path))
     assert set(found.contributions["flow"]) == {"constraint -> last"}
-    direct = {"flows": ["visual -> last"], "knockouts": True, "results_dir": tmp_path}
+    direct = {"flows": ["visual -> last"], "knockouts": True, "run": RunOptions(tmp_path)}
     blocked = attention_study(model, items[:1], **direct).knockouts
     assert set(blocked["flow"]) == {"visual -> last"}  # subsets are those of visual -> constraint
     assert found.knockouts.empty and list(found.knockouts.columns) == module._BLOCK_COLUMNS
@@ -243,9 +243,9 @@ def test_what_cannot_be_asked_is_left_out_with_its_reason(model, items, tmp_path
         ({"flows": ["constraint -> image"]}, AttentionError, "flows names 'constraint -> image': use 'visual -> con"),
         ({"window": 6}, TraceError, "window must be a whole number from 1 to the model's 5 layers"),
         ({"protocol": "ours"}, ValueError, "protocol cannot be 'ours'"),
-        ({"shard": "3"}, ParameterError, "Parameter 'shard' must be like '2/8'"),
+        ({"run": RunOptions(shard="3")}, ParameterError, "Parameter 'shard' must be like '2/8'"),
     ],
 )
 def test_wrong_options_are_one_sentence(model, items, tmp_path, options, error, message):
     with pytest.raises(error, match=message):
-        attention_study(model, items, run=RunOptions(results_dir=tmp_path), **options)
+        attention_study(model, items, **{"run": RunOptions(tmp_path)} | options)
