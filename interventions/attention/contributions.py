@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..engine.forward import UnreachedEdit, extend, in_session, prompt_inputs, run
+from ..engine.forward import Reads, UnreachedEdit, extend, in_session, prompt_inputs, run
 from ..errors import AttentionError, PromptError
 from ..prompts.prompt import Prompt, resolve_positions
 
@@ -151,7 +151,7 @@ def read_contributions(lm, request: dict) -> dict:
         ids = request["input_ids"]
         found = run(
             lm, prompt_inputs(ids, request["image_inputs"]), keep=[ids.shape[1] - 1],
-            queries=torch.tensor(request["queries"]), stop=request["layers"][-1] + 1,
+            reads=Reads(queries=torch.tensor(request["queries"])), stop=request["layers"][-1] + 1,
         )
         return contributions(found["attention_calls"], request)
 
@@ -166,7 +166,7 @@ def contributions_from_cache(lm, request: dict, clean: dict) -> dict:
         }
         found = run(
             lm, inputs, keep=[ids.shape[1] - 1 - first], cache=extend(clean["cache"], first),
-            queries=torch.tensor(request["queries"]) - first, stop=request["layers"][-1] + 1,
+            reads=Reads(queries=torch.tensor(request["queries"]) - first), stop=request["layers"][-1] + 1,
         )
         return contributions(found["attention_calls"], request)
 

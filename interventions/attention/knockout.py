@@ -210,7 +210,7 @@ def block_packed(lm, request: dict, clean: dict, base: dict) -> torch.Tensor:
         masks = blocking_masks(inputs["attention_mask"], placed)
         keep = torch.tensor([offset + end - 1 - begin for offset, begin in zip(offsets, segments, strict=True)])
         cache = extend(base["cache"], max(segments))
-        logits = run(lm, inputs, keep=keep, cache=cache, skip=layer, trim=True, masks=masks)["logits"]
+        logits = run(lm, inputs, keep=keep, cache=cache, skip=layer, trim=True, writes=masks)["logits"]
         found[pack] = answer_probability(logits[0][:, None], clean["scored"]).cpu()
     return found
 
@@ -228,7 +228,7 @@ def block_rows(lm, request: dict, clean: dict, base: dict) -> torch.Tensor:
         inputs = {"inputs_embeds": hidden, "position_ids": where[None], "attention_mask": mask}
         masks = blocking_masks(mask, [(sites[s], row, -first, end, 0) for row, s in enumerate(pack)])
         cache = extend(clean["cache"], first, len(pack))
-        logits = run(lm, inputs, keep=[end - 1 - first], cache=cache, skip=layer, masks=masks)["logits"]
+        logits = run(lm, inputs, keep=[end - 1 - first], cache=cache, skip=layer, writes=masks)["logits"]
         found[pack] = answer_probability(logits, clean["scored"]).cpu()
     return found
 
@@ -250,6 +250,6 @@ def blocking_masks(mask: torch.Tensor, placed: list[tuple]) -> dict:
     masks = {}
     for layer, triples in edges.items():
         rows, targets, columns = torch.tensor(triples, device=mask.device).unbind(1)
-        masks[layer] = mask.clone()
-        masks[layer][rows, 0, targets, columns] = torch.finfo(mask.dtype).min
+        masks[layer, "mask"] = mask.clone()
+        masks[layer, "mask"][rows, 0, targets, columns] = torch.finfo(mask.dtype).min
     return masks

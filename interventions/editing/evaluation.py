@@ -15,7 +15,7 @@ import torch
 from transformers import DynamicCache
 
 from ..draws import seeded_hash
-from ..engine.forward import decode, extend, in_session, prompt_inputs, run
+from ..engine.forward import Reads, decode, extend, in_session, prompt_inputs, run
 from ..engine.runs import answer_probability
 from ..errors import EditError, Unusable
 from ..models.model import VisionLanguageModel
@@ -164,7 +164,7 @@ def answer_questions(lm, request: dict) -> dict:
             whole = torch.cat([ids, torch.tensor([given], dtype=torch.long)], dim=1)
             n = ids.shape[1]
             keep = torch.arange(n - 1, whole.shape[1])
-            forward = run(lm, prompt_inputs(whole, image_inputs), keep=keep, cache=DynamicCache(), reads=("cache",))
+            forward = run(lm, prompt_inputs(whole, image_inputs), keep=keep, cache=DynamicCache(), reads=Reads("cache"))
             cache, logits = extend(forward["cache"], n), forward["logits"]  # [1, answer + 1, V]
             likeliest = logits[0].argmax(-1).tolist()
             # An answer ends before an end token; one that would be empty is that token itself, as in `clean_run`.

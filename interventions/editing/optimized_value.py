@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import DynamicCache
 
-from ..engine.forward import extend, in_sandbox, in_session, prompt_inputs, run
+from ..engine.forward import Reads, extend, in_sandbox, in_session, prompt_inputs, run
 from ..engine.runs import clean_request, scored_part
 from ..errors import DivergedError, EditError, NoGradientError
 from ..prompts.prompt import Prompt, answer_tokens
@@ -179,7 +179,7 @@ def optimize(lm, request: dict) -> dict:
     with torch.no_grad():
         clean = run(
             lm, prompt_inputs(ids, request["image_inputs"]), keep=keep, cache=DynamicCache(),
-            reads=("hidden", "keys", "mlp", "cache"), start=first,
+            reads=Reads("hidden", "keys", "mlp", "cache", start=first),
         )
     start = clean["mlp"][layer][0, 0].float()
     value = start.clone().requires_grad_()
@@ -236,7 +236,7 @@ def read_at_token(lm, request: dict) -> dict:
     with torch.no_grad():
         result = run(
             lm, prompt_inputs(request["clean_ids"], request["image_inputs"]), keep=[request["clean_ids"].shape[1] - 1],
-            reads=("keys",), start=request["first"], stop=request["until"] + 1,
+            reads=Reads("keys", start=request["first"]), stop=request["until"] + 1,
         )
     tensors = {"key": result["keys"][request["layer"]][0, 0], "output": result["output"][0, request["first"]]}
     return {name: tensor.float().cpu() for name, tensor in tensors.items()}

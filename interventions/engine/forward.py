@@ -52,63 +52,76 @@ def as_loaded(lm, function, request: dict):
         return function(lm, request)
 
 
-def run(
-    lm,
-    inputs: dict,
-    *,
-    keep,
-    cache=None,
-    skip: int = 0,
-    stop: int | None = None,
-    trim: bool = False,
-    reads=(),
-    start: int = 0,
-    writes=None,
-    queries=None,
-    masks=None,
-    embed=None,
-) -> dict:
-    """One traced forward: the one place where modules are read, written or skipped.
+class Reads:
+    """What a forward reads besides the logits.
 
-    inputs: the model's own; keep: the positions whose logits are wanted; cache: a DynamicCache to start from.
-    skip: layers below it are not run, `inputs["inputs_embeds"]` is then the input of layer `skip`.
-    stop: the forward ends below this layer; "output" [B, t, d] is returned instead of logits.
-    trim: the last layer's MLP, of which nothing else is ever read, runs at the positions `keep` only.
-    reads: "attention" and "mlp" (outputs), each a list of [B, t - start, d] by layer from position `start`
-    on, "hidden" (the layers' inputs and the last one's output), "keys" (inputs of W_proj [B, t - start, m]),
-    "embeddings" [B, t, d] (layer 0's input), and "cache" (the one given, extended).
-    writes: {(layer, kind): (rows [m], positions [m], values [m, d])}, written into the module's output.
-    queries: positions whose attention is read: "attention_calls" is a list, by layer, of (queries [B, heads,
-    len(queries), head size], after the rotary embedding, times the scaling; keys and values [B, key heads, all tokens,
-    head size]; W_o [d, heads x head size]). With stop, nothing is run behind the last of them.
-    masks: {layer: additive mask [B, 1, t, keys]}, what that layer's attention takes instead of the model's own.
-    embed: with "embeddings", other token ids [1, n] to embed, too: "embedded" [1, n, d].
-    Returns {"logits": [B, len(keep), V]} and what was read.
+    A plain class: a dataclass's methods would travel to a server as bytecode, which another Python cannot run.
+
+    Attributes:
+        names: any of "attention" and "mlp" (module outputs [B, t - start, d], a list by layer), "hidden" (the layers'
+            inputs and the last one's output, likewise), "keys" (inputs of W_proj [B, t - start, m], likewise),
+            "embeddings" (layer 0's input [B, t, d]) and "cache" (the one given, extended).
+        start: the position from which outputs are read.
+        queries: positions whose attention is read, as "attention_calls": a list, by layer, of (queries [B, heads,
+            len(queries), head size], after the rotary embedding, times the scaling; keys and values [B, key heads, all
+            tokens, head size]; W_o [d, heads x head size]).
+        embed: with "embeddings", other token ids [1, n] to embed, as "embedded" [1, n, d].
     """
+
+    def __init__(self, *names, start=0, queries=None, embed=None):
+        self.names, self.start, self.queries, self.embed = names, start, queries, embed
+
+
+def run(
+    lm, inputs: dict, *, keep, cache=None, skip: int = 0, stop: int | None = None, trim: bool = False, reads=None,
+    writes=None,
+) -> dict:
+    """Run one traced forward: the one place where modules are read, written or skipped.
+
+    Args:
+        lm: nnsight's model.
+        inputs: the model's own.
+        keep: the positions whose logits are wanted.
+        cache: a DynamicCache to start from.
+        skip: layers below it are not run; `inputs["inputs_embeds"]` is then the input of layer `skip`.
+        stop: the forward ends below this layer, and "output" [B, t, d] is returned in place of logits. With
+            `reads.queries`, nothing is run behind the last of them.
+        trim: run the last layer's MLP, of which nothing else is read, at the positions `keep` only.
+        reads: what is read, see `Reads`.
+        writes: {(layer, "mlp" or "attention"): (rows [m], positions [m], values [m, d])}, written into the module's
+            output, and {(layer, "mask"): additive mask [B, 1, t, keys]}, which that layer's attention takes.
+
+    Returns:
+        {"logits": [B, len(keep), V]} and what was read.
+
+    Raises:
+        UnreachedEdit: the forward ends before a layer that is edited.
+    """
+    reads, writes = reads or Reads(), writes or {}
+    names, start, queries, embed = reads.names, reads.start, reads.queries, reads.embed
     refuse_unreached_edits(lm, skip, stop, queries)
-    writes, masks = writes or {}, masks or {}
-    record = {name: [] for name in (*reads, "attention_calls")}
+    record = {name: [] for name in (*names, "attention_calls")}
     keep = torch.as_tensor(keep)
     last, sandboxed = len(lm.layers) - 1, in_sandbox(lm)
-    options = {"past_key_values": cache, "use_cache": "cache" in reads, "logits_to_keep": keep}
+    options = {"past_key_values": cache, "use_cache": "cache" in names, "logits_to_keep": keep}
     with lm.trace(**inputs, **options) as tracer:
         for index, layer in enumerate(lm.layers):
             if index < skip:
                 layer.skip(inputs["inputs_embeds"])
                 continue
-            if "hidden" in reads or (index == 0 and "embeddings" in reads):
+            if "hidden" in names or (index == 0 and "embeddings" in names):
                 # The layer's input, at its first module: its own holds the cache too, and to read that in a sandbox
                 # gives the layer a copy to extend.
                 hidden = layer.input_layernorm.input
-                if "hidden" in reads:
+                if "hidden" in names:
                     record["hidden"].append(hidden[:, start:].clone())
-                if index == 0 and "embeddings" in reads:
+                if index == 0 and "embeddings" in names:
                     record["embeddings"] = hidden.clone()
                 if index == 0 and embed is not None:
                     record["embedded"] = lm.embed_tokens(embed.to(hidden.device))
-            if index in masks:
+            if (index, "mask") in writes:
                 positional, named = layer.self_attn.inputs
-                mask = masks[index].to(named["hidden_states"].device)
+                mask = writes[index, "mask"].to(named["hidden_states"].device)
                 layer.self_attn.inputs = (positional, {**named, "attention_mask": mask})
             if queries is not None:
                 positional, named = attention_call(layer.self_attn).inputs
@@ -119,10 +132,10 @@ def run(
                 if stop == index + 1 and not sandboxed:
                     tracer.stop()
             for kind in ("attention", "mlp"):  # in the order in which a layer computes them
-                if kind == "mlp" and "keys" in reads:
+                if kind == "mlp" and "keys" in names:
                     record["keys"].append(layer.mlp.down_proj.input[:, start:].clone())
                 trimmed = trim and kind == "mlp" and index == last
-                if not trimmed and kind not in reads and (index, kind) not in writes:
+                if not trimmed and kind not in names and (index, kind) not in writes:
                     continue
                 if trimmed:
                     whole = layer.mlp.input
@@ -131,7 +144,7 @@ def run(
                     output[:, keep.to(whole.device)] = layer.mlp.output
                 else:
                     output = layer.mlp.output if kind == "mlp" else layer.self_attn.output[0]
-                if kind in reads:
+                if kind in names:
                     record[kind].append(output[:, start:].clone())
                 if (index, kind) in writes:
                     rows, positions, values = writes[index, kind]
@@ -146,10 +159,10 @@ def run(
                     later.skip(record["output"])
                 break
         if stop is None:
-            if "hidden" in reads:
+            if "hidden" in names:
                 record["hidden"].append(lm.layers[last].output[:, start:].clone())
             record["logits"] = lm.lm_head.output
-            if "cache" in reads:
+            if "cache" in names:
                 record["cache"] = lm.output.past_key_values
     return record
 
@@ -219,7 +232,7 @@ def decode(lm, cache, logits, eos_token_ids, limit: int) -> list[int]:
             break
         answer.append(token)
         if len(answer) < limit:
-            step = run(lm, {"input_ids": torch.tensor([[token]])}, keep=[0], cache=cache, reads=("cache",))
+            step = run(lm, {"input_ids": torch.tensor([[token]])}, keep=[0], cache=cache, reads=Reads("cache"))
             cache, logits = step["cache"], step["logits"]
     return answer
 
@@ -229,7 +242,7 @@ def greedy_answer(lm, request: dict) -> list[int]:
     with torch.no_grad():
         ids = request["input_ids"]
         inputs = prompt_inputs(ids, request["image_inputs"])
-        found = run(lm, inputs, keep=[ids.shape[1] - 1], cache=DynamicCache(), reads=("cache",))
+        found = run(lm, inputs, keep=[ids.shape[1] - 1], cache=DynamicCache(), reads=Reads("cache"))
         return decode(lm, found["cache"], found["logits"], request["eos_token_ids"], request["max_answer_tokens"])
 
 

@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from ..prompts.corruption import CorruptedPrompt
 from ..prompts.prompt import Prompt
 from ..prompts.tokens import MAX_ANSWER_TOKENS, check_length
-from .forward import decode, extend, in_session, prompt_inputs, run
+from .forward import Reads, decode, extend, in_session, prompt_inputs, run
 
 
 def request_of_both(model, prompt: Prompt, corrupted: CorruptedPrompt) -> dict:
@@ -126,9 +126,9 @@ def clean_run(lm, request: dict) -> dict:
         prompt_inputs(ids, request["image_inputs"]),
         keep=[ids.shape[1] - 1],
         cache=DynamicCache(),
-        reads=(*request["kinds"], "embeddings", "cache"),
-        start=request["first"],
-        embed=request.get("corrupted_ids"),
+        reads=Reads(
+            *request["kinds"], "embeddings", "cache", start=request["first"], embed=request.get("corrupted_ids")
+        ),
     )
     clean["first_logits"] = clean["logits"]
     answer = request["answer_ids"]
@@ -140,7 +140,7 @@ def clean_run(lm, request: dict) -> dict:
     if len(checked) > 1:
         inputs, keep = {"input_ids": torch.tensor([checked[:-1]])}, torch.arange(len(checked) - 1)
         cache = extend(clean["cache"], ids.shape[1])
-        more = run(lm, inputs, keep=keep, cache=cache, reads=("embeddings",))
+        more = run(lm, inputs, keep=keep, cache=cache, reads=Reads("embeddings"))
         logits = torch.cat([logits, more["logits"]], dim=1)
         if "embedded" in clean:
             clean["embedded"] = torch.cat([clean["embedded"], more["embeddings"][:, : len(fed)]], dim=1)
@@ -195,7 +195,7 @@ def corrupted_run(lm, request: dict, clean: dict, sample: int) -> dict:
     keep = torch.arange(end - len(scored), end)
     cache = extend(clean["cache"], first)
     inputs = {"inputs_embeds": embeddings, "position_ids": torch.arange(first, end)[None]}
-    corrupted = run(lm, inputs, keep=keep - first, cache=cache, reads=("hidden", "cache"))
+    corrupted = run(lm, inputs, keep=keep - first, cache=cache, reads=Reads("hidden", "cache"))
     p_corrupted = float(answer_probability(corrupted["logits"], scored)[0])
     return corrupted | {"ids": ids, "end": end, "keep": keep, "p_corrupted": p_corrupted}
 

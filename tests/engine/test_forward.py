@@ -32,8 +32,9 @@ def recorded(request):
             inputs,
             keep=range(len(prompt)),
             cache=cache,
-            reads=("hidden", "embeddings", "mlp", "attention", "cache"),
-            embed=prompt.input_ids[None],
+            reads=forward.Reads(
+                "hidden", "embeddings", "mlp", "attention", "cache", embed=prompt.input_ids[None]
+            ),
         )
         assert record["cache"] is cache  # here; in a sandbox it is a copy
         expected = model.module(**inputs, output_hidden_states=True)
