@@ -5,7 +5,7 @@ one corrupted run are recorded once a question, and what they share with an inte
 again: keys and values of earlier positions come from a cache, layers below the intervention are skipped, and
 many interventions travel in one forward (`packing.py`).
 
-Everything here runs where the weights are: these functions are called inside one nnsight session, serialised
+Everything here runs where the weights are: these functions are called inside one nnsight session, serialized
 by source if that is remote. Hence plain functions, dicts and tuples: no dataclass (its methods have no source
 to ship), no generator, no lock. Only small CPU results leave the machine.
 
@@ -197,7 +197,7 @@ def weight_of(linear, like: torch.Tensor) -> torch.Tensor:
     lost in rounding beside a weight: in half precision it would else spoil the weight.
     """
     if not linear.weight.is_floating_point():
-        raise ValueError("this model's weights are quantised, so that W_o itself cannot be read.")
+        raise ValueError("this model's weights are quantized, so that W_o itself cannot be read.")
     if not linear.weight.is_meta:
         return linear.weight
     long = 2.0**12 if like.dtype == torch.float16 else 2.0**20  # float16 ends at 65504

@@ -121,7 +121,7 @@ def chosen_dtype(path: str, dtype: torch.dtype | str | None) -> torch.dtype | st
         name, dtype = dtype, getattr(torch, dtype.removeprefix("torch."), None)
         if not isinstance(dtype, torch.dtype):
             raise ModelError(
-                f"dtype {quoted(name)} is unknown: use float32, bfloat16 or float16, or nf4 or int8 for quantised "
+                f"dtype {quoted(name)} is unknown: use float32, bfloat16 or float16, or nf4 or int8 for quantized "
                 "weights."
             )
     return dtype

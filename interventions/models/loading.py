@@ -24,7 +24,7 @@ def load_model(
     """Load a model by alias ("mini", "mini-free", "mini-text", "mini-bunny"), directory or Hub id.
 
     remote: True leaves the weights where they are, on the NDIF server of the environment (NDIF_HOST, NDIF_API_KEY),
-        loads only the skeleton and the processor, and checks that the server is ready (`preflight.preflight`). The
+        loads only the skeleton and the processor, and checks that the server is ready (`server.preflight`). The
         server decides on device_map, dtype and attn_implementation; the latter two are refused where it has others.
         False and "local" load the weights here, "local" for interventions that travel all the same, as a test.
     revision: branch, tag or commit of a Hub id.

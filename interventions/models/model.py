@@ -33,7 +33,7 @@ class VisionLanguageModel:
     revision: what identifies the weights (sha256 of local files with configuration and tokenizer,
         commit on the Hub, "in-memory" otherwise).
     remote: the default of every intervention's `remote` argument (True | False | "local").
-    server: of a remote model, what `preflight.preflight` found.
+    server: of a remote model, its `server.Server`, as `server.preflight` found it.
     prompt: the chat format with `{question}` and, if multimodal, `<image>`.
     """
 

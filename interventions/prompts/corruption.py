@@ -57,7 +57,7 @@ def corrupt(
     """Replace the visual constraint, the text constraint, or both (paper, section 3.2).
 
     visual_replacement, text_replacement: fluent phrases put in place of the constraints; the new text is
-    tokenised as a whole. Alignment is identical before a constraint and by distance from the right end after
+    tokenized as a whole. Alignment is identical before a constraint and by distance from the right end after
     it; inside, the last token stands for the last, and clean tokens left over stand for nothing.
     repeat_token: the authors' way instead: every token of the constraint `repeat_role` (or of several) becomes this
     one token (an id, or a word whose first token is taken), so lengths agree.

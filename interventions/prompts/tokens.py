@@ -87,7 +87,7 @@ def align(clean_ids: list[int], ids: list[int], phrases: list) -> tuple[tuple[in
     """Clean position -> corrupted position, and the first corrupted position.
 
     phrases: the (clean, corrupted) token ranges [begin, end) of every constraint, in order. Between them the
-    tokens are the same, except that a replacement may be tokenised differently together with its neighbour ("
+    tokens are the same, except that a replacement may be tokenized differently together with its neighbour ("
     B" is one token where " C" is two, ")?" is one where "C?" is two). Such neighbours correspond to no token of the
     phrase: inside it the last token stands for the last, whatever comes after.
     """
