@@ -18,17 +18,20 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score, roc_curve
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from ..draws import seeded_hash
 from ..errors import FailureError
+from ..extras import extra
 from ..statistics import auroc, joined, paired_auroc_difference
 from .contributions import CONSTRAINT_TO_LAST
 from .study import AttentionStudy
+
+with extra("notebooks"):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score, roc_curve
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
 PREDICTORS = ("contribution", "confidence", "linear", "kind")
 ROLE = "constraint_last"

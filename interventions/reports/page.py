@@ -13,14 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
-import nbformat
-from nbconvert.exporters import HTMLExporter
-from nbconvert.filters import markdown2html
-from nbconvert.preprocessors import ExtractOutputPreprocessor
 
 from ..errors import RecordError
+from ..extras import extra
 from ..files import natural_order, why_not_writable
 from .record import read_record, write_record
+
+with extra("notebooks"):
+    import nbformat
+    from nbconvert.exporters import HTMLExporter
+    from nbconvert.filters import markdown2html
+    from nbconvert.preprocessors import ExtractOutputPreprocessor
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _PLACES = ("record_path", "results_dir")  # parameters that say where files go: nothing for who reads the index

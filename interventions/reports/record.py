@@ -13,17 +13,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pandas as pd
-from IPython.display import display
 
 from ..environment import commit, device_of, versions
 from ..errors import RecordError
+from ..extras import extra
 from ..files import write_atomically
 from ..progress import TRAFFIC
 from ..statistics import Number
 from ..studies.results import computed_by
+
+with extra("notebooks"):
+    import nbformat
+    from IPython.display import display
 
 MIME_TYPE = "application/vnd.interventions.record+json"
 _VERSIONS = ("interventions", "torch", "transformers", "nnsight", "numpy", "pandas", "papermill")
