@@ -24,7 +24,6 @@ import torch
 from transformers import DynamicCache
 
 from ..errors import EditError, TraceError
-from ..remote.jobs import Job, model_key
 
 
 class UnreachedEdit(TraceError, EditError):
@@ -37,7 +36,11 @@ def in_session(lm, function, request: dict, remote: bool | str = False):
     remote: False | True | "local" (as it would travel, but here). Raises `ndif.NDIFError`.
     """
     nnsight.register("interventions")  # an installed package does not travel by itself
-    job = Job(model_key(lm)) if remote is True else None
+    job = None
+    if remote is True:
+        from ..remote.jobs import Job, model_key  # here: it needs the packages of interventions[remote]
+
+        job = Job(model_key(lm))
     with lm.session(backend=job, remote=False if job else remote):
         result = nnsight.save(as_loaded(lm, function, request))
     return job.result()["result"] if job else result

@@ -1,6 +1,7 @@
 """`load_model("mini")`, a directory, or a Hub id; here, or on a server."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from nnsight.modeling.quantization import QUANTIZATIONS
@@ -14,7 +15,9 @@ from ..text import PATH, first_line, quoted
 from .checkpoints import ALIASES, check_device_map, chosen_dtype, foreign_layout, read_module, resolve
 from .families import Family
 from .model import VisionLanguageModel, check_remote, family_row, preprocessors, where_it_is
-from .server import Server, preflight
+
+if TYPE_CHECKING:
+    from .server import Server
 
 
 def load_model(
@@ -106,11 +109,13 @@ def _processor(path: str, family: Family, name: str, revision: str | None):
         ) from error
 
 
-def _as_on_server(traced, name: str, dtype, attn_implementation: str | None) -> Server:
+def _as_on_server(traced, name: str, dtype, attn_implementation: str | None) -> "Server":
     """Give the skeleton the precision and the attention implementation that the server's model has.
 
     Raises ModelError where others were asked for, and if the server is not ready.
     """
+    from .server import preflight  # here: it needs the packages of interventions[remote]
+
     server = preflight(traced, name)
     asked = chosen_dtype("", dtype)
     for parameter, wanted, has in (

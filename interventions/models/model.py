@@ -8,6 +8,7 @@ is the number the vision encoder delivers (575 versus 576 is the classic).
 
 import uuid
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from nnsight.modeling.transformers import TransformersModel
@@ -22,7 +23,9 @@ from ..testbed.images import on_square
 from ..text import PATH, first_line, quoted
 from .chat_format import answer_joint, chat_format
 from .checkpoints import ALIASES
-from .server import Server
+
+if TYPE_CHECKING:
+    from .server import Server
 
 
 class VisionLanguageModel:
@@ -39,7 +42,7 @@ class VisionLanguageModel:
 
     def __init__(
         self, traced, processor, *, name: str, revision: str, remote: bool | str = False, prompt: str | None = None,
-        server: Server | None = None,
+        server: "Server | None" = None,
     ):
         self.traced, self.processor, self.name = traced, processor, name
         self.revision, self.remote = revision, remote

@@ -16,11 +16,13 @@ from importlib.metadata import version
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-import httpx
-from tenacity import RetryCallState, Retrying, retry_if_exception_type
-
 from ..errors import InternalError, JobFailed, KeyRefused, NothingThere, RequestRefused, ServerUnreachable
+from ..extras import extra
 from ..progress import TRAFFIC, tell
+
+with extra("remote"):
+    import httpx
+    from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
 BACK_OFF = 1.0  # seconds before the first repetition; doubled each time, and spread by half
 _LIMITS = httpx.Timeout(10.0, read=60.0, write=120.0)

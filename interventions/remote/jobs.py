@@ -15,15 +15,18 @@ import time
 from pathlib import Path
 
 import torch
-import zstandard
 from nnsight.schema.request import RequestModel
 from nnsight.schema.response import ResponseModel, Status
 from nnsight.tracing.backend import Backend
 from nnsight.util import to_import_path
 
 from ..errors import JobFailed, NothingThere, NotServed, ServerUnreachable
+from ..extras import extra
 from ..progress import TRAFFIC, tell
 from .http import back_off, get, host, no_ndif, patience, send, shown, with_retries, without_key
+
+with extra("remote"):
+    import zstandard
 
 SUBMISSIONS = 4  # of one job, before it is given up
 FIRST_POLL, LAST_POLL = 0.01, 2.0  # seconds between two questions after a job; a tenth of its age between them

@@ -104,7 +104,7 @@ def test_unknown_model(here, trusted, tmp_path, monkeypatch):
     def elsewhere(lm):
         return key(lm).replace(str(tmp_path), "/not/on/the/server")
 
-    monkeypatch.setattr("interventions.engine.forward.model_key", elsewhere)
+    monkeypatch.setattr("interventions.remote.jobs.model_key", elsewhere)
     with pytest.raises(ModelError, match=r"does not run this model: .*Name a model that it serves") as refused:
         load_model(str(tmp_path / "mine"), remote=True)
     assert "checkpoints/mini" in str(refused.value)

@@ -362,7 +362,7 @@ def test_requests(model, monkeypatch):
             super().__init__(key)
             jobs.append(self)
 
-    monkeypatch.setattr("interventions.engine.forward.Job", Kept)
+    monkeypatch.setattr("interventions.remote.jobs.Job", Kept)
     trace(model, *asked.both_prompts(model, asked.items(1)[0]), positions=("constraint",))
     assert jobs
     for job in jobs:

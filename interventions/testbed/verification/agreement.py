@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from ...extras import extra
 from ...statistics import bootstrap_counts, bootstrap_interval
 from ...text import constraint_spans, normalize, overlap
 from ..schema import Item, TestBed
@@ -113,7 +114,8 @@ def _f1(one: frozenset, two: frozenset) -> float:
 
 def _kappa(verdicts: np.ndarray, seed: int) -> tuple[float, float, float]:
     """Cohen's kappa of two people's verdicts [items, 2] and its interval, without resamples that have one verdict."""
-    from sklearn.metrics import cohen_kappa_score  # heavy
+    with extra("notebooks"):
+        from sklearn.metrics import cohen_kappa_score  # heavy
 
     first, second = [0, 0, 1, 1], [0, 1, 0, 1]
     cells, n = np.eye(4)[verdicts @ (2, 1)], len(verdicts)  # [items, 4]: neither, the second, the first, both: good
