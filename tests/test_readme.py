@@ -84,7 +84,8 @@ def test_comparisons_with_other_tools_are_those_of_the_benchmark():
 def test_effects_of_chosen_phrases_are_those_of_the_benchmark():
     results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
     text = " ".join(README.split())
-    for role, sentence in (("visual", "best MLP layer in Known: {} and {})"), ("text", "give larger effects ({} and {})")):
+    sentences = {"visual": "best MLP layer in Known: {} and {})", "text": "give larger effects ({} and {})"}
+    for role, sentence in sentences.items():
         effects = [results[f"corruptions/{role}/known/{name}/mlp effect"]["value"] for name in ("chosen", "by hand")]
         assert sentence.format(*(f"{effect:.2f}" for effect in effects)) in text
 
