@@ -10,11 +10,7 @@ import numpy as np
 import pandas as pd
 
 LEVEL = 0.05
-
-
-
 NOT_MEASURED = "not measured"
-
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,6 @@ class Number:
     def __str__(self) -> str:
         interval = "" if math.isnan(self.low) else f" [{self.low:z.2f}, {self.high:z.2f}]"
         return f"{self.value:z.2f}{interval}"  # z: no -0.00
-
 
 
 # Intervals
@@ -139,7 +134,6 @@ def _checked_scores(name: str, scores: Iterable, labels: np.ndarray) -> np.ndarr
     if np.isnan(scores).any():
         raise ValueError(f"{name} must not contain NaN: drop the questions that have no score first.")
     return scores
-
 
 
 FLIPS = 10_000

@@ -1,1 +1,1 @@
-"""How information travels to the answer: attention contributions, knock-outs and what they predict."""
+"""How information travels to the answer: attention contributions, knockouts and what they predict."""

@@ -1,7 +1,6 @@
-"""Averages of attention contributions and knock-outs over questions (paper, sections 4.2 and 4.3).
+"""Averages of attention contributions and knockouts over questions, and examples of them (paper, sections 4.2 to 4.4).
 
-Only questions answered right are averaged, as in the paper: how an answer travels can only be seen where the model has
-it. The unit is the question; intervals are bootstraps over questions.
+Averages are over questions answered right, as in the paper. The unit is the question; intervals are bootstraps.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ RESAMPLES = 500  # of rank correlations
 
 
 def flow_shares(study: AttentionStudy) -> pd.DataFrame:
-    """How much of what its target reads comes from a flow's source. Columns part, flow, layer, share, low, high, n.
+    """Return the mean share of each flow by layer. Columns part, flow, layer, share, low, high, n.
 
-    A share is summed over the source's tokens: of the norms of all tokens that the target's last token reads, 0 to 1.
+    A share is the summed norm of the source's tokens over that of all tokens the target's last token reads, 0 to 1.
     """
     frames = []
     for part, flow, shares in _shares(study):
@@ -36,9 +35,9 @@ def flow_shares(study: AttentionStudy) -> pd.DataFrame:
 
 
 def knockout_drops(study: AttentionStudy) -> pd.DataFrame:
-    """What blocking a flow costs: mean P_clean - P_blocked. Columns part, flow, window, layer, drop, low, high, n.
+    """Return the mean P_clean - P_blocked of each flow. Columns part, flow, window, layer, drop, low, high, n.
 
-    The window of all layers (`study.n_layers`) has one row a flow, with the middle layer as its centre.
+    The window of all layers (`study.n_layers`) has one row per flow, with the middle layer as its center.
     """
     frames = []
     for part, flow, window, drops in _drops(study):
@@ -51,9 +50,9 @@ def knockout_drops(study: AttentionStudy) -> pd.DataFrame:
 
 
 def largest_drops(study: AttentionStudy) -> pd.DataFrame:
-    """The layer at which blocking a flow costs most. Columns part, flow, layer, drop, low, high, n.
+    """Return the layer at which blocking a flow costs most. Columns part, flow, layer, drop, low, high, n.
 
-    The interval is that of `averages.simultaneous_interval`: it may be read at the best layer.
+    The interval is `simultaneous_interval`, valid at the best layer.
     """
     rows = []
     for part, flow, window, drops in _drops(study):
@@ -66,7 +65,7 @@ def largest_drops(study: AttentionStudy) -> pd.DataFrame:
 
 
 def blocked_entirely(study: AttentionStudy) -> pd.DataFrame:
-    """What it costs each question to block a flow, or one of SUBSETS, in all layers. Columns id, part, flow, drop."""
+    """Return the drop of each question with a flow (or SUBSETS) blocked everywhere. Columns id, part, flow, drop."""
     frames = []
     for part, flow, window, drops in _drops(study):
         if window == study.n_layers:
@@ -78,7 +77,7 @@ def blocked_entirely(study: AttentionStudy) -> pd.DataFrame:
 
 
 def total_shares(study: AttentionStudy) -> pd.DataFrame:
-    """The share of a flow by question, as in `flow_shares`, mean over layers. Columns id, part, flow, share."""
+    """Return the share of each flow by question, mean over layers. Columns id, part, flow, share."""
     frames = [
         pd.DataFrame({"id": shares.index.astype(str), "part": part, "flow": flow,
                       "share": shares.mean(axis=1).to_numpy(float)})
@@ -88,11 +87,11 @@ def total_shares(study: AttentionStudy) -> pd.DataFrame:
 
 
 def agreement(study: AttentionStudy) -> pd.DataFrame:
-    """Do contributions peak where a knock-out costs most? Columns part, flow, rho, low, high, peak_share, peak_drop, n.
+    """Return the rank correlation of contributions and knockouts over layers.
 
-    rho: Spearman's, over layers, between the mean share and the mean drop with that layer as centre of the window, with
-    a bootstrap interval over questions; 0 where either is the same at all layers. peak_share, peak_drop: the layer of
-    each's largest mean. Questions that have both count.
+    Columns part, flow, rho, low, high, peak_share, peak_drop, n. rho: Spearman's, between the mean share and the mean
+    drop with that layer as center of the window; 0 if either is constant. The interval is a bootstrap over
+    the questions that have both. peak_share, peak_drop: the layers of the largest means.
     """
     drops, rows = {(part, flow): table for part, flow, window, table in _drops(study) if window == study.window}, []
     for part, flow, shares in _shares(study):
@@ -112,14 +111,14 @@ def agreement(study: AttentionStudy) -> pd.DataFrame:
 
 
 def right(questions: pd.DataFrame) -> pd.Series:
-    """Which questions were answered, and right."""
+    """Return whether each question was answered right."""
     return questions["answered"].eq(True) & questions["correct"].eq(True)
 
 
 def of_right(
     study: AttentionStudy, frame: pd.DataFrame, flows: Iterable[str] = tuple(FLOWS)
 ) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """(part, flow, their rows), of questions answered right; what has no rows is left out."""
+    """Yield (part, flow, rows of frame) of questions answered right, if there are rows."""
     asked = study.questions[right(study.questions)]
     for part, questions in asked.groupby("part", sort=False):
         of_part = frame[frame["id"].isin(questions["id"])]
@@ -130,14 +129,14 @@ def of_right(
 
 
 def _shares(study: AttentionStudy) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """(part, flow, shares [questions, layers]); index id, columns layer."""
+    """Yield (part, flow, shares [questions, layers]); index id, columns layer."""
     for part, flow, cells in of_right(study, study.contributions):
         summed = cells.groupby(["id", "layer"], observed=True)["share"].sum().unstack("layer")
         yield part, flow, summed.rename(index=str)
 
 
 def _drops(study: AttentionStudy) -> Iterator[tuple[str, str, int, pd.DataFrame]]:
-    """(part, flow, window, drops [questions, layers]); index id, columns layer."""
+    """Yield (part, flow, window, drops [questions, layers]); index id, columns layer."""
     for part, flow, cells in of_right(study, study.knockouts, (*FLOWS, *SUBSETS)):
         for window, rows in cells.groupby("window"):
             table = rows.set_index(["id", "layer"])["drop"].unstack("layer")
@@ -145,22 +144,21 @@ def _drops(study: AttentionStudy) -> Iterator[tuple[str, str, int, pd.DataFrame]
 
 
 def _rank_correlation(values: np.ndarray, axis: int = 0) -> float:
-    """Spearman's rho of the means of values [questions, 2, layers]."""
+    """Return Spearman's rho of the means of values [questions, 2, layers]."""
     ranks = rankdata(np.round(values.mean(axis), 5), axis=-1)  # rounding errors have ranks as well
     ranks -= ranks.mean(-1, keepdims=True)
     size = np.sqrt((ranks**2).sum(-1).prod())
     return ranks.prod(0).sum() / size if size else 0.0
 
 
-
 def patch_examples(
     study: AttentionStudy, layer: int, ids: Iterable[str] | None = None, *, each: int = 1, seed: int = 0
 ) -> pd.DataFrame:
-    """Contributions visual -> constraint of single questions at one layer: id, part, question, constraint, answer,
-    index (of the visual token, from 0), norm.
+    """Return the contributions visual -> constraint of single questions at one layer.
 
-    ids: the questions; None = `each` of every part, answered right, drawn by a hash of seed and id. constraint is the
-    text of the visual constraint's tokens ("" if the study does not have them). Raises ValueError for an unknown id.
+    ids: the questions; None samples `each` right ones of every part. Columns id, part, question, constraint (the text
+    of the visual constraint's tokens, "" if the study lacks them), answer, index (of the visual token, from 0), norm.
+    Raises ValueError for an unknown id.
     """
     if ids is None:
         by_part = study.questions[right(study.questions)].groupby("part", sort=False)["id"]
@@ -185,7 +183,7 @@ def patch_examples(
 
 
 def outcome_examples(study: AttentionStudy, each: int = 3, seed: int = 0) -> pd.DataFrame:
-    """Rows of `study.questions`, for Figure 15: at most `each` right and `each` wrong questions, drawn by a hash."""
+    """Return rows of `study.questions` for Figure 15: a sample of at most `each` right and `each` wrong questions."""
     answered = study.questions[study.questions["answered"].eq(True)]
     is_right = right(answered)
     groups = answered[is_right], answered[~is_right]  # drawn from all parts together

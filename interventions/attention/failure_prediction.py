@@ -1,6 +1,6 @@
 """Will the answer be right? Predictors that are known before or with it (paper, section 4.4, Figure 17).
 
-  contribution   how much the constraint's last token contributes to the last token, averaged over two neighbouring
+  contribution   how much the constraint's last token contributes to the last token, averaged over two adjacent
                  middle layers (16 and 17 in LLaVA-7B): known before the answer is;
   confidence     the probability of the generated answer's first token;
   linear         a logistic regression on the contributions of all layers, as Yuksekgonul et al. (2023) use them;
@@ -79,13 +79,13 @@ def answered_by_part(study: AttentionStudy) -> Iterator[tuple[pd.DataFrame, pd.D
 
 
 def choose_layers(contributions: pd.DataFrame, correct: np.ndarray) -> tuple[int, int]:
-    """The two neighbouring layers whose mean contribution has the highest AUROC for a right answer, the first if tied.
+    """The two neighboring layers whose mean contribution has the highest AUROC for a right answer, the first if tied.
 
     contributions [questions, layers]; correct [questions]. Raises FailureError where nothing can be told apart.
     """
     correct = np.asarray(correct, bool)
     if contributions.shape[1] < 2:
-        raise FailureError("contributions must have two layers at least: there are no neighbours to choose.")
+        raise FailureError("contributions must have two layers at least: there are no neighbors to choose.")
     if correct.all() or not correct.any():
         raise FailureError("correct must hold right and wrong answers: give `layers`, or ask more questions.")
     contributions = contributions.sort_index(axis=1)

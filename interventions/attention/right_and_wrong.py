@@ -74,11 +74,11 @@ def _permutation_tests(
     values: np.ndarray, right: np.ndarray, groups: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(p, p_corrected) [layers] of values [questions, layers]; labels are permuted within groups [questions]."""
-    centred = values - pd.DataFrame(values).groupby(groups).transform("mean").to_numpy()
-    spread = centred.std(0)
+    centered = values - pd.DataFrame(values).groupby(groups).transform("mean").to_numpy()
+    spread = centered.std(0)
     # In units of the spread over all questions, which no permutation changes: ranks as t does. A layer in which all
     # questions are alike up to rounding says nothing.
-    scaled = np.where(spread > 1e-6 * np.abs(values).max(0), centred, 0) / np.maximum(spread, 1e-300)
+    scaled = np.where(spread > 1e-6 * np.abs(values).max(0), centered, 0) / np.maximum(spread, 1e-300)
     generator = np.random.default_rng(seed)
 
     def permuted(_) -> np.ndarray:

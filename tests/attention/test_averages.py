@@ -1,4 +1,4 @@
-"""Averages of contributions and knock-outs, and the examples that are shown, on studies made by hand."""
+"""Averages of contributions and knockouts, and the examples that are shown, on studies made by hand."""
 
 from dataclasses import replace
 
@@ -189,7 +189,7 @@ def test_parts_of_a_flow_that_are_blocked_alone_have_drops_but_no_share():
         assert set(table["flow"]) == {FLOW}
 
 
-def test_a_window_of_all_layers_is_blocked_entirely_at_its_centre():
+def test_a_window_of_all_layers_is_blocked_entirely_at_its_center():
     values = blocked()
     study = contributions_study({("known", FLOW): noise()}, drops={("known", FLOW): values}, window=4)
     assert list(knockout_drops(study)["layer"]) == [0, 1, 2, 3]

@@ -217,7 +217,7 @@ def test_nothing_of_size_tokens_by_tokens_is_made():
     assert seen.numel <= heads * tokens * d < tokens * tokens
 
 
-def test_serialised_as_for_a_server_it_gives_the_same(model):
+def test_serialized_as_for_a_server_it_gives_the_same(model):
     prompt = ask(model)
     here, there = (
         attention_contributions(model, prompt, also=EVERYTHING, remote=remote) for remote in (False, "local")

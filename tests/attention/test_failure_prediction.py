@@ -58,10 +58,10 @@ def test_only_the_last_constraint_token_and_the_last_token_count():
         failure_scores(replace(study, contributions=others.contributions.query("flow == 'visual -> last'")))
 
 
-def test_the_neighbours_that_tell_most_are_chosen():
+def test_the_neighbors_that_tell_most_are_chosen():
     right = np.array([True, True, True, False, False])
     table = pd.DataFrame(np.zeros((5, 6)), columns=range(6))
-    table[2] = [5, 1, 5, 1, 2]  # with its neighbour perfect, alone not
+    table[2] = [5, 1, 5, 1, 2]  # with its neighbor perfect, alone not
     table[3] = [1, 5, 1, 1, 2]
     assert choose_layers(table, right) == (2, 3)
     assert choose_layers(table[[5, 3, 1, 0, 2, 4]], right) == (2, 3)
@@ -296,7 +296,7 @@ def test_no_answer_at_all():
 
 
 def test_parts_keep_to_themselves():
-    """A part without a wrong answer takes nothing from its neighbour, and the neighbour loses nothing."""
+    """A part without a wrong answer takes nothing from its neighbor, and the neighbor loses nothing."""
     values, correct = noise(2, 50)
     values[..., 4:6] += 3 * correct[..., None]
     alone = failure_table(failure_scores(study_of(values, correct)))

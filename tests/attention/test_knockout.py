@@ -114,12 +114,12 @@ def test_the_table_has_every_window_once(model):
     assert everything["p_blocked"].tolist() == found.p_all_blocked.tolist()
     whole = attention_knockout(model, prompt, window=model.n_layers).to_frame()
     assert len(whole) == len(found.flows) * model.n_layers
-    at_centre = whole[whole["layer"] == model.n_layers // 2]["p_blocked"]
-    np.testing.assert_allclose(at_centre, found.p_all_blocked, rtol=0, atol=1e-5)
+    at_center = whole[whole["layer"] == model.n_layers // 2]["p_blocked"]
+    np.testing.assert_allclose(at_center, found.p_all_blocked, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_takes_rows_and_a_row_does_not_know_its_neighbours(dtype, monkeypatch):
+def test_half_precision_takes_rows_and_a_row_does_not_know_its_neighbors(dtype, monkeypatch):
     model = tiny.build(dtype=dtype)
     prompt = ask(model)
     used = []
@@ -137,7 +137,7 @@ def test_half_precision_takes_rows_and_a_row_does_not_know_its_neighbours(dtype,
     assert attention_knockout(model, prompt, window=1).p_blocked[0, -1] == rows.p_clean
 
 
-def test_serialised_as_for_a_server_it_gives_the_same(model):
+def test_serialized_as_for_a_server_it_gives_the_same(model):
     prompt = ask(model)
     for method in METHODS:
         here, there = (

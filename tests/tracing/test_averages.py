@@ -86,7 +86,7 @@ def no_effect(shape: str) -> np.ndarray:
     """Effects [studies, questions, layers] that are symmetric around 0."""
     generator = np.random.default_rng(1)
     values = generator.normal(size=(N_STUDIES, N_QUESTIONS, N_LAYERS))
-    if shape == "layers alike":  # as windows make them: neighbours averaged, and a size of each question's own
+    if shape == "layers alike":  # as windows make them: neighbors averaged, and a size of each question's own
         values = (values + np.roll(values, 1, -1) + np.roll(values, 2, -1)) * generator.exponential(
             size=(N_STUDIES, N_QUESTIONS, 1)
         )

@@ -231,7 +231,7 @@ def test_patching_a_run_with_itself_changes_nothing(model, method):
     assert np.abs(result.effects).max() < 1e-5 and abs(result.p_clean - result.p_corrupted) < 1e-5
 
 
-def test_serialised_as_for_a_server_it_gives_the_same_table(model):
+def test_serialized_as_for_a_server_it_gives_the_same_table(model):
     """nnsight's remote="local": the whole request is pickled, the project's modules hidden, and unpickled."""
     prompt = ask(model)
     for corrupted in (
@@ -258,7 +258,7 @@ def test_a_process_without_the_package_can_run_a_request(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("text", "vision"), [("llama", "clip"), ("phi", "siglip")])
-def test_half_precision_takes_rows_and_a_row_does_not_know_its_neighbours(text, vision, dtype):
+def test_half_precision_takes_rows_and_a_row_does_not_know_its_neighbors(text, vision, dtype):
     model = tiny.build(text, vision, dtype=dtype)
     prompt = ask(model)
     corrupted = corrupt(model, prompt, visual_replacement="Sri Lanka")

@@ -27,7 +27,7 @@ def items(tmp_path_factory):
     return planted.items(tmp_path_factory.mktemp("flags"))[::2]
 
 
-def centres(layer: int, window: int) -> set[int]:
+def centers(layer: int, window: int) -> set[int]:
     """Centres of the windows of six layers that contain a layer, written out."""
     offsets = {1: (0,), 2: (0, 1), 3: (-1, 0, 1), 5: (-2, -1, 0, 1, 2)}[window]  # an even window reaches further back
     return {layer + offset for offset in offsets} & set(range(6))
@@ -35,9 +35,9 @@ def centres(layer: int, window: int) -> set[int]:
 
 def expected(read, lookup, move, window, reader="constraint_last") -> set:
     """The cells (kind, role, layer) that carry the effect."""
-    cells = {("mlp", reader, layer) for layer in centres(lookup, window)}
-    cells |= {("attention", reader, layer) for layer in centres(read, window)}
-    return cells | {("attention", "last", layer) for layer in centres(move, window)}
+    cells = {("mlp", reader, layer) for layer in centers(lookup, window)}
+    cells |= {("attention", reader, layer) for layer in centers(read, window)}
+    return cells | {("attention", "last", layer) for layer in centers(move, window)}
 
 
 def check(sites, cells: set) -> None:
