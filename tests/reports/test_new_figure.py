@@ -17,8 +17,8 @@ PLACES = {
 
 def checkout_with_the_figure(folder: Path) -> None:
     """This checkout, file by file, and the three files of the figure."""
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    for name in filter(None, tracked):
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in tracked.splitlines():
         if name.startswith(("interventions/", "notebooks/", "params/", "Makefile", "pyproject", "requirements.lock")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             os.symlink(ROOT / name, folder / name)
