@@ -33,7 +33,7 @@ class UnreachedEdit(TraceError, EditError):
 def in_session(lm, function, request: dict, remote: bool | str = False):
     """`function(lm, request)` in one nnsight session: one remote request, whatever it runs.
 
-    remote: False | True | "local" (as it would travel, but here). Raises `ndif.NDIFError`.
+    remote: False | True | "local" (as it would travel, but here). Raises `NDIFError`.
     """
     nnsight.register("interventions")  # an installed package does not travel by itself
     job = None

@@ -16,7 +16,7 @@ import torch
 from nnsight.modeling.quantization import QUANTIZATIONS
 
 from ..engine.forward import in_sandbox, in_session, run
-from ..errors import ModelError
+from ..errors import KeyRefused, ModelError, NDIFError, NotServed, RequestRefused
 from ..remote import http as ndif
 from ..remote import jobs as remote
 
@@ -62,7 +62,7 @@ def preflight(lm, name: str) -> Server:
         versions, state, began = _versions(), _state(_deployments(lm)), time.monotonic()
         found = in_session(lm, probe, {"token": 0}, True)
         took, deployed = time.monotonic() - began, _deployments(lm)
-    except ndif.NDIFError as error:
+    except NDIFError as error:
         raise ModelError(_remedy(error, name)) from error
     held = {entry["dtype"] for entry in deployed if entry.get("dtype") in QUANTIZATIONS}
     quantization = sorted(held)[0] if held else None
@@ -97,7 +97,7 @@ def _told(path: str) -> dict:
     try:
         return dict(ndif.get(path).json())
     except (ValueError, TypeError):
-        raise ndif.RequestRefused(ndif.no_ndif()) from None
+        raise RequestRefused(ndif.no_ndif()) from None
 
 
 def _versions() -> dict[str, str]:
@@ -135,12 +135,12 @@ def _state(deployments: list[dict]) -> str:
     return f"was {sorted(states)[0].lower()}" if states else "was not running"
 
 
-def _remedy(error: ndif.NDIFError, name: str) -> str:
+def _remedy(error: NDIFError, name: str) -> str:
     """The error as a sentence about the parameter that can change it."""
     said = str(error).rstrip(".")
-    if isinstance(error, ndif.KeyRefused):
+    if isinstance(error, KeyRefused):
         return f"{said}: export the key of your account on that server."
-    if isinstance(error, ndif.NotServed):
+    if isinstance(error, NotServed):
         return f"{said}. Name a model that it serves ({_served()}), or ask its operator to deploy {name!r}."
     return f"{said}."
 
@@ -148,6 +148,6 @@ def _remedy(error: ndif.NDIFError, name: str) -> str:
 def _served() -> str:
     try:
         told = _all_deployments()
-    except ndif.NDIFError:
+    except NDIFError:
         return "nnsight.status() lists them"
     return ", ".join(sorted({str(entry["repo_id"]) for entry in told if entry.get("repo_id")})[:5]) or "none now"
