@@ -1,4 +1,4 @@
-"""The numbers that figures report: answers' probabilities and accuracy, AUROC, and intervals over questions."""
+"""Intervals and tests over questions: bootstraps, AUROC and sign flips."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Number:
 
 
 def bootstrap_counts(q: int, n: int = 2000, seed: int | Sequence[int] = 0) -> np.ndarray:
-    """How often each of q questions is drawn in each of n resamples [n, q]."""
+    """Return how often each of q questions is drawn in each of n resamples, [n, q]."""
     samples = np.random.default_rng(seed).integers(q, size=(n, q))
     return np.bincount((samples + q * np.arange(n)[:, None]).ravel(), minlength=n * q).reshape(n, q)
 
@@ -43,11 +43,14 @@ def bootstrap_interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple:
-    """(value, low, high): a statistic over questions and its percentile bootstrap interval.
+    """Return (value, low, high): a statistic over questions and its percentile bootstrap interval.
 
-    `values` is [questions] or [questions, ...]: questions are resampled, all of one together. The three
-    results are floats, or arrays [...]. `statistic` takes an array and an axis (`np.mean`, `np.median`).
-    Deterministic for a seed. One question has no interval: low and high are NaN then, all three are for none.
+    Args:
+        values: [questions] or [questions, ...]; a question's values are resampled together.
+        statistic: takes an array and an axis, such as `np.mean`.
+
+    Returns:
+        Floats, or arrays [...]. low and high are NaN for one question; all three are NaN for none.
     """
     values = np.asarray(values if isinstance(values, np.ndarray) else list(values), dtype=np.float64)
     if np.isnan(values).any():
@@ -69,12 +72,11 @@ def bootstrap_interval(
 
 
 def auroc(scores: Iterable, labels: Iterable, n: int = 2000, seed: int = 0, level: float = 0.95) -> tuple:
-    """(value, low, high): the area under the ROC curve, and its percentile bootstrap interval over questions.
+    """Return (value, low, high): the area under the ROC curve and its percentile bootstrap interval over questions.
 
-    scores, labels [questions]: the higher the score, the more a label of 1 (True) is expected. The area is the
-    probability that a question of label 1 has the higher score, ties counting half. Resamples without one of the labels
-    are dropped; all three are NaN where the questions themselves have only one. If the scores separate the labels
-    perfectly, so do all resamples, and the interval is a point: with few questions, mind their number.
+    A higher score expects a label of 1 (True). The area is the probability that a question of label 1 has the higher
+    score; ties count half. Resamples with only one label are dropped; all three are NaN if the questions have only one.
+    If the scores separate the labels perfectly, the interval is a point, even for few questions.
     """
     labels = _checked_labels(labels)
     return _with_interval(_aurocs(_checked_scores("scores", scores, labels), labels, n, seed), level)
@@ -83,7 +85,7 @@ def auroc(scores: Iterable, labels: Iterable, n: int = 2000, seed: int = 0, leve
 def paired_auroc_difference(
     scores_a: Iterable, scores_b: Iterable, labels: Iterable, n: int = 2000, seed: int = 0, level: float = 0.95
 ) -> tuple:
-    """(value, low, high): AUROC of scores_a less that of scores_b, both on the same resamples; see `auroc`."""
+    """Return (value, low, high) of AUROC of scores_a minus that of scores_b, on the same resamples; see `auroc`."""
     labels = _checked_labels(labels)
     a, b = (
         _aurocs(_checked_scores(name, scores, labels), labels, n, seed)
@@ -93,7 +95,7 @@ def paired_auroc_difference(
 
 
 def _aurocs(scores: np.ndarray, labels: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """[1 + n]: the area on the questions as they are, then on n resamples; NaN where there is only one label."""
+    """Return areas [1 + n]: of the questions, then of n resamples; NaN if there is only one label."""
     values, rank = np.unique(scores, return_inverse=True)
     if len(values) == 0 or labels.all() or not labels.any():
         return np.full(1 + n, np.nan)
@@ -111,7 +113,7 @@ def _aurocs(scores: np.ndarray, labels: np.ndarray, n: int, seed: int) -> np.nda
 
 
 def _with_interval(values: np.ndarray, level: float) -> tuple:
-    """(value, low, high) of [1 + n] values, of which resamples that are NaN are dropped."""
+    """Return (value, low, high) of values [1 + n]; resamples that are NaN are dropped."""
     found = values[1:][~np.isnan(values[1:])]
     return (float(values[0]), *map(float, _percentiles(found, level))) if len(found) else (np.nan,) * 3
 
@@ -143,12 +145,12 @@ RESOLUTION = 1e-5  # of a probability: what the trace itself is exact to
 
 
 def simultaneous_interval(values: np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """(mean, low, high) of values [questions, layers], such that all layers' intervals hold at once with `level`.
+    """Return (mean, low, high) of values [questions, layers], such that the intervals of all layers hold at once.
 
-    A wild bootstrap: sign flips of the questions' deviations from the mean say how large the largest t of all layers
-    gets by chance. Percentiles far in the tail of a plain bootstrap are much too narrow for ten or twenty questions.
-    As effects are differences of probabilities, none reaches beyond -1 or 1; two or three questions, which can be
-    flipped in too few ways, tell no more than that, and one has no interval (NaN).
+    A wild bootstrap: sign flips of the deviations from the mean show how large the largest t of all layers gets by
+    chance. Percentiles far in the tail of a plain bootstrap are too narrow for ten or twenty questions. Effects are
+    differences of probabilities, so intervals stay within -1 to 1. Two or three questions allow too few flips and get
+    the whole range; one question has no interval (NaN).
     """
     n, mean = len(values), values.mean(0)
     if n < 4:
@@ -162,9 +164,9 @@ def simultaneous_interval(values: np.ndarray, level: float = 0.95, seed: int = 0
 
 
 def sign_flips(values: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Means [1 + FLIPS, ...] of values [questions, ...] with whole questions' signs flipped; the first is unflipped.
+    """Return means [1 + FLIPS, ...] of values [questions, ...] with questions' signs flipped; the first is unflipped.
 
-    Values below RESOLUTION count as 0: rounding errors that all have one sign must not look like an effect.
+    Values below RESOLUTION count as 0: rounding errors of one sign must not look like an effect.
     """
     signs = np.random.default_rng(seed).integers(2, size=(FLIPS, len(values))) * 2.0 - 1
     return np.concatenate([np.ones((1, len(values))), signs]) @ _resolved(values) / len(values)
@@ -175,5 +177,5 @@ def _resolved(values: np.ndarray) -> np.ndarray:
 
 
 def joined(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    """One frame of several; of none (no question was left), an empty one that has the columns all the same."""
+    """Return the frames as one with these columns; an empty frame if there are none."""
     return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)

@@ -1,15 +1,13 @@
-"""Will the answer be right? Predictors that are known before or with it (paper, section 4.4, Figure 17).
+"""Predictors of a right answer (paper, section 4.4, Figure 17).
 
-  contribution   how much the constraint's last token contributes to the last token, averaged over two adjacent
-                 middle layers (16 and 17 in LLaVA-7B): known before the answer is;
-  confidence     the probability of the generated answer's first token;
-  linear         a logistic regression on the contributions of all layers, as Yuksekgonul et al. (2023) use them;
-  kind           how often questions of the same relation are answered right in the other half: what is known of the
-                 question alone, without the model's inside. Kinds of question differ in contributions as well.
+  contribution   mean contribution of the constraint's last token to the last token, over two adjacent middle layers
+                 (16 and 17 in LLaVA-7B); known before the answer is;
+  confidence     the probability of the answer's first token;
+  linear         a logistic regression on the contributions of all layers (Yuksekgonul et al., 2023);
+  kind           accuracy of the same relation in the other half, a baseline that does not look into the model.
 
-Which layers are best is chosen on one half of a part's questions and scored on the other, both ways: on the questions
-it was chosen on, the best of many layers looks good by chance. The linear model is scored on others than it was fitted
-to, too. All of it works on the frames of an `AttentionStudy`; right and wrong are whole answers.
+Layers are chosen on one half of a part's questions and scored on the other, both ways: on the same questions, the best
+of many layers looks good by chance. The linear model is scored out of fold. Right and wrong are whole answers.
 """
 
 from __future__ import annotations
@@ -41,10 +39,9 @@ FEW = 5  # right or wrong answers, below which an interval says nothing
 
 
 def halves(questions: pd.DataFrame, seed: int = 0) -> pd.Series:
-    """The half of each question, "first" or "second", indexed as `questions` (id, part, correct) is.
+    """Return the half of each question, "first" or "second", with the index of `questions` (id, part, correct).
 
-    In each part, half of the right and half of the wrong ones, an odd one to "second", in an order that depends on seed
-    and id alone.
+    Right and wrong questions of a part are halved apart (an odd one is in "second"), in an order by seed and id.
     """
     digests = [seeded_hash(seed, name).hex() for name in questions["id"]]
     order = pd.Series(digests, index=questions.index).rank()
@@ -54,9 +51,9 @@ def halves(questions: pd.DataFrame, seed: int = 0) -> pd.Series:
 
 
 def constraint_contributions(study: AttentionStudy) -> pd.DataFrame:
-    """||a_ij|| from the constraint's last token to the last one, [questions answered, layers]; index id, columns layer.
+    """Return ||a_ij|| from the constraint's last token to the last one, [questions answered, layers]; index id.
 
-    Raises FailureError where the study did not ask for it.
+    Raises FailureError if the study lacks this flow.
     """
     found = study.contributions
     if len(found) and CONSTRAINT_TO_LAST not in set(found["flow"]):
@@ -69,7 +66,7 @@ def constraint_contributions(study: AttentionStudy) -> pd.DataFrame:
 
 
 def answered_by_part(study: AttentionStudy) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
-    """(questions answered, their contributions [questions, layers]) of each part, in the order of the study."""
+    """Yield (questions answered, their contributions [questions, layers]) of each part, in the order of the study."""
     table = constraint_contributions(study)
     questions = study.questions[study.questions["id"].astype(str).isin(table.index)]
     questions = questions.astype({"id": str, "part": str, "relation": str, "correct": bool, "confidence": float})
@@ -79,9 +76,9 @@ def answered_by_part(study: AttentionStudy) -> Iterator[tuple[pd.DataFrame, pd.D
 
 
 def choose_layers(contributions: pd.DataFrame, correct: np.ndarray) -> tuple[int, int]:
-    """The two neighboring layers whose mean contribution has the highest AUROC for a right answer, the first if tied.
+    """Return the two neighboring layers whose mean contribution has the highest AUROC, the first if tied.
 
-    contributions [questions, layers]; correct [questions]. Raises FailureError where nothing can be told apart.
+    contributions [questions, layers]; correct [questions]. Raises FailureError if there are no two layers or outcomes.
     """
     correct = np.asarray(correct, bool)
     if contributions.shape[1] < 2:
@@ -96,15 +93,21 @@ def choose_layers(contributions: pd.DataFrame, correct: np.ndarray) -> tuple[int
 
 
 def failure_scores(study: AttentionStudy, layers: tuple[int, int] | None = None, seed: int = 0) -> pd.DataFrame:
-    """The predictors of every question answered: the higher, the more a right answer is expected.
+    """Return the predictors of every question answered; a higher value expects a right answer.
 
-    Columns id, part, correct, half ("first" | "second"), contribution, confidence, linear (out-of-fold probability of a
-    right answer), kind (accuracy of the relation in the other half), first_layer, last_layer.
-    layers: (first, last), (16, 17) in the paper; contribution is the mean norm over them. None: chosen part by part,
-    for each half on the other one; as the halves may have other layers, contribution is then the mean norm's rank
-    within its half (0 to 1). Where the other half is all right or all wrong, contribution and layers are missing.
-    linear is missing where a part has fewer than two right or two wrong answers; pooled over the folds, its AUROC errs
-    low where nothing can be predicted (.48 on average with 60 questions). Raises FailureError.
+    Args:
+        layers: (first, last) of the contribution, (16, 17) in the paper; None chooses them for each half on the other.
+
+    Returns:
+        Columns id, part, correct, half ("first" | "second"), contribution, confidence, linear, kind, first_layer,
+        last_layer.
+            contribution: mean norm over the layers. If they are chosen, its rank within the half (0 to 1), because
+                halves may differ in layers; missing if the other half is all right or all wrong;
+            linear: out-of-fold probability of a right answer; missing for fewer than two right or wrong answers. Pooled
+                over folds, its AUROC is a little low where nothing can be predicted (.48 on average, 60 questions).
+
+    Raises:
+        FailureError: layers are not layers of the model, or the study lacks the flow.
     """
     columns = ["id", "part", "correct", "half", *PREDICTORS, "first_layer", "last_layer"]
     if layers is not None and not (len(layers) == 2 and 0 <= layers[0] <= layers[1] < study.n_layers):
@@ -126,18 +129,14 @@ def failure_scores(study: AttentionStudy, layers: tuple[int, int] | None = None,
 
 
 def chosen_layers(scores: pd.DataFrame) -> pd.DataFrame:
-    """The layers that each half's contribution is read from. Columns part, half, first_layer, last_layer.
-
-    scores: of `failure_scores`, whose order the parts keep. Missing where none could be chosen.
-    """
+    """Return the layers of each half in `failure_scores`. Columns part, half, first_layer, last_layer."""
     found = scores.drop_duplicates(["part", "half"]).set_index(["part", "half"])[["first_layer", "last_layer"]]
     places = [(part, half) for part in dict.fromkeys(scores["part"]) for half in HALVES]
     return found.loc[[place for place in places if place in found.index]].reset_index()
 
 
 def layers_used(scores: pd.DataFrame) -> tuple[int, int] | None:
-    """(first, last) of the layers that the contribution is read from, those that are known last; None if there are
-    none."""
+    """Return (first, last) of the layers of the contribution, the latest ones; None if there are none."""
     known = scores.dropna(subset=["last_layer"])
     if known.empty:
         return None
@@ -146,7 +145,7 @@ def layers_used(scores: pd.DataFrame) -> tuple[int, int] | None:
 
 
 def _cross_fitted(table: pd.DataFrame, correct: np.ndarray, half: pd.Series) -> dict[str, np.ndarray]:
-    """contribution, first_layer and last_layer of every question, the layers chosen on the half that it is not in."""
+    """Return contribution, first_layer and last_layer, the layers chosen on the other half."""
     found = {name: np.full(len(table), np.nan) for name in ("contribution", "first_layer", "last_layer")}
     for name in HALVES:
         here = (half == name).to_numpy()
@@ -158,7 +157,7 @@ def _cross_fitted(table: pd.DataFrame, correct: np.ndarray, half: pd.Series) -> 
 
 
 def _accuracy_of_kind(questions: pd.DataFrame, half: pd.Series) -> pd.Series:
-    """Share answered right of the questions of the same relation in the other half (of all of it, if it has none)."""
+    """Return the accuracy of the same relation in the other half (of the whole other half, if it has none)."""
     found = pd.Series(np.nan, index=questions.index)
     for name in HALVES:
         others = questions[half != name]
@@ -168,7 +167,7 @@ def _accuracy_of_kind(questions: pd.DataFrame, half: pd.Series) -> pd.Series:
 
 
 def _out_of_fold(table: pd.DataFrame, correct: pd.Series, seed: int) -> np.ndarray:
-    """P(right) of every question, by a model fitted to the others' folds; NaN where a fit is impossible."""
+    """Return P(right) by a model fitted to the other folds; NaN if a fit is impossible."""
     smallest = int(min(correct.sum(), (~correct).sum()))
     if smallest < 2:
         return np.full(len(table), np.nan)
@@ -183,12 +182,11 @@ def _out_of_fold(table: pd.DataFrame, correct: pd.Series, seed: int) -> np.ndarr
 
 
 def failure_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """How well each predictor tells right from wrong. Columns part, predictor, auroc, low, high, n, wrong.
+    """Return the AUROC of each predictor in `failure_scores`. Columns part, predictor, auroc, low, high, n, wrong.
 
-    scores: of `failure_scores`. Fewer than FEW right or wrong answers have no interval. The interval is over questions,
-    for the layers as chosen; another seed may halve the questions another way. Those of contribution and kind are
-    somewhat narrow, since each half serves the other: without a signal they lay above .5 in 8 % of 150 simulated
-    studies.
+    Fewer than FEW right or wrong answers have no interval. Intervals are over questions, for the layers as chosen.
+    Those of contribution and kind are somewhat narrow, because each half serves the other: without a signal they lay
+    above .5 in 8 % of 150 simulated studies.
     """
     rows = []
     for part, predictor, cells in _scored(scores):
@@ -202,10 +200,9 @@ def failure_table(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def confidence_minus(scores: pd.DataFrame) -> pd.DataFrame:
-    """AUROC of confidence less that of each other predictor, on the same resamples of the scored questions.
+    """Return the AUROC of confidence minus that of each other predictor, on the same resamples of questions.
 
-    Columns part, predictor ("contribution" | "linear" | "kind"), difference, low, high, n; intervals as in
-    `failure_table`.
+    Columns part, predictor, difference, low, high, n; intervals as in `failure_table`.
     """
     rows = []
     for part, predictor, cells in _scored(scores):
@@ -222,9 +219,9 @@ def _enough(cells: pd.DataFrame) -> bool:
 
 
 def roc_points(scores: pd.DataFrame) -> pd.DataFrame:
-    """The curves of Figure 17. Columns part, predictor, false_positive_rate, true_positive_rate ("positive" = right).
+    """Return the curves of Figure 17. Columns part, predictor, false_positive_rate, true_positive_rate (of right).
 
-    None where the scored questions are all right or all wrong.
+    A part whose scored questions are all right or all wrong has none.
     """
     columns = ["part", "predictor", "false_positive_rate", "true_positive_rate"]
     frames = []
@@ -236,7 +233,7 @@ def roc_points(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _scored(scores: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """(part, predictor, its questions that have the predictor)."""
+    """Yield (part, predictor, its questions that have the predictor)."""
     for part in dict.fromkeys(scores["part"]):
         scored = scores[scores["part"] == part].astype({"correct": bool})
         for predictor in PREDICTORS:

@@ -1,7 +1,6 @@
-"""Are contributions larger when the answer is right? (paper, section 4.4, Figure 16)
+"""Contributions of the constraint's last token to the last token when the answer is right and when it is wrong.
 
-The contribution of a constraint's last token to the last token, layer by layer, of the questions of an `AttentionStudy`
-that were answered right and of those that were answered wrong: means with intervals, and permutation tests.
+Means by layer with intervals, and permutation tests (paper, section 4.4, Figure 16).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ BATCHES = 20  # that they are drawn in: all labels at once would take much memor
 
 
 def outcome_by_layer(study: AttentionStudy) -> pd.DataFrame:
-    """Mean contributions of right and of wrong answers (Figure 16), with bootstrap intervals over questions.
+    """Return mean contributions of right and wrong answers (Figure 16), with bootstrap intervals over questions.
 
     Columns part, layer, outcome ("right" | "wrong"), norm, low, high (NaN for a single question), n.
     """
@@ -36,13 +35,15 @@ def outcome_by_layer(study: AttentionStudy) -> pd.DataFrame:
 
 
 def outcome_tests(study: AttentionStudy, seed: int = 0) -> pd.DataFrame:
-    """Is the contribution larger when the answer is right, layer by layer?
+    """Test by layer whether the contribution is larger when the answer is right.
 
-    Columns part, layer, difference (of the means, right - wrong), low, high, p, p_corrected, p_within, n_right,
-    n_wrong; a part whose answers are all right or all wrong has no row. p: one-sided permutation test of the labels.
-    p_corrected: the same against the largest of all layers (single-step max-t), so it may be read at the best layer.
-    p_within: the same, labels permuted among questions of one relation only, since kinds of question differ in both.
-    low, high: bootstrap of right and wrong ones apart, NaN where there are fewer than FEW of either.
+    Returns:
+        Columns part, layer, difference (of the means, right - wrong), low, high, p, p_corrected, p_within, n_right,
+        n_wrong. A part with only right or only wrong answers has no row.
+            low, high: bootstrap of right and wrong answers apart; NaN for fewer than FEW of either;
+            p: one-sided permutation test of the labels;
+            p_corrected: p against the largest of all layers (single-step max-t), valid at the best layer;
+            p_within: p_corrected with labels permuted within each relation.
     """
     frames = []
     for questions, table in answered_by_part(study):
@@ -73,7 +74,7 @@ def _interval_of_difference(right: np.ndarray, wrong: np.ndarray, seed: int) -> 
 def _permutation_tests(
     values: np.ndarray, right: np.ndarray, groups: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(p, p_corrected) [layers] of values [questions, layers]; labels are permuted within groups [questions]."""
+    """Return (p, p_corrected) [layers] of values [questions, layers]; labels are permuted within groups [questions]."""
     centered = values - pd.DataFrame(values).groupby(groups).transform("mean").to_numpy()
     spread = centered.std(0)
     # In units of the spread over all questions, which no permutation changes: ranks as t does. A layer in which all

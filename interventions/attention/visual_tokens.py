@@ -1,4 +1,4 @@
-"""Which visual tokens contribute (paper, section 4.2): few of them, the same ones, the last ones, in the first layer?
+"""Visual tokens that contribute (paper, section 4.2): how few, whether the same ones, the last ones, in which layer.
 
 Only questions answered right count, as in the paper. The unit is the question; intervals are bootstraps over questions.
 """
@@ -21,10 +21,9 @@ SHUFFLES = 1000
 
 
 def mean_contributions(study: AttentionStudy, flow: str = VISUAL_TO_CONSTRAINT) -> pd.DataFrame:
-    """The paper's Figure 5: mean ||a|| by layer and visual token. Columns part, layer, index, norm, n.
+    """Return mean ||a|| by layer and visual token (Figure 5). Columns part, layer, index, norm, n.
 
-    index counts the visual tokens from 0; n is the number of questions. Raises ValueError for a flow that does not
-    start at the visual tokens.
+    index counts the visual tokens from 0. Raises ValueError for a flow that does not start at the visual tokens.
     """
     frames = []
     for norms in _visual_norms(study, flow):
@@ -37,11 +36,11 @@ def mean_contributions(study: AttentionStudy, flow: str = VISUAL_TO_CONSTRAINT) 
 
 
 def first_layer(study: AttentionStudy, flow: str = VISUAL_TO_CONSTRAINT) -> pd.DataFrame:
-    """Has the first layer the largest contributions? Columns part, layer, norm, first, difference, low, high, n.
+    """Compare the first layer's contributions with the other layers'. Columns part, layer, norm, first, difference,
+    low, high, n.
 
-    layer is that of the largest mean ||a|| by visual token, norm; first is that of layer 0, and difference what it is
-    above (below) the largest of all other layers, with a bootstrap interval that picks the largest anew every time.
-    Raises ValueError for a flow that does not start at the visual tokens.
+    layer has the largest mean ||a|| by visual token, norm. first is that of layer 0. difference is first minus the
+    largest of the other layers; every resample of its interval picks the largest anew.
     """
     rows = []
     for norms in _visual_norms(study, flow):
@@ -57,31 +56,34 @@ def first_layer(study: AttentionStudy, flow: str = VISUAL_TO_CONSTRAINT) -> pd.D
 
 
 def peak_layer(first: pd.DataFrame) -> int:
-    """The layer with the largest contributions, the lowest, if parts differ; 0 if there is none.
-
-    first: that of `first_layer`.
-    """
+    """Return the layer of the largest contributions, the lowest of all parts; 0 if `first_layer` had no rows."""
     return min(map(int, first["layer"]), default=0)
 
 
 def peak_concentration(study: AttentionStudy, first: pd.DataFrame) -> pd.DataFrame:
-    """The row of `concentration` of each part's layer with the largest contributions; first: that of `first_layer`."""
+    """Return the rows of `concentration` at each part's layer in `first`, from `first_layer`."""
     return concentration(study).merge(first[["part", "layer"]], on=["part", "layer"])
 
 
 def concentration(
     study: AttentionStudy, flow: str = VISUAL_TO_CONSTRAINT, top: float = TOP, seed: int = 0
 ) -> pd.DataFrame:
-    """Do few visual tokens carry a flow, the same in every question, and are they the last ones? By part and layer.
+    """Measure whether few visual tokens carry a flow, whether they are the same in every question, and the last ones.
 
-    Columns: part, layer, n (questions);
-    share_top, low, high: the share of the summed norm that a question's k largest tokens carry, k = `top` of all;
-    overlap, overlap_null, p, entities: |A and B| / k for the k largest tokens of two questions, mean over all pairs;
-        what it is when each question's positions are permuted (k / n_visual), and the one-sided p of that. One question
-        an entity counts here (`entities` of them), as questions about one image would agree whatever the model does;
-    share_last, last_low, last_high: the share of the last sixteenth of the tokens (the paper's last 36 of 576);
-    share_other: the largest mean share of another sixteenth.
-    NaN where a number needs more questions. Raises ValueError for a flow that does not start at the visual tokens.
+    Args:
+        top: share of the visual tokens that count as the largest, k of them.
+
+    Returns:
+        Columns part, layer, n (questions). NaN where a number needs more questions.
+            share_top, low, high: share of the summed norm in a question's k largest tokens;
+            overlap: |A and B| / k for the k largest tokens of two questions, mean over pairs. One question per entity
+                counts (`entities` of them), because questions about one image agree whatever the model does;
+            overlap_null, p: overlap of permuted positions (k / n_visual), and its one-sided p;
+            share_last, last_low, last_high: share of the last sixteenth of the tokens (the paper's last 36 of 576);
+            share_other: largest mean share of another sixteenth.
+
+    Raises:
+        ValueError: top is no share, or flow does not start at the visual tokens.
     """
     if not 0 < top <= 1:
         raise ValueError(f"top must be a share of the visual tokens above 0 and up to 1, not {top}.")
@@ -112,7 +114,7 @@ def concentration(
 
 @dataclass(frozen=True)
 class _Norms:
-    """||a|| [questions, layers, visual tokens] of one part."""
+    """The norms ||a|| [questions, layers, visual tokens] of one part."""
 
     part: str
     ids: np.ndarray
@@ -136,7 +138,7 @@ def _visual_norms(study: AttentionStudy, flow: str) -> Iterator[_Norms]:
 
 
 def _largest(values: np.ndarray, k: int, generator: np.random.Generator) -> np.ndarray:
-    """Whether a value is among the k largest of the last axis; equal ones are drawn, or their places would agree."""
+    """Return whether a value is among the k largest of the last axis; ties are drawn, or their places would agree."""
     order = np.lexsort((generator.random(values.shape, np.float32), -values))
     is_top = np.zeros(values.shape, bool)
     np.put_along_axis(is_top, order[..., :k], True, axis=-1)
@@ -144,9 +146,9 @@ def _largest(values: np.ndarray, k: int, generator: np.random.Generator) -> np.n
 
 
 def _overlap(is_top: np.ndarray, k: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Mean |A and B| / k over pairs of questions, and its p, by layer; `is_top` is [questions, layers, tokens].
+    """Return the mean |A and B| / k over pairs of questions, and its p, by layer; is_top [questions, layers, tokens].
 
-    Permuted positions are random sets of k tokens, for every layer the same, so one null distribution serves all.
+    Permuted positions are random sets of k tokens in every layer, so one null distribution serves all layers.
     """
     n, n_layers, n_tokens = is_top.shape
     if n < 2:

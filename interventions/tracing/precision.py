@@ -1,9 +1,8 @@
-"""What lower precision changes: the same questions traced in float32, and in each lower one in every way there is.
+"""Comparisons of traces in float32 with traces in lower precision, by every method.
 
-*Separate runs* (method "plain", one whole forward a site) are what half precision means: each number is what the model
-itself gives. The *exact mode* ("rows", the default in half precision) claims to equal them; the *fast mode* ("packed")
-adds up in another order, which half precision notices. Both are compared with separate runs of the same type, and all
-with float32, which says how much of a difference is rounding alone.
+*Separate runs* ("plain", one forward pass per site) are the reference within a precision. The *exact mode* ("rows", the
+default in half precision) should equal them. The *fast mode* ("packed") adds in another order, which half precision
+shows. The comparison with float32 shows how large rounding errors are.
 """
 
 from __future__ import annotations
@@ -27,22 +26,22 @@ _SITE, _RUN = ["id", "part", "kind", "role", "read", "position", "layer"], ["dty
 
 @dataclass(frozen=True)
 class PrecisionStudy:
-    """The float32 study and those in lower precision, (dtype, method) -> study: all questions that were asked."""
+    """The float32 study and, by (dtype, method), the studies in lower precision."""
 
     reference: TraceStudy
     runs: dict[tuple[str, str], TraceStudy]
 
     def summary(self) -> pd.DataFrame:
-        """By precision and part: questions asked, used, and compared, see `sweeps.summaries`."""
+        """Return `sweeps.summaries` by precision: questions asked, used and compared."""
         asked = {dtype: study for (dtype, _), study in self.runs.items()}  # the same with every method
         return summaries({name: {self.reference.window: study} for name, study in self._named(asked).items()})
 
     def sites(self) -> pd.DataFrame:
-        """Effects of the questions that every run used, one row a site, dtype and method.
+        """Return effects of the questions that every run used, one row per site, dtype and method.
 
-        Columns id, part, kind, role, read, position, layer, dtype, method, effect; separate and float32 (the effect by
-        separate runs of the same type, and in float32). Sites that are never run are left out: without a corrupted
-        counterpart, or before the first corrupted token.
+        Columns id, part, kind, role, read, position, layer, dtype, method, effect, separate (the effect by separate
+        runs of the same dtype), float32. Sites that are never run are left out: those without a corrupted counterpart
+        and those before the first corrupted token.
         """
         common = on_common({name: {0: study} for name, study in self._named(self.runs).items()})
         effects = pd.concat({name: _effects(study[0]) for name, study in common.items()}, axis=1).dropna()
@@ -57,12 +56,12 @@ class PrecisionStudy:
         return pd.concat(frames, ignore_index=True)[[*_SITE, *_RUN, "effect", "separate", "float32"]]
 
     def by_question(self) -> pd.DataFrame:
-        """How far effects are from separate runs and from float32, one row a question, dtype and method.
+        """Return how far effects are from separate runs and from float32, one row per question, dtype and method.
 
-        Columns id, part, dtype, method, sites (their number), to_separate, mean_to_separate, to_float32,
-        mean_to_float32 (largest and mean absolute difference), p_clean_change, peak_kind, peak_layer (where the effect
-        is largest at the token that is read), same_peak (as in float32), peak_loss (what float32's effect lacks there
-        of float32's largest).
+        Columns id, part, dtype, method, sites (their number); to_separate, mean_to_separate, to_float32,
+        mean_to_float32 (largest and mean absolute difference); p_clean_change; peak_kind, peak_layer (largest effect at
+        the token that is read); same_peak (as in float32); peak_loss (float32's largest effect minus float32's
+        effect at this peak).
         """
         rows = []
         clean = {name: study.questions.set_index("id")["p_clean"] for name, study in self._named(self.runs).items()}
@@ -81,7 +80,7 @@ class PrecisionStudy:
         return pd.DataFrame(rows)
 
     def means(self) -> pd.DataFrame:
-        """What a figure shows: mean effects at the token that is read.
+        """Return mean effects at the token that is read.
 
         Columns dtype, method, part, kind, layer, effect, separate, float32, n.
         """
@@ -97,9 +96,9 @@ def precision_study(
     reference: VisionLanguageModel, halves: Iterable[VisionLanguageModel], testbed: Iterable[Item], *,
     run: RunOptions | None = None, **options
 ) -> PrecisionStudy:
-    """Trace every item with the model in float32 and with each one of lower precision by every method.
+    """Trace every item in float32, and with each model of lower precision by every method.
 
-    options are those of `study.trace_study`. A question that half precision answers otherwise is not compared.
+    options are those of `trace_study`. Questions that a lower precision answers differently are not compared.
     """
     items = list(testbed)
     run = run or RunOptions()
@@ -114,7 +113,7 @@ def precision_study(
 
 
 def _same_answers(study: TraceStudy, reference: TraceStudy) -> TraceStudy:
-    """The study without the questions that are answered otherwise than in the reference: effects are an answer's."""
+    """Return the study with questions unused whose answer differs from that of the reference."""
     questions, expected = study.questions.copy(), reference.questions
     other = questions["used"] & expected["used"] & (questions["answer"] != expected["answer"])
     questions.loc[other, "reason"] = "another answer than in float32: " + questions.loc[other, "answer"]
@@ -122,5 +121,5 @@ def _same_answers(study: TraceStudy, reference: TraceStudy) -> TraceStudy:
 
 
 def _effects(study: TraceStudy) -> pd.Series:
-    """Effects by site."""
+    """Return effects, indexed by site."""
     return study.sites.astype(dict.fromkeys(["id", "part", "kind", "role"], str)).set_index(_SITE)["effect"]

@@ -1,8 +1,7 @@
-"""One experiment run several times, side by side: other windows, another model, another corruption.
+"""Comparisons of traces at several windows, of several models or under several corruptions.
 
-A *sweep* is one such run at several windows, `{window: TraceStudy}`; what is compared is named, `{series: sweep}`.
-Compared are effects (never P(restored): P(corrupted) differs from series to series), at the token that each study
-reads, on the questions that all of them used.
+A *sweep* holds one study per window, `{window: TraceStudy}`. Named sweeps, `{series: sweep}`, are compared by their
+effects at the token that each study reads, on the questions that all of them used.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def trace_windows(
     model: VisionLanguageModel, testbed: Iterable[Item], windows: Iterable[int], *, run: RunOptions | None = None,
     **options
 ) -> Sweep:
-    """`trace_study` at every window, of nothing but the token that is read; options are its own."""
+    """Run `trace_study` at every window, only for the token that is read; options are those of `trace_study`."""
     items, run = list(testbed), run or RunOptions()
     return {
         window: trace_study(
@@ -48,7 +47,7 @@ def trace_windows(
 
 
 def on_common(sweeps: Sweeps) -> Sweeps:
-    """The same, each study restricted to the questions that all of them used; ParameterError if there is none."""
+    """Return the sweeps, restricted to the questions that all studies used; ParameterError if there is none."""
     places = [(name, window) for name, sweep in sweeps.items() for window in sweep]
     common = on_common_questions(*(sweeps[name][window] for name, window in places))
     if common[0].questions.empty:
@@ -63,9 +62,9 @@ def on_common(sweeps: Sweeps) -> Sweeps:
 
 
 def summaries(sweeps: Sweeps) -> pd.DataFrame:
-    """Which questions each series used (see `TraceStudy.summary`), and how many all of them did.
+    """Return `TraceStudy.summary` of each series, with the number of questions that all series used (compared).
 
-    Whether a question is used does not depend on the window, so the first one stands for all.
+    The window does not decide whether a question is used, so the first window stands for all.
     """
     common = next(iter(next(iter(on_common(sweeps).values())).values())).questions["part"].value_counts()
     frames = []
@@ -78,27 +77,24 @@ def summaries(sweeps: Sweeps) -> pd.DataFrame:
 
 
 def series_by_layer(sweeps: Sweeps) -> pd.DataFrame:
-    """Mean effects by layer. Columns series, window, part, kind, layer, effect, low, high, n."""
+    """Return mean effects by layer. Columns series, window, part, kind, layer, effect, low, high, n."""
     return _each(sweeps, by_layer)
 
 
 def series_peaks(sweeps: Sweeps) -> pd.DataFrame:
-    """The best layer of every question. Columns series, window, id, part, kind, layer, effect."""
+    """Return the best layer of each question. Columns series, window, id, part, kind, layer, effect."""
     return _each(sweeps, peak_layers)
 
 
 def series_windows(sweeps: Sweeps) -> pd.DataFrame:
-    """The best layer's effect at every window, its interval corrected for the choice of the layer.
-
-    Columns series, window, part, kind, layer, effect, low, high, n.
-    """
+    """Return `window_effects` of each series. Columns series, window, part, kind, layer, effect, low, high, n."""
     frames = [window_effects(sweep).assign(series=name) for name, sweep in sweeps.items()]
     found = pd.concat(frames, ignore_index=True)
     return found[["series", *found.columns.drop("series")]]
 
 
 def smallest_windows(frame: pd.DataFrame) -> pd.DataFrame:
-    """The smallest window whose interval lies above 0, and above NEGLIGIBLE. `frame` is that of `series_windows`.
+    """Return the smallest windows whose intervals lie above 0 and above NEGLIGIBLE; `frame` is from `series_windows`.
 
     Columns series, part, kind, above 0, above 0.01 (text: a window, or "none").
     """
@@ -115,10 +111,10 @@ def smallest_windows(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def paired_bests(one: TraceStudy, other: TraceStudy) -> pd.DataFrame:
-    """The best layers of two studies, compared within the questions that both used; one row a part and kind.
+    """Compare the best layers of two studies on the questions that both used.
 
-    Columns part, kind, n; layer, effect, recovered (effect over what the corruption took) and the same as other_*;
-    difference, low, high (of the effects, first minus other) and recovered_difference, recovered_low, recovered_high.
+    Columns part, kind, n; layer, effect, recovered (effect divided by what the corruption took), and the same as
+    other_*; difference (first minus other effect), low, high; recovered_difference, recovered_low, recovered_high.
     """
     studies, rows = on_common_questions(one, other), []
     for part, kind, own in by_part_and_kind(studies[0]):
@@ -142,7 +138,7 @@ def paired_bests(one: TraceStudy, other: TraceStudy) -> pd.DataFrame:
 
 
 def _share_difference(values: np.ndarray, axis: int = 0) -> float:
-    """values [questions, (effect, taken, other effect, other taken)]"""
+    """Return the difference of recovered shares; values [questions, (effect, taken, other effect, other taken)]."""
     effect, taken, other_effect, other_taken = values.mean(axis)
     return effect / taken - other_effect / other_taken
 
