@@ -1,11 +1,13 @@
 """The notebooks as sources and Figure 3's run through papermill, on a tiny saved model and test bed."""
 
 import ast
+import importlib
+import pkgutil
 import re
 import shutil
 import subprocess
 import sys
-from dataclasses import fields
+import typing
 
 import nbformat
 import papermill
@@ -22,12 +24,8 @@ from notebook_runs import (
     shown,
 )
 
-import interventions.attention.parameters as attention_parameters
-import interventions.editing.parameters as edit_parameters
-import interventions.explorer.parameters as explorer_parameters
-import interventions.testbed.verification.parameters as verify_parameters
-import interventions.tracing.parameters as figure_parameters
-import interventions.tracing.parameters as precision_parameters
+import interventions
+from interventions.notebook import NotebookParameters
 from interventions.reports.record import read_record
 from interventions.testbed import load_testbed
 
@@ -36,14 +34,20 @@ SOURCES = sorted(NOTEBOOKS.glob("*.ipynb"))
 NO_FIGURES = {"precision_modes", *BY_HAND}  # notebooks that are no figure of the paper
 
 
-def parameters_of(notebook: str) -> type:
-    """The dataclass of a notebook's parameters: the one whose docstring begins with the notebook's name."""
-    modules = (figure_parameters, attention_parameters, edit_parameters, precision_parameters, verify_parameters,
-               explorer_parameters)
+def parameters_of(notebook: str) -> type[NotebookParameters]:
+    """The class of a notebook's parameters: the one whose docstring begins with the notebook's name."""
+    names = [module.name for module in pkgutil.walk_packages(interventions.__path__, "interventions.")]
+    modules = [importlib.import_module(name) for name in names if name.rpartition(".")[2] == "parameters"]
     entries = {id(entry): entry for module in modules for entry in vars(module).values()}.values()
     [found] = [entry for entry in entries
                if isinstance(entry, type) and (entry.__doc__ or "").startswith(f"notebooks/{notebook}.ipynb")]
     return found
+
+
+def type_names(field) -> str:
+    """A field's type as papermill names it; its parser knows no "|", so a notebook writes "int or str"."""
+    kinds = typing.get_args(field.annotation) or (field.annotation,)
+    return " or ".join(dict.fromkeys((kind if isinstance(kind, type) else type(kind)).__name__ for kind in kinds))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
@@ -74,8 +78,7 @@ def test_parameters_cell_agrees_with_the_dataclass(path, caplog):
     kind = parameters_of(path.stem)
     found = papermill.inspect_notebook(str(path))  # what --help-notebook shows
     assert "Unable to parse" not in caplog.text  # papermill's parser stumbles over an "=" in a comment
-    # papermill's parser knows no "|", so a notebook writes "int or str".
-    types = {field.name: field.type.replace(" | ", " or ") for field in fields(kind)}
+    types = {name: type_names(field) for name, field in kind.model_fields.items()}
     assert {name: entry["inferred_type_name"] for name, entry in found.items()} == types
     assert all(entry["help"] for entry in found.values())
     defaults = {name: ast.literal_eval(entry["default"]) for name, entry in found.items()}

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sites import early, sites, study_of
 
-import interventions.tracing.averages as module
+import interventions.statistics as module
 from interventions.layers import early_and_middle_layers, early_layers
 from interventions.statistics import bootstrap_interval, sign_flips, simultaneous_interval
 from interventions.tracing.averages import (
