@@ -192,8 +192,9 @@ def test_a_server_gives_the_same(words):
     model, prompt, corrupted = deciding(words, "2006", shift=0)
     authors = replace(OPTIMIZERS["authors"], steps=2)
     for function in (
-        partial(trace, model, prompt, corrupted, answer="2006", scoring=Scoring(require_top=False)),
-        partial(attention_knockout, model, prompt, answer="2006"),
+        lambda remote: trace(model, prompt, corrupted, answer="2006", scoring=Scoring(require_top=False),
+                             execution=Execution(remote=remote)),
+        lambda remote: attention_knockout(model, prompt, answer="2006", execution=Execution(remote=remote)),
         partial(optimize_value, model, prompt, "2006", layer=1, optimizer=authors),
         partial(own_answer, model, prompt, max_answer_tokens=3),
     ):
