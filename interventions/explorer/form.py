@@ -22,12 +22,7 @@ CONSTRAINTS = (("any constraints", ""), ("one constraint", "single"), ("two cons
 
 
 class QuestionForm:
-    """The form.
-
-    Attributes:
-        changed: Called whenever the draft changes.
-        picked: The question of the test bed that the picker put in, if any.
-    """
+    """The form. `changed` is called whenever the draft changes; `picked` is the picked question, if any."""
 
     def __init__(self, testbed: TestBed, report: Callable[[str], None]) -> None:
         """`report` is called with a sentence when an image cannot be used."""
@@ -147,12 +142,7 @@ class QuestionForm:
 
 
 class Picker:
-    """The questions of a test bed that match, and one picked among them.
-
-    Attributes:
-        items: The questions that match.
-        place: The index of the picked question.
-    """
+    """The questions of a test bed that match, and one picked among them."""
 
     def __init__(self, testbed: TestBed) -> None:
         self.testbed = testbed
@@ -166,13 +156,7 @@ class Picker:
         return self.items[self.place] if self.items else None
 
     def choose(self, part: str | None, constraints: str | None, text: str) -> None:
-        """Keep the questions that match. The picked question stays if it matches.
-
-        Args:
-            part: A part of the test bed; None: all.
-            constraints: "single" or "multi"; None: both.
-            text: Words that the question, entity, answers or id must contain.
-        """
+        """Keep questions whose wording, entity, answers or id have all words. The picked one stays if it matches."""
         before = self.item
         if (part, constraints) != self._selection:
             self._selection, self._selected = (part, constraints), tuple(self.testbed.select(part, constraints))

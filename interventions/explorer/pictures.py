@@ -75,13 +75,7 @@ class TracePicture:
 
 
 def contributions_png(result: ContributionResult, reader: str, layer: int) -> bytes:
-    """Draw the visual tokens' contributions over the image in one layer, their sum and the constraint's by layer.
-
-    Args:
-        result: The contributions; the visual tokens must form a square.
-        reader: The token that reads the image, "constraint" or "last".
-        layer: The layer over the image, which has its own color scale.
-    """
+    """Draw the visual tokens' contributions over the image in one layer, their sum and the constraint's by layer."""
     with _DRAWING:
         return _png(_contributions(result, reader, layer))
 

@@ -33,11 +33,6 @@ def answer_accuracy(prediction: str, accepted: Iterable[str], annotations: Seque
     With ten annotations this is VQA accuracy, else 1 for an accepted answer. Accepted answers are compared as in VQA
     accuracy, but an answer that is only an article or punctuation ("A", "the") is compared in lower case. An empty
     answer is never right.
-
-    Args:
-        prediction: the whole decoded answer.
-        accepted: the accepted answers.
-        annotations: the answers of ten annotators, or none.
     """
     if not normalize_vqa_answer(prediction) and not any(map(str.isalnum, prediction)) and annotations:
         return 0.0  # the official rule equates an empty answer with "a"
@@ -81,13 +76,6 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     Each annotator counts a third for every *other* annotator who gave the answer, at most 1; the accuracy is the mean.
     So a list of one answer always gives 0. Texts are normalized unless all annotators say the same: then only that
     exact text is right.
-
-    Args:
-        prediction: the answer.
-        answers: the annotators' answers, usually ten.
-
-    Raises:
-        ValueError: `answers` is empty.
     """
     if not answers:
         raise ValueError("answers must not be empty: VQA accuracy needs the answers of the annotators.")

@@ -186,11 +186,7 @@ def n_pixels(path: Path) -> int:
 
 
 class ImageFolder:
-    """A downloaded folder of images, whose names may differ in Unicode form, case and outer space.
-
-    Raises:
-        TestBedError: the folder does not exist.
-    """
+    """A downloaded folder of images, whose names may differ in Unicode form, case and outer space."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser()
@@ -201,9 +197,6 @@ class ImageFolder:
 
     def find(self, name: str) -> tuple[list[Path], bool]:
         """Return the images in the folder `name`, or the one image, and whether the name is spelled differently here.
-
-        Raises:
-            TestBedError: the name leads out of the folder.
         """
         spellings, parts = [], safe_parts(name)
         for part in parts:

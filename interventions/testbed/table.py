@@ -15,25 +15,14 @@ from .images import safe_parts
 from .schema import EMBEDDED, TABLE, Item, TestBed
 
 _TEXT, _TEXTS = pa.string(), pa.list_(pa.string())
-COLUMNS = pa.schema(
-    [
-        pa.field("id", _TEXT, nullable=False),
-        pa.field("part", _TEXT, nullable=False),
-        pa.field("question", _TEXT, nullable=False),
-        pa.field("image", _TEXT),
-        pa.field("visual_constraint", _TEXT, nullable=False),
-        pa.field("visual_replacement", _TEXT, nullable=False),
-        pa.field("text_constraint", _TEXT),
-        pa.field("text_replacement", _TEXT),
-        pa.field("answers", _TEXTS, nullable=False),
-        pa.field("paraphrases", _TEXTS, nullable=False),
-        pa.field("entity", _TEXT, nullable=False),
-        pa.field("relation", _TEXT, nullable=False),
-        pa.field("split", _TEXT, nullable=False),
-        pa.field("style", _TEXT, nullable=False),
-        pa.field("held_out_style", pa.bool_(), nullable=False),
-    ]
-)
+_TYPES = {
+    "id": _TEXT, "part": _TEXT, "question": _TEXT, "image": _TEXT, "visual_constraint": _TEXT,
+    "visual_replacement": _TEXT, "text_constraint": _TEXT, "text_replacement": _TEXT, "answers": _TEXTS,
+    "paraphrases": _TEXTS, "entity": _TEXT, "relation": _TEXT, "split": _TEXT, "style": _TEXT,
+    "held_out_style": pa.bool_(),
+}
+_NULLABLE = ("image", "text_constraint", "text_replacement")
+COLUMNS = pa.schema([pa.field(name, kind, nullable=name in _NULLABLE) for name, kind in _TYPES.items()])
 OPTIONAL_COLUMNS = pa.schema([pa.field("annotations", _TEXTS)])
 
 

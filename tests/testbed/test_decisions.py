@@ -4,14 +4,17 @@ import itertools
 import json
 import multiprocessing
 import os
+import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
+from interventions.statistics import bootstrap_counts
 from interventions.testbed import Item, TestBedError, load_testbed, save_testbed
 from interventions.testbed.provenance import history, rewrite
+from interventions.testbed.verification import agreement as agreement_module
 from interventions.testbed.verification.agreement import agreement, disputed, progress
 from interventions.testbed.verification.decisions import DecisionLog, spans_problem
 from interventions.testbed.verification.outcomes import OUTCOMES, apply_decisions, outcomes, summary, with_set_aside
@@ -424,3 +427,19 @@ def test_disputes_and_progress(many, log):
         ["okvqa-0", "ben", "correct", "this old church", "1900", "cut short"],
     ]
     assert progress(many, log).values.tolist() == [["anna", 2, 40, 1, 0, 1, 0], ["ben", 2, 40, 0, 1, 1, 0]]
+
+
+@pytest.mark.parametrize(("n", "p"), [(2, 0.5), (7, 0.9), (40, 0.7)])
+def test_interval_of_kappa_has_scikit_learns_numbers(n, p):
+    draws = np.random.default_rng(n)
+    one = draws.random(n) < p
+    verdicts = np.c_[one, one ^ (draws.random(n) < 0.3)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kappas = [cohen_kappa_score(*np.repeat(verdicts, counts, axis=0).T, labels=[False, True])
+                  for counts in bootstrap_counts(n, seed=3)[:400]]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(agreement_module, "bootstrap_counts", lambda n, seed: bootstrap_counts(n, seed=seed)[:400])
+            value, *interval = agreement_module._kappa(verdicts, 3)
+        assert value == cohen_kappa_score(*verdicts.T)
+    assert interval == list(np.nanquantile(kappas, (0.025, 0.975)))

@@ -43,13 +43,6 @@ def annotated(
     """Return the item with these constraints, and for each the first replacement that does not give the item away.
 
     Replacements with as many tokens as the constraint come first. Paraphrases that lack a constraint are left out.
-
-    Args:
-        item: the item.
-        marks: the constraints and replacements of its question.
-        reason: why there are no replacements, if known.
-        n_tokens: see `token_counter`.
-        anew: choose again where the item has a replacement.
     """
     bare = replace(item, visual_replacement="", text_replacement=None)
     new, reasons, equal = bare.with_constraints(marks.visual_constraint, marks.text_constraint), [], []
@@ -76,14 +69,7 @@ def annotated(
 
 
 def token_counter(tokenizer) -> Callable[[str], int] | None:
-    """Return a function that counts the tokens of a question in a prompt, or None without a tokenizer.
-
-    Args:
-        tokenizer: a directory or Hub id, or a function text -> tokens.
-
-    Raises:
-        TestBedError: the tokenizer cannot be loaded.
-    """
+    """Return a function that counts the tokens of a question in a prompt, or None without a tokenizer."""
     if tokenizer is None:
         return None
     if isinstance(tokenizer, str | Path):

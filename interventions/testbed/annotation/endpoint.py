@@ -55,9 +55,6 @@ class Endpoint:
         where: the address without its path.
         requests, repeated: HTTP requests so far, and how many of them repeated one after a fault.
         tokens: the tokens (in, out) so far.
-
-    Raises:
-        EndpointError: `openai` is not installed, or the environment has no usable key or address.
     """
 
     def __init__(self, model: str, *, timeout: float = 60.0) -> None:
@@ -76,16 +73,7 @@ class Endpoint:
         self.requests, self.repeated, self.tokens = 0, 0, (0, 0)
 
     def ask(self, messages: list[dict], schema: dict) -> Reply:
-        """Return the reply to a chat.
-
-        Args:
-            messages: the chat.
-            schema: JSON schema of the reply, which an endpoint may ignore.
-
-        Raises:
-            QuestionFailed: the endpoint refuses this chat, or a fault did not pass.
-            EndpointError: the endpoint takes no requests.
-        """
+        """Return the reply to a chat."""
         for attempt in range(READ_RETRIES + 1):
             if self._stopped.is_set():
                 raise QuestionFailed("the run has ended")
@@ -164,9 +152,6 @@ class Replies:
     """The replies of one model in a JSONL file: one line each, on the disk before it is used.
 
     A line that is not whole (the process was killed, the disk was full) counts as missing.
-
-    Raises:
-        TestBedError: the file cannot be read.
     """
 
     def __init__(self, path: Path, model: str) -> None:
@@ -180,13 +165,7 @@ class Replies:
     def ask(
         self, part: str, question: str, messages: list[dict], schema: dict, endpoint: Endpoint | None = None
     ) -> Reply:
-        """Return the kept reply to a chat about a question of a part, or the endpoint's, which is then kept.
-
-        Raises:
-            NotKept: no reply is kept, and there is no endpoint.
-            TestBedError: the reply cannot be written.
-            QuestionFailed, EndpointError: as `Endpoint.ask`.
-        """
+        """Return the kept reply to a chat about a question of a part, or the endpoint's, which is then kept."""
         asked = json.dumps([self.model, part, messages, schema], sort_keys=True)
         key = hashlib.sha256(asked.encode()).hexdigest()
         if key not in self._kept:

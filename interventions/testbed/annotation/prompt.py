@@ -145,9 +145,6 @@ def read_examples(path: str | Path) -> tuple[Example, ...]:
 
     A row has `question`, `visual_constraint`, `text_constraint` (or null), `visual_replacements` and
     `text_replacements`, and may have `part`.
-
-    Raises:
-        TestBedError: the file or a row cannot be used. The message names the row.
     """
     path = Path(path)
     try:

@@ -51,12 +51,6 @@ def build_okvqa(
         annotations: mscoco_val2014_annotations.json.
         out: a new folder.
         images: the folder val2014, or its parent.
-
-    Returns:
-        As `released.import_released`.
-
-    Raises:
-        TestBedError: as `released.import_released`.
     """
     folders = [ImageFolder(root) for root in images]
     asked, answers = read_okvqa(questions, annotations)
@@ -87,12 +81,6 @@ def build_known(
         known: ROME's `known_1000.json`.
         relations: the question and the noun of every relation.
         choice: see `NewTestBed`.
-
-    Returns:
-        As `released.import_released`.
-
-    Raises:
-        TestBedError: as `released.import_released`.
     """
     folders = [ImageFolder(root) for root in images]
     facts, by_id = read_known(known), read_relations(relations)
@@ -129,12 +117,6 @@ def build_movies(
         multi: the largest number of questions about a year.
         seed: decides which of these are taken, among directors with an image.
         choice: see `NewTestBed`.
-
-    Returns:
-        As `released.import_released`.
-
-    Raises:
-        TestBedError: as `released.import_released`.
     """
     if multi < 0:
         raise TestBedError(f"multi must be 0 or more, not {multi}.")
@@ -182,12 +164,6 @@ def build_encyclopedic(csv: str | Path, out: str | Path, *, images: Iterable[str
         out: a new folder.
         images: folders of Google Landmarks v2 (`train/a/b/c/<id>.jpg`, or below one of its splits). A picture that was
             not downloaded is skipped for the next one of the question.
-
-    Returns:
-        As `released.import_released`.
-
-    Raises:
-        TestBedError: as `released.import_released`.
     """
     folders = [ImageFolder(root) for root in images]
 

@@ -53,13 +53,6 @@ class NewTestBed:
     """A test bed in the making: `with NewTestBed(out) as new:` add rows and images; `publish` moves it to `out`.
 
     After an error nothing is left.
-
-    Args:
-        out: a new folder.
-        choice: which of several pictures of a row is taken: "first" (lowest number) or "largest" (most pixels).
-
-    Raises:
-        TestBedError: `out` is not empty, or `choice` has another value.
     """
 
     def __init__(self, out: str | Path, choice: str = "first") -> None:
@@ -105,9 +98,6 @@ class NewTestBed:
         """Link or copy the chosen picture into the test bed, and return its path there.
 
         The file is named after `name` and its sha256. Unusable candidates are skipped and noted.
-
-        Raises:
-            LeftOut: no candidate can be used.
         """
         if not candidates:
             raise LeftOut(f"no image: {name}")

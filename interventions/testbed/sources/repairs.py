@@ -18,15 +18,9 @@ _PLAIN_WORD = re.compile(r"[^\W_]+")  # "well-known" is two, so that hyphens and
 
 
 def repair_constraint(question: str, phrase: str, template: str = "") -> tuple[str, list[str]]:
-    """Return the constraint as the question has it, and the kinds of repairs.
+    """Return the constraint as the question has it, and the kinds of repairs; raise LeftOut if it is not in it.
 
-    Args:
-        question: the question.
-        phrase: the constraint of the released row.
-        template: of the fact behind the question ("{} is owned by"). The words at its {} are the whole constraint.
-
-    Raises:
-        LeftOut: the constraint is not in the question.
+    The words at the {} of the template of the fact behind the question ("{} is owned by") are the whole constraint.
     """
     question = normalize(question)
     trimmed, removed = trim(phrase)

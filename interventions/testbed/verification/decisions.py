@@ -51,9 +51,6 @@ class DecisionLog:
         path: the file.
         unreadable: the numbers of lines without a decision (cut off by a crash, or written by hand), which are
             skipped.
-
-    Raises:
-        TestBedError: the file cannot be read or written.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -105,18 +102,9 @@ class DecisionLog:
         self, item: Item, annotator: str, action: str, *, visual_replacement: str | None = None,
         text_replacement: str | None = None, comment: str = "", blind: bool = True,
     ) -> Decision:
-        """Append a decision and return it.
+        """Append a decision on an item with the constraints that the person wants, and return it.
 
-        Args:
-            item: the item, with the constraints that the person wants.
-            annotator: the name of the person.
-            action: one of ACTIONS.
-            visual_replacement, text_replacement: None unless the person wrote them.
-            comment: of the person.
-            blind: whether the person has not seen what others decided.
-
-        Raises:
-            TestBedError: the action, the name or the constraints cannot be used. Nothing is written.
+        Replacements are None unless the person wrote them. After a TestBedError nothing is written.
         """
         if action not in ACTIONS:
             raise TestBedError(f"action cannot be {quoted(action)}: use {', '.join(map(repr, ACTIONS))}.")

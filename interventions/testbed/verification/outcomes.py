@@ -52,9 +52,6 @@ def apply_decisions(
 
     Returns:
         Counts of all items: by outcome, kept, set aside, and the paraphrases left out.
-
-    Raises:
-        TestBedError: there is no decision, or nothing would be left.
     """
     must_be_writable(testbed)
     testbed = load_testbed(testbed.directory)

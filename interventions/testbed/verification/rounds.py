@@ -52,9 +52,6 @@ class Verification:
         annotator: the name of the person.
         only: "all" items, those "undecided" by this person, or those "disputed". For disputed items the screen shows
             what others decided, and the decisions do not count as blind.
-
-    Raises:
-        TestBedError: `only` has another value, or the name is empty.
     """
 
     def __init__(self, testbed: TestBed, log: DecisionLog, annotator: str, *, only: str = "all") -> None:
@@ -87,13 +84,9 @@ class Verification:
         self, action: str, item: str, *, selection: Sequence[int] | None = None,
         fields: Mapping[str, str] | None = None,
     ) -> None:
-        """Do what a key asks for, and set `message` to the result.
+        """Do what a key asks for, and set `message` to the result. Do nothing if `item` is not the current item's id.
 
-        Args:
-            action: accept, reject, visual, text, clear, undo, back, next, or edit (only the fields).
-            item: the id of the item on the screen. If it is not the current one, nothing is done.
-            selection: the first and the last selected index of `state()["pieces"]`.
-            fields: the contents of the text fields.
+        selection: the first and the last selected index of `state()["pieces"]`. fields: the text fields by name.
         """
         actions = {
             "accept": self._accept, "reject": self._reject, "undo": self._undo, "clear": self._clear,
@@ -268,15 +261,6 @@ def mark(question: str, marks: ShownPhrases, role: str, selection: Sequence[int]
     """Return the marks with the selected words as a constraint, and a doubt about the words ("" without one).
 
     Punctuation and a possessive at the ends are left out.
-
-    Args:
-        question: the question.
-        marks: the marks so far.
-        role: "visual" or "text".
-        selection: the first and the last selected index of `pieces`, or None.
-
-    Raises:
-        TestBedError: the words cannot be marked. The message is for the person.
     """
     question = normalize(question)
     texts = [text for text, _ in pieces(question, marks)]
