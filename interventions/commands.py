@@ -206,8 +206,7 @@ def annotate(
         tokenizer = resolve(tokenizer)[0]
     report = run.annotate(
         load_testbed(testbed), model, which=which, limit=limit, examples=examples or run.STARTER_EXAMPLES,
-        tokenizer=tokenizer, concurrency=concurrency, retries=retries, timeout=timeout,
-        price_in=price_in, price_out=price_out,
+        tokenizer=tokenizer, requests=run.Requests(concurrency, retries, timeout, price_in, price_out),
     )
     if report.count("failed") and not report.count("annotated"):
         print(report)

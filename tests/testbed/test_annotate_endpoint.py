@@ -12,7 +12,7 @@ from openai_server import Said, asked, completion, good, is_judging, refusal
 
 from interventions.testbed import TestBedError, load_testbed
 from interventions.testbed.annotation import endpoint as module
-from interventions.testbed.annotation.run import annotate
+from interventions.testbed.annotation.run import Requests, annotate
 from interventions.testbed.provenance import history
 
 pytestmark = pytest.mark.usefixtures("openai_key")
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("openai_key")
 
 def test_a_slow_endpoint(serve, tmp_path):
     server = serve(first_then(Said("late", delay=2)))
-    report = annotate(bed(tmp_path, item()), "parrot", timeout=0.3)
+    report = annotate(bed(tmp_path, item()), "parrot", requests=Requests(timeout=0.3))
     assert report.count("annotated") == report.repeated == 1
     assert len(server.requests) == 3
 
@@ -28,7 +28,7 @@ def test_a_slow_endpoint(serve, tmp_path):
 def test_an_endpoint_that_is_always_too_slow_costs_the_question(serve, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MAX_RETRIES", 1)
     server = serve(lambda request, number: Said("late", delay=1))
-    report = annotate(bed(tmp_path, item()), "parrot", timeout=0.2)
+    report = annotate(bed(tmp_path, item()), "parrot", requests=Requests(timeout=0.2))
     assert "the endpoint failed: Request timed out (timed out)" in str(report)
     assert len(server.requests) == 2
 
@@ -106,7 +106,7 @@ def test_ten_failures_in_a_row_end_the_run(serve, tmp_path, concurrency):
     testbed = bed(tmp_path, *many(40))
     with pytest.raises(TestBedError, match=r"10 questions in a row failed at http://127\.0\.0\.1:\d+ \(.*Overloaded\); "
                        r"\d+ of 40 questions are done and kept: start again to go on\.$") as ended:
-        annotate(testbed, "parrot", concurrency=concurrency)
+        annotate(testbed, "parrot", requests=Requests(concurrency=concurrency))
     assert "\n" not in str(ended.value)
     assert len(server.requests) < 25
     marked = sum(bool(i.visual_constraint) for i in load_testbed(tmp_path))
@@ -119,7 +119,7 @@ def test_ten_failures_in_a_row_end_the_run(serve, tmp_path, concurrency):
 
 def test_nine_failures_do_not(serve, tmp_path):
     serve(lambda request, number: refusal(400, "no") if number < 9 else good(request))
-    report = annotate(bed(tmp_path, *many(10)), "parrot", concurrency=1)
+    report = annotate(bed(tmp_path, *many(10)), "parrot", requests=Requests(concurrency=1))
     assert (report.count("failed"), report.count("annotated")) == (9, 1)
 
 
@@ -135,7 +135,7 @@ def test_a_refusal_ends_the_run_in_one_sentence_and_loses_nothing(serve, tmp_pat
     server = serve(lambda request, number: said if number >= 4 and refusing[0] else good(request))
     testbed = bed(tmp_path, *many(5))
     with pytest.raises(TestBedError, match=r"takes no requests for 'parrot'") as ended:
-        annotate(testbed, "parrot", concurrency=1)
+        annotate(testbed, "parrot", requests=Requests(concurrency=1))
     assert str(ended.value).endswith(f"): {told}; 2 of 5 questions are done and kept: start again to go on.")
     assert "\n" not in str(ended.value) and KEY not in str(ended.value)
     n = len(server.requests)
@@ -186,7 +186,7 @@ def test_what_an_endpoint_refuses_is_left_out_from_then_on(serve, tmp_path, fiel
         return refusal(400, f"Unsupported parameter: '{sent[0]}' of this type") if sent else good(request)
 
     server = serve(answer)
-    report = annotate(bed(tmp_path, *many(3)), "parrot", concurrency=1)
+    report = annotate(bed(tmp_path, *many(3)), "parrot", requests=Requests(concurrency=1))
     assert report.count("annotated") == 3
     assert len(server.requests) == len(fields) + 6
     for request in server.requests[len(fields):]:

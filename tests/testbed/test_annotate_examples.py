@@ -8,7 +8,7 @@ from openai_server import completion
 
 from interventions.testbed import TestBedError, load_testbed
 from interventions.testbed.annotation.prompt import STARTER_EXAMPLES, examples_of, read_examples
-from interventions.testbed.annotation.run import annotate
+from interventions.testbed.annotation.run import Requests, annotate
 from interventions.testbed.provenance import history
 
 pytestmark = pytest.mark.usefixtures("openai_key")
@@ -74,10 +74,13 @@ def test_a_limit_counts_questions(serve, tmp_path):
 
 @pytest.mark.parametrize(("parameters", "told"), [
     ({"which": "some"}, "which cannot be 'some'"), ({"limit": -1}, "limit must be"),
-    ({"retries": -1}, "retries must be"),
-    ({"concurrency": 0}, "concurrency must be"), ({"concurrency": 1.5}, "concurrency must be"),
-    ({"timeout": 0}, "timeout must be"), ({"price_in": 1.0}, "price_in and price_out"),
-    ({"price_in": 1.0, "price_out": -1.0}, "price_in and price_out"), ({"examples": "nowhere.json"}, "nowhere.json"),
+    ({"requests": Requests(retries=-1)}, "retries must be"),
+    ({"requests": Requests(concurrency=0)}, "concurrency must be"),
+    ({"requests": Requests(concurrency=1.5)}, "concurrency must be"),
+    ({"requests": Requests(timeout=0)}, "timeout must be"),
+    ({"requests": Requests(price_in=1.0)}, "price_in and price_out"),
+    ({"requests": Requests(price_in=1.0, price_out=-1.0)}, "price_in and price_out"),
+    ({"examples": "nowhere.json"}, "nowhere.json"),
 ])
 def test_parameters_that_cannot_be_are_refused(serve, tmp_path, parameters, told):
     server = serve()

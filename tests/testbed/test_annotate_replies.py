@@ -18,7 +18,7 @@ from interventions.testbed.annotation.prompt import (
     read_marks,
     read_verdicts,
 )
-from interventions.testbed.annotation.run import annotate
+from interventions.testbed.annotation.run import Requests, annotate
 from interventions.testbed.candidates import gives_away
 from interventions.testbed.provenance import history
 
@@ -53,7 +53,8 @@ def test_constraints_are_marked_and_replacements_chosen(serve, tmp_path, capsys)
 
 def test_what_is_sent(serve, tmp_path):
     server = serve()
-    annotate(bed(tmp_path, item(), item(0, "Name a film of this director", "movies")), "parrot", concurrency=1)
+    testbed = bed(tmp_path, item(), item(0, "Name a film of this director", "movies"))
+    annotate(testbed, "parrot", requests=Requests(concurrency=1))
     requests = {asked(r): r for r in server.requests if not is_judging(r)}
     assert all(r["model"] == "parrot" and r["temperature"] == 0 for r in server.requests)
     schema = requests[CAPITAL]["response_format"]["json_schema"]
@@ -84,7 +85,7 @@ def test_what_is_sent(serve, tmp_path):
 ])
 def test_a_reply_that_breaks_a_rule_is_asked_for_again(serve, tmp_path, reply, complaint):
     server = serve(first_then(completion(reply)))
-    report = annotate(bed(tmp_path, item()), "parrot", concurrency=1)
+    report = annotate(bed(tmp_path, item()), "parrot", requests=Requests(concurrency=1))
     first, second, judging = server.requests
     told = second["messages"][len(first["messages"]):]
     assert [m["role"] for m in told] == ["assistant", "user"]
@@ -118,18 +119,19 @@ def test_prose_and_code_fences_around_the_object_are_forgiven(serve, tmp_path):
 def test_a_question_that_is_always_answered_wrongly_is_left_as_it_was(serve, tmp_path):
     server = serve(lambda request, number: completion("no"))
     before = item()
-    report = annotate(bed(tmp_path, before), "parrot", retries=2)
+    report = annotate(bed(tmp_path, before), "parrot", requests=Requests(retries=2))
     assert len(server.requests) == 3
     assert list(load_testbed(tmp_path)) == [before]
     assert report.counts()["failed, no usable reply"] == 1
     assert "known-0: no usable reply: it is not one JSON object" in str(report)
-    assert annotate(load_testbed(tmp_path), "parrot", retries=3).retries == 3  # goes on with the conversation
+    report = annotate(load_testbed(tmp_path), "parrot", requests=Requests(retries=3))
+    assert report.retries == 3  # goes on with the conversation
     assert len(server.requests) == 4
 
 
 def test_good_constraints_outlive_bad_replacements(serve, tmp_path):
     server = serve(lambda request, number: completion(GOOD | {"visual_replacements": ["these people"]}))
-    report = annotate(bed(tmp_path, item()), "parrot", retries=1)
+    report = annotate(bed(tmp_path, item()), "parrot", requests=Requests(retries=1))
     found = load_testbed(tmp_path).items[0]
     assert (found.visual_constraint, found.visual_replacement) == ("this country", "")
     assert report.reasons("annotated") == {"no usable replacement": 1}
@@ -143,7 +145,7 @@ def test_the_usable_ones_of_replacements_are_taken_in_the_end(serve, tmp_path):
             GOOD | {"visual_replacements": ["these people", "Peru"]})
 
     serve(answer)
-    annotate(bed(tmp_path, item()), "parrot", retries=0)
+    annotate(bed(tmp_path, item()), "parrot", requests=Requests(retries=0))
     assert load_testbed(tmp_path).items[0].visual_replacement == "Peru"
 
 
@@ -195,7 +197,7 @@ def test_a_verdict_that_is_none_is_asked_for_again(serve, tmp_path, reply):
 
 def test_constraints_outlive_a_judge_that_never_judges(serve, tmp_path):
     serve(lambda request, number: completion("yes") if is_judging(request) else good(request))
-    report = annotate(bed(tmp_path, item()), "parrot", retries=1)
+    report = annotate(bed(tmp_path, item()), "parrot", requests=Requests(retries=1))
     assert load_testbed(tmp_path).items[0].visual_constraint == "this country"
     assert report.reasons("annotated") == {"no usable verdict": 1}
 

@@ -17,7 +17,7 @@ from openai_server import Said, asked, completion, good, is_judging, judged
 from interventions.progress import Progress
 from interventions.testbed import TestBedError, load_testbed
 from interventions.testbed.annotation import run as annotating
-from interventions.testbed.annotation.run import annotate
+from interventions.testbed.annotation.run import Requests, annotate
 from interventions.testbed.provenance import history
 
 pytestmark = pytest.mark.usefixtures("openai_key")
@@ -39,7 +39,8 @@ def test_as_many_as_are_allowed_are_in_flight_and_the_result_is_the_same(serve, 
     found = {}
     for concurrency in (1, 8):
         most[0] = 0
-        report = annotate(bed(tmp_path / str(concurrency), *many(24)), "parrot", concurrency=concurrency)
+        testbed = bed(tmp_path / str(concurrency), *many(24))
+        report = annotate(testbed, "parrot", requests=Requests(concurrency=concurrency))
         assert 1 <= most[0] <= concurrency
         assert (most[0] > 1) == (concurrency > 1)
         found[concurrency] = list(load_testbed(tmp_path / str(concurrency))), report.counts()
@@ -48,7 +49,7 @@ def test_as_many_as_are_allowed_are_in_flight_and_the_result_is_the_same(serve, 
 
 def test_the_cost_adds_up(serve, tmp_path, capsys):
     server = serve(first_then(completion("no", (100, 7))))
-    report = annotate(bed(tmp_path, *many(2)), "parrot", concurrency=1, price_in=2.5, price_out=10)
+    report = annotate(bed(tmp_path, *many(2)), "parrot", requests=Requests(concurrency=1, price_in=2.5, price_out=10))
     assert len(server.requests) == 5
     tokens = 3 * 100 + 2 * 60, 7 + 2 * 20 + 2 * 30  # what was wrong is paid for, too
     assert report.tokens == report.tokens_kept == tokens
@@ -56,7 +57,7 @@ def test_the_cost_adds_up(serve, tmp_path, capsys):
     assert report.counts()["dollars"] == round(report.dollars, 4)
     assert re.search(r"527 tokens, \$0\.00\d of about \$0\.00\d", capsys.readouterr().out)
     testbed = bed(tmp_path, *many(3))
-    report = annotate(testbed, "parrot", price_in=2.5, price_out=10)
+    report = annotate(testbed, "parrot", requests=Requests(price_in=2.5, price_out=10))
     assert report.tokens == (160, 50)
     assert report.tokens_kept == (580, 157)
     assert report.from_file == 2
@@ -66,7 +67,7 @@ def test_the_cost_adds_up(serve, tmp_path, capsys):
 def test_estimates_are_told_while_it_runs(serve, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(annotating, "Progress", lambda total, label: Progress(total, label, every=-1.0))
     serve(lambda request, number: good(request))
-    annotate(bed(tmp_path, *many(4)), "parrot", concurrency=1, price_in=1e4, price_out=0)
+    annotate(bed(tmp_path, *many(4)), "parrot", requests=Requests(concurrency=1, price_in=1e4, price_out=0))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("annotate: 1 of 4 questions, 0 failed, 210 tokens, $1.600 of about $6.400; ")
     assert re.search(r" a second, \d+ s left$", lines[0])
@@ -89,7 +90,7 @@ def test_a_run_that_is_killed_goes_on_without_asking_twice(serve, tmp_path):
         file.write(b'{"key": "torn off in the mid')
 
     server = serve()
-    report = annotate(load_testbed(tmp_path), "parrot", concurrency=3)
+    report = annotate(load_testbed(tmp_path), "parrot", requests=Requests(concurrency=3))
     assert report.count("annotated") == 12
     asked_now = list(map(json.dumps, server.requests))
     assert len(asked_now) == 2 * 12 - n == len(set(asked_now))
@@ -132,8 +133,8 @@ def run_annotate(directory, options):
     code = (f"import signal\n"
             f"signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             f"from interventions.testbed import load_testbed\n"
-            f"from interventions.testbed.annotation.run import annotate\n"
-            f"annotate(load_testbed({str(directory)!r}), 'parrot', {options})")
+            f"from interventions.testbed.annotation.run import Requests, annotate\n"
+            f"annotate(load_testbed({str(directory)!r}), 'parrot', requests=Requests({options}))")
     root = Path(__file__).parents[2]
     return subprocess.Popen([sys.executable, "-c", code], cwd=root, env=os.environ, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -167,7 +168,7 @@ def test_a_reply_goes_to_a_line_of_its_own_behind_one_that_another_run_left_unfi
         return good(request)
 
     serve(cut_off)
-    assert annotate(bed(tmp_path, item()), "parrot", concurrency=1).count("annotated") == 1
+    assert annotate(bed(tmp_path, item()), "parrot", requests=Requests(concurrency=1)).count("annotated") == 1
     assert [line for line in kept.read_bytes().splitlines() if line.count(b"key") > 1] == []
     server = serve()
     assert annotate(load_testbed(tmp_path), "parrot", which="all").from_file == 1
@@ -179,7 +180,7 @@ def test_a_full_disk_ends_the_run_in_one_sentence(serve, tmp_path, monkeypatch):
     bed(tmp_path, item())
     monkeypatch.setattr(os, "write", lambda file, lines: 0)
     with pytest.raises(TestBedError, match=r"cannot be written \(the disk is full\): what .* not saved; 0 of 1 quest"):
-        annotate(load_testbed(tmp_path), "parrot", concurrency=1)
+        annotate(load_testbed(tmp_path), "parrot", requests=Requests(concurrency=1))
 
 
 def test_lines_of_others_in_the_file_are_passed_over(serve, tmp_path):

@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -33,10 +34,42 @@ WHICH: dict[str, Callable[[Item], bool]] = {
 }
 
 
+@dataclass(frozen=True)
+class Requests:
+    """How the endpoint is asked.
+
+    Attributes:
+        concurrency: requests in flight.
+        retries: how often to ask again after a reply that breaks a rule.
+        timeout: seconds to wait for a reply.
+        price_in, price_out: dollars per million tokens, to report the cost.
+    """
+
+    concurrency: int = 4
+    retries: int = 2
+    timeout: float = 60.0
+    price_in: float | None = None
+    price_out: float | None = None
+
+    def prices(self) -> tuple[float, float] | None:
+        """Return the prices, or None without any; raise TestBedError if a value is out of range."""
+        _must_be_whole("concurrency", self.concurrency, 1)
+        _must_be_whole("retries", self.retries, 0)
+        if not self.timeout > 0:
+            raise TestBedError(f"timeout must be a number of seconds above 0, not {quoted(self.timeout)}.")
+        prices = self.price_in, self.price_out
+        if prices == (None, None):
+            return None
+        if None in prices or not all(price >= 0 for price in prices):
+            raise TestBedError(
+                "price_in and price_out must both be dollars per million tokens, not {!r} and {!r}.".format(*prices)
+            )
+        return prices
+
+
 def annotate(
     testbed: TestBed, model: str, *, which: str = "unmarked", limit: int = 0, examples: str | Path = STARTER_EXAMPLES,
-    tokenizer=None, concurrency: int = 4, retries: int = 2, timeout: float = 60.0, price_in: float | None = None,
-    price_out: float | None = None,
+    tokenizer=None, requests: Requests = Requests(),
 ) -> Report:
     """Mark constraints, choose replacements, and write the test bed once, at the end.
 
@@ -52,17 +85,17 @@ def annotate(
         examples: a file of in-context examples, see `prompt.read_examples`.
         tokenizer: of the model to study, see `token_counter`. Replacements with as many tokens as their constraints
             are then preferred.
-        concurrency: requests in flight.
-        retries: how often to ask again after a reply that breaks a rule.
-        timeout: seconds to wait for a reply.
-        price_in, price_out: dollars per million tokens, to report the cost.
+        requests: how the endpoint is asked, and its prices.
 
     Raises:
         TestBedError: the endpoint takes no requests or fails on ten questions in a row, or an argument is out of
             range.
     """
-    _check(testbed, which, limit, concurrency, retries, timeout)
-    prices = _prices(price_in, price_out)
+    must_be_writable(testbed)
+    if which not in WHICH:
+        raise TestBedError(f"which cannot be {quoted(which)}: use {', '.join(map(repr, WHICH))}.")
+    _must_be_whole("limit", limit, 0)
+    prices, retries = requests.prices(), requests.retries
     shown, n_tokens = read_examples(examples), token_counter(tokenizer)
     asked = {item.id: _question(item, which) for item in testbed if WHICH[which](item)}
     questions = list(dict.fromkeys(asked.values()))[: limit or None]
@@ -77,8 +110,8 @@ def annotate(
     from_file, endpoint, ended = len(outcomes), None, None
     try:
         if open_questions:
-            endpoint = Endpoint(model, timeout=timeout)
-            found = _as_completed(partial(ask, endpoint=endpoint), open_questions, concurrency)
+            endpoint = Endpoint(model, timeout=requests.timeout)
+            found = _as_completed(partial(ask, endpoint=endpoint), open_questions, requests.concurrency)
             _collect(found, outcomes, len(open_questions), endpoint, prices)
     except (KeyboardInterrupt, TestBedError) as error:
         ended = error
@@ -102,25 +135,9 @@ def annotate(
     raise type(ended)(f"{str(ended).rstrip('.')}; {kept}") from None
 
 
-def _check(testbed: TestBed, which: str, limit: int, concurrency: int, retries: int, timeout: float) -> None:
-    must_be_writable(testbed)
-    if which not in WHICH:
-        raise TestBedError(f"which cannot be {quoted(which)}: use {', '.join(map(repr, WHICH))}.")
-    for name, value, least in (("limit", limit, 0), ("concurrency", concurrency, 1), ("retries", retries, 0)):
-        if type(value) is not int or value < least:
-            raise TestBedError(f"{name} must be a whole number, at least {least}, not {quoted(value)}.")
-    if not timeout > 0:
-        raise TestBedError(f"timeout must be a number of seconds above 0, not {quoted(timeout)}.")
-
-
-def _prices(price_in: float | None, price_out: float | None) -> tuple[float, float] | None:
-    if price_in is None and price_out is None:
-        return None
-    if price_in is None or price_out is None or not (price_in >= 0 and price_out >= 0):
-        raise TestBedError(
-            f"price_in and price_out must both be dollars per million tokens, not {price_in!r} and {price_out!r}."
-        )
-    return price_in, price_out
+def _must_be_whole(name: str, value: int, least: int) -> None:
+    if type(value) is not int or value < least:
+        raise TestBedError(f"{name} must be a whole number, at least {least}, not {quoted(value)}.")
 
 
 def _question(item: Item, which: str) -> Question:
