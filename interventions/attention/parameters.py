@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ..errors import AttentionError, ParameterError
-from ..models.checkpoints import TWINS
+from ..models.checkpoints import CONTROL_MODELS
 from ..models.model import VisionLanguageModel
 from ..notebook import Limit
 from ..studies.parameters import SampleParameters, must_differ, parse_window, resolve_window, window_sentence
@@ -69,7 +69,7 @@ class Fig5Parameters(SampleParameters):
 
     def load_control_model(self) -> VisionLanguageModel | None:
         """Load the control model: `control_model`, or `mini-free` for `mini`; None if there is none."""
-        name = self.control_model or TWINS.get(self.model, "")
+        name = self.control_model or CONTROL_MODELS.get(self.model, "")
         if not name:
             return None
         model = self.load_model("control_model", name)

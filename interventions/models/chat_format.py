@@ -1,6 +1,6 @@
-"""The chat format of a model: what its family declares, checked against what its checkpoint says of itself.
+"""The chat format of a model: its family's, checked against the checkpoint's chat template.
 
-A prompt in another format than the one that a model was tuned on is answered worse, and nothing else shows it.
+A model answers worse in a format that it was not tuned on, and no error shows this.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ from ..errors import ModelError
 from ..text import PATH, quoted
 from .families import IMAGE, VICUNA, Family
 
-QUESTION = "What is this thing?"  # stands for any
-ANSWER = "An answer"  # likewise
-CHATML_TURN = "<|im_start|>assistant"  # as some templates end, whose models then begin with the line break
+QUESTION, ANSWER = "What is this thing?", "An answer"  # examples, to render chat templates
+USER_TURN = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}
+CHATML_TURN = "<|im_start|>assistant"  # the end of some templates; the model then writes the line break
 
 
 def chat_format(processor, family: Family, given: str | None, name: str) -> str:
-    """The format with `{question}`, and with `<image>` if the model is multimodal.
+    """Return the format with `{question}`, and with `<image>` if the model is multimodal.
 
-    given: one that the user asks for, taken as it is. None or empty for the family's, which the chat template of a
-    multimodal checkpoint must then agree with (text-only models are asked as their multimodal counterparts without the
-    picture), or for the checkpoint's own where the family declares none. Raises ModelError.
+    `given` is the user's format, taken as it is. Without it, the family's format is used, and the chat template of a
+    multimodal checkpoint must agree with it; a family without a format uses the checkpoint's. Raises ModelError.
     """
     own = own_format(processor) if family.is_multimodal and not given else None
     declared = (given or family.prompt or own or "").rstrip(" ")  # the space before an answer belongs to the answer
@@ -40,22 +39,18 @@ def chat_format(processor, family: Family, given: str | None, name: str) -> str:
 
 
 def own_format(processor) -> str | None:
-    """The format that the checkpoint's chat template makes of a question about a picture, None where it makes none."""
+    """Return the checkpoint's chat template as a format for a question about a picture, or None."""
     if getattr(processor, "chat_template", None) is None:
         return None
-    text = _rendered(processor, _asked(), add_generation_prompt=True)
+    text = _rendered(processor, [USER_TURN], add_generation_prompt=True)
     if text is None:
         return None
-    told = _as_format(processor, text).rstrip(" ")
-    return told if told.count("{question}") == 1 and told.count(IMAGE) == 1 else None
-
-
-def _asked() -> list[dict]:
-    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
+    own = _as_format(processor, text).rstrip(" ")
+    return own if own.count("{question}") == 1 and own.count(IMAGE) == 1 else None
 
 
 def _rendered(processor, messages: list[dict], **options) -> str | None:
-    """A conversation in the checkpoint's chat template, None where it cannot be put into it."""
+    """Return a conversation in the checkpoint's chat template, None if the template refuses it."""
     try:
         return processor.apply_chat_template(messages, tokenize=False, **options)
     except (TemplateError, ValueError, TypeError):
@@ -63,8 +58,8 @@ def _rendered(processor, messages: list[dict], **options) -> str | None:
 
 
 def _as_format(processor, text: str) -> str:
-    """A rendered question as a format with `{question}` and `<image>`."""
-    tokenizer = getattr(processor, "tokenizer", processor)  # of a text-only model there is nothing else
+    """Return a rendered question as a format with `{question}` and `<image>`."""
+    tokenizer = getattr(processor, "tokenizer", processor)
     if tokenizer.bos_token:
         text = text.removeprefix(tokenizer.bos_token)  # the tokenizer writes it itself
     text = text.replace(getattr(processor, "image_token", IMAGE), IMAGE)
@@ -72,22 +67,15 @@ def _as_format(processor, text: str) -> str:
 
 
 def answer_joint(processor, declared: str) -> str:
-    """What a chat format puts between its prompt and the answer.
+    """Return the white space between a prompt in the format `declared` and its answer; may be empty.
 
-    Read off the checkpoint's chat template where that makes this format: it says where an assistant's turn begins.
-    Else nothing where the format ends in a line break, a line break where it ends in ChatML's bare "assistant", and a
-    space elsewhere.
-
-    Args:
-        processor: the checkpoint's processor, or a tokenizer.
-        declared: the format with `{question}` that the model is asked in.
-
-    Returns:
-        White space, or nothing.
+    The checkpoint's chat template decides if it makes this format. Otherwise: nothing after a line break, a line break
+    after ChatML's bare "assistant", and a space elsewhere.
     """
     if own_format(processor) == declared:
-        told = _rendered(processor, [*_asked(), {"role": "assistant", "content": [{"type": "text", "text": ANSWER}]}])
-        before = "" if told is None else _as_format(processor, told.split(ANSWER)[0])
+        turn = {"role": "assistant", "content": [{"type": "text", "text": ANSWER}]}
+        text = _rendered(processor, [USER_TURN, turn])
+        before = "" if text is None else _as_format(processor, text.split(ANSWER)[0])
         between = before.removeprefix(declared)
         if before.startswith(declared) and not between.strip():
             return between.lstrip(" ") if "\n" in between else between  # some write "role " and then the line break
@@ -97,7 +85,7 @@ def answer_joint(processor, declared: str) -> str:
 
 
 def _check(declared: str, family: Family) -> None:
-    """Raises ModelError unless a question can be put into it."""
+    """Raise ModelError unless the format takes one question and at most one picture."""
     try:
         found = declared.format(question=QUESTION).count(QUESTION)
     except (KeyError, IndexError, ValueError):

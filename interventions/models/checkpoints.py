@@ -1,7 +1,4 @@
-"""Where a model's files are, which ones they are, and in which precision they are loaded.
-
-A name is an alias of the package's own models, a directory, or an id on the Hub.
-"""
+"""Find a model's files, identify them by a checksum, and read them in the right precision."""
 
 import hashlib
 import os
@@ -17,28 +14,24 @@ from ..files import is_file
 from ..text import PATH, quoted
 
 ALIASES = ("mini", "mini-free", "mini-text", "mini-bunny")
-TWINS = {"mini": "mini-free"}  # an embedded model -> the one that takes another route to the same answers
+CONTROL_MODELS = {"mini": "mini-free"}  # embedded model -> a model that takes another route to the same answers
 CHECKPOINTS = Path(__file__).parent.parent / "mini" / "checkpoints"
-# Below this many bytes of weights a model is run in float32 unless asked otherwise: exactness costs nothing
-# there.
-SMALL_BYTES = 2e9
-PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential")  # what accelerate decides about devices
-# Beside the weights, what a local model's numbers depend on.
-SETTINGS_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
+SMALL_BYTES = 2e9  # models with fewer bytes of weights run in float32 by default
+PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential")  # accelerate's own device maps
+SETTINGS_FILES = ("*.json", "*.model", "*.txt", "*.jinja")  # a model's numbers depend on these and the weights
 
-
-# Else transformers asks a public service to convert pickles, and loads what that makes under another revision.
+# Without this, transformers asks a public service to convert pickles and loads the result under another revision.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 
 def resolve(name: str) -> tuple[str, str | None]:
-    """A name -> (what `from_pretrained` takes, revision if known)."""
+    """Return what `from_pretrained` takes for an alias, a directory or a Hub id, and the revision if known."""
     if name in ALIASES:
         path = CHECKPOINTS / name
         if not (path / "config.json").exists():
             raise ModelError(
-                f"model {name!r} has no checkpoint at {path}: make it with "
-                "`python -m recipes.mini.train`, or name a directory or a Hub id."
+                f"model {name!r} has no checkpoint at {path}: make it with `python -m recipes.mini.train`, or name a "
+                "directory or a Hub id."
             )
     elif is_file(Path(name) / "config.json"):
         path = Path(name)
@@ -53,7 +46,7 @@ def resolve(name: str) -> tuple[str, str | None]:
 
 
 def check_device_map(device_map) -> None:
-    """Raises ModelError for a device that this machine has not, alone or in a map of modules to devices."""
+    """Raise ModelError if this machine lacks a device that `device_map` names."""
     wanted = device_map.values() if isinstance(device_map, dict) else (device_map,)
     if isinstance(device_map, dict) and not device_map:
         raise ModelError("device_map is an empty dict: name a device for each module, or leave it out.")
@@ -68,7 +61,7 @@ def check_device_map(device_map) -> None:
 
 
 def _device_problem(device) -> str:
-    """Why weights cannot lie on a device, as the end of a sentence; empty if they can."""
+    """Return why a device cannot hold weights, as the end of a sentence; empty if it can."""
     if isinstance(device, str) and device.isdecimal():
         device = int(device)
     if isinstance(device, bool) or not isinstance(device, (str, int, torch.device)):
@@ -91,7 +84,7 @@ def _device_problem(device) -> str:
 
 
 def foreign_layout(path: str, revision: str | None) -> str:
-    """What to do about a checkpoint with classes of its own, as the end of a sentence; empty for others."""
+    """Return why a checkpoint needs its own classes and what to do, as the end of a sentence; empty for others."""
     try:
         config, _ = transformers.PretrainedConfig.get_config_dict(path, revision=revision)
     except (OSError, ValueError):
@@ -105,15 +98,12 @@ def foreign_layout(path: str, revision: str | None) -> str:
     if kind.startswith("bunny"):
         return "it has Bunny's own layout, and only Bunny over Phi-2 can be converted: use BAAI/Bunny-v1_0-3B"
     if "mm_vision_tower" in config or (kind.startswith("llava_") and kind not in transformers.CONFIG_MAPPING):
-        return (
-            "it has the layout of LLaVA's original code: name its copy for Hugging Face, such as "
-            "llava-hf/llava-1.5-7b-hf"
-        )
+        return "it has the layout of LLaVA's original code: use its Hugging Face copy such as llava-hf/llava-1.5-7b-hf"
     return ""
 
 
 def chosen_dtype(path: str, dtype: torch.dtype | str | None) -> torch.dtype | str:
-    """The `dtype` that `from_pretrained` takes: a torch dtype, or "auto" for the checkpoint's own."""
+    """Return the dtype for `from_pretrained`; "auto" means the checkpoint's own."""
     if dtype is None:
         small = Path(path).is_dir() and sum(file.stat().st_size for file in _weights(path)) < SMALL_BYTES
         return torch.float32 if small else "auto"
@@ -121,21 +111,19 @@ def chosen_dtype(path: str, dtype: torch.dtype | str | None) -> torch.dtype | st
         name, dtype = dtype, getattr(torch, dtype.removeprefix("torch."), None)
         if not isinstance(dtype, torch.dtype):
             raise ModelError(
-                f"dtype {quoted(name)} is unknown: use float32, bfloat16 or float16, or nf4 or int8 for quantized "
-                "weights."
+                f"dtype {quoted(name)} is unknown: use float32, bfloat16 or float16; nf4 or int8 for quantized weights."
             )
     return dtype
 
 
 def read_module(path: str, *, multimodal: bool, name: str, **options) -> torch.nn.Module:
-    """The Hugging Face module of a checkpoint with all of its weights. options: as for `from_pretrained`.
+    """Load the Hugging Face module of a checkpoint from safetensors; other formats are pickles.
 
-    Raises ModelError where weights are missing, which transformers would fill with random numbers, or have another
-    shape; weights that no module takes are left aside. Only safetensors are read: other formats are pickles.
+    Raises ModelError if weights are missing or have another shape; transformers would leave those random.
     """
     auto = transformers.AutoModelForImageTextToText if multimodal else transformers.AutoModelForCausalLM
     try:
-        module, found = auto.from_pretrained(
+        module, report = auto.from_pretrained(
             path, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True,
             **resolve_load_kwargs(options),
         )
@@ -146,9 +134,9 @@ def read_module(path: str, *, multimodal: bool, name: str, **options) -> torch.n
                 "a revision that has them (on the Hub often refs/pr/N), or a folder into which you converted it."
             ) from error
         raise
-    wrong = sorted(found["missing_keys"]) or sorted(str(key[0]) for key in found["mismatched_keys"])
+    wrong = sorted(report["missing_keys"]) or sorted(str(key[0]) for key in report["mismatched_keys"])
     if wrong:
-        what = "lacks" if found["missing_keys"] else "has the wrong shape for"
+        what = "lacks" if report["missing_keys"] else "has the wrong shape for"
         raise ModelError(
             f"model {name!r} {what} {len(wrong)} of its weights ({', '.join(wrong[:3])}"
             f"{', …' if len(wrong) > 3 else ''}), which would be left random: get a complete checkpoint of this "
@@ -158,15 +146,14 @@ def read_module(path: str, *, multimodal: bool, name: str, **options) -> torch.n
 
 
 def _revision(path: Path) -> str:
-    """One sha256 of all that a local model's numbers depend on: weights, configuration, tokenizer, processor."""
+    """Return one sha256 of a local model's weights, configuration, tokenizer and processor."""
     digest = hashlib.sha256()
     for file in sorted({*_weights(path), *(file for kind in SETTINGS_FILES for file in path.glob(kind))}):
-        if file.name != "training.json":  # a note of how it was made
+        if file.name != "training.json":  # the training log
             with open(file, "rb") as handle:
                 digest.update(file.name.encode() + hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()
 
 
 def _weights(path: str | Path) -> list[Path]:
-    """The files of weights in a directory."""
     return sorted(Path(path).glob("*.safetensors"))

@@ -1,4 +1,4 @@
-"""What is checked when a model is loaded, because it has gone wrong silently for others."""
+"""Checks at load time, against mistakes that otherwise stay silent."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from PIL import Image
 from ..errors import ModelError
 from ..text import PATH, first_line, quoted
 
-# Module paths, and how nnsight wraps modules, are those of these versions (the same as in pyproject.toml).
+# The interventions rely on the module paths and wrappers of these versions (the same as in pyproject.toml).
 VERSIONS = {"nnsight": ">=0.8.1,<0.9", "transformers": ">=5.22,<5.23"}
 
 
 def check_versions() -> None:
-    """Raises ModelError where nnsight or transformers is not of a version that the interventions were written for."""
+    """Raise ModelError for an unsupported version of nnsight or transformers."""
     for package, allowed in VERSIONS.items():
         installed = importlib.metadata.version(package)
         if not SpecifierSet(allowed).contains(installed, prereleases=True):
@@ -27,7 +27,7 @@ def check_versions() -> None:
 
 
 def check(model) -> None:
-    """Raises ModelError unless module paths, tokenizer and visual tokens are what the interventions take them for."""
+    """Raise ModelError unless module paths, tokenizer and number of visual tokens are as the interventions need."""
     for path in ("embed_tokens", "layers", "final_norm", "lm_head"):
         if not hasattr(model.traced, path):
             raise ModelError(f"model {model.name!r} has no module {path!r}: correct its row in families.py.")
@@ -49,14 +49,12 @@ def check(model) -> None:
 
 
 def check_processor(processor, config, name: str) -> None:
-    """Raises ModelError for a processor of a multimodal model that lacks what its checkpoint should say of it."""
+    """Raise ModelError if the processor of a multimodal model lacks a part or a setting."""
     named = quoted(name, PATH)
     for part, file in (("image_processor", "preprocessor_config.json"), ("tokenizer", "tokenizer.json")):
         if getattr(processor, part, None) is None:
-            raise ModelError(
-                f"model {named} has no {part.replace('_', ' ')}: get {file} and processor_config.json of its "
-                "checkpoint."
-            )
+            what = part.replace("_", " ")
+            raise ModelError(f"model {named} has no {what}: get {file} and processor_config.json of its checkpoint.")
     for setting, example in (("patch_size", 14), ("vision_feature_select_strategy", "default")):
         if getattr(processor, setting, None) is None:
             ours = getattr(config.vision_config, setting, None) or getattr(config, setting, None) or example
@@ -79,12 +77,11 @@ def check_processor(processor, config, name: str) -> None:
 
 
 def _check_image_tokens(model) -> None:
-    """The processor's real output against the configuration (575 versus 576 is the classic), and against the model's
-    own tokenisation."""
+    """Compare the processor's real output with the configuration (575 or 576 tokens) and with `model.tokenize`."""
     text = model.prompt_template(image=True).format(question="?")
     try:
         encoded = model.processor(images=Image.new("RGB", (32, 32)), text=text, return_tensors="pt")
-    except Exception as error:  # whatever is missing in its files shows somewhere else
+    except Exception as error:  # missing settings fail in many ways
         raise ModelError(
             f"model {quoted(model.name, PATH)} has a processor that cannot read a picture and a question "
             f"({type(error).__name__}: {first_line(error)}): get processor_config.json and preprocessor_config.json of "
@@ -92,11 +89,11 @@ def _check_image_tokens(model) -> None:
         ) from error
     ids = encoded["input_ids"][0].tolist()
     n_visual = ids.count(model.image_token_id)
-    found = _of_each_tile(model.processor, encoded["pixel_values"]) if model.family.tiled else n_visual
-    if found != model.n_image_tokens:
+    n_image = _tokens_per_tile(model.processor, encoded["pixel_values"]) if model.family.tiled else n_visual
+    if n_image != model.n_image_tokens:
         raise ModelError(
             f"model {model.name!r} makes {model.n_image_tokens} visual tokens of an image but its processor writes "
-            f"{found} into a prompt: set patch_size, num_additional_image_tokens and "
+            f"{n_image} into a prompt: set patch_size, num_additional_image_tokens and "
             "vision_feature_select_strategy of the processor as the checkpoint was trained."
         )
     if ids != model.tokenize(text, n_visual)[0]:
@@ -106,8 +103,8 @@ def _check_image_tokens(model) -> None:
         )
 
 
-def _of_each_tile(processor, pixel_values) -> int:
-    """Visual tokens that the processor expects of one tile; how many tiles there are depends on the image's size."""
+def _tokens_per_tile(processor, pixel_values) -> int:
+    """Return the number of visual tokens that the processor expects per tile."""
     height, width = (side // processor.patch_size for side in pixel_values.shape[-2:])
     dropped = processor.vision_feature_select_strategy == "default"
     return height * width + processor.num_additional_image_tokens - int(dropped)

@@ -1,4 +1,4 @@
-"""`load_model("mini")`, a directory, or a Hub id; here, or on a server."""
+"""Load a model from an alias, a directory or a Hub id, here or on a server."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,19 +26,22 @@ def load_model(
 ) -> VisionLanguageModel:
     """Load a model by alias ("mini", "mini-free", "mini-text", "mini-bunny"), directory or Hub id.
 
-    remote: True leaves the weights where they are, on the NDIF server of the environment (NDIF_HOST, NDIF_API_KEY),
-        loads only the skeleton and the processor, and checks that the server is ready (`server.preflight`). The
-        server decides on device_map, dtype and attn_implementation; the latter two are refused where it has others.
-        False and "local" load the weights here, "local" for interventions that travel all the same, as a test.
-    revision: branch, tag or commit of a Hub id.
-    dtype: a torch dtype or its name; "nf4" or "int8" hold the weights in fewer bits (bitsandbytes), which changes the
-        model's numbers; None = float32 for small models, the checkpoint's own for large ones.
-    device_map, attn_implementation: as in `from_pretrained`.
-    prompt: the chat format, see `chat_format`; None = that of the family, or the checkpoint's own.
-    Results are stored under the checkpoint's revision. Weights that are changed in place afterwards keep it, so that
-    stored results of the old weights would be taken for theirs: set `model.revision = "in-memory"` after such a change
-    (nothing stored is used then), save the model and load it again, or use `merged`.
-    Raises ModelError in one sentence.
+    Results are stored under the checkpoint's revision. If you change weights in place, set
+    `model.revision = "in-memory"`, so that no stored results of the old weights are used; or use `merged`.
+
+    Args:
+        name: alias, directory or Hub id.
+        remote: True loads only the skeleton and the processor, and runs on the NDIF server that NDIF_HOST and
+            NDIF_API_KEY name; the server decides on device and precision. "local" runs here, but serializes
+            interventions as for a server (for tests).
+        revision: branch, tag or commit of a Hub id.
+        dtype: a torch dtype or its name; "nf4" or "int8" quantize the weights (bitsandbytes), which changes results.
+            None: float32 for small models, the checkpoint's own for large ones.
+        device_map, attn_implementation: as in `from_pretrained`.
+        prompt: the chat format, see `chat_format`. None: the family's or the checkpoint's own.
+
+    Raises:
+        ModelError: the model cannot be loaded, or the server is not ready.
     """
     load_checks.check_versions()
     check_remote(remote)
@@ -51,9 +54,9 @@ def load_model(
     if revision and digest:
         raise ModelError(f"revision {quoted(revision)} is given for local files at {path}: leave it out.")
     try:
-        remedy = foreign_layout(path, revision)
-        if remedy:
-            raise ModelError(f"model {quoted(str(name), PATH)} cannot be loaded as it is, for {remedy}.")
+        layout = foreign_layout(path, revision)
+        if layout:
+            raise ModelError(f"model {quoted(str(name), PATH)} cannot be loaded as it is, for {layout}.")
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except ModelError:
         raise
@@ -73,9 +76,7 @@ def load_model(
             path = str(Path(path).resolve()) if digest else path
             traced = TransformersModel(path, dispatch=False, **options, **wrapped)
         else:
-            module = read_module(
-                path, multimodal=family.is_multimodal, name=str(name), revision=revision, **options
-            )
+            module = read_module(path, multimodal=family.is_multimodal, name=str(name), revision=revision, **options)
             placed = where_it_is(module) if device_map else {}  # else on the first GPU, if there is one
             traced = TransformersModel(module, dispatch=True, **wrapped, **placed)
     except ModelError:
@@ -89,7 +90,7 @@ def load_model(
             f"model {str(name)!r} has weights that cannot be loaded ({first_line(error)}): "
             "check its files, dtype, device_map and attn_implementation."
         ) from error
-    server = _as_on_server(traced, str(name), dtype, attn_implementation) if remote is True else None
+    server = _match_server(traced, str(name), dtype, attn_implementation) if remote is True else None
     commit = digest or getattr(config, "_commit_hash", None) or revision or "unknown"
     return VisionLanguageModel(
         traced, processor, name=str(name), revision=commit, remote=remote, prompt=prompt, server=server
@@ -97,11 +98,11 @@ def load_model(
 
 
 def _processor(path: str, family: Family, name: str, revision: str | None):
-    """The checkpoint's processor, or its tokenizer if it is text-only. Raises ModelError."""
+    """Load the checkpoint's processor, or its tokenizer if the model is text-only. Raises ModelError."""
     kind = AutoProcessor if family.is_multimodal else AutoTokenizer
     try:
         return kind.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except Exception as error:  # what is wrong in its files shows in many ways
+    except Exception as error:  # broken files fail in many ways
         files = "processor_config.json, preprocessor_config.json and " if family.is_multimodal else ""
         raise ModelError(
             f"model {quoted(name, PATH)} has a {'processor' if family.is_multimodal else 'tokenizer'} that cannot be "
@@ -109,17 +110,13 @@ def _processor(path: str, family: Family, name: str, revision: str | None):
         ) from error
 
 
-def _as_on_server(traced, name: str, dtype, attn_implementation: str | None) -> "Server":
-    """Give the skeleton the precision and the attention implementation that the server's model has.
-
-    Raises ModelError where others were asked for, and if the server is not ready.
-    """
+def _match_server(traced, name: str, dtype, attn_implementation: str | None) -> "Server":
+    """Give the skeleton the server's precision and attention. Raises ModelError if the user chose others."""
     from .server import preflight  # here: it needs the packages of interventions[remote]
 
     server = preflight(traced, name)
-    asked = chosen_dtype("", dtype)
     for parameter, wanted, has in (
-        ("dtype", asked if dtype else server.dtype, server.dtype),
+        ("dtype", chosen_dtype("", dtype) if dtype else server.dtype, server.dtype),
         ("attn_implementation", attn_implementation or server.attention, server.attention),
     ):
         if wanted != has:

@@ -1,8 +1,4 @@
-"""What is asked of an NDIF server before the first question, each with an answer of one sentence.
-
-A run of thousands of questions should not find out at the first one that the key is misspelt, or at the last one that
-the server computed in another precision than the record says.
-"""
+"""Check an NDIF server before a run: address, key, versions, model, precision, and how it runs code."""
 
 from __future__ import annotations
 
@@ -27,9 +23,13 @@ COMPARED = ("nnsight", "torch", "transformers")
 class Server:
     """A server that is ready for a model.
 
-    host: its address; sandboxed: whether this key's code runs in a process without weights and gradients; dtype,
-    device, attention: how it holds the model; quantization: the name of the format where its weights are in fewer bits;
-    versions: of Python and of COMPARED there; answers: a sentence a check.
+    Attributes:
+        host: the server's address.
+        sandboxed: whether this key's code runs in a process without weights and gradients.
+        dtype, device, attention: how the server holds the model.
+        quantization: the format of quantized weights, or None.
+        versions: versions of Python and of the packages in COMPARED on the server.
+        answers: one sentence per check.
     """
 
     host: str
@@ -42,15 +42,14 @@ class Server:
     answers: tuple[str, ...] = field(repr=False)
 
     def as_dict(self) -> dict:
-        """What a record says of it."""
-        told = ("host", "sandboxed", "quantization", "versions")
-        return {name: getattr(self, name) for name in told}
+        """Return the fields that a record holds."""
+        return {name: getattr(self, name) for name in ("host", "sandboxed", "quantization", "versions")}
 
 
 def preflight(lm, name: str) -> Server:
-    """Check that a server takes this key's requests for nnsight's model `lm`; the server deploys it if need be.
+    """Check that the server accepts this key and answers for nnsight's model `lm`, called `name` in messages.
 
-    name: what the model is called here. Raises ModelError in one sentence that names the remedy.
+    Raises ModelError in one sentence with the fix.
     """
     if not ndif.api_key():
         raise ModelError(
@@ -58,12 +57,12 @@ def preflight(lm, name: str) -> Server:
             "accounts takes any text)."
         )
     try:
-        _told("/connected")
-        versions, state, began = _versions(), _state(_deployments(lm)), time.monotonic()
+        _get_json("/connected")
+        versions, state, began = _server_versions(), _state(_deployments(lm)), time.monotonic()
         found = in_session(lm, probe, {"token": 0}, True)
         took, deployed = time.monotonic() - began, _deployments(lm)
     except NDIFError as error:
-        raise ModelError(_remedy(error, name)) from error
+        raise ModelError(_message(error, name)) from error
     held = {entry["dtype"] for entry in deployed if entry.get("dtype") in QUANTIZATIONS}
     quantization = sorted(held)[0] if held else None
     host, dtype = ndif.shown(ndif.host()), getattr(torch, found["dtype"])
@@ -83,7 +82,7 @@ def preflight(lm, name: str) -> Server:
 
 
 def probe(lm, request: dict) -> dict:
-    """How a server runs code and holds the model, by a forward of one token; runs there."""
+    """Return how the server runs code and holds the model, from a forward of one token; runs on the server."""
     with torch.no_grad():
         hidden = run(lm, {"input_ids": torch.tensor([[request["token"]]])}, keep=[0], stop=1)["output"]
     return {
@@ -92,62 +91,61 @@ def probe(lm, request: dict) -> dict:
     }
 
 
-def _told(path: str) -> dict:
-    """What the server says at a path. Raises NDIFError, also where something else than an NDIF answers."""
+def _get_json(path: str) -> dict:
+    """Return the server's JSON at a path. Raises NDIFError, also if the host is no NDIF server."""
     try:
         return dict(ndif.get(path).json())
     except (ValueError, TypeError):
         raise RequestRefused(ndif.no_ndif()) from None
 
 
-def _versions() -> dict[str, str]:
-    """Of Python and of COMPARED there, by name; "?" where the server does not say."""
-    told = _told("/env")
-    packages = told.get("packages", {})
-    return {"python": str(told.get("python_version", "?")).split()[0]} | {
+def _server_versions() -> dict[str, str]:
+    """Return the server's versions of Python and of COMPARED; "?" if the server does not say."""
+    env = _get_json("/env")
+    packages = env.get("packages", {})
+    return {"python": str(env.get("python_version", "?")).split()[0]} | {
         name: str(packages.get(name, "?")).partition("+")[0] for name in COMPARED
     }
 
 
 def _local_versions() -> dict[str, str]:
-    """The same here; "2.13.0+cpu" is another build of 2.13.0, which a server may have."""
+    """Return the local versions without the build: "2.13.0+cpu" counts as 2.13.0."""
     return {"python": platform.python_version()} | {
         name: importlib.metadata.version(name).partition("+")[0] for name in COMPARED
     }
 
 
 def _deployments(lm) -> list[dict]:
-    """What the server says of its replicas of the model."""
+    """Return the server's entries for its replicas of the model."""
     key = json.loads(remote.model_key(lm).partition(":")[2])
     return [entry for entry in _all_deployments() if entry.get("model_key")
             and json.loads(entry["model_key"].partition(":")[2]) == key]
 
 
 def _all_deployments() -> list[dict]:
-    return list(_told("/status").get("deployments", {}).values())
+    return list(_get_json("/status").get("deployments", {}).values())
 
 
 def _state(deployments: list[dict]) -> str:
-    """What the server has of the model before it is asked for."""
     states = {entry.get("application_state", "unknown") for entry in deployments}
     if "RUNNING" in states:
         return "was running"
     return f"was {sorted(states)[0].lower()}" if states else "was not running"
 
 
-def _remedy(error: NDIFError, name: str) -> str:
-    """The error as a sentence about the parameter that can change it."""
-    said = str(error).rstrip(".")
+def _message(error: NDIFError, name: str) -> str:
+    """Return the error's sentence with the fix."""
+    text = str(error).rstrip(".")
     if isinstance(error, KeyRefused):
-        return f"{said}: export the key of your account on that server."
+        return f"{text}: export the key of your account on that server."
     if isinstance(error, NotServed):
-        return f"{said}. Name a model that it serves ({_served()}), or ask its operator to deploy {name!r}."
-    return f"{said}."
+        return f"{text}. Name a model that it serves ({_served()}), or ask its operator to deploy {name!r}."
+    return f"{text}."
 
 
 def _served() -> str:
     try:
-        told = _all_deployments()
+        entries = _all_deployments()
     except NDIFError:
         return "nnsight.status() lists them"
-    return ", ".join(sorted({str(entry["repo_id"]) for entry in told if entry.get("repo_id")})[:5]) or "none now"
+    return ", ".join(sorted({str(entry["repo_id"]) for entry in entries if entry.get("repo_id")})[:5]) or "none now"

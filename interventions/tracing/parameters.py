@@ -13,7 +13,7 @@ from transformers import AutoConfig
 
 from ..engine.windows import WINDOW_RULES
 from ..errors import ParameterError
-from ..models.checkpoints import ALIASES, CHECKPOINTS, TWINS
+from ..models.checkpoints import ALIASES, CHECKPOINTS, CONTROL_MODELS
 from ..models.model import VisionLanguageModel
 from ..notebook import Limit, listed, one_of
 from ..studies.conditions import CONSTRAINTS, CORRUPTIONS, Conditions
@@ -189,7 +189,7 @@ class Fig3Parameters(TraceParameters):
 
     def load_control_model(self) -> VisionLanguageModel | None:
         """Load the control model: `control_model`, or `mini-free` for `mini`; None without controls or such a model."""
-        name = self.control_model or TWINS.get(self.model, "")
+        name = self.control_model or CONTROL_MODELS.get(self.model, "")
         if not name or not self.controls:
             return None
         model = self.load_model("control_model", name)

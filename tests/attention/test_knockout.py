@@ -123,10 +123,10 @@ def test_half_precision_takes_rows_and_a_row_does_not_know_its_neighbors(dtype, 
     model = tiny.build(dtype=dtype)
     prompt = ask(model)
     used = []
-    plain = attention_knockout.__globals__["knockout_request"]
+    plain = attention_knockout.__globals__["in_session"]
     monkeypatch.setitem(
-        attention_knockout.__globals__, "knockout_request",
-        lambda *arguments: used.append(arguments[4]) or plain(*arguments),
+        attention_knockout.__globals__, "in_session",
+        lambda lm, function, request, remote: used.append(request["method"]) or plain(lm, function, request, remote),
     )
     rows = attention_knockout(model, prompt)
     alone = attention_knockout(model, prompt, execution=Execution(max_packed_tokens=1))

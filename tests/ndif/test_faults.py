@@ -227,7 +227,7 @@ def test_a_server_on_which_jobs_are_lost(model, monkeypatch):
 
 def test_a_queue(model, monkeypatch, capsys):
     """Behind another job: what the server says of the place in the queue is told, and the job is done in the end."""
-    monkeypatch.setattr(ndif, "_TELL_AFTER", 0.3)
+    monkeypatch.setattr("interventions.progress._TELL_AFTER", 0.3)
     first = threading.Thread(target=partial(request, model, seconds=3))
     first.start()
     time.sleep(0.5)
