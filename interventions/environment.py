@@ -1,4 +1,4 @@
-"""What computes a number, besides model, question and settings: versions of packages, the commit, the device."""
+"""The environment of a result: versions of packages, commit and device."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ _COMPUTING = ("interventions", "torch", "transformers", "nnsight", "numpy")
 
 
 def computing(device: str) -> dict:
-    """What is stored with each table: versions, the device ("" if it is not known) and the commit."""
+    """Return what each stored table records: versions, the device ("" if unknown) and the commit."""
     return {"versions": versions(_COMPUTING), "device": device, "commit": commit()}
 
 
 def device_of(model) -> str:
-    """Where a model computes: "cpu", "cuda:0", or what its server says."""
+    """Return a model's device: "cpu", "cuda:0", or its server's."""
     return str(model.server.device if model.server else model.device)
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str | None]:
-    """The version of Python and of each package; None for one that is not installed."""
+    """Return the version of Python and of each package; None if it is not installed."""
     return {"python": platform.python_version()} | {name: _version(name) for name in packages}
 
 
-@functools.cache  # what runs is what was imported, whatever is committed meanwhile
+@functools.cache  # later commits do not change the imported code
 def commit() -> str | None:
-    """The commit of this package's checkout, with `+changes` if files differ from it; None when installed."""
+    """Return the commit of this package's checkout, with "+changes" if files differ; None if installed."""
     git = ["git", "-C", str(_PACKAGE)]
     try:
-        # An installed copy may lie inside someone else's repository: it is not tracked there.
+        # Fails for an installed copy inside another repository, which does not track it.
         subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], check=True, capture_output=True)
         head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
         changes = subprocess.run([*git, "status", "--porcelain", "-uno", "."], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Progress of a long run."""
+"""Report the progress of a long run, and its traffic with servers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Progress:
         self.before = replace(TRAFFIC)
 
     def step(self, note: str, stored: bool = False) -> None:
-        """One question is done; says so if the last line is older than `every` seconds.
+        """Count a question, and print a line if the last one is older than `every` seconds.
 
-        stored: whether it was only read back from an earlier run, which says nothing of how long the others take.
+        `stored` questions were read from an earlier run, and do not count for the pace.
         """
         self.done += 1
         self.stored += stored
@@ -30,14 +30,14 @@ class Progress:
             self.reported = now
 
     def close(self, note: str) -> None:
-        """All is done; says what went to a server and came back, if anything did."""
+        """Print the closing line, with the traffic if there was any."""
         took, traffic = _duration(time.monotonic() - self.started), TRAFFIC.since(self.before)
         sent = f" ({traffic})" if traffic.requests else ""
         print(f"{self.label}{self.done} questions asked, {note}, in {took}{sent}", flush=True)
 
 
 def _per_time(rate: float) -> str:
-    """A rate in questions a second, in the unit in which it is a number of a few digits."""
+    """Return a rate (questions per second) in a unit that makes it at least 1, if there is one."""
     unit, number = next(
         (unit, rate * seconds) for unit, seconds in (("a second", 1), ("a minute", 60), ("an hour", 3600))
         if rate * seconds >= 1 or unit == "an hour"
@@ -53,13 +53,12 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
-
-_TELL_AFTER = 30.0  # seconds of waiting until the first line says so, and between lines
+_TELL_AFTER = 30.0  # seconds of waiting before the first line, and between lines
 
 
 @dataclass
 class Traffic:
-    """What went to servers and came back in this process: jobs, bytes of requests and of answers, repetitions."""
+    """Counts of this process: jobs, bytes sent and received, repeated jobs."""
 
     requests: int = 0
     bytes_up: int = 0
@@ -71,23 +70,23 @@ class Traffic:
         return f"{self.requests} requests{again}, {_size(self.bytes_up)} up, {_size(self.bytes_down)} down"
 
     def reset(self) -> None:
-        """Begin to count anew."""
+        """Set all counts to 0."""
         vars(self).update(vars(Traffic()))
 
     def since(self, before: Traffic) -> Traffic:
-        """What was added."""
+        """Return the traffic added since `before`."""
         return Traffic(**{name: value - getattr(before, name) for name, value in vars(self).items()})
 
 
 TRAFFIC = Traffic()
-_told = [0.0]
+_last_line = [0.0]
 
 
 def tell(began: float, text: str) -> None:
-    """Print what is waited for, if that has taken a while, and nothing was said for a while."""
+    """Print `text` if `began` and the last line are both longer ago than `_TELL_AFTER` seconds."""
     now = time.monotonic()
-    if now - max(began, _told[0]) > _TELL_AFTER:
-        _told[0] = now
+    if now - max(began, _last_line[0]) > _TELL_AFTER:
+        _last_line[0] = now
         print(text, flush=True)
 
 

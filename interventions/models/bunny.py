@@ -1,8 +1,7 @@
-"""Bunny's checkpoints as native LLaVAs: `python -m interventions convert bunny SRC DST`.
+"""Convert Bunny's checkpoints to native LLaVAs: `python -m interventions convert bunny SRC DST`.
 
-Bunny (SigLIP and Phi-2) comes with classes of its own, which would have to be run as remote code. Its arithmetic is
-that of Hugging Face's `LlavaForConditionalGeneration` over a SigLIP tower and a Phi; only names and the configuration
-differ. Every tensor is accounted for: renamed, or left out with a reason, or the conversion is refused.
+Bunny (SigLIP and Phi-2) computes what `LlavaForConditionalGeneration` does, under other names, in remote code.
+The conversion renames every tensor, or leaves it out with a reason, or fails.
 """
 
 from __future__ import annotations
@@ -55,29 +54,28 @@ SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", 
 def convert_bunny(
     source: str | Path, destination: str | Path, *, vision_heads: int = 0, vision_layers: int = 0
 ) -> list[str]:
-    """Write the native checkpoint of a Bunny directory (config.json, safetensors, tokenizer); returns what was done.
+    """Write a native checkpoint from a Bunny directory (config.json, safetensors, tokenizer); return the steps done.
 
-    vision_heads, vision_layers: attention heads, and layers of the whole SigLIP tower, for towers other than SigLIP
-    so400m, of which both are known. Bunny reads the output of the last layer but one, and saves the tower with the last
-    layer or without it: both are taken. Raises ModelError for anything that would not be the same arithmetic; nothing
-    is left at `destination` then.
+    `vision_heads` and `vision_layers` (of the whole tower) are needed for towers other than SigLIP so400m. Bunny reads
+    the last layer but one, and may save the tower without the last one. Raises ModelError, and writes nothing, if the
+    native model would compute something else.
     """
     source, destination = Path(source), Path(destination)
     if why := why_not_writable(destination):
         raise ModelError(f"destination: {why}: name a new folder where one can be made.")
-    told = _read_config(source)
+    settings = _read_config(source)
     if destination.exists() and any(destination.iterdir()):
         raise ModelError(f"destination {quoted(destination)} is not empty: name a new folder.")
     weights, done = _renamed(_read_weights(source))
     tokenizer = _read_tokenizer(source)
-    vision, feature_layer = _vision_config(told, weights, vision_heads, vision_layers)
-    image_id = _image_token(tokenizer, told["vocab_size"])
+    vision, feature_layer = _vision_config(settings, weights, vision_heads, vision_layers)
+    image_id = _image_token(tokenizer, settings["vocab_size"])
     n_tokens = (vision.image_size // vision.patch_size) ** 2
     config = LlavaConfig(
-        vision_config=vision, text_config=PhiConfig(**{name: told[name] for name in PHI if name in told}),
+        vision_config=vision, text_config=PhiConfig(**{name: settings[name] for name in PHI if name in settings}),
         image_token_index=image_id, image_seq_length=n_tokens, vision_feature_layer=feature_layer,
         vision_feature_select_strategy="full", projector_hidden_act="gelu",
-        tie_word_embeddings=told.get("tie_word_embeddings", False),
+        tie_word_embeddings=settings.get("tie_word_embeddings", False),
     )
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
@@ -94,7 +92,8 @@ def convert_bunny(
     )
     half, size = [0.5] * 3, {"height": vision.image_size, "width": vision.image_size}
     images = LlavaImageProcessorPil(
-        size=size, do_center_crop=False, image_mean=half, image_std=half, do_pad=told.get("image_aspect_ratio") == "pad"
+        size=size, do_center_crop=False, image_mean=half, image_std=half,
+        do_pad=settings.get("image_aspect_ratio") == "pad",
     )
     processor = LlavaProcessor(
         image_processor=images, tokenizer=tokenizer, patch_size=vision.patch_size,
@@ -112,10 +111,10 @@ def convert_bunny(
 
 def _read_config(source: Path) -> dict:
     try:
-        told = json.loads((source / "config.json").read_text())
+        settings = json.loads((source / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise ModelError(f"source {quoted(source)} has no readable config.json: name Bunny's folder.") from error
-    missing = [name for name in SIZES if name not in told]
+    missing = [name for name in SIZES if name not in settings]
     if missing:
         raise ModelError(f"source: its config.json lacks {', '.join(missing)}: get the original file.")
     wanted = {
@@ -123,12 +122,12 @@ def _read_config(source: Path) -> dict:
         "qk_layernorm": (None, False), "rope_scaling": (None,),
     }
     for name, known in wanted.items():
-        if told.get(name) not in known:
+        if settings.get(name) not in known:
             raise ModelError(
-                f"source: its config.json has {name} {told.get(name)!r}, and only {known[-1]!r} has a native "
+                f"source: its config.json has {name} {settings.get(name)!r}, and only {known[-1]!r} has a native "
                 "counterpart here: choose a Bunny over Phi-2 such as BAAI/Bunny-v1_0-3B."
             )
-    return told
+    return settings
 
 
 def _read_weights(source: Path) -> dict[str, torch.Tensor]:
@@ -151,7 +150,7 @@ def _read_weights(source: Path) -> dict[str, torch.Tensor]:
 
 
 def _renamed(weights: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Native name -> tensor, and what was done with how many."""
+    """Return the tensors under their native names, and sentences about what was renamed and left out."""
     renamed, left = {}, dict.fromkeys(LEFT_OUT.values(), 0)
     for name, tensor in weights.items():
         reasons = [reason for part, reason in LEFT_OUT.items() if part in name]
@@ -168,8 +167,8 @@ def _renamed(weights: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor],
     return renamed, done
 
 
-def _vision_config(told: dict, weights: dict, heads: int, whole: int) -> tuple[SiglipVisionConfig, int]:
-    """The tower's configuration, as large as the weights are, and the hidden state that the projector reads."""
+def _vision_config(settings: dict, weights: dict, heads: int, whole: int) -> tuple[SiglipVisionConfig, int]:
+    """Return the tower's configuration, sized by its weights, and the hidden state that the projector reads."""
     try:
         patches = weights["model.vision_tower.embeddings.patch_embedding.weight"]
         positions = weights["model.vision_tower.embeddings.position_embedding.weight"]
@@ -178,12 +177,12 @@ def _vision_config(told: dict, weights: dict, heads: int, whole: int) -> tuple[S
         raise ModelError(
             f"source has no vision tower ({error.args[0]} is missing): name a merged checkpoint, not a LoRA."
         ) from error
-    known = TOWERS.get(told.get("mm_vision_tower"), {})
+    known = TOWERS.get(settings.get("mm_vision_tower"), {})
     if known.get("hidden_size") == patches.shape[0]:
         heads, whole = heads or known["heads"], whole or known["layers"]
     if not heads or not whole:
         raise ModelError(
-            f"source: vision tower {told.get('mm_vision_tower')!r} of width {patches.shape[0]} is unknown: give "
+            f"source: vision tower {settings.get('mm_vision_tower')!r} of width {patches.shape[0]} is unknown: give "
             "vision_heads and vision_layers, which cannot be read from weights."
         )
     layers = len({name.split(".")[4] for name in weights if name.startswith("model.vision_tower.encoder.layers.")})
@@ -211,7 +210,7 @@ def _read_tokenizer(source: Path):
 
 
 def _image_token(tokenizer, vocabulary: int) -> int:
-    """Adds the image's token to the tokenizer: a row of the embeddings that no text uses."""
+    """Add the image token to the tokenizer, at an unused row of the embeddings; return its id."""
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     tokenizer.image_token = IMAGE_TOKEN
     image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)

@@ -1,9 +1,6 @@
-"""The one table of architectures: everything that differs between the model families is a row of it.
+"""The table of model families: module names, chat format and image handling.
 
-The paper's models are all of one shape: a vision encoder, a projection layer and a decoder-only language
-model. They differ in module names (Llama's `down_proj` is Phi's `fc2`), in the chat format they were tuned on
-and in how many visual tokens an image becomes. A row names these; no other module of the package asks which
-family it deals with. nnsight's `rename` gives every family the same paths inside a trace:
+No other module depends on the family. nnsight's `rename` gives every family the same paths inside a trace:
 
     layers[i]               decoder layer i
     layers[i].mlp           its MLP;             layers[i].mlp.down_proj      W_proj of the paper's section 5
@@ -16,15 +13,13 @@ from dataclasses import dataclass
 
 IMAGE = "<image>"  # how a chat format names the picture, whatever the tokenizer calls it
 
-# Chat formats. `{question}` is where the question goes; IMAGE stands for all visual tokens, and is left out of a
-# question without a picture, so that positions of the two can be compared (Fig. 1).
+# Chat formats. IMAGE stands for all visual tokens; without a picture it is left out, and all else stays (Fig. 1).
 VICUNA = "USER: <image>\n{question} ASSISTANT:"
 BUNNY = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions. " + VICUNA
 )
-# The format of the authors' released scripts (`protocol="authors"`): one question mark, a short answer asked
-# for.
+# The format of the authors' released scripts (`protocol="authors"`).
 AUTHORS = "<image>\nUSER: {question}? Answer in a few words.\nASSISTANT:"
 
 
@@ -32,15 +27,13 @@ AUTHORS = "<image>\nUSER: {question}? Answer in a few words.\nASSISTANT:"
 class Family:
     """One architecture.
 
-    model_type, text_type: `config.model_type` of the whole model and of its language model (equal if
-    text-only).
-    language_model: path of the decoder inside the Hugging Face module.
-    final_norm, w_proj, w_o: native names of the modules that the uniform names above stand for.
-    prompt: the chat format that all its models were tuned on; empty where they differ, and each checkpoint's own chat
-    template is read.
-    tiled: whether an image is cut into several tiles, as many as its size asks for.
-    pads: whether the original code makes a picture square by a margin (`protocol="authors"`), where Hugging Face's
-        processor crops or squeezes it.
+    Attributes:
+        model_type, text_type: `config.model_type` of the model and of its language model; equal if text-only.
+        prompt: the chat format of all its models; empty if each checkpoint's own chat template decides.
+        language_model: path of the decoder inside the Hugging Face module.
+        final_norm, w_proj, w_o: native names of the modules under the uniform names above.
+        tiled: whether the model cuts images into tiles.
+        pads: whether the original code pads pictures to a square (`protocol="authors"`).
     """
 
     name: str
@@ -60,7 +53,7 @@ class Family:
 
     @property
     def task(self) -> str:
-        """The pipeline task nnsight loads the model for; part of the model's identity on a remote server."""
+        """The pipeline task for nnsight; part of the model's key on a server."""
         return "image-text-to-text" if self.is_multimodal else "text-generation"
 
     @property
@@ -93,23 +86,19 @@ FAMILIES = (
 )
 
 
-# What `layer_types` calls layers that see a window of the last tokens -> where its size stands. Older configurations
-# have no types, and their window is that of all layers.
+# Type of layers with a sliding window -> the setting of its size. Without `layer_types`, all layers have the window.
 WINDOWED = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
-BIDIRECTIONAL = ("paligemma", "gemma3")  # over the image's tokens; their configurations do not say so
+BIDIRECTIONAL = ("paligemma", "gemma3")  # over image tokens, although their configurations do not say so
 
 
 def family_of(config) -> Family | None:
-    """The row for a Hugging Face configuration, or None if the table has none."""
-    text_type = config.get_text_config().model_type
-    for family in FAMILIES:
-        if (family.model_type, family.text_type) == (config.model_type, text_type):
-            return family
-    return None
+    """Return the row for a Hugging Face configuration, or None if the table has none."""
+    types = config.model_type, config.get_text_config().model_type
+    return next((family for family in FAMILIES if (family.model_type, family.text_type) == types), None)
 
 
 def why_unusable(config) -> str | None:
-    """Why no row can describe this architecture, or None if one could: causal tracing restores tokens of a prompt."""
+    """Return why interventions cannot run on this architecture, or None if they can."""
     text = config.get_text_config()
     if hasattr(config, "qformer_config"):
         return "a Q-Former condenses its image into query tokens, which stand for no place of the image"
@@ -129,23 +118,19 @@ def why_unusable(config) -> str | None:
 
 
 def attention_window(config) -> int | None:
-    """How many of the last tokens the layers with the smallest window see; None where all layers see all tokens.
-
-    The intervened runs see all: up to so many tokens there is no difference.
-    """
+    """Return the smallest window of any layer in tokens, or None. Intervened runs are exact up to this length."""
     text = config.get_text_config()
     types = set(getattr(text, "layer_types", None) or WINDOWED.keys())
     found = [getattr(text, name, None) for kind, name in WINDOWED.items() if kind in types]
     if getattr(text, "use_sliding_window", None) is False:
         found[:] = []
-    if "local" in str(getattr(text, "attention_types", "")):  # GPT-Neo's way to say it
+    if "local" in str(getattr(text, "attention_types", "")):  # GPT-Neo
         found.append(text.window_size)
     return min(filter(None, found), default=None)
 
 
 def count_image_tokens(config) -> int:
-    """Visual tokens that an image (or each tile of it) becomes: patches, plus the class token where the encoder has one
-    and it is kept.
+    """Return the visual tokens per image or tile: patches, plus the class token if the encoder has and keeps one.
 
     576 for LLaVA-1.5 (CLIP, 336 px in patches of 14, class token dropped), 729 for Bunny (SigLIP, 384 px).
     """

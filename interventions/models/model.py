@@ -1,10 +1,4 @@
-"""One wrapper for the models of the paper; `loading.load_model` makes it of an alias, a directory or a Hub id.
-
-The Hugging Face module is used as it is. nnsight wraps it (`.traced`) under the uniform module names of
-`families.py`, weights are frozen, and what has gone wrong silently for others is checked when the model is
-loaded: that all module paths exist, and that the number of visual tokens the processor writes into a prompt
-is the number the vision encoder delivers (575 versus 576 is the classic).
-"""
+"""One wrapper for all models: an unmodified Hugging Face module, traced by nnsight under uniform module names."""
 
 import uuid
 from functools import cached_property
@@ -29,15 +23,16 @@ if TYPE_CHECKING:
 
 
 class VisionLanguageModel:
-    """A multimodal (or text-only) language model, ready for prompts and traces.
+    """A multimodal or text-only language model with frozen weights, ready for prompts and traces.
 
-    traced: nnsight's view of the model; module: the Hugging Face module; layers: its decoder layers as
-    envoys.
-    revision: what identifies the weights (sha256 of local files with configuration and tokenizer,
-        commit on the Hub, "in-memory" otherwise).
-    remote: the default of every intervention's `remote` argument (True | False | "local").
-    server: of a remote model, its `server.Server`, as `server.preflight` found it.
-    prompt: the chat format with `{question}` and, if multimodal, `<image>`.
+    Attributes:
+        traced: nnsight's view of the model, under the module names of `families.py`.
+        module: the Hugging Face module.
+        layers: the decoder layers as envoys.
+        revision: sha256 of local files, commit on the Hub, or "in-memory".
+        remote: the default of every intervention's `remote` argument: True, False or "local".
+        server: the `server.Server` of a remote model, or None.
+        prompt: the chat format with `{question}` and, if multimodal, `<image>`.
     """
 
     def __init__(
@@ -61,16 +56,13 @@ class VisionLanguageModel:
     def from_module(
         cls, module, processor, *, name: str = "in-memory", prompt: str | None = None
     ) -> "VisionLanguageModel":
-        """Wrap a Hugging Face module that is already in memory, where it is. processor: a LlavaProcessor, or a
-        tokenizer."""
+        """Wrap a Hugging Face module in memory, on its device. The processor may be a tokenizer."""
         family = family_row(module.config, name)
         traced = TransformersModel(
             module, task=family.task, rename=family.rename, dispatch=True, **preprocessors(family, processor),
             **where_it_is(module),
         )
         return cls(traced, processor, name=name, revision="in-memory", prompt=prompt)
-
-    # What a model is
 
     @property
     def module(self) -> torch.nn.Module:
@@ -102,17 +94,17 @@ class VisionLanguageModel:
 
     @property
     def n_image_tokens(self) -> int:
-        """Visual tokens of an image; of each tile of it, if the model cuts images into tiles."""
+        """Visual tokens per image, or per tile if the model cuts images into tiles."""
         return families.count_image_tokens(self.config) if self.is_multimodal else 0
 
     @cached_property
     def attention_window(self) -> int | None:
-        """Tokens that a prompt and its answer may have, where layers see a window of the last tokens only."""
+        """Longest prompt with answer, in tokens, if layers see a window of the last tokens only; else None."""
         return families.attention_window(self.config)
 
     @cached_property
     def control_tokens(self) -> tuple[str, ...]:
-        """Texts that the tokenizer takes for control tokens, such as "</s>", "<image>" or "<|im_end|>"."""
+        """Texts of the tokenizer's control tokens, such as "</s>", "<image>" or "<|im_end|>"."""
         return control_tokens(self.tokenizer)
 
     @property
@@ -125,15 +117,17 @@ class VisionLanguageModel:
 
     @property
     def quantization(self) -> str | None:
-        """How the weights are held where it is in fewer bits than `dtype`, in which the model computes: "nf4", ..."""
+        """The format of quantized weights ("nf4", "int8", ...), or None. The model computes in `dtype`."""
         if self.server:
             return self.server.quantization
-        held = getattr(self.config, "quantization_config", None)
-        if held is None:
+        config = getattr(self.config, "quantization_config", None)
+        if config is None:
             return None
-        told = held if isinstance(held, dict) else held.to_dict()
-        method = str(getattr(told.get("quant_method"), "value", told.get("quant_method")))
-        return told["bnb_4bit_quant_type"] if told.get("load_in_4bit") else {"bitsandbytes": "int8"}.get(method, method)
+        config = config if isinstance(config, dict) else config.to_dict()
+        if config.get("load_in_4bit"):
+            return config["bnb_4bit_quant_type"]
+        method = str(getattr(config.get("quant_method"), "value", config.get("quant_method")))
+        return {"bitsandbytes": "int8"}.get(method, method)
 
     @property
     def attention(self) -> str:
@@ -149,28 +143,27 @@ class VisionLanguageModel:
         return tuple(ids) if isinstance(ids, (list, tuple)) else (() if ids is None else (ids,))
 
     def key(self) -> dict:
-        """What of it determines a result."""
-        # Weights made in memory have no revision: nothing stored is ever taken for theirs.
+        """Return the part of a stored result's key that names the model and how it computes."""
+        # Weights in memory have no revision: a random one keeps them from reading stored results.
         revision = uuid.uuid4().hex if self.revision in ("in-memory", "unknown") else self.revision
         key = {"model": [self.name, revision], "dtype": str(self.dtype)}  # the dtype decides which method None is
         if self.quantization:
             key["quantization"] = self.quantization
         if self.attention != "sdpa":
             key["attention"] = self.attention
-        if self.remote is True:  # a server may round otherwise, and above all what it does for a sandbox
+        if self.remote is True:  # servers, and sandboxes above all, may round differently
             key["remote"] = "sandbox" if self.server and self.server.sandboxed and self.dtype.itemsize < 4 else True
         device = self.server.device if self.server else self.device.type
-        if self.dtype.itemsize < 4 and device != "cpu":  # other devices round otherwise
+        if self.dtype.itemsize < 4 and device != "cpu":  # other devices round differently
             key["device"] = device
         if self.prompt not in (self.family.prompt, self.family.prompt.replace(families.IMAGE, "")):
             key["prompt"] = self.prompt
         return key | ({"edits": [edit.identity for edit in self.edits]} if self.edits else {})
 
     def image_view(self, protocol: str = "paper") -> str:
-        """What of a picture the model sees: its central square ("cropped"), all of it in a square with a margin
-        ("padded"), or all of it squeezed into a square ("squeezed").
+        """Return how a picture becomes square: "cropped" to the center, "padded" by a margin, or "squeezed".
 
-        The embedded models are of families whose original code pads, but were trained on squeezed pictures.
+        The embedded models were trained on squeezed pictures, although their families pad.
         """
         if protocol == "authors" and self.family.pads and self.name not in ALIASES:
             return "padded"
@@ -183,30 +176,28 @@ class VisionLanguageModel:
         return {"paper": self.prompt, "authors": families.AUTHORS}
 
     def prompt_template(self, *, image: bool, protocol: str = "paper") -> str:
-        """The chat format with `{question}` in it, and with one `<image>` if there is a picture."""
+        """Return the chat format with `{question}`, and with one image token if there is a picture."""
         if protocol not in self.formats:
             raise ModelError(f"protocol {quoted(protocol)} is unknown: use one of {', '.join(self.formats)}.")
         return self.formats[protocol].replace(families.IMAGE, self.image_token if image and self.is_multimodal else "")
 
     def answer_joint(self, protocol: str = "paper") -> str:
-        """What stands between a prompt of this format and its answer: a space, a line break or nothing."""
+        """Return what separates prompt and answer: a space, a line break or nothing."""
         return self._joints[protocol]
 
     @cached_property
     def _joints(self) -> dict[str, str]:
-        """`answer_joint` by protocol: a chat template is rendered once, not for every answer."""
         return {protocol: answer_joint(self.processor, declared) for protocol, declared in self.formats.items()}
 
     @cached_property
     def blank_ids(self) -> tuple[int, ...]:
-        """Tokens without a visible character: spaces and line breaks that a tokenizer writes as tokens of their own."""
+        """Ids of tokens without a visible character, such as spaces and line breaks."""
         return blank_tokens(self.tokenizer)
 
     def runs_on(self, remote: bool | str | None) -> bool | str:
-        """Where an intervention runs: as asked (True, False or "local"), or as the model was loaded (None).
+        """Return where an intervention runs: `remote`, or as the model was loaded if that is None.
 
-        Raises ModelError for anything else, for a server whose precision and sandbox nobody has looked at, and for a
-        model without its weights, which nnsight would load here then.
+        Raises ModelError if the model was loaded for the other place.
         """
         remote = self.remote if remote is None else remote
         check_remote(remote)
@@ -217,27 +208,26 @@ class VisionLanguageModel:
                              "it without remote to run it here.")
         return remote
 
-    # What it does outside any intervention
-
     def tokenize(self, text: str, n_visual: int) -> tuple[list[int], list[tuple[int, int]], str]:
-        """Token ids, character offsets, and the text they refer to: `<image>` written once a visual token.
-
-        n_visual: how many visual tokens the picture becomes (of no effect without one).
-        """
+        """Return token ids, character offsets, and the text they refer to, with `n_visual` image tokens per picture."""
         if self.is_multimodal:
             text = text.replace(self.image_token, self.image_token * n_visual)
         encoding = self.tokenizer(text, return_offsets_mapping=True)
         return encoding["input_ids"], [tuple(pair) for pair in encoding["offset_mapping"]], text
 
     def read_image(self, image, protocol: str = "paper") -> tuple[dict[str, torch.Tensor], int]:
-        """A PIL image or a file -> what the model takes of it, and how many visual tokens it becomes.
+        """Return the model's inputs for a PIL image or a file, and its number of visual tokens.
 
-        protocol: "authors" puts it into the middle of a square in the encoder's mean color first, where the
-        checkpoint's original code does.
+        Args:
+            image: PIL image or path; the model must be multimodal.
+            protocol: "authors" first pads to a square in the encoder's mean color if the original code does so.
 
-        "pixel_values" [1, 3, height, width], or [1, tiles, 3, height, width] and "image_sizes" [1, 2] where the model
-        cuts images into tiles. Raises TestBedError for a file that cannot be read, and a picture that
-        the processor refuses. For multimodal models only.
+        Returns:
+            "pixel_values" [1, 3, height, width]; for models with tiles [1, tiles, 3, height, width] and "image_sizes"
+            [1, 2]. The second value is the number of visual tokens.
+
+        Raises:
+            TestBedError: the file cannot be read, or the processor refuses the picture.
         """
         image = load_image(image)
         if self.image_view(protocol) == "padded":
@@ -253,10 +243,9 @@ class VisionLanguageModel:
         return {name: inputs[name] for name in self.processor.image_processor.model_input_names}, n_visual
 
     def generate_answer(self, image, question: str, max_new_tokens: int = 16) -> str:
-        """The model's greedy answer, without the end token and outer space, asked as `build_prompt` asks.
+        """Return the model's greedy answer to a question, in the chat format, without outer space.
 
-        image: PIL image, path, or None for a question without a picture; max_new_tokens: tokens after which it is cut.
-        Raises PromptError for a question that cannot be asked, TestBedError for an unreadable image, and NDIFError.
+        `image` is a PIL image, a path or None. Raises PromptError, TestBedError (unreadable image) or NDIFError.
         """
         if type(max_new_tokens) is not int or max_new_tokens < 1:
             raise PromptError(f"max_new_tokens must be a whole number, at least 1, not {quoted(max_new_tokens)}.")
@@ -274,12 +263,12 @@ class VisionLanguageModel:
         return self.decode(answer)
 
     def decode(self, answer_ids) -> str:
-        """The text of an answer's tokens."""
+        """Return the text of an answer's tokens."""
         return self.tokenizer.decode(answer_ids, skip_special_tokens=True).strip()
 
 
 def family_row(config, name) -> families.Family:
-    """The row of the table for a configuration, or the error of a model that has none."""
+    """Return the family of a configuration. Raises ModelError if the table has none."""
     family, reason = families.family_of(config), families.why_unusable(config)
     named = quoted(str(name), PATH)
     if reason:
@@ -294,8 +283,7 @@ def family_row(config, name) -> families.Family:
 
 
 def check_remote(remote) -> None:
-    """Raises ModelError unless it is True, False or "local": nnsight would take another text for a server's address,
-    to which it sends requests in its own way."""
+    """Raise ModelError unless it is True, False or "local"; nnsight takes other texts for a server's address."""
     if not isinstance(remote, bool) and remote != "local":
         raise ModelError(
             f"remote must be True (on the server that NDIF_HOST names), False or 'local', not {quoted(remote)}."
@@ -303,10 +291,10 @@ def check_remote(remote) -> None:
 
 
 def where_it_is(module: torch.nn.Module) -> dict:
-    """nnsight's keyword that leaves a module on its device; what accelerate has placed stays in any case."""
+    """Return nnsight's keyword that leaves a module on its device; accelerate's modules need none."""
     return {} if getattr(module, "hf_device_map", None) else {"device": module.device}
 
 
 def preprocessors(family: families.Family, processor) -> dict:
-    """nnsight's keyword for what turns text and images into model inputs."""
+    """Return nnsight's keyword for the processor or tokenizer."""
     return {"processor": processor} if family.is_multimodal else {"tokenizer": processor}

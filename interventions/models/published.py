@@ -1,8 +1,4 @@
-"""The paper's models as configurations: their exact sizes, without a download and without their weights.
-
-What is checked or counted of a 7B model before it is there, such as its module paths, its number of parameters and what
-a question costs on it, needs its configuration only.
-"""
+"""Configurations of the paper's models, to check module paths and count costs without a download."""
 
 from __future__ import annotations
 
@@ -25,17 +21,14 @@ SDPA = "sdpa"  # what `from_pretrained` chooses for these classes
 
 
 def published_config(name: str) -> LlavaConfig | LlamaConfig | PhiConfig:
-    """The configuration of one of `PUBLISHED`, a fresh one at every call; ModelError for another name."""
+    """Return a fresh configuration of a model in `PUBLISHED`. Raises ModelError for another name."""
     if name not in PUBLISHED:
         raise ModelError(f"model {name!r} is none of the paper's: {closest(name, PUBLISHED)}")
     return PUBLISHED[name]()
 
 
 def skeleton(config) -> torch.nn.Module:
-    """The model of a configuration on the meta device: every module and shape, and not one number.
-
-    Raises ModelError for an architecture that families.py has no row for.
-    """
+    """Return a model on the meta device, with modules and shapes but no weights. Raises ModelError."""
     family = family_row(config, config.model_type)
     auto = AutoModelForImageTextToText if family.is_multimodal else AutoModelForCausalLM
     with torch.device("meta"):
@@ -71,7 +64,7 @@ def _phi() -> PhiConfig:
 
 
 def _bunny() -> LlavaConfig:
-    """As `convert_bunny` writes it of a tower that was saved without its last layer, which is never read."""
+    """As `convert_bunny` writes it for a tower that was saved without its last layer."""
     vision = SiglipVisionConfig(
         hidden_size=1152, intermediate_size=4304, num_hidden_layers=26, num_attention_heads=16, image_size=384,
         patch_size=14, vision_use_head=False,

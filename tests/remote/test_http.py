@@ -146,7 +146,7 @@ def test_only_internal_errors_count_for_a_request_that_makes_them(answering, ans
 def test_what_is_waited_for_is_told_of_the_address_that_does_not_answer(monkeypatch, capsys):
     """The store of results has an address of its own, which NDIF_HOST does not change."""
     monkeypatch.setattr(progress, "_TELL_AFTER", 0.0)
-    monkeypatch.setattr(progress, "_told", [0.0])
+    monkeypatch.setattr(progress, "_last_line", [0.0])
     monkeypatch.setenv("NDIF_PATIENCE", "1")
     monkeypatch.setenv("NDIF_HOST", "http://elsewhere:8000")
     with pytest.raises(errors.ServerUnreachable):
