@@ -1,4 +1,4 @@
-"""What every intervention's request says of the runs that it begins with: plain values and tensors, which travel."""
+"""The clean and the corrupted run that every intervention begins with, and their requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .forward import Reads, decode, extend, in_session, prompt_inputs, run
 
 
 def request_of_both(model, prompt: Prompt, corrupted: CorruptedPrompt) -> dict:
-    """What a request says of the clean and the corrupted run, see `restoration.restore_sites`."""
+    """Return the part of a request that describes the clean and the corrupted run."""
     noise = corrupted.noise
     return clean_request(model, prompt, corrupted.first_corrupted) | {
         "corrupted_ids": corrupted.input_ids[None],
@@ -25,7 +25,7 @@ def request_of_both(model, prompt: Prompt, corrupted: CorruptedPrompt) -> dict:
 
 
 def clean_request(model, prompt: Prompt, first: int) -> dict:
-    """What a request says of the clean run, see `restoration.clean_run`: nothing recorded, the model's own answer."""
+    """Return the part of a request that describes the clean run: no module recorded, the model's own answer."""
     return {
         "clean_ids": prompt.input_ids[None],
         "image_inputs": prompt.image_inputs,
@@ -38,7 +38,6 @@ def clean_request(model, prompt: Prompt, first: int) -> dict:
         "eos_token_ids": model.eos_token_ids,
         "max_answer_tokens": MAX_ANSWER_TOKENS,
     }
-
 
 
 def answer_probability(logits: Tensor, answer_ids: Tensor | Iterable[int]) -> Tensor:
@@ -60,14 +59,9 @@ def answer_probability(logits: Tensor, answer_ids: Tensor | Iterable[int]) -> Te
     return log_p.gather(-1, index).sum((-1, -2)).exp()  # [..., A, 1] -> [...]
 
 
-
 @dataclass(frozen=True)
 class Answer:
-    """What a model says to a prompt.
-
-    ids: its tokens, without the end token; text: the same, decoded, without outer space; p: the probability of its
-    first token with a visible character.
-    """
+    """A model's answer: token ids without the end token, text without outer space, P(first visible token)."""
 
     ids: tuple[int, ...]
     text: str
@@ -103,7 +97,6 @@ def read_answer(lm, request: dict) -> dict:
     with torch.no_grad():
         clean = clean_run(lm, request)
         return {name: clean[name] for name in ("answer_ids", "p_clean")}
-
 
 
 def n_samples(request: dict) -> int:

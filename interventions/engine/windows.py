@@ -1,4 +1,4 @@
-"""Windows of layers, and the ways in which their sites can be run."""
+"""Windows of layers, and how their sites are computed."""
 
 from dataclasses import dataclass
 
@@ -34,16 +34,14 @@ class Execution:
 
 
 def default_method(dtype: torch.dtype, maskable: bool = True) -> str:
-    """Packed in float32, rows in half precision, which packing would round otherwise."""
+    """Return "packed" in float32 and "rows" in half precision, where packing rounds differently."""
     return "packed" if maskable and dtype == torch.float32 else "rows"
 
 
 def window_spans(window: int, rule: str, n_layers: int) -> list[tuple[int, int]]:
-    """The layers [start, stop) restored for each layer l, clipped at the model's ends."""
+    """Return the window [start, stop) of each layer l, clipped at the model's ends."""
     if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window <= n_layers:
-        raise TraceError(
-            f"window must be a whole number from 1 to the model's {n_layers} layers, not {window!r}."
-        )
+        raise TraceError(f"window must be a whole number from 1 to the model's {n_layers} layers, not {window!r}.")
     choice("window_rule", (rule,), WINDOW_RULES)
     if rule == "centered":
         before, after = window // 2, window - window // 2
@@ -54,7 +52,7 @@ def window_spans(window: int, rule: str, n_layers: int) -> list[tuple[int, int]]
 
 
 def choice(name: str, values: tuple, allowed: tuple) -> tuple:
-    """The values, if all are allowed and there is one; TraceError about the parameter `name` if not."""
+    """Return `values`. Raises TraceError about the argument `name` if there are none or one is not allowed."""
     unknown = [value for value in values if value not in allowed]
     if unknown or not values:
         what = f"unknown: {unknown[0]!r}" if unknown else "empty"

@@ -1,8 +1,4 @@
-"""The corrupted counterparts of a prompt: another phrase in a constraint's place, a repeated token, or noise.
-
-A corruption comes with its *alignment*, clean position -> corrupted position, because what is restored at a
-token of the corrupted run must be the clean run's output at the token it stands for.
-"""
+"""Corrupt a prompt: replace a constraint, repeat a token, or add noise; align clean and corrupted positions."""
 
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -17,10 +13,7 @@ from .tokens import align, check_token_ids, locate, token_range, token_texts, wi
 
 @dataclass(frozen=True)
 class Noise:
-    """Gaussian noise on input embeddings: `scale` standard deviations of them, `samples` draws from `seed`.
-
-    A recipe, not a tensor: the draws are made where the weights are, the same on every device.
-    """
+    """Gaussian noise on input embeddings: `scale` of their standard deviations, `samples` draws from `seed`."""
 
     positions: tuple[int, ...]
     scale: float
@@ -30,11 +23,12 @@ class Noise:
 
 @dataclass(frozen=True)
 class CorruptedPrompt:
-    """The corrupted prompt of T' tokens and how it corresponds to the clean one.
+    """The corrupted prompt of T' tokens and its alignment with the clean one.
 
-    text: the chat text; with a repeated token or noise the clean one's, for only tokens or embeddings differ.
-    alignment: for each of the T clean positions the corrupted position that stands for it, or None.
-    first_corrupted: everything before it is the same in both, so restoring there has no effect.
+    Attributes:
+        text: the chat text; the clean text for a repeated token or noise.
+        alignment: for each of the T clean positions, the matching corrupted position or None.
+        first_corrupted: the first position that differs; restoring before it has no effect.
     """
 
     text: str
@@ -56,12 +50,15 @@ def corrupt(
 ) -> CorruptedPrompt:
     """Replace the visual constraint, the text constraint, or both (paper, section 3.2).
 
-    visual_replacement, text_replacement: fluent phrases put in place of the constraints; the new text is
-    tokenized as a whole. Alignment is identical before a constraint and by distance from the right end after
-    it; inside, the last token stands for the last, and clean tokens left over stand for nothing.
-    repeat_token: the authors' way instead: every token of the constraint `repeat_role` (or of several) becomes this
-    one token (an id, or a word whose first token is taken), so lengths agree.
-    Raises PromptError.
+    Tokens outside a constraint align one to one. Inside, tokens align from the right; the rest align with None.
+
+    Args:
+        visual_replacement, text_replacement: fluent phrases in place of the constraints.
+        repeat_token: the authors' way instead: this token (an id, or the first token of a word) replaces every token
+            of the constraints `repeat_role`.
+
+    Raises:
+        PromptError: a replacement or token cannot be used.
     """
     if repeat_token is not None:
         if visual_replacement is not None or text_replacement is not None:
@@ -75,9 +72,7 @@ def corrupt(
             must_be_text(name, phrase)
     replacements = {role: normalize(phrase) for role, phrase in replacements.items() if phrase is not None}
     if not replacements or not all(replacements.values()):
-        raise PromptError(
-            "visual_replacement, text_replacement or repeat_token must be given, and not be empty."
-        )
+        raise PromptError("visual_replacement, text_replacement or repeat_token must be given, and not be empty.")
     for role, phrase in replacements.items():
         if role not in prompt.spans:
             raise PromptError(f"text_replacement was given but the prompt has no {role}: build it with one.")
@@ -101,12 +96,10 @@ def corrupt(
 def noise(
     model, prompt: Prompt, positions, *, scale: float = 3.0, samples: int = 10, seed: int = 0
 ) -> CorruptedPrompt:
-    """Gaussian noise on the input embeddings at positions (indices, or names of roles), visual tokens
-    included.
+    """Add Gaussian noise to the input embeddings at positions (indices or roles; ROME, section 2.1).
 
-    Standard causal tracing (ROME, section 2.1) noises ("visual", "constraint"). The noise's standard deviation is
-    `scale` times that of the prompt's own embeddings at these positions, visual and text tokens each by their own;
-    effects are means over `samples` draws. Raises PromptError.
+    The standard deviation is `scale` times that of the prompt's embeddings at these positions, visual and text tokens
+    apart. Effects are means over `samples` draws. Raises PromptError.
     """
     chosen = resolve_positions(prompt, positions, PromptError)
     if not chosen:
@@ -127,7 +120,7 @@ def noise(
 
 
 def _replace(question: str, spans: dict, replacements: dict) -> tuple[str, dict]:
-    """The question with phrases replaced, and where all constraints now stand."""
+    """Return the question with phrases replaced, and the new spans of all constraints."""
     moved, shift = {}, 0
     for role, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
         phrase = replacements.get(role, question[begin + shift : end + shift])
@@ -138,7 +131,7 @@ def _replace(question: str, spans: dict, replacements: dict) -> tuple[str, dict]
 
 
 def _repeat(model, prompt: Prompt, token: str | int, roles: tuple[str, ...]) -> CorruptedPrompt:
-    """The released scripts' corruption: one and the same token id all over the constraint."""
+    """Replace every token of the constraints by one token, as the released scripts do."""
     for role in roles:
         if role not in prompt.spans:
             raise PromptError(

@@ -1,4 +1,4 @@
-"""A question about an image as token ids with known positions. How tokens are found: `tokens.py`."""
+"""A question about an image as token ids with known positions."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ TOKEN_ROLES = ("visual", "constraint", "text_constraint", "last", "other")
 class Prompt:
     """One clean prompt of T tokens.
 
-    text: the chat text with one `<image>`; question: as it stands in it (NFC, the template's punctuation).
-    spans: the character spans of the constraints in `question`, by role.
-    roles: one of TOKEN_ROLES for each token. The last token can have two: where the prompt ends in a constraint, its
-        entry here is the constraint, and `positions("last")` is the same token.
+    Attributes:
+        text: the chat text with one `<image>`.
+        question: the question as it stands in the text (NFC, the template's punctuation).
+        roles: the role of each token, of TOKEN_ROLES. If the last token is part of a constraint, it has that role.
+        spans: the character spans of the constraints in `question`, by role.
     """
 
     text: str
@@ -34,7 +35,7 @@ class Prompt:
     spans: dict[str, tuple[int, int]]
 
     def positions(self, role: str) -> tuple[int, ...]:
-        """Positions of all tokens of a role; the last token is "last" whatever else it is."""
+        """Return the positions of a role; "last" is always the last token."""
         if role == "last":
             return (self.last,)
         return tuple(i for i, name in enumerate(self.roles) if name == role)
@@ -68,13 +69,18 @@ def build_prompt(
     text_constraint: str | None = None,
     protocol: str = "paper",
 ) -> Prompt:
-    """Put a question (and a picture: PIL image, path or None) into the model's chat format and find its
-    parts (paper, section 3.1).
+    """Put a question and a picture into the model's chat format and find its parts (paper, section 3.1).
 
-    The constraints must stand in the question word for word (case is forgiven). Of several occurrences the
-    visual constraint is the first and the text constraint the last, whole words before parts of words.
-    protocol: "paper" (the model's own chat format) or "authors" (that of the released scripts).
-    Raises PromptError, TestBedError for an image that cannot be read, and ModelError for an unknown protocol.
+    Args:
+        model: a `VisionLanguageModel`.
+        question: must contain the constraints, in any case.
+        image: PIL image, path or None.
+        visual_constraint: of several occurrences, the first is taken, whole words before parts of words.
+        text_constraint: likewise, but the last.
+        protocol: "paper" (the model's own chat format) or "authors" (the released scripts').
+
+    Raises:
+        PromptError, TestBedError, ModelError: the question, the image or the protocol cannot be used.
     """
     template, question = in_format(model, question, image is not None, protocol)
     spans = {"constraint": find_phrase(question, visual_constraint, "visual_constraint", last=False)}
@@ -109,7 +115,7 @@ def build_prompt(
 
 
 def in_format(model, question: str, has_image: bool, protocol: str = "paper") -> tuple[str, str]:
-    """The chat format, and the question as it stands in it. Raises PromptError for what cannot be asked."""
+    """Return the chat format, and the question as it stands in it. Raises PromptError."""
     if has_image and not model.is_multimodal:
         raise PromptError(f"image was given but model {model.name!r} reads text only: leave image out.")
     template = model.prompt_template(image=has_image, protocol=protocol)
@@ -122,7 +128,7 @@ def in_format(model, question: str, has_image: bool, protocol: str = "paper") ->
 
 
 def resolve_positions(prompt: Prompt, positions, error=PromptError) -> tuple[int, ...]:
-    """Indices and role names (one or several) -> sorted positions without duplicates."""
+    """Return the sorted positions of indices and role names (one or several), without duplicates."""
     if isinstance(positions, (str, Integral)) or not hasattr(positions, "__iter__"):
         positions = (positions,)
     chosen = set()
@@ -141,26 +147,12 @@ def resolve_positions(prompt: Prompt, positions, error=PromptError) -> tuple[int
     return tuple(sorted(chosen))
 
 
-
 def answer_tokens(
     model, prompt: Prompt, answer: str, name: str = "answer", error: type[ValueError] = TraceError
 ) -> list[int]:
-    """Token ids of an answer as they follow the prompt.
+    """Return the token ids of an answer that follows the prompt, with leading blank tokens.
 
-    What stands between them is the chat format's: a space, or nothing behind a line break (`model.answer_joint`).
-
-    Args:
-        model: a `VisionLanguageModel`.
-        prompt: the prompt that the answer follows.
-        answer: the answer's text.
-        name: the parameter to name in an error.
-        error: the error to raise.
-
-    Returns:
-        The ids, blank ones at the beginning included.
-
-    Raises:
-        error: the answer has no token of its own behind the prompt, or holds a control token.
+    Raises `error` about the argument `name` if the answer has no token of its own or holds a control token.
     """
     answer = answer.strip()
     without_control_tokens(model, name, answer, error)

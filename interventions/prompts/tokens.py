@@ -1,8 +1,4 @@
-"""Which tokens spell a phrase, and how the tokens of two versions of a prompt correspond.
-
-Read off the tokenizer's character offsets, never searched for in decoded tokens: a phrase is found whether
-its first token carries the space before it or not, at either end of the question, in any script.
-"""
+"""Find the tokens of a phrase by the tokenizer's character offsets, and align two versions of a prompt."""
 
 import itertools
 import re
@@ -18,19 +14,13 @@ MAX_ANSWER_TOKENS = 16
 def locate(
     model, template: str, question: str, spans: dict, n_visual: int
 ) -> tuple[list[int], dict[str, tuple[int, ...]]]:
-    """Ids of the whole prompt, and by role the positions of the tokens that overlap its span of the question.
-
-    n_visual: tokens that the picture becomes.
-    """
+    """Return the prompt's ids, and by role the positions of the tokens that overlap its span of the question."""
     ids, offsets, text = model.tokenize(template.format(question=question), n_visual)
     check_length(model, len(ids))
     head = template.split("{question}")[0]
-    shift = (
-        len(text) - len(template.format(question=question))
-        if model.image_token and model.image_token in head
-        else 0
-    )
-    shift += len(head)
+    shift = len(head)
+    if model.image_token and model.image_token in head:
+        shift += len(text) - len(template.format(question=question))
     members = {}
     for role, (begin, end) in spans.items():
         # A span has no outer space, so a token that is only the space before it does not overlap it.
@@ -45,7 +35,7 @@ def locate(
 
 
 def check_length(model, n_tokens: int, n_answer: int = MAX_ANSWER_TOKENS) -> None:
-    """Raises PromptError for a prompt that, with its answer, is longer than what all layers of the model see."""
+    """Raise PromptError if prompt and answer are longer than the model's attention window."""
     window = model.attention_window
     if window is not None and n_tokens + n_answer > window:
         raise PromptError(
@@ -55,26 +45,26 @@ def check_length(model, n_tokens: int, n_answer: int = MAX_ANSWER_TOKENS) -> Non
 
 
 def control_tokens(tokenizer) -> tuple[str, ...]:
-    """Texts that a tokenizer takes for control tokens: its special ones, and others that are added in brackets."""
+    """Return the texts of control tokens: special tokens, and added tokens in brackets."""
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     texts = {str(one.content) for one in added if one.special or re.fullmatch(r"<.+>|\[[A-Z_]+\]", one.content)}
     return tuple(sorted(texts | set(tokenizer.all_special_tokens)))
 
 
 def without_control_tokens(model, name: str, text: str, error: type[ValueError] = PromptError) -> None:
-    """Raises `error` for a text, the parameter `name`, that holds a control token such as "</s>" or "<image>"."""
+    """Raise `error` if `text`, the argument `name`, holds a control token such as "</s>" or "<image>"."""
     for token in model.control_tokens:
         if token in text:
             what = "the placeholder of the image" if token == model.image_token else "a control token of this model"
             raise error(f"{name} contains {token!r}, {what}: leave it out.")
     control = set(model.tokenizer.convert_tokens_to_ids(list(model.control_tokens))) - {model.tokenizer.unk_token_id}
-    for token in control.intersection(model.tokenizer(text, add_special_tokens=False)["input_ids"]):  # spelt otherwise
+    for token in control.intersection(model.tokenizer(text, add_special_tokens=False)["input_ids"]):  # another spelling
         spelt = model.tokenizer.convert_ids_to_tokens(token)
         raise error(f"{name} holds the control token {spelt!r} of this model: reword it.")
 
 
 def check_token_ids(model, name: str, ids, error: type[ValueError] = PromptError) -> tuple[int, ...]:
-    """Token ids as plain numbers. Raises `error` for what is no id of the model's vocabulary."""
+    """Return token ids as plain integers. Raises `error` for an id outside the vocabulary."""
     size, checked = model.config.get_text_config().vocab_size, []
     for token in ids:
         if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= token < size:
@@ -84,12 +74,10 @@ def check_token_ids(model, name: str, ids, error: type[ValueError] = PromptError
 
 
 def align(clean_ids: list[int], ids: list[int], phrases: list) -> tuple[tuple[int | None, ...], int]:
-    """Clean position -> corrupted position, and the first corrupted position.
+    """Return the corrupted position of each clean one, and the first corrupted position.
 
-    phrases: the (clean, corrupted) token ranges [begin, end) of every constraint, in order. Between them the
-    tokens are the same, except that a replacement may be tokenized differently together with its neighbour ("
-    B" is one token where " C" is two, ")?" is one where "C?" is two). Such neighbours correspond to no token of the
-    phrase: inside it the last token stands for the last, whatever comes after.
+    `phrases` are the (clean, corrupted) token ranges [begin, end) of all constraints, in order. A replacement may merge
+    with its neighbor into other tokens (")?" is one token, "C?" two); such neighbors align with no token of the phrase.
     """
     ranges = [[list(clean), list(corrupted)] for clean, corrupted in phrases]
     ends = [[[0, 0], [0, 0]], *ranges, [[len(clean_ids)] * 2, [len(ids)] * 2]]
@@ -132,8 +120,7 @@ def _common_prefix(a: list, b: list) -> int:
 
 
 def token_texts(model, ids: list[int]) -> list[str]:
-    """Each token as a reader sees it, its leading space kept (SentencePiece drops it from a token decoded
-    alone)."""
+    """Return the text of each token with its leading spaces, which SentencePiece drops from single tokens."""
     texts = {}
     for token in set(ids):
         text = model.tokenizer.decode([token])
@@ -144,10 +131,7 @@ def token_texts(model, ids: list[int]) -> list[str]:
 
 
 def blank_tokens(tokenizer) -> tuple[int, ...]:
-    """Ids of the tokens without a visible character: white space, control and format characters.
-
-    A token of some bytes of a character decodes to a replacement character, which is visible.
-    """
+    """Return the ids of tokens that hold only white space, control and format characters."""
     special = set(tokenizer.all_special_ids)
     texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
     return tuple(

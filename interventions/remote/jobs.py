@@ -1,8 +1,6 @@
-"""Requests to an NDIF server as jobs that outlast what networks and servers do.
+"""Run requests on an NDIF server as jobs: submit, poll over HTTP, and resubmit what is lost.
 
-A job is submitted and then asked for, over HTTP; no connection is held open, so none can be lost. Interventions change
-nothing on a server, so one that is lost, or whose actor died, is simply submitted again. What cannot succeed (a key
-that is refused, a model that is not served) is told at once.
+Interventions change nothing on a server, so repeating one is safe. Permanent errors are raised at once.
 """
 
 from __future__ import annotations
@@ -28,20 +26,17 @@ from .http import back_off, get, host, no_ndif, patience, send, shown, with_retr
 with extra("remote"):
     import zstandard
 
-SUBMISSIONS = 4  # of one job, before it is given up
-FIRST_POLL, LAST_POLL = 0.01, 2.0  # seconds between two questions after a job; a tenth of its age between them
-STANDING = 6  # times the patience that a job may be running, or have the same place in a queue
-# What a server says of a job that was well and would run on another actor, and of a cluster that comes up.
+SUBMISSIONS = 4  # of one job, before it fails
+FIRST_POLL, LAST_POLL = 0.01, 2.0  # shortest and longest pause between polls, in seconds; else a tenth of the job's age
+STANDING = 6  # a running or queued job may stay the same for so many times the patience
+# Messages about a job that another actor could run, and about a cluster that is starting.
 _PASSING_FAULTS = ("Error submitting request", "was evicted", "cancelled or preempted")
 _NOT_READY = ("Error starting model", "Error provisioning model", "temporarily unavailable")
-_keys: dict[str, str] = {}  # of models, as the Hub spells them: asked once
+_keys: dict[str, str] = {}  # of models, as the Hub spells them
 
 
 def model_key(lm) -> str:
-    """What a server knows nnsight's model by: its Hub id (spelled as the Hub does, if it can be asked) or directory.
-
-    A directory has to be the same one on the server: a file system that both see.
-    """
+    """Return the server's key of nnsight's model: its Hub id, or a directory that the server sees, too."""
     named = {"repo_id": lm.repo_id, "revision": lm.revision, "task": lm.task}
     plain = f"{to_import_path(type(lm))}:{json.dumps(named)}"
     if plain not in _keys:
@@ -56,15 +51,14 @@ class Job(Backend):
     """One session as a job: `with lm.session(backend=job): …`, then `job.result()`."""
 
     def __init__(self, key: str) -> None:
-        """key: of the model, see `model_key`."""
         self.model_key, self.payload = key, b""
 
     def __call__(self, tracer) -> None:
-        """What nnsight does with a captured block: here, keep it for `result`."""
+        """Keep the block that nnsight captured, for `result`."""
         self.payload = RequestModel.serialize(tracer, compress=True)
 
     def result(self) -> dict:
-        """The values saved in the block, on the CPU. Raises ServerUnreachable, RequestRefused or JobFailed."""
+        """Run the job; return the saved values on the CPU. Raises ServerUnreachable, RequestRefused or JobFailed."""
         began, attempt, lost, silent = time.monotonic(), 0, 0, 0
         while True:
             try:
@@ -99,7 +93,7 @@ class Job(Backend):
         return _parsed(job.text).id
 
     def _wait(self, job: str) -> dict:
-        """Ask for a job until it is done. Raises _Lost for what is worth another try."""
+        """Poll a job until it is done. Raises _Lost if another try may succeed."""
         began = heard = time.monotonic()
         news, said, longest = "", "no news", patience()
         while True:
@@ -159,15 +153,15 @@ def _parsed(text: str) -> ResponseModel:
 
 
 class _Lost(Exception):
-    """A job that is worth submitting again; the message ends a sentence."""
+    """A job to submit again; the message ends a sentence."""
 
 
 class _Silent(_Lost):
-    """One of which nothing is heard."""
+    """A job without news."""
 
 
 class _NotReady(_Lost):
-    """One that a cluster cannot take yet."""
+    """A job that the cluster cannot take yet."""
 
 
 class _Traceback(Exception):

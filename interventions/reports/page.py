@@ -1,8 +1,4 @@
-"""Reports as pages: every executed notebook as HTML with its code folded, and one `index.html` over all of them.
-
-What the index shows is read from the executed notebooks alone (pictures, claims, versions, durations), so it cannot say
-anything else than they do.
-"""
+"""Write executed notebooks as HTML pages with folded code, and an `index.html` from their pictures and records."""
 
 from __future__ import annotations
 
@@ -26,7 +22,7 @@ with extra("notebooks"):
     from nbconvert.preprocessors import ExtractOutputPreprocessor
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_PLACES = ("record_path", "results_dir")  # parameters that say where files go: nothing for who reads the index
+_PLACES = ("record_path", "results_dir")  # paths of files, which the index leaves out
 
 
 @dataclass(frozen=True)
@@ -43,10 +39,9 @@ class ReportPage:
 
 
 def build_pages(directory: str | Path) -> Path:
-    """Write a page for each executed notebook of a folder, and `index.html`; returns the latter's path.
+    """Write a page for each executed notebook of a folder, and `index.html`; return the path of the index.
 
-    Notebooks that stopped at an error, and so hold no record, are named on the index as unfinished. Raises
-    `record.RecordError` if there is no finished one.
+    The index names notebooks without a record as unfinished. Raises RecordError if none is finished.
     """
     directory = Path(directory)
     reports, unfinished = [], []
@@ -73,7 +68,7 @@ def build_pages(directory: str | Path) -> Path:
 
 
 def _page(path: Path, record: dict) -> ReportPage:
-    """Write a notebook's page and pictures; what the index needs of it."""
+    """Write a notebook's page and pictures, and return its entry for the index."""
     notebook = nbformat.read(path, as_version=4)
     exporter = HTMLExporter(template_name="folded", extra_template_basedirs=[str(_TEMPLATES)])
     exporter.register_preprocessor(ExtractOutputPreprocessor(), enabled=True)
@@ -103,13 +98,13 @@ def _page(path: Path, record: dict) -> ReportPage:
 
 
 def _environments(reports: list[ReportPage]) -> list[tuple[str, list[str]]]:
-    """What was the same for several reports, told once: (versions, model, commit, ...) -> their names."""
+    """Return each distinct environment as a sentence, with the names of its reports."""
     found: dict[str, list[str]] = {}
     for report in reports:
         e = report.record["environment"]
         versions = ", ".join(f"{name} {version}" for name, version in e["versions"].items() if version)
         model = f"{e['model']} ({e['revision'][:12]}), {e['dtype']} on {e['device']}"
-        # What computed the numbers; of a report without stored tables, and of an old one, the run itself.
+        # The commits of the stored tables; without any, the commit of the run.
         computed = [entry["commit"] for entry in report.record.get("computed_by", ())] or [e["commit"]]
         commits = " and ".join(dict.fromkeys(commit or "unknown" for commit in computed))
         found.setdefault(f"{model}; computed by commit {commits}; {versions}", []).append(report.name)

@@ -1,7 +1,6 @@
-"""What a notebook found, as data: a JSON output inside the executed notebook, and the same JSON in a file.
+"""Record a notebook's numbers as JSON, in an output of the executed notebook and in a file.
 
-Tests, readers and the "paper vs here" table use the record, never the picture.
-`python -m interventions record out.ipynb` prints that of an executed notebook.
+`python -m interventions record out.ipynb` prints the record of an executed notebook.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ _VERSIONS = ("interventions", "torch", "transformers", "nnsight", "numpy", "pand
 
 @dataclass(frozen=True)
 class Claim:
-    """One finding of the paper beside what these numbers say."""
+    """A finding of the paper, and what these numbers say about it."""
 
     claim: str
     paper: str
     here: str
-    holds: bool | None  # None: these questions cannot say
+    holds: bool | None  # None: these questions do not decide it
 
 
 def record(
@@ -54,10 +53,9 @@ def record(
 ) -> dict:
     """Display the record in the notebook, write it to `path` and return it.
 
-    Its fields: `figure`, `parameters`, `environment` (of this run: versions, model, revision, device, dtype, commit,
-    server), `computed_by` (what computed the stored tables that it read: versions, device, commit, and how many
-    `tables`), `numbers` (name -> value, low, high, n), `table` (tidy rows), `claims` (claim, paper, here, holds). NaN
-    becomes null. Where another commit computed tables, a sentence says so.
+    Its fields are `figure`, `parameters`, `environment` (of this run), `computed_by` (environments of the stored
+    tables, and their number `tables`), `numbers` (name -> value, low, high, n), `table` (tidy rows) and `claims`. NaN
+    becomes null. A sentence is displayed if another commit computed some tables.
     """
     content = _plain(
         {
@@ -78,7 +76,7 @@ def record(
 
 
 def other_commits(content: Mapping) -> str:
-    """The sentence about tables of a record that another commit than its own computed; "" where there are none."""
+    """Return a sentence about stored tables that another commit computed, "" if there are none."""
     own, tables = content["environment"]["commit"], Counter()
     for entry in content["computed_by"]:
         tables[entry["commit"]] += entry["tables"]
@@ -99,13 +97,13 @@ def _named(commit: str | None) -> str:
 
 
 def write_record(content: Mapping, path: Path) -> None:
-    """Put a record into a file, in one step."""
+    """Write a record to a file, atomically."""
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def read_record(notebook: str | Path) -> dict:
-    """The record inside an executed notebook (the last, if there are several)."""
+    """Return the last record in an executed notebook. Raises RecordError."""
     try:
         cells = nbformat.read(notebook, as_version=4).cells
     except (OSError, ValueError, nbformat.ValidationError) as error:
@@ -125,14 +123,14 @@ def paper_versus_here(claims: Iterable[Claim]) -> None:
 
 
 def show_text(*paragraphs: str) -> None:
-    """Display sentences (Markdown), empty ones left out; nothing where all are."""
+    """Display the nonempty paragraphs as Markdown."""
     text = "\n\n".join(filter(None, paragraphs))
     if text:
         display({"text/markdown": text, "text/plain": text}, raw=True)
 
 
 def show_table(frame: pd.DataFrame) -> None:
-    """Display a table whole: no column cut short, no row number, "-" where a value is missing; or that it is empty."""
+    """Display a table in full width, without row numbers, "-" for missing values; a sentence if it is empty."""
     if frame.empty:
         show_text("These questions give no row for this table.")
         return
@@ -144,7 +142,7 @@ def show_table(frame: pd.DataFrame) -> None:
 
 
 def environment(model) -> dict:
-    """What has to be the same for the numbers to be the same."""
+    """Return what the numbers depend on besides the parameters: versions, model, device, commit, server."""
     return {
         "versions": versions(_VERSIONS),
         "model": model.name,
@@ -159,7 +157,7 @@ def environment(model) -> dict:
 
 
 def _plain(value):
-    """`value` with what JSON has: numpy scalars unpacked, NaN and missing as None, other objects as text."""
+    """Return `value` for JSON: numpy scalars unpacked, NaN and missing values as None, other objects as text."""
     if isinstance(value, Mapping):
         return {str(name): _plain(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
