@@ -1,4 +1,4 @@
-"""What tracing costs before it is run: `python -m interventions cost --model llava-1.5-7b --device a100`.
+"""What tracing costs before it is run: `python -m benchmarks.cost_table --model llava-1.5-7b --device a100`.
 
     seconds = operations / throughput + bytes moved / bandwidth + layers run x overhead
 

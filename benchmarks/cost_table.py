@@ -1,6 +1,11 @@
-"""What `python -m interventions cost` prints: a line a method, and what the numbers rest on."""
+"""Print what tracing costs, a line a method: `python -m benchmarks.cost_table --model llava-1.5-7b --device a100`."""
 
 from __future__ import annotations
+
+import argparse
+import sys
+
+from interventions.errors import InterventionsError
 
 from .cost import ASSUMED, CPU, estimate, read_fit
 from .workload import AUTHORS, WAYS, Question
@@ -51,3 +56,28 @@ def _basis(device: str) -> list[str]:
     return [basis, f"Checked on a whole {check['model']} with random weights on a CPU, which was not fitted: predicted "
             f"{check['predicted_seconds']:.0f} s, measured {check['seconds']:.0f} s ({errors[0]:+.0%});\npredicted "
             f"{check['predicted_bytes'] / 1e9:.1f} GB, measured {check['bytes'] / 1e9:.1f} GB ({errors[1]:+.0%})."]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table and return the exit code; an error is one sentence on stderr."""
+    usual = Question()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="a published model by its name, or a folder with a config.json")
+    parser.add_argument("--device", required=True, help="cpu, or a GPU such as a100")
+    parser.add_argument("--questions", type=int, default=9464, help="9464: all of VQA-Constraints (default)")
+    parser.add_argument("--positions", type=int, default=usual.positions, help="tokens from the first corrupted one on")
+    parser.add_argument("--window", type=int, default=usual.window, help="restored layers")
+    parser.add_argument("--method", help=f"one of {', '.join(WAYS)}; all of them by default")
+    options = parser.parse_args(arguments)
+    question = Question(positions=options.positions, window=options.window)
+    methods = (options.method,) if options.method else WAYS
+    try:
+        print(table(options.model, options.device, questions=options.questions, methods=methods, question=question))
+    except InterventionsError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,12 +8,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config
 
-from benchmarks import baselines, cost, fitting, measure, whole, width
+from benchmarks import baselines, cost, cost_table, fitting, measure, whole, width
 from benchmarks.cost import CPU, CostError, Device, estimate
 from benchmarks.subjects import Subject
 from benchmarks.workload import Question, Work, architecture, batch_rows, forward_work, packed_tokens, question_work
 from interventions import ModelError
-from interventions import __main__ as command
 from interventions.engine import packing
 from interventions.engine.windows import Execution
 from interventions.models.published import published_config, skeleton
@@ -184,8 +183,8 @@ def written(tmp_path, monkeypatch):
 
 
 def test_cost_prints_seconds_hours_and_what_is_assumed(capsys, written):
-    asked = ["cost", "--model", "llava-1.5-7b", "--device"]
-    assert command.main([*asked, "a100", "--questions", "100", "--method", "packed"]) == 0
+    asked = ["--model", "llava-1.5-7b", "--device"]
+    assert cost_table.main([*asked, "a100", "--questions", "100", "--method", "packed"]) == 0
     printed = capsys.readouterr().out
     told = estimate("llava-1.5-7b", "a100", method="packed", questions=100)
     assert f"{told.seconds:.2f}" in printed
@@ -193,13 +192,13 @@ def test_cost_prints_seconds_hours_and_what_is_assumed(capsys, written):
     assert "Assumed, not fitted on a GPU (an H200 took up to twice as long)" in printed
     assert "Not yet checked" in printed
 
-    assert command.main([*asked, "cpu"]) == 1
+    assert cost_table.main([*asked, "cpu"]) == 1
     assert "has not been measured: run" in capsys.readouterr().err
     fitted = fitting.fit([fitting.Measurement("one", 1.0, Work(1e12, 1e9, 1), 2e9, 1e9)], memory=20e9)
     fitting.write_fit(fitted, written)
     check = dict(model="llava-1.5-7b", seconds=200, bytes=16e9, predicted_seconds=220, predicted_bytes=15.2e9)
     fitting.write_check(check, written)
-    assert command.main([*asked, "cpu"]) == 0
+    assert cost_table.main([*asked, "cpu"]) == 0
     printed = capsys.readouterr().out
     assert measure.machine()["cpu"] in printed
     assert "predicted 220 s, measured 200 s (+10%)" in printed
@@ -216,7 +215,7 @@ def test_cost_prints_seconds_hours_and_what_is_assumed(capsys, written):
 ])
 def test_what_is_unknown_costs_one_sentence(capsys, arguments, message):
     model, device, *rest = arguments
-    assert command.main(["cost", "--model", model, "--device", device, *rest]) == 1
+    assert cost_table.main(["--model", model, "--device", device, *rest]) == 1
     assert message in capsys.readouterr().err
 
 
