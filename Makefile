@@ -146,8 +146,9 @@ $(DOCS_READY): docs/requirements.txt
 docs: $(DOCS_READY)  ## the pages of docs/ and the API as a site, in build/docs
 	$(DOCS_VENV)/bin/mkdocs build
 
-lint: $(READY)  ## ruff
+lint: $(READY)  ## ruff, and pyright over the package
 	ruff check .
+	pyright
 
 bench: $(READY)  ## speed and memory against the baselines (minutes; leave the machine alone meanwhile)
 	CUDA_VISIBLE_DEVICES= python -m benchmarks.tracing

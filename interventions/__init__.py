@@ -33,7 +33,7 @@ _NAMES = {  # module -> the names it exports; a module is imported when one of i
     "tracing.causal_trace": "CausalTrace Scoring trace",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
-__all__ = sorted(_MODULE_OF)
+__all__ = sorted(_MODULE_OF)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str):

@@ -84,7 +84,7 @@ class NotebookParameters(BaseModel):
         """Return the sentence about the first error; a name that does not exist comes first."""
         errors = error.errors()
         first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
-        name, value, kind = first["loc"][0], first["input"], first["type"]
+        name, value, kind = str(first["loc"][0]), first["input"], first["type"]
         if kind == "extra_forbidden":
             return f"Unknown parameter {name!r}: {closest(name, cls.model_fields)}"
         field = cls.model_fields[name]
@@ -92,7 +92,7 @@ class NotebookParameters(BaseModel):
             return f"Parameter {name!r} cannot be {value!r}: {closest(str(value), typing.get_args(field.annotation))}"
         if kind in _BOUNDS:
             meaning = f": {field.description}" if field.description else ""
-            return f"Parameter {name!r} must be {_BOUNDS[kind].format(**first['ctx'])}, not {value}{meaning}."
+            return f"Parameter {name!r} must be {_BOUNDS[kind].format(**first.get('ctx', {}))}, not {value}{meaning}."
         return _wrong_type(name, value, field.annotation, field.default)
 
 
@@ -110,12 +110,12 @@ def _assigned_in_parameters(cells: list[str]) -> set[str]:
 def _literals(source: str) -> set[str] | None:
     """Return the names that a cell assigns; None if it does anything else."""
     try:
-        statements = ast.parse(source).body
+        statements: list[typing.Any] = ast.parse(source).body
         names = set()
         for statement in statements:
             if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):  # a text by itself
                 continue
-            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            targets: list[typing.Any] = statement.targets if isinstance(statement, ast.Assign) else [statement.target]  # pyright: ignore[reportAttributeAccessIssue]
             if not source.startswith(_INJECTED):
                 ast.literal_eval(statement.value)
             names |= {target.id for target in targets}
@@ -162,7 +162,7 @@ def _wrong_type(name: str, value, expected, default) -> str:
     else:
         remedy = "give one value or leave it out"
     kind = {**_TYPE_NAMES, type(None): "nothing"}.get(type(value), f"a {type(value).__name__}")
-    names = " or ".join(dict.fromkeys(map(_TYPE_NAMES.get, allowed)))
+    names = " or ".join(dict.fromkeys(map(_TYPE_NAMES.__getitem__, allowed)))
     return f"Parameter {name!r} must be {names}, not {value!r} ({kind}): {remedy}."
 
 

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 from .errors import PromptError
 
@@ -83,7 +84,7 @@ def shortened(text: str, most: int = QUOTED) -> str:
     return text if len(text) <= most else text[:QUOTED] + _MARK
 
 
-def quoted(value: object, most: int = QUOTED) -> str:
+def quoted(value: Any, most: int = QUOTED) -> str:
     """Return a value as a message shows it: texts and paths quoted, long ones cut, arrays by their shape."""
     if hasattr(value, "__fspath__"):
         return quoted(value.__fspath__(), PATH)

@@ -102,7 +102,7 @@ def attention_contributions(
     queries = _positions(prompt, queries, "queries")
     keys = tuple(range(len(prompt))) if keys is None else _positions(prompt, keys, "keys")
     layers = (int(layers),) if isinstance(layers, Integral) else layers
-    layers = tuple(range(model.n_layers)) if layers is None else tuple(sorted(set(layers)))
+    layers = tuple(range(model.n_layers)) if layers is None else tuple(sorted(set(layers)))  # pyright: ignore[reportArgumentType]
     if not layers or not all(isinstance(layer, Integral) and 0 <= layer < model.n_layers for layer in layers):
         raise AttentionError(f"layers must be among the model's 0 to {model.n_layers - 1}, not {layers}.")
     also = (also,) if isinstance(also, str) else tuple(also)

@@ -94,7 +94,8 @@ def _time(
         in_session(model.traced, greedy_answer, request, remote)
 
     if not warmed_up:
-        early(), whole()
+        early()
+        whole()
         warmed_up.append(True)
     first, second = zip(*((_seconds(model, early), _seconds(model, whole)) for _ in range(REPEATS)), strict=True)
     return pd.DataFrame([{"early": min(first), "whole": min(second), "reason": ""}])

@@ -162,13 +162,13 @@ def _breadth(study: TraceStudy, part: str, kind: str) -> pd.Series:
     return effects.ge(effects.max(axis=1) / 2, axis=0).sum(axis=1).rename(index=str)
 
 
-def _smallest_windows(cells: pd.DataFrame, sweep: Sweep, part: str) -> tuple[float, float, float]:
+def _smallest_windows(cells: pd.DataFrame, sweep: Sweep, part: str) -> tuple[float, ...]:
     """The smallest window whose interval lies above 0, NEGLIGIBLE and a quarter of the lost probability (NaN: none)."""
     bounds = 0, NEGLIGIBLE, SUBSTANTIAL * lost_probability(_any_window(sweep), part)
     return tuple(float(smallest_window(cells, bound)["window"].iloc[0]) for bound in bounds)
 
 
-def _text(smallest: tuple[float, float, float]) -> str:
+def _text(smallest: tuple[float, ...]) -> str:
     _, visible, substantial = ("at no window" if math.isnan(window) else f"first at window {window:.0f}"
                                for window in smallest)
     return f"above {NEGLIGIBLE} {visible}, above a quarter of the lost probability {substantial}"

@@ -245,7 +245,7 @@ def export_peft(model: VisionLanguageModel, edits: Iterable[Edit], directory: st
 
 def w_proj(model: VisionLanguageModel, layer: int) -> torch.nn.Linear:
     """Return W_proj of a layer, the Hugging Face module."""
-    return model.module.get_submodule(_w_proj_path(model, layer))
+    return model.module.get_submodule(_w_proj_path(model, layer))  # pyright: ignore[reportReturnType]
 
 
 def digest(weight: torch.Tensor) -> str:

@@ -120,7 +120,7 @@ def fine_tuned(
 
 def _train(
     model, prompt: Prompt, target_ids: list[int], settings: FineTuning, weights: list, before: list
-) -> list[float]:
+) -> list[float]:  # pyright: ignore[reportReturnType]
     """Train the weights, and return the losses before each step and at the end."""
     embeddings = _layer_inputs(model, prompt, target_ids)
     keep = torch.arange(len(prompt) - 1, embeddings.shape[1])  # indices on the CPU fit weights on any device
@@ -179,5 +179,5 @@ def _layer_inputs(model: VisionLanguageModel, prompt: Prompt, target_ids: list[i
 
 def _decoder_layers(model: VisionLanguageModel) -> torch.nn.ModuleList:
     """The language layers, the Hugging Face modules."""
-    return model.module.get_submodule(model.family.language_model).layers
+    return model.module.get_submodule(model.family.language_model).layers  # pyright: ignore[reportReturnType]
 

@@ -140,7 +140,7 @@ def optimize_value(
         "clamp": optimizer.clamp,
     }
     remote = model.runs_on(remote)
-    result = in_session(model.traced, optimize, request, remote)
+    result = in_session(model.traced, optimize, request, remote)  # pyright: ignore[reportArgumentType]
     if result["sandboxed"]:
         raise EditError(SANDBOXED.format(where=model.server.host if model.server else "The server"))
     if not result["gradients"]:

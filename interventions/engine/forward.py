@@ -221,8 +221,8 @@ def extend(cache, stop: int, rows: int = 1) -> DynamicCache:
     """
     fresh = DynamicCache([(layer.keys[:, :, :0], layer.values[:, :, :0]) for layer in cache.layers])
     for layer, source in zip(fresh.layers, cache.layers, strict=True):
-        layer.keys = source.keys[:, :, :stop].expand(rows, -1, -1, -1)
-        layer.values = source.values[:, :, :stop].expand(rows, -1, -1, -1)
+        layer.keys = source.keys[:, :, :stop].expand(rows, -1, -1, -1)  # pyright: ignore[reportAttributeAccessIssue]
+        layer.values = source.values[:, :, :stop].expand(rows, -1, -1, -1)  # pyright: ignore[reportAttributeAccessIssue]
     return fresh
 
 

@@ -152,7 +152,9 @@ def own_answer_ids(lm, request: dict, clean: dict) -> list[int]:
     return answer or [int(logits[0, -1].argmax())]
 
 
-def scored_part(answer: list[int], blank_ids, sequence: bool) -> tuple[list[int], list[int]]:
+def scored_part(
+    answer: list[int] | tuple[int, ...], blank_ids, sequence: bool
+) -> tuple[list[int], list[int]]:
     """(forced, scored): the answer's tokens that are only fed to the model, and those whose probability counts behind
     them.
 

@@ -75,7 +75,7 @@ class ContributionResult:
         tokens: The tokens of the constraint.
     """
 
-    image: Path
+    image: Path | None
     view: str
     visual: dict[str, np.ndarray]
     to_last: np.ndarray
@@ -101,7 +101,7 @@ class AnswerPair:
     """A question about an image, and the answers of the unedited and the edited model."""
 
     question: str
-    image: Path
+    image: Path | None
     unedited: str
     edited: str
 
@@ -167,7 +167,7 @@ class Exploration:
     def restore(self, site: tuple[str, int, int]) -> Steps:
         """Restore another site (kind, position, layer) of the trace and see what the model says."""
         yield Step("Restoring the site")
-        self.trace_result = self._with_example(self.trace_result, site)
+        self.trace_result = self._with_example(self.trace_result, site)  # pyright: ignore[reportArgumentType]
 
     def compute_contributions(self) -> Steps:
         """Compute the contributions of visual tokens and of the constraint in all layers."""
@@ -270,7 +270,9 @@ class Exploration:
             again.append(self._ask(pair.question, pair.image, edited, pair.unedited))
         self.edits, self.edited, self.answers = edits, edited, tuple(again)
 
-    def _ask(self, question: str, image: Path, edited: VisionLanguageModel, unedited: str = "") -> AnswerPair:
+    def _ask(
+        self, question: str, image: Path | None, edited: VisionLanguageModel, unedited: str = ""
+    ) -> AnswerPair:
         unedited = unedited or self.model.generate_answer(image, question)
         answer = edited.generate_answer(image, question) if edited.edits else unedited
         return AnswerPair(question, image, unedited, answer)

@@ -33,6 +33,9 @@ class Panel:
     def _run(self, name: str, steps: Steps) -> None:
         self._run_action(name, steps, self.show)
 
+    def show(self) -> None:
+        """Draw the result."""
+
 
 class TracePanel(Panel):
     """The three runs and the maps of all sites; a click on a site restores it."""

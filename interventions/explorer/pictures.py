@@ -41,7 +41,7 @@ LARGEST = 600  # pixels of a side of a shown image
 _DRAWING = threading.RLock()
 
 
-def thumbnail(path: Path, side: int = LARGEST) -> bytes:
+def thumbnail(path: Path | None, side: int = LARGEST) -> bytes:
     """Return an image as PNG, at most `side` pixels wide and high; raise TestBedError if it cannot be read."""
     file = io.BytesIO()
     small_image(path, side).save(file, "PNG")

@@ -10,6 +10,7 @@ import json
 import re
 from math import isqrt
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -167,7 +168,7 @@ def _renamed(weights: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor],
     return renamed, done
 
 
-def _vision_config(settings: dict, weights: dict, heads: int, whole: int) -> tuple[SiglipVisionConfig, int]:
+def _vision_config(settings: dict, weights: dict, heads: int, whole: int) -> tuple[Any, int]:
     """Return the tower's configuration, sized by its weights, and the hidden state that the projector reads."""
     try:
         patches = weights["model.vision_tower.embeddings.patch_embedding.weight"]
@@ -177,7 +178,7 @@ def _vision_config(settings: dict, weights: dict, heads: int, whole: int) -> tup
         raise ModelError(
             f"source has no vision tower ({error.args[0]} is missing): name a merged checkpoint, not a LoRA."
         ) from error
-    known = TOWERS.get(settings.get("mm_vision_tower"), {})
+    known = TOWERS.get(settings.get("mm_vision_tower", ""), {})
     if known.get("hidden_size") == patches.shape[0]:
         heads, whole = heads or known["heads"], whole or known["layers"]
     if not heads or not whole:
@@ -194,7 +195,7 @@ def _vision_config(settings: dict, weights: dict, heads: int, whole: int) -> tup
     side, patch = isqrt(len(positions)), patches.shape[-1]
     config = SiglipVisionConfig(
         hidden_size=patches.shape[0], intermediate_size=hidden.shape[0], num_hidden_layers=layers,
-        num_attention_heads=heads, image_size=side * patch, patch_size=patch, vision_use_head=False,
+        num_attention_heads=heads, image_size=side * patch, patch_size=patch, vision_use_head=False,  # pyright: ignore[reportCallIssue]
     )
     return config, -1 if layers == whole - 1 else -2
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -121,7 +122,7 @@ def read_module(path: str, *, multimodal: bool, name: str, **options) -> torch.n
 
     Raises ModelError if weights are missing or have another shape; transformers would leave those random.
     """
-    auto = transformers.AutoModelForImageTextToText if multimodal else transformers.AutoModelForCausalLM
+    auto: Any = transformers.AutoModelForImageTextToText if multimodal else transformers.AutoModelForCausalLM
     try:
         module, report = auto.from_pretrained(
             path, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True,

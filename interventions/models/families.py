@@ -10,6 +10,7 @@ No other module depends on the family. nnsight's `rename` gives every family the
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 IMAGE = "<image>"  # how a chat format names the picture, whatever the tokenizer calls it
 
@@ -69,7 +70,7 @@ class Family:
         return {native: uniform for native, uniform in paths.items() if native != uniform}
 
 
-_PHI = {"final_norm": "final_layernorm", "w_proj": "fc2", "w_o": "dense"}
+_PHI: dict[str, Any] = {"final_norm": "final_layernorm", "w_proj": "fc2", "w_o": "dense"}
 
 FAMILIES = (
     # LLaVA-1.5 (CLIP + Vicuna) and every LLaVA over a Llama, grouped-query attention or not.

@@ -42,7 +42,8 @@ class VisionLanguageModel:
         self.traced, self.processor, self.name = traced, processor, name
         self.revision, self.remote = revision, remote
         self.server = server
-        self.edits, self.unedited = (), None  # see `edit.apply_edits`
+        self.edits: tuple = ()  # see `edit.apply_edits`
+        self.unedited: VisionLanguageModel | None = None
         self.config = traced._module.config
         self.family = family_row(self.config, name)
         if self.family.is_multimodal:
@@ -113,7 +114,7 @@ class VisionLanguageModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.module.dtype
+        return self.module.dtype  # pyright: ignore[reportReturnType]
 
     @property
     def quantization(self) -> str | None:
@@ -179,7 +180,7 @@ class VisionLanguageModel:
         """Return the chat format with `{question}`, and with one image token if there is a picture."""
         if protocol not in self.formats:
             raise ModelError(f"protocol {quoted(protocol)} is unknown: use one of {', '.join(self.formats)}.")
-        return self.formats[protocol].replace(families.IMAGE, self.image_token if image and self.is_multimodal else "")
+        return self.formats[protocol].replace(families.IMAGE, self.image_token if image and self.is_multimodal else "")  # pyright: ignore[reportArgumentType]
 
     def answer_joint(self, protocol: str = "paper") -> str:
         """Return what separates prompt and answer: a space, a line break or nothing."""
@@ -211,7 +212,7 @@ class VisionLanguageModel:
     def tokenize(self, text: str, n_visual: int) -> tuple[list[int], list[tuple[int, int]], str]:
         """Return token ids, character offsets, and the text they refer to, with `n_visual` image tokens per picture."""
         if self.is_multimodal:
-            text = text.replace(self.image_token, self.image_token * n_visual)
+            text = text.replace(self.image_token, self.image_token * n_visual)  # pyright: ignore[reportArgumentType]
         encoding = self.tokenizer(text, return_offsets_mapping=True)
         return encoding["input_ids"], [tuple(pair) for pair in encoding["offset_mapping"]], text
 

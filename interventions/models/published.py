@@ -17,6 +17,9 @@ from ..errors import ModelError
 from ..notebook import closest
 from .model import family_row
 
+# The configurations of transformers take more than they declare.
+# pyright: reportCallIssue=false
+
 SDPA = "sdpa"  # what `from_pretrained` chooses for these classes
 
 

@@ -13,7 +13,9 @@ from . import style
 from .style import styled
 from .words import token_label
 
-FLOW_LOOKS = dict(zip((VISUAL_TO_CONSTRAINT, VISUAL_TO_LAST, CONSTRAINT_TO_LAST), style.LOOKS, strict=False))
+FLOW_LOOKS: dict[str, style.Look] = dict(
+    zip((VISUAL_TO_CONSTRAINT, VISUAL_TO_LAST, CONSTRAINT_TO_LAST), style.LOOKS, strict=False)
+)
 
 
 @styled

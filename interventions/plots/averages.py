@@ -139,7 +139,7 @@ def effects_and_controls(frame: pd.DataFrame) -> Figure:
         axis.hlines(places, cells["low"], cells["high"], color=color, linewidth=1.4)
         axis.scatter(cells["effect"], places, s=18, marker=marker, color=[color] + ["white"] * (len(rows) - 1),
                      edgecolor=color, linewidth=0.9, zorder=3)
-        for place, n in zip(places, cells["n"].fillna(0).astype(int), strict=True):
+        for place, n in enumerate(cells["n"].fillna(0).astype(int)):
             axis.text(1.01, place, f"n = {n}", transform=axis.get_yaxis_transform(), va="center", fontsize=6)
         layer = cells["layer"].dropna()
         at = f", layer {int(layer.iloc[0])}" if len(layer) else ""

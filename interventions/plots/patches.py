@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -139,7 +140,7 @@ def _square(norms: np.ndarray) -> np.ndarray:
     return norms.reshape(side, side)
 
 
-def _lines(example) -> list[list[tuple[str, dict]]]:
+def _lines(example) -> list[list[tuple[Any, dict]]]:
     """The part, the question with its constraint in bold, and the answer."""
     before, constraint, after = example.question, "", ""
     if example.constraint:

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -118,7 +118,7 @@ def token_map(
     return style.heatmap(axis, grid, question_colors(kind, *limits), limits, names)
 
 
-def question_colors(kind: str, low: float, high: float) -> ListedColormap:
+def question_colors(kind: str, low: float, high: float) -> Colormap:
     """Return a color map palest at 0, with the kind's colors above and others below, equally strong on both sides.
 
     Unlike `averages.mean_colors`, which leaves noise of means white, it shows a question as it is.
@@ -141,7 +141,7 @@ def _answer_bars(axis: Axes, answers: pd.DataFrame, name: str) -> None:
         axis.text(p + 0.02, place, value, va="center", fontsize=6.5)
     axis.set_yticks(places, map(token_label, answers["token"]), parse_math=False)
     for label, is_answer in zip(axis.get_yticklabels(), answers["is_answer"], strict=True):
-        label.set_weight("bold" if is_answer else "normal")
+        label.set_fontweight("bold" if is_answer else "normal")
     axis.tick_params(axis="y", length=0)
     axis.set(xlim=(0, 1.18), ylim=(len(answers) - 0.1, -0.6), xticks=[0, 0.5, 1], title=name, xlabel="P(next token)")
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import itertools
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cache, wraps
 from pathlib import Path
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,7 +29,7 @@ from matplotlib.ticker import FixedFormatter, FuncFormatter, MaxNLocator, Multip
 from ..layers import early_layers, layer_range, spanned
 
 INK, FAINT, SHADE = "#333333", "#9a9a9a", "#ececec"
-STYLE = sns.axes_style("ticks") | sns.plotting_context("paper", font_scale=0.83) | {
+STYLE: dict[Any, Any] = sns.axes_style("ticks") | sns.plotting_context("paper", font_scale=0.83) | {
     "font.sans-serif": ["DejaVu Sans"],  # the same on every machine
     "figure.dpi": 120, "figure.labelsize": 8, "axes.titlesize": 9, "legend.title_fontsize": 9,
     "figure.constrained_layout.use": True,
@@ -60,7 +61,7 @@ ROLE_LABELS = {
 QUANTITIES = {"effect": "effect", "p_restored": "P(restored)"}
 BLUE, VERMILION, PURPLE, SKY_BLUE = (sns.color_palette("colorblind").as_hex()[index] for index in (0, 3, 4, 9))
 GREY = "#595959"
-Look = tuple[str, str, str]  # color, marker, line
+Look = tuple[str, str, Any]  # color, marker, line
 LOOKS: tuple[Look, ...] = ((BLUE, "o", "-"), (VERMILION, "s", "--"), (GREY, "^", ":"), (PURPLE, "D", "-."))
 EDGE = {"markeredgecolor": "white", "markeredgewidth": 0.4}
 CONTRIBUTION_LABEL, CONTRIBUTION_COLORS = "contribution ||a||", KIND_LOOKS["attention"][2]
@@ -103,8 +104,8 @@ def nothing_to_show(why: str) -> Figure:
 
 
 def panel_grid(
-    rows: Sequence, columns: Sequence, *, height: float, margin: float = 0.9, width: float = 2.0, sharex=True,
-    sharey=True,
+    rows: Collection, columns: Collection, *, height: float, margin: float = 0.9, width: float = 2.0,
+    sharex: bool | Literal["row", "col"] = True, sharey: bool | Literal["row", "col"] = True,
 ) -> tuple[Figure, np.ndarray]:
     """Return a figure and its axes [rows, columns], with shared scales; sizes are in inches, `width` a column's."""
     size = (margin + width * len(columns), height)
@@ -121,7 +122,7 @@ def name_panels(axes: np.ndarray, titles: Sequence[str], labels: Sequence[str], 
     for axis, name in zip(axes[0], titles, strict=False):
         axis.set_title(name)
     for axis, label, color in itertools.zip_longest(axes[:, 0], labels, colors, fillvalue=INK):
-        axis.set_ylabel(label, color=color)
+        axis.set_ylabel(label, color=color)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def quantity_of(frame: pd.DataFrame) -> str:
@@ -193,12 +194,12 @@ def heatmap(
     axis.set_yticks(np.arange(len(labels)) + 0.5, labels, parse_math=False)
     axis.tick_params(length=0)
     axis.set(xlabel="", ylabel="")
-    return axis.collections[0]
+    return axis.collections[0]  # pyright: ignore[reportReturnType]
 
 
 def color_bar(figure: Figure, picture, axes, label: str, **options) -> None:
     """Draw a color bar without an outline, with few ticks."""
-    bar = figure.colorbar(picture, ax=axes, **({"pad": 0.015, "shrink": 0.95} | options))
+    bar = figure.colorbar(picture, ax=axes, **(dict[str, Any](pad=0.015, shrink=0.95) | options))
     bar.set_label(label)
     bar.outline.set_visible(False)
     bar.locator = MaxNLocator(4)

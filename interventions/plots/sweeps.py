@@ -76,7 +76,7 @@ def peak_histograms(frame: pd.DataFrame, *, n_layers: int, window_rule: str = "c
     labels = [f"{name}\n{KIND_LOOKS[kind][0]}".replace(", ", ",\n") for name, kind in rows]
     style.name_panels(axes, titles, labels, [looks[name][0] for name, _ in rows])
     for axis, (_, window) in zip(axes[-1], columns, strict=True):
-        axis.set_xlabel(style.window_label(window, window_rule))
+        axis.set_xlabel(style.window_label(window, window_rule))  # pyright: ignore[reportArgumentType]
     style.layer_axis(axes[0, 0], n_layers)
     axes[0, 0].set_ylim(0, 1.02)
     figure.supylabel("share of questions with their peak there (dashed: mean layer)")

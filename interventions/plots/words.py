@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
 
@@ -40,7 +41,7 @@ def write_heading(axis: Axes, text: str) -> None:
 
 def write_lines(axis: Axes, lines: Iterable[Iterable[tuple[str, dict]]], size: float = 8, gap: float = 3) -> None:
     """Lines of pieces (text, font properties), from the panel's upper left corner."""
-    rows = [
+    rows: list[Artist] = [
         HPacker(children=[TextArea(text, textprops={"size": size, "parse_math": False} | look) for text, look in line],
                 pad=0, sep=0, align="baseline")
         for line in lines

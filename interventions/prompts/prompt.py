@@ -127,7 +127,7 @@ def in_format(model, question: str, has_image: bool, protocol: str = "paper") ->
     return template, question.rstrip("?").rstrip() if "{question}?" in template else question
 
 
-def resolve_positions(prompt: Prompt, positions, error=PromptError) -> tuple[int, ...]:
+def resolve_positions(prompt: Prompt, positions, error: type[Exception] = PromptError) -> tuple[int, ...]:
     """Return the sorted positions of indices and role names (one or several), without duplicates."""
     if isinstance(positions, (str, Integral)) or not hasattr(positions, "__iter__"):
         positions = (positions,)
@@ -140,7 +140,7 @@ def resolve_positions(prompt: Prompt, positions, error=PromptError) -> tuple[int
             chosen.update(prompt.positions(entry))
         elif isinstance(entry, bool) or not hasattr(entry, "__index__"):
             raise error(f"positions holds {quoted(entry)}: use indices, whole numbers, or names of roles.")
-        elif not -len(prompt) <= entry < len(prompt):
+        elif not -len(prompt) <= entry < len(prompt):  # pyright: ignore[reportOperatorIssue]
             raise error(f"positions holds {entry}, but the prompt has {len(prompt)} tokens.")
         else:
             chosen.add(int(entry) % len(prompt))

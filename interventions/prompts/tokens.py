@@ -67,7 +67,7 @@ def check_token_ids(model, name: str, ids, error: type[ValueError] = PromptError
     """Return token ids as plain integers. Raises `error` for an id outside the vocabulary."""
     size, checked = model.config.get_text_config().vocab_size, []
     for token in ids:
-        if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= token < size:
+        if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= token < size:  # pyright: ignore[reportOperatorIssue]
             raise error(f"{name} must be token ids, whole numbers from 0 to {size - 1}, not {quoted(token)}.")
         checked.append(int(token))
     return tuple(checked)

@@ -108,7 +108,7 @@ def with_retries(request: Callable[[], httpx.Response], longest: float) -> httpx
     def give_up(state: RetryCallState) -> NoReturn:
         error = state.outcome.exception()
         if state.seconds_since_start > longest:
-            raise error
+            raise error  # pyright: ignore[reportGeneralTypeIssues]
         raise JobFailed(str(error)) from error
 
     def count_and_tell(state: RetryCallState) -> None:

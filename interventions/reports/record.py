@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -156,7 +157,7 @@ def environment(model) -> dict:
     }
 
 
-def _plain(value):
+def _plain(value) -> Any:
     """Return `value` for JSON: numpy scalars unpacked, NaN and missing values as None, other objects as text."""
     if isinstance(value, Mapping):
         return {str(name): _plain(entry) for name, entry in value.items()}

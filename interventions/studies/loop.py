@@ -193,7 +193,7 @@ def release_frames(error: BaseException) -> None:
     errors = [error]
     for one in errors:
         one.add_note("".join(traceback.format_tb(one.__traceback__)))
-        one.__traceback__ = one.__intervention_tb__ = None
+        one.__traceback__ = one.__intervention_tb__ = None  # pyright: ignore[reportAttributeAccessIssue]
         errors += [cause for cause in (one.__cause__, one.__context__) if cause is not None and cause not in errors]
 
 

@@ -44,7 +44,7 @@ def resolve_window(name: str, value: int | str, n_layers: int) -> int:
 
 def window_list(name: str, value: int | str) -> list[int | str]:
     """Return the windows of a parameter as they are written: one, or several separated by commas."""
-    windows = [value] if isinstance(value, int) else listed(value) or [""]
+    windows: list[int | str] = [value] if isinstance(value, int) else [*listed(value)] or [""]
     for window in windows:
         parse_window(name, window)
     return windows

@@ -190,13 +190,13 @@ def _item_table(model, pool: Candidates, settings: dict, remote, item: Item) -> 
     prompt = clean_prompt(model, item, Conditions())
     groups = {role: _substitutions(pool, settings, item, role, model, prompt) for role in _open_roles(item)}
     corrupted = [[one.corrupted for one in group] for group in groups.values()]
-    run, probabilities = run_candidates(model, prompt, item, corrupted, settings["max_p"], remote)
+    run, probabilities = run_candidates(model, prompt, item, corrupted, settings["max_p"], remote)  # pyright: ignore[reportArgumentType]
     rows = []
     for (role, group), p in zip(groups.items(), probabilities, strict=True):
         good = [i for i, one in enumerate(p) if group[i].equal_length and one <= settings["max_p"] * run["p_clean"]]
         best = good[0] if good else int(np.argmin(p)) if p else None
-        row = _row(pool, item, role, "chosen", group[best] if p else None)
-        rows.append(row | run | {"tried": len(p), "p_corrupted": p[best] if p else np.nan})
+        row = _row(pool, item, role, "chosen", group[best] if best is not None else None)
+        rows.append(row | run | {"tried": len(p), "p_corrupted": p[best] if best is not None else np.nan})
     # `reason` says why an item could not be asked; one without a candidate could.
     return pd.DataFrame(rows).rename(columns={"reason": "why_none"}).assign(reason="")
 

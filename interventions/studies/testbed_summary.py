@@ -88,7 +88,7 @@ def example_items(testbed: TestBed, n: int, seed: int = 0) -> list[Item]:
                 looks = {item.question, item.entity, item.image} - {None, ""}
                 repeats[item] = bool(seen & looks)
                 seen |= set() if repeats[item] else looks
-            chosen += sorted(repeats, key=repeats.get)[:n]
+            chosen += sorted(repeats, key=repeats.__getitem__)[:n]
     return chosen
 
 

@@ -84,8 +84,8 @@ class Candidates:
     def why_none(self, item: Item, role: str) -> str:
         """Return the reason why no candidate could be used."""
         visual = role == "visual"
-        kind = visual_kind(item.question, item.visual_constraint)[0] if visual else text_form(item.text_constraint)
         constraint = getattr(item, f"{role}_constraint")
+        kind = visual_kind(item.question, constraint)[0] if visual else text_form(constraint)
         if kind is None or kind[0] not in FORMS.keys() | kinds().keys():
             return f"unknown kind: {constraint!r} is of none in {KINDS_FILE.name}, and nothing in the test bed fits"
         return f"no candidate fits: all for {constraint!r} share an answer or a word with the item, or are refused"
@@ -109,14 +109,15 @@ class Candidates:
                 self._replacements[*group, form, capital][item.text_replacement] = None
 
     def _sources(self, item: Item, role: str) -> Iterator[tuple[str, Iterable[str]]]:
-        group, capital = (item.part, item.relation), getattr(item, f"{role}_constraint")[0].isupper()
+        constraint = getattr(item, f"{role}_constraint")
+        group, capital = (item.part, item.relation), constraint[0].isupper()
         if role == "text":
-            form = text_form(item.text_constraint)
+            form = text_form(constraint)
             if item.entity:
                 yield "entity", self._texts.get((*group, form, item.entity), ())
             yield "constraint", self._texts.get((*group, form, None), ())
             yield "kind", form.names if isinstance(form, Kind) else ()
-            yield "form", other_forms(item.text_constraint)
+            yield "form", other_forms(constraint)
             yield "replacement", self._replacements.get((*group, form, capital), ())
             return
         kind, source = visual_kind(item.question, item.visual_constraint)

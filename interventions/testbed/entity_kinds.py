@@ -97,7 +97,7 @@ def other_forms(constraint: str) -> list[str]:
     if form != "letter":
         last = max(_LAST_YEAR, int(now)) if form == "year" else int(now) + _FAR
         others = map(str, range(max(1, int(now) - _FAR), min(last, int(now) + _FAR) + 1))
-    return [around.replace("{}", other) for other in others if other != now and len(other) == len(now)]
+    return [str(around).replace("{}", other) for other in others if other != now and len(other) == len(now)]
 
 
 def _without_article(phrase: str) -> str:

@@ -21,7 +21,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
-def load_image(image: str | Path | Image.Image) -> Image.Image:
+def load_image(image: str | Path | Image.Image | None) -> Image.Image:
     """Return an image as RGB in 8 bits, upright, with transparent parts on white (`on_white`).
 
     Args:
@@ -46,7 +46,7 @@ def load_image(image: str | Path | Image.Image) -> Image.Image:
         raise TestBedError(_unreadable(named, _problem_of(error, Path(image)))) from error
 
 
-def small_image(path: str | Path, side: int) -> Image.Image:
+def small_image(path: str | Path | None, side: int) -> Image.Image:
     """Load an image and shrink it to at most `side` pixels wide and high."""
     image = load_image(path)
     image.thumbnail((side, side))
@@ -65,7 +65,7 @@ def on_white(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def on_square(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
+def on_square(image: Image.Image, color: tuple[int, ...]) -> Image.Image:
     """Return the image centered in a square of its longer side, as the original code of LLaVA and Bunny does."""
     width, height = image.size
     side = max(width, height)

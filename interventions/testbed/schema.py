@@ -189,9 +189,9 @@ class TestBed:
 def _missing(question: str, visual_constraint: str, text_constraint: str | None) -> str:
     """Why the constraints cannot be found in a question, as the end of a sentence, or ""."""
     spans = {}
-    for name, phrase in (("visual", visual_constraint), ("text", text_constraint)):
+    for phrase, pair in ((visual_constraint, (visual_constraint, None)), (text_constraint, ("", text_constraint))):
         try:
-            spans |= constraint_spans(question, *((phrase, None) if name == "visual" else ("", phrase)))
+            spans |= constraint_spans(question, *pair)
         except PromptError:
             return f"the constraint {quoted(phrase)} is not a contiguous part of the question {quoted(question)}"
     if len(spans) == 2 and overlap(*spans.values()):

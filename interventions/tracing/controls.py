@@ -217,7 +217,7 @@ def _moved(prompt: Prompt, corrupted: CorruptedPrompt, position: int, draw: str)
               if c > max(prompt.visual, default=0) and prompt.tokens[c] not in words]
     others = [c for c in others if c < position] or others
     source = others[int.from_bytes(seeded_hash(draw)) % len(others)]
-    alignment = [None] * len(prompt)
+    alignment: list[int | None] = [None] * len(prompt)
     alignment[source] = corrupted.alignment[position]
     first = min(corrupted.first_corrupted, source)  # the clean run is recorded from there on
     return replace(corrupted, alignment=tuple(alignment), first_corrupted=first), source

@@ -29,6 +29,9 @@ from ..testbed import TestBed, load_testbed
 from .causal_trace import KINDS
 from .precision import DTYPES, REFERENCE
 
+# Pydantic reads the values of a Literal from a tuple.
+# pyright: reportInvalidTypeForm=false
+
 
 class TraceParameters(SampleParameters):
     """The parameters shared by notebooks that trace; each notebook adds its window or windows."""
@@ -62,7 +65,8 @@ class TraceParameters(SampleParameters):
     def _windows(self) -> dict[str, list[int | str]]:
         """Return the notebook's window parameters, name -> windows as written."""
         found = {name: [getattr(self, name)] for name in ("window", "compared_window") if hasattr(self, name)}
-        return found | ({"windows": window_list("windows", self.windows)} if hasattr(self, "windows") else {})
+        windows = getattr(self, "windows", None)
+        return found | ({} if windows is None else {"windows": window_list("windows", windows)})
 
     def window_in(self, model: VisionLanguageModel, name: str = "window") -> int:
         """Return how many layers a parameter's window has in this model."""
@@ -97,7 +101,9 @@ class TraceParameters(SampleParameters):
     def conditions_with(self, **changes) -> Conditions:
         """Return the conditions with some of their fields changed."""
         names = ("protocol", "window_rule", "corruption", "corrupted", "noise_samples")
-        return Conditions(**{name: getattr(self, name) for name in names} | {"noise_seed": self.seed} | changes)
+        values: dict[str, typing.Any] = {name: getattr(self, name) for name in names}
+        values |= {"noise_seed": self.seed} | changes
+        return Conditions(**values)
 
 
 class Fig1Parameters(TraceParameters):

@@ -72,7 +72,7 @@ def ask_about(
 
 def _replaced(question: str, marks: Marks) -> list[str]:
     """The questions with each replacement: first of the visual constraint, then of the text constraint."""
-    visual, text = marks.visual_constraint, marks.text_constraint
+    visual, text = marks.visual_constraint, marks.text_constraint or ""
     return [substituted(question, visual, phrase) for phrase in marks.visual_replacements] + [
         substituted(question, text, phrase, last=True) for phrase in marks.text_replacements
     ]

@@ -97,7 +97,7 @@ class Endpoint:
             self.requests += 1
             self.repeated += request.headers.get("x-stainless-retry-count", "0") != "0"
 
-    def _request(self, messages: list[dict], schema: dict) -> str:
+    def _request(self, messages: list, schema: dict) -> str:
         """The body of the endpoint's answer."""
         wished = {
             "temperature": 0,

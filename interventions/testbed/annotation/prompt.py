@@ -177,7 +177,7 @@ def _example(row, where: str) -> Example:
         raise TestBedError(f"{where}: it must be an object with a question.")
     question = normalize(question)
     marks, broken = read_marks(Question("", question), json.dumps(row))
-    if broken or not marks.visual_constraint:
+    if broken or marks is None or not marks.visual_constraint:
         raise TestBedError(f"{where}: {broken or 'it has no visual_constraint'}.")
     return Example(row.get("part", ""), question, marks)
 
@@ -200,7 +200,7 @@ def _constraints(question: str, row: dict) -> Marks:
     if wrong:
         raise _Broken(f'"visual_constraint" {visual!r} is not usable: {wrong}')
     visual_span = find_phrase(question, visual, "visual_constraint", last=False)
-    if not (text or "").strip():
+    if text is None or not text.strip():
         return Marks(question[slice(*visual_span)])
     wrong = _text_problem(question, text)
     if wrong:

@@ -66,7 +66,7 @@ def read_json(path: str | Path):
 
 def read_known(path: str | Path = KNOWN_FACTS) -> list[dict]:
     """Return ROME's facts: subject, attribute, template, prompt and relation_id, each a text."""
-    names = dict.fromkeys(("subject", "attribute", "template", "prompt", "relation_id"), str)
+    names: dict[str, type] = dict.fromkeys(("subject", "attribute", "template", "prompt", "relation_id"), str)
     return [{name: normalize(fact[name]) for name in names} for fact in _records(path, read_json(path), names)]
 
 
@@ -93,7 +93,7 @@ def read_okvqa(questions: str | Path, annotations: str | Path) -> tuple[list[dic
     asked = _member(questions, "questions", {"question_id": int, "image_id": int, "question": str})
     answers = {}
     for entry in _member(annotations, "annotations", {"question_id": int, "answers": list}):
-        texts = [answer.get("answer") if isinstance(answer, dict) else None for answer in entry["answers"]]
+        texts: list = [answer.get("answer") if isinstance(answer, dict) else None for answer in entry["answers"]]
         if len(texts) != N_ANNOTATORS or not all(isinstance(text, str) for text in texts):
             raise TestBedError(
                 f"{Path(annotations).name}: question {entry['question_id']} has no ten answers: is it OK-VQA's file?"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -72,7 +73,7 @@ class NewTestBed:
         self._making.__exit__(*error)
 
     def add_rows(
-        self, part: str, source: str, entries: Iterable[tuple[str, object]], add: Callable[[Row, object], None]
+        self, part: str, source: str, entries: Iterable[tuple[str, Any]], add: Callable[[Row, Any], None]
     ) -> None:
         """Add a row for every (question, entry): `add(row, entry)` calls `keep` or raises LeftOut."""
         entries, before = list(entries), sum(row.part == part for row in self.rows)

@@ -73,7 +73,7 @@ def import_released(
         "known": lambda: _join_known(known),
         "movies": lambda: _not_given("--films") if films is None else _join_films(films),
         "okvqa": lambda: _not_given("--okvqa-questions and --okvqa-annotations") if okvqa_questions is None
-        else _join_okvqa(okvqa_questions, okvqa_annotations),
+        else _join_okvqa(okvqa_questions, okvqa_annotations),  # pyright: ignore[reportArgumentType]
     }
     joined = {"known": [known], "movies": [films], "okvqa": [okvqa_questions, okvqa_annotations]}
     given = [path for part in found for path in joined[part] if path is not None]
@@ -184,7 +184,7 @@ def _join_films(path: str | Path) -> Callable:
 def _join_okvqa(questions: str | Path, annotations: str | Path) -> Callable:
     asked, answers = read_okvqa(questions, annotations)
     by_text = {(entry["image_id"], _plain(entry["question"])): entry["question_id"] for entry in asked}
-    by_image: dict[int, list[dict]] = {}
+    by_image: dict[int | None, list[dict]] = {}
     for entry in asked:
         by_image.setdefault(entry["image_id"], []).append(entry)
 

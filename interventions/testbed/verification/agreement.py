@@ -126,4 +126,5 @@ def _kappa(verdicts: np.ndarray, seed: int) -> tuple[float, float, float]:
         resamples = 1 - differ / ((n - first) * second / n + first * (n - second) / n)
     if np.isnan(value) or n == 1:
         return value, np.nan, np.nan
-    return value, *map(float, np.nanquantile(resamples, (0.025, 0.975)))
+    low, high = np.nanquantile(resamples, (0.025, 0.975))
+    return value, float(low), float(high)

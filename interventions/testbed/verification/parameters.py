@@ -13,6 +13,9 @@ from .decisions import DecisionLog, default_log
 from .outcomes import with_set_aside
 from .rounds import ONLY, Verification
 
+# Pydantic reads the values of a Literal from a tuple.
+# pyright: reportInvalidTypeForm=false
+
 
 class VerifyParameters(NotebookParameters):
     """notebooks/verify.ipynb"""

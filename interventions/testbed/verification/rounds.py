@@ -40,7 +40,7 @@ class ShownPhrases:
     @classmethod
     def of(cls, item: Item, comment: str = "") -> ShownPhrases:
         texts = (item.visual_constraint, item.text_constraint, item.visual_replacement, item.text_replacement)
-        return cls(*(text or "" for text in texts), comment)
+        return cls(*(text or "" for text in texts), comment=comment)
 
 
 class Verification:

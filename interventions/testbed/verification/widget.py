@@ -48,7 +48,7 @@ class VerifyWidget(anywidget.AnyWidget):
         item = self.verification.item if self.verification.items else None
         with self.hold_sync():
             if item != self._drawn:
-                self.image, self._problem = picture(item)
+                self.image, self._problem = picture(item)  # pyright: ignore[reportArgumentType]
                 self._drawn = item
             self.state = self.verification.state() | {"answered": answered, "image_problem": self._problem}
 
