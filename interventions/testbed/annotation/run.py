@@ -64,7 +64,7 @@ class Requests:
             raise TestBedError(
                 "price_in and price_out must both be dollars per million tokens, not {!r} and {!r}.".format(*prices)
             )
-        return prices
+        return prices  # pyright: ignore[reportReturnType]
 
 
 def annotate(
