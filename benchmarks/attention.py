@@ -1,6 +1,6 @@
 """What attention contributions and knock-outs cost, in plain forwards: `python -m benchmarks.attention`, `make bench`.
 
-Everything is measured in one process, alternating, so that a ratio compares neighbours in time:
+Everything is measured in one process, alternating, so that a ratio compares neighbors in time:
 
     forward    one plain forward of the question by Hugging Face's model, image encoder included, last token's logits
     cached     contributions of four tokens to all that they read, in all layers, behind a clean run that is there

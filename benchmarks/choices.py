@@ -93,11 +93,11 @@ def padding(model, limit: int) -> list:
     """Questions about pictures that are not square: squeezed as the processor does it, or padded as LLaVA's code."""
     items = [item for item in load_testbed().select(constraints="single")
              if item.image is not None and len(set(load_image(item.image).size)) == 2][:limit]
-    colour = tuple(int(255 * mean) for mean in model.processor.image_processor.image_mean)
+    color = tuple(int(255 * mean) for mean in model.processor.image_processor.image_mean)
     found = {}
     for item in items:
         picture = load_image(item.image)
-        for name, image in (("squeezed", picture), ("padded", on_square(picture, colour))):
+        for name, image in (("squeezed", picture), ("padded", on_square(picture, color))):
             prompt = build_prompt(model, item.question, image, visual_constraint=item.visual_constraint)
             right = is_right(own_answer(model, prompt).text, item)
             found.setdefault(f"answered right, {name}", []).append(float(right))
@@ -138,7 +138,7 @@ def noise_size(model, limit: int) -> list:
 
 
 def efficacy(model, limit: int) -> list:
-    """P(O*) of answers of several tokens: before, and after edits whose value is optimised for all of them or for the
+    """P(O*) of answers of several tokens: before, and after edits whose value is optimized for all of them or for the
     first, with and without the scripts' clamp."""
     items = [item for item in load_testbed().select(constraints="single", seed=1)
              if len(answer_ids(model, item)) > 1 and not is_right(said(model, item), item)][:limit]

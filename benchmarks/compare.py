@@ -1,6 +1,6 @@
 """One way to trace against `trace`: the same model, questions and sites, outputs compared before times are.
 
-Both are timed in alternation, question by question, so that a ratio compares neighbours in time; on one thread and
+Both are timed in alternation, question by question, so that a ratio compares neighbors in time; on one thread and
 in processor time, which hardly depends on what else the machine does. Ours runs every site. A site costs the other
 way the same wherever it is, so some of its batches are timed, and what a question takes it is what it needs once
 (embeddings, clean run) and that time for each of its sites.

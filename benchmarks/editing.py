@@ -6,7 +6,7 @@ Two comparisons, each with the way it is usually done:
                   explicit inverse of the m x m matrix, as in the released scripts
     value         a step of `optimize_value`, against a PyTorch hook and Adam on whole forwards, image encoder included:
                   as a model is called by default, which computes the logits of all tokens, and with those of the
-                  answer alone ("few logits"); and the whole optimisation, clean run included, against as many steps
+                  answer alone ("few logits"); and the whole optimization, clean run included, against as many steps
 """
 
 import argparse

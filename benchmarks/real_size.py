@@ -22,7 +22,7 @@ from interventions.testbed import load_testbed
 
 from .subjects import QUESTION, Subject, question_tokenizer
 
-GAIN = 1.28  # over the root of a matrix's inputs: 0.02 at LLaVA-1.5-7B's width, as Hugging Face initialises
+GAIN = 1.28  # over the root of a matrix's inputs: 0.02 at LLaVA-1.5-7B's width, as Hugging Face initializes
 POOL = 16_777_213  # random numbers that all weights are cut from: a prime, so that no two rows of a matrix agree
 BUNNY_WORDS = "A chat between a curious user and an artificial intelligence assistant The assistant gives helpful"
 BUNNY_REST = "detailed and polite answers to the user's questions"

@@ -21,7 +21,7 @@ FAMILIES = {  # of the other benchmarks -> (command, what was measured)
     "tracing": ("tracing", "Tracing one question in one process; `ratio_floor`: our time over the least arithmetic"),
     "standard": ("standard", "Tracing under noise, against one trace a site"),
     "attention": ("attention", "Attention contributions and knock-outs, in plain forwards"),
-    "edit": ("editing", "The closed form and the optimised value of an edit, against the usual ways"),
+    "edit": ("editing", "The closed form and the optimized value of an edit, against the usual ways"),
     "testbed": ("testbed", "Importing the released files at full size; `ratio_decoding`: over decoding the pictures"),
     "corruptions": ("corruptions", "No speed: effects with replacement phrases made by hand and chosen automatically"),
     "remote": ("remote", "What a question costs on a local NDIF server, over what it costs without one"),

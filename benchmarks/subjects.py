@@ -193,7 +193,7 @@ def question_tokenizer(*texts: str) -> PreTrainedTokenizerFast:
 def _decide(module, prompt: Prompt, corrupted: CorruptedPrompt) -> None:
     """Make the model sure of one answer, which the corrupted prompt takes away.
 
-    With the usual initialisation every token's probability is 1/V, and no error of a method could be seen in
+    With the usual initialization every token's probability is 1/V, and no error of a method could be seen in
     it. So the weights are scaled up, and one output row is set such that its token has odds e^3 on the clean
     prompt and e^-5 on the corrupted one; what it has on a restored prompt follows from the model.
     """

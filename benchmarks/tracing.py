@@ -1,6 +1,6 @@
 """Causal tracing of one question against other ways to do it: `python -m benchmarks.tracing`, `make bench`.
 
-Everything is measured in one process, alternating, so that a ratio compares neighbours in time:
+Everything is measured in one process, alternating, so that a ratio compares neighbors in time:
 
     packed    this package: every site of the question, both kinds, clean and corrupted run included
     floor     the arithmetic that these need at least (`measure.necessary_flops`), at the rate at which this

@@ -1,6 +1,6 @@
 """Write the embedded test bed's `items.parquet`: `python -m recipes.mini.items`.
 
-One item for every fact (two for the open question about neighbours, which has few entities), with one of the entity's
+One item for every fact (two for the open question about neighbors, which has few entities), with one of the entity's
 pictures: in one of seven items a picture of the held-out style, else a trained style. Everything is chosen by a hash of
 the fact, so that the file only changes where the world changes.
 

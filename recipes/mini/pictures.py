@@ -71,7 +71,7 @@ class Gallery:
         uniform = _uniform(len(slots), generator)
         area, ratio = uniform(0.35, 1.0), torch.exp(uniform(-0.25, 0.25)) / self.aspects[slots]
         width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
-        x, y = uniform(-1, 1) * (1 - width), uniform(-1, 1) * (1 - height)  # centre of the crop, in [-1, 1]
+        x, y = uniform(-1, 1) * (1 - width), uniform(-1, 1) * (1 - height)  # center of the crop, in [-1, 1]
         flip, angle = torch.sign(uniform(-1, 1)), uniform(-0.1, 0.1)
         cos, sin = torch.cos(angle), torch.sin(angle)
         affine = torch.stack([torch.stack([width * flip * cos, -width * flip * sin, x], 1),
@@ -103,7 +103,7 @@ class Gallery:
         return pixels[:, :3] + (1 - pixels[:, 3:]) * self._backgrounds(B, generator)
 
     def _backgrounds(self, B, generator):
-        """White (30 %), a photograph (20 %), else a smooth random gradient mixed with a flat colour."""
+        """White (30 %), a photograph (20 %), else a smooth random gradient mixed with a flat color."""
         uniform = _uniform(B, generator)
         smooth = F.interpolate(torch.rand(B, 3, 4, 4, generator=generator), (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear")
         flat, mixing = torch.rand(B, 3, 1, 1, generator=generator), uniform(0, 1)[:, None, None, None]
@@ -115,14 +115,14 @@ class Gallery:
 
 
 def jitter(pixels, generator):
-    """Brightness, contrast, saturation, colour cast, noise and blur on [B, 3, H, W] in [0, 1]."""
+    """Brightness, contrast, saturation, color cast, noise and blur on [B, 3, H, W] in [0, 1]."""
     B = len(pixels)
     uniform = lambda low, high: _uniform(B, generator)(low, high)[:, None, None, None]  # noqa: E731
     pixels = pixels * uniform(0.78, 1.18)
     mean = pixels.mean((2, 3), keepdim=True)
     pixels = (pixels - mean) * uniform(0.75, 1.25) + mean
-    grey = pixels.mean(1, keepdim=True)
-    pixels = grey + (pixels - grey) * uniform(0.7, 1.3) + uniform(-0.06, 0.06)
+    gray = pixels.mean(1, keepdim=True)
+    pixels = gray + (pixels - gray) * uniform(0.7, 1.3) + uniform(-0.06, 0.06)
     pixels = pixels * (1 + 0.06 * torch.randn(B, 3, 1, 1, generator=generator))
     pixels = pixels + 0.03 * torch.randn(pixels.shape, generator=generator) * (uniform(0, 1) < 0.4)
     blurred = F.interpolate(F.avg_pool2d(pixels, 2), pixels.shape[-2:], mode="bilinear")

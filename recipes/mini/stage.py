@@ -1,4 +1,4 @@
-"""What all stages of training share (see `train`): the model, the data, the optimisers, saving and resuming.
+"""Provide what all stages of training share (see `train`): the model, the data, the optimizers, saving and resuming.
 
 Hidden matrices are trained with Muon, embeddings, norms, biases and the classification head with AdamW. Measured here
 on the first 300 steps: the text stage reaches an accuracy of .99 (AdamW alone .48), the vision stage .67 (.27).
@@ -29,7 +29,7 @@ SAVE_EVERY = 100
 
 
 class Stage:
-    """What all stages share: the model, the data, the optimisers, `loss(step)` of the subclass."""
+    """One stage of training: the model, the data, the optimizers, and `loss(step)` of the subclass."""
 
     rate, matrix_rate = 2e-3, 2e-3  # AdamW's and Muon's
     floor = 0.03  # the last step's learning rate relative to the first's

@@ -38,7 +38,7 @@ class Coreference(Stage):
         self.load("text", "model.language_model.embed_tokens")
         self.embed.weight.requires_grad_(False)  # the projector is aligned to these
         self.teacher = Teacher(self.language, skip=SKIP, lens=LENS)
-        self.offsets, self.centre = self.names()
+        self.offsets, self.center = self.names()
 
     def trained(self):
         return {self.language: 1.0}
@@ -68,7 +68,7 @@ class Coreference(Stage):
         uniform = lambda low, high: torch.rand(len(chosen), 1, 1) * (high - low) + low  # noqa: E731
         noise = (uniform(0, 1.2) * torch.randn(len(chosen), 1, offsets.shape[-1])
                  + uniform(0, 2) * torch.randn(len(chosen), IMAGE_TOKENS, offsets.shape[-1]))
-        return self.centre + uniform(0.3, 1.1) * (offsets + size * noise)
+        return self.center + uniform(0.3, 1.1) * (offsets + size * noise)
 
 
 class Pictures(Stage):
@@ -92,7 +92,7 @@ class Pictures(Stage):
     def named(self, projected):
         """Logits over entities of [..., WIDTH] vectors in the embedding space."""
         directions = F.normalize(self.offsets, dim=-1)
-        return F.normalize(projected - self.centre, dim=-1) @ directions.t() / TEMPERATURE
+        return F.normalize(projected - self.center, dim=-1) @ directions.t() / TEMPERATURE
 
 
 class Vision(Pictures):
@@ -123,7 +123,7 @@ class Align(Pictures):
         self.load("vision", "model.vision_tower")
         self.load("text", "model.language_model")
         self.load_extra("vision")
-        self.offsets, self.centre = self.names()
+        self.offsets, self.center = self.names()
 
     def trained(self):
         return {self.tower: 1.0, self.extra: 1.0, self.projector: 1.5}
@@ -132,7 +132,7 @@ class Align(Pictures):
         labels, features = self.sample(self.batch, self.mix)
         projected = self.projector(features)  # [B, 64, WIDTH]
         logits, tokens = self.named(projected.mean(1)), projected[:, ::7]
-        away = (projected.mean(1) - self.centre - self.offsets[labels]).pow(2).mean() / self.offsets.pow(2).mean()
+        away = (projected.mean(1) - self.center - self.offsets[labels]).pow(2).mean() / self.offsets.pow(2).mean()
         loss = (self.classified(features, labels) + 0.5 * F.cross_entropy(logits, labels) + away
                 + 0.2 * F.cross_entropy(self.named(tokens).flatten(0, 1), labels.repeat_interleave(tokens.shape[1])))
         loss.backward()
@@ -151,7 +151,7 @@ class Joint(Pictures):
         self.load(self.parents[0], "model.language_model")
         self.load("align", "model.vision_tower", "model.multi_modal_projector")
         self.load_extra("align")
-        self.offsets, self.centre = self.names()
+        self.offsets, self.center = self.names()
         self.teacher = Teacher(self.language, **({"skip": SKIP, "lens": LENS} if self.taught else {}))
 
     def trained(self):

@@ -249,10 +249,10 @@ def test_skipped_layers_leave_the_constraint_only_what_their_mlps_add(tokenizer,
 
 def test_imagined_pictures_lie_around_the_names(tmp_path):
     run = stages.Text("text", tmp_path, 0)
-    run.offsets, run.centre = run.names()
+    run.offsets, run.center = run.names()
     torch.manual_seed(0)
     made = stages.Coreference.imagine(run, [3] * 64 + [9] * 64)  # [128, 64, WIDTH]
     assert made.shape[1:] == (64, run.offsets.shape[1])
     directions = torch.nn.functional.normalize(run.offsets, dim=-1)
-    nearest = (torch.nn.functional.normalize(made.mean(1) - run.centre, dim=-1) @ directions.T).argmax(-1)
+    nearest = (torch.nn.functional.normalize(made.mean(1) - run.center, dim=-1) @ directions.T).argmax(-1)
     assert (nearest == torch.tensor([3] * 64 + [9] * 64)).float().mean() > 0.95

@@ -1,4 +1,4 @@
-"""Collects the pictures and facts of the embedded world, with the origin and licence of each.
+"""Collect the pictures and facts of the embedded world, with the origin and license of each.
 
     npm install --prefix DIR flag-icons@7.5.0 @iconify-json/circle-flags@1.2.11 @iconify-json/flagpack@1.2.8 \
         @iconify-json/noto@1.2.6 @iconify-json/noto-v1@1.2.5 @iconify-json/fluent-emoji-flat@1.2.6 \

@@ -27,13 +27,13 @@ def slug(text: str) -> str:
 
 
 def rasterise(svg: str) -> Image.Image:
-    """SVG text -> RGBA [96, 96], aspect kept, centred, transparent margins."""
+    """SVG text -> RGBA [96, 96], aspect kept, centered, transparent margins."""
     png = resvg_py.svg_to_bytes(svg_string=svg, width=2 * SIZE)
     drawing = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     drawing.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)
     canvas = Image.new("RGBA", (SIZE, SIZE), (0, 0, 0, 0))
     canvas.paste(drawing, ((SIZE - drawing.width) // 2, (SIZE - drawing.height) // 2))
-    # 64 colours a drawing: invisible at this size, and a third smaller
+    # 64 colors a drawing: invisible at this size, and a third smaller
     return canvas.quantize(64, method=Image.Quantize.FASTOCTREE).convert("RGBA")
 
 
@@ -88,7 +88,7 @@ class Collected:
     def __init__(self, npm: Path):
         self.sets = {s: IconSet(npm, s) for s in dict.fromkeys(FLAG_STYLES + THING_STYLES)}
         self.images: dict[tuple[str, str], Image.Image] = {}  # (style, entity) -> picture
-        self.origin: dict[tuple[str, str], tuple[str, str, str]] = {}  # -> author, source, licence
+        self.origin: dict[tuple[str, str], tuple[str, str, str]] = {}  # -> author, source, license
 
     def draw(self, entity: str, styles: tuple[str, ...], names: list[str], emoji: str = "") -> list[str]:
         """Adds the entity's drawing in each style that has it; returns these styles."""

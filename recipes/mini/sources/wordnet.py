@@ -30,7 +30,7 @@ class WordNet:
         self.synsets: dict[str, Synset] = {}
         self.senses: dict[str, list[str]] = {}  # lower-case word -> offsets, the most frequent sense first
         for line in (dictionary / "data.noun").read_text(encoding="utf-8").splitlines():
-            if line.startswith("  "):  # the licence at the head of the file
+            if line.startswith("  "):  # the license at the head of the file
                 continue
             head, _, gloss = line.partition(" | ")
             fields = head.split()
