@@ -79,7 +79,7 @@ def test_a_study_leaves_out_what_its_weights_cannot_do_and_says_why(models, item
     baselines = ["fine-tuning", "constrained fine-tuning"]
     study = edit_study(*asked, methods=["no edit", *baselines], run=RunOptions(results_dir=tmp_path))
     assert study.results["method"].tolist() == ["no edit"]
-    told = "Left out: fine-tuning and constrained fine-tuning, which change weights, and nf4 ones cannot be trained."
+    told = "Left out: fine-tuning and constrained fine-tuning, which change weights: nf4 weights cannot be trained."
     assert told in capsys.readouterr().out
     with pytest.raises(EditError, match="methods has none that 'mini' allows: name one of 'no edit', 'MultEdit'"):
         edit_study(*asked, methods=baselines, run=RunOptions(results_dir=tmp_path))

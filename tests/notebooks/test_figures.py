@@ -33,7 +33,7 @@ def test_fig1_compares_two_models_on_the_same_questions(saved_models, tmp_path):
     ]
     assert "(window 4 of 5" in record["claims"][2]["here"]
     assert record["parameters"]["windows_layers"] == [1, 2, 4]
-    assert "wide for the depth: 4 of 5 layers" in shown(path, "text/markdown")[-1]
+    assert "wide for the depth: it restores 4 of 5 layers" in shown(path, "text/markdown")[-1]
     assert record["parameters"]["text_model_revision"] != record["environment"]["revision"]
     probabilities = [record["numbers"][f"known/{name}/p_corrupted"]["value"] for name in series]
     assert len(set(probabilities)) == 3  # three corrupted runs, not one three times
@@ -54,7 +54,7 @@ def test_fig4_traces_at_both_constraints(saved_models, tmp_path):
     assert len(record["claims"]) == 3 * 4
     told, closing = shown(path, "text/markdown")
     assert told == "Window: 3 of 5 layers. Windows: 1 of 5 layers."
-    assert "wide for the depth: 3 of 5 layers" in closing
+    assert "wide for the depth: it restores 3 of 5 layers" in closing
 
 
 def test_fig7_compares_standard_tracing_with_figure_3(saved_models, tmp_path):

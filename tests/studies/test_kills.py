@@ -87,7 +87,7 @@ def timed(world: World, out: Path) -> list[pd.DataFrame]:
 
 def precisions(world: World, out: Path) -> list[pd.DataFrame]:
     half = renamed(speaking(tiny.build(dtype=torch.bfloat16)), revision="r1")
-    return [precision_study(world.model, [half], world.items[:2], results_dir=out).sites()]
+    return [precision_study(world.model, [half], world.items[:2], run=RunOptions(out)).sites()]
 
 
 def chosen(world: World, n: int = 2) -> dict:

@@ -46,7 +46,7 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def traced(model, halves, items, results):
-    return precision_study(model, halves, items, window=3, results_dir=results)
+    return precision_study(model, halves, items, window=3, run=RunOptions(results))
 
 
 def test_every_run_is_the_trace_of_its_type_and_method(traced, model, halves, items):
@@ -84,7 +84,7 @@ def test_stored_results_are_found_again_and_shared_with_figure_3(traced, model, 
     written = {path: path.stat().st_mtime_ns for path in results.rglob("*.parquet")}
     answers, traces = 1 + len(halves), 1 + len(halves) * len(METHOD_NAMES)
     assert len(written) == len(items) * (answers + traces)
-    again = precision_study(model, halves, items, window=3, results_dir=results)
+    again = precision_study(model, halves, items, window=3, run=RunOptions(results))
     trace_study(model, items, window=3, run=RunOptions(results_dir=results))  # as Figure 3 traces
     trace_study(halves[0], items, window=3, method="rows", run=RunOptions(results_dir=results))
     assert {path: path.stat().st_mtime_ns for path in results.rglob("*.parquet")} == written
@@ -103,7 +103,7 @@ def test_an_answer_that_half_precision_changes_is_not_compared(traced, model, ha
         return study
 
     monkeypatch.setattr(precision, "trace_study", answered_otherwise)
-    study = precision_study(model, halves, items, window=3, results_dir=results)
+    study = precision_study(model, halves, items, window=3, run=RunOptions(results))
     assert changed in set(traced.sites()["id"])
     assert set(study.sites()["id"]) == set(traced.sites()["id"]) - {changed}
     summary = study.summary().set_index(["series", "part"])["left out"]

@@ -111,7 +111,8 @@ def test_a_sweep_traces_the_read_token_as_a_whole_study_does(tmp_path, capsys):
     model = renamed(speaking(tiny.build()), revision="r")
     items = questions(model, tmp_path, n=4)
     for corrupted, role in (("text", {"constraint_last", "text_constraint_last"}), ("visual", {"constraint_last"})):
-        options = {"results_dir": tmp_path / "results", "conditions": Conditions(corrupted=corrupted), "kinds": "mlp"}
+        options = {"run": RunOptions(tmp_path / "results"), "conditions": Conditions(corrupted=corrupted),
+            "kinds": "mlp"}
         sweep = trace_windows(model, items, [1, 3], **options)
         assert list(sweep) == [1, 3]
         assert [study.window for study in sweep.values()] == [1, 3]
