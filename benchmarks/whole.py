@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from interventions.engine import runs
 from interventions.engine.packing import CPU_PACKED_TOKENS
 from interventions.tracing import restoration
 
@@ -29,10 +30,10 @@ CHECKED = ("model", "seconds", "bytes", "predicted_seconds", "predicted_bytes")
 
 @contextlib.contextmanager
 def timed_stages():
-    """Seconds that the parts of a trace take, by their functions' names in `restoration.py`."""
-    seconds, originals = {}, {}
-    for name in ("clean_run", "decode", "corrupted_run", "restore_packed"):
-        originals[name] = getattr(restoration, name)
+    """Yield the seconds that the parts of a trace take, by the names of their functions."""
+    modules = {"clean_run": restoration, "decode": runs, "corrupted_run": restoration, "restore_packed": restoration}
+    seconds, originals = {}, {name: getattr(module, name) for name, module in modules.items()}
+    for name, module in modules.items():
 
         def timed(*args, name=name):
             begin = time.perf_counter()
@@ -40,12 +41,12 @@ def timed_stages():
             seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - begin
             return result
 
-        setattr(restoration, name, timed)
+        setattr(module, name, timed)
     try:
         yield seconds
     finally:
         for name, original in originals.items():
-            setattr(restoration, name, original)
+            setattr(modules[name], name, original)
 
 
 def whole(layers: int = 0, shrink: int = 1, out: Path | None = None) -> dict:

@@ -130,7 +130,7 @@ def test_numbers_of_figures_6_and_14_are_those_of_their_reports():
     for name, sentence in (
         ("correct/MultEdit/efficacy", "corrects {n} errors with efficacy {value:.2f} [{low:.2f}, {high:.2f}]"),
         ("correct/no edit/efficacy", "({value:.2f} before)"),
-        ("correct/MultEdit/generalisation", "generalisation {value:.2f} [{low:.2f}, {high:.2f}]"),
+        ("correct/MultEdit/generalisation", "generalization {value:.2f} [{low:.2f}, {high:.2f}]"),
         ("correct/MultEdit/specificity", "unrelated questions of {value:.1f} [{low:.1f}, {high:.1f}] points"),
         ("correct/fine-tuning/efficacy", "fine-tuning reaches {value:.2f} [{low:.2f}, {high:.2f}]"),
         ("correct/fine-tuning/specificity", "pays with {value:.1f} [{low:.1f}, {high:.1f}] points"),
