@@ -1,4 +1,7 @@
-"""Every figure, from tidy frames only: nothing here runs a model or knows where the numbers come from.
+"""Figures from tidy frames. Each function returns a Figure, which `style.save_figure` writes as PNG and PDF."""
 
-Each function returns a Figure; `style.save_figure` writes it as PNG and PDF.
-"""
+from ..extras import extra
+
+with extra("notebooks"):
+    import matplotlib  # noqa: F401
+    import seaborn  # noqa: F401
