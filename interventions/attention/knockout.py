@@ -87,7 +87,8 @@ def attention_knockout(
             token always reads itself. None: those of `FLOWS` that the prompt has tokens for.
         answer: text of the answer to score; None: the model's own. Where blank tokens precede its first visible token,
             a flow to the last token is blocked at them too, because the answer is read there.
-        window, window_rule: see `causal_trace.trace`.
+        window: see `causal_trace.trace`.
+        window_rule: see `causal_trace.trace`.
         execution: how and where sites are computed; method "packed" or "rows".
 
     Returns:

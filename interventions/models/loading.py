@@ -37,7 +37,8 @@ def load_model(
         revision: branch, tag or commit of a Hub id.
         dtype: a torch dtype or its name; "nf4" or "int8" quantize the weights (bitsandbytes), which changes results.
             None: float32 for small models, the checkpoint's own for large ones.
-        device_map, attn_implementation: as in `from_pretrained`.
+        device_map: as in `from_pretrained`.
+        attn_implementation: as in `from_pretrained`.
         prompt: the chat format, see `chat_format`. None: the family's or the checkpoint's own.
 
     Raises:

@@ -53,7 +53,8 @@ def corrupt(
     Tokens outside a constraint align one to one. Inside, tokens align from the right; the rest align with None.
 
     Args:
-        visual_replacement, text_replacement: fluent phrases in place of the constraints.
+        visual_replacement: a fluent phrase in place of the visual constraint.
+        text_replacement: a fluent phrase in place of the text constraint.
         repeat_token: the authors' way instead: this token (an id, or the first token of a word) replaces every token
             of the constraints `repeat_role`.
 

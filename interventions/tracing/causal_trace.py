@@ -125,7 +125,8 @@ def trace(
 
     Args:
         model: a `VisionLanguageModel`.
-        prompt, corrupted: the clean and the corrupted question.
+        prompt: the clean question.
+        corrupted: the corrupted question.
         window: layers restored together.
         window_rule: "centered" is exactly W layers around layer l, as in ROME. "radius" is l - W to l + W as in the
             released scripts, where W = 1 means one layer. Both are clipped at the ends of the model.

@@ -53,7 +53,8 @@ def import_released(
         images: folders with the pictures that `image_url` names, in the order of the search.
         known: ROME's `known_1000.json`.
         films: `movies.pkl`.
-        okvqa_questions, okvqa_annotations: OK-VQA's two JSON files of val2014.
+        okvqa_questions: OK-VQA's JSON file of questions of val2014.
+        okvqa_annotations: OK-VQA's JSON file of annotations of val2014.
         choice: which of several readable pictures: "first" (lowest number) or "largest" (most pixels).
 
     Returns:
