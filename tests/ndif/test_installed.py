@@ -141,7 +141,7 @@ def test_the_package_travels(way, processes, expected):
 
     # What the server ran, without having the package, and that it did so right
     assert told["there"]["found"] == {"interventions": False, "nnsight": True}
-    assert str(package / "forward.py") in told["there"]["source"]
+    assert str(package / "engine" / "forward.py") in told["there"]["source"]
     assert np.nanmax(np.abs(expected.effects)) > 0.2
     assert told["p_clean"] == pytest.approx(expected.p_clean, abs=1e-5)
     np.testing.assert_allclose(np.array(told["restored"], float), expected.restored, rtol=0, atol=1e-5)
@@ -153,6 +153,6 @@ def test_a_wheel_has_everything(wheel):
     there = {file.relative_to(ROOT).as_posix() for file in PACKAGE.rglob("*")
              if file.is_file() and "__pycache__" not in file.parts}
     assert packed == there
-    for needed in ("mini/checkpoints/mini/model.safetensors", "mini/checkpoints/mini/config.json", "remote.py",
+    for needed in ("mini/checkpoints/mini/model.safetensors", "mini/checkpoints/mini/config.json", "remote/http.py",
                    "testbed/embedded/items.parquet"):
         assert f"interventions/{needed}" in packed
