@@ -18,7 +18,7 @@ from ..environment import device_of
 from ..models.model import VisionLanguageModel
 from ..statistics import Number, bootstrap_interval
 from ..studies.conditions import Conditions, clean_prompt
-from ..studies.loop import QuestionResult, RunOptions, question_loop
+from ..studies.loop import DEFAULT_RUN, QuestionResult, RunOptions, question_loop
 from ..testbed import Item
 from .contributions import attention_contributions
 
@@ -27,7 +27,7 @@ REPEATS = 3  # the fastest counts: other work on the machine can only slow a run
 
 def lead_time(
     model: VisionLanguageModel, items: Iterable[Item], layers: tuple[int, int] | None, *, limit: int = 10,
-    protocol: str = "paper", run: RunOptions | None = None,
+    protocol: str = "paper", run: RunOptions = DEFAULT_RUN,
 ) -> dict:
     """Time the forward that ends at the last of `layers` against the whole forward.
 
@@ -47,7 +47,7 @@ def lead_time(
     Returns:
         layers_needed, n_layers and time_ratio, a `Number`: the mean over questions of early / whole seconds.
     """
-    run, ratios = run or RunOptions(), []
+    ratios = []
     remote = model.runs_on(run.remote)
     if layers:
         key = {

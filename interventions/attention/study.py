@@ -22,7 +22,7 @@ from ..models.model import VisionLanguageModel
 from ..prompts.prompt import Prompt
 from ..prompts.tokens import MAX_ANSWER_TOKENS
 from ..studies.conditions import Conditions, clean_prompt
-from ..studies.loop import ITEM_COLUMNS, QuestionResult, RunOptions, question_loop
+from ..studies.loop import DEFAULT_RUN, ITEM_COLUMNS, QuestionResult, RunOptions, question_loop
 from ..testbed import Item
 from ..testbed.answers import accuracy, is_right
 from ..text import list_reasons
@@ -97,7 +97,7 @@ def check_comparable(model: VisionLanguageModel) -> None:
 def attention_study(
     model: VisionLanguageModel, testbed: Iterable[Item], *, flows: Iterable[str] = tuple(FLOWS),
     knockouts: bool = False, window: int = 3, protocol: str = "paper", max_answer_tokens: int = MAX_ANSWER_TOKENS,
-    run: RunOptions | None = None,
+    run: RunOptions = DEFAULT_RUN,
 ) -> AttentionStudy:
     """Answer every item and compute its contributions, and the knockouts of right answers.
 
@@ -124,7 +124,6 @@ def attention_study(
     flows = _possible(model, list(flows))
     check_comparable(model)
     window_spans(window, "centered", model.n_layers)  # refused now, not at every question
-    run = run or RunOptions()
     remote = model.runs_on(run.remote)
     settings = {"flows": flows, "max_answer_tokens": max_answer_tokens, "remote": remote, "protocol": protocol}
     conditions = Conditions(protocol)

@@ -22,7 +22,7 @@ from ..errors import DivergedError, EditError, NoGradientError
 from ..layers import early_layers
 from ..models.model import VisionLanguageModel
 from ..statistics import bootstrap_interval, joined
-from ..studies.loop import RunOptions, question_loop
+from ..studies.loop import DEFAULT_RUN, RunOptions, question_loop
 from ..studies.results import content_digest
 from ..testbed import Item
 from ..text import list_reasons
@@ -126,7 +126,7 @@ class EditStudy:
 
 def edit_study(
     model: VisionLanguageModel, wrong: WrongItems, testbed: Iterable[Item], references: list[Reference],
-    settings: EditSettings | None = None, *, methods: Iterable[str] = EDIT_METHODS, run: RunOptions | None = None,
+    settings: EditSettings | None = None, *, methods: Iterable[str] = EDIT_METHODS, run: RunOptions = DEFAULT_RUN,
 ) -> EditStudy:
     """Edit every item by every method, and evaluate all methods on the same questions.
 
@@ -148,7 +148,7 @@ def edit_study(
     Raises:
         EditError: a method is unknown, or none is possible.
     """
-    settings, testbed, run = settings or EditSettings(), list(testbed), run or RunOptions()
+    settings, testbed = settings or EditSettings(), list(testbed)
     methods = _possible_methods(model, tuple(methods))
     task_and_answer = {item.id: (task, answer) for task, pairs in wrong.items() for item, answer in pairs}
     sayable = {answer for item in testbed if item.split != "never" for answer in item.answers}
@@ -179,7 +179,7 @@ def edit_study(
 
 def edit_every_layer(
     model: VisionLanguageModel, wrong: WrongItems, testbed: Iterable[Item], references: list[Reference],
-    settings: EditSettings | None = None, *, run: RunOptions | None = None,
+    settings: EditSettings | None = None, *, run: RunOptions = DEFAULT_RUN,
 ) -> EditStudy:
     """Edit every item by MultEdit in each layer alone (the paper's Figure 14).
 
@@ -198,7 +198,7 @@ def edit_every_layer(
 
 def sequential_edits(
     model: VisionLanguageModel, wrong: WrongItems, testbed: Iterable[Item], references: list[Reference],
-    settings: EditSettings | None = None, *, counts: Iterable[int] = (1, 10, 50), run: RunOptions | None = None,
+    settings: EditSettings | None = None, *, counts: Iterable[int] = (1, 10, 50), run: RunOptions = DEFAULT_RUN,
 ) -> pd.DataFrame:
     """Make many edits one after the other, each on the model with the edits before it, and evaluate after some of them.
 
@@ -218,7 +218,7 @@ def sequential_edits(
     Raises:
         The first error of a task without any row.
     """
-    settings, testbed, counts, run = settings or EditSettings(), list(testbed), sorted(set(counts)), run or RunOptions()
+    settings, testbed, counts = settings or EditSettings(), list(testbed), sorted(set(counts))
     frames = []
     for task, pairs in wrong.items():
         options = replace(run, shard="", required=False, label=f"sequential edits ({task})")

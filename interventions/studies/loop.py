@@ -63,6 +63,9 @@ class RunOptions:
     label: str = ""
 
 
+DEFAULT_RUN = RunOptions()
+
+
 @dataclass(frozen=True)
 class QuestionResult:
     """What a run made of one question.
@@ -89,7 +92,7 @@ class QuestionResult:
 
 def question_loop(
     model: VisionLanguageModel, testbed: Iterable[Item], compute: Callable[[Item], pd.DataFrame], *, key: dict,
-    purpose: tuple[str, str], run: RunOptions | None = None, item_key: Callable[[Item], dict] | None = None,
+    purpose: tuple[str, str], run: RunOptions = DEFAULT_RUN, item_key: Callable[[Item], dict] | None = None,
     stop_when: Callable[[QuestionResult], bool] | None = None, allow_none: bool = False,
 ) -> list[QuestionResult]:
     """Compute the table of every item, or read the one that is stored.
@@ -100,7 +103,7 @@ def question_loop(
         compute: makes the table of one item, with a column "reason". It may raise `Unusable`.
         key: everything that determines a table besides the model and the item, see `results.ResultStore`.
         purpose: the verb for error messages and its past participle, such as ("trace", "traced").
-        run: how the study runs; its `remote` is the caller's business. None means `RunOptions()`.
+        run: how the study runs; its `remote` is the caller's business.
         item_key: what else determines the table of one item. It overrides the model's key.
         stop_when: called with each result; the loop ends where it returns True.
         allow_none: whether a run may use no question at all.
@@ -114,7 +117,6 @@ def question_loop(
         RunStopped: a fault of the machine (MACHINE_FAULTS).
         NDIFError: the server does not answer any more, or takes no more requests.
     """
-    run = run or RunOptions()
     must_take_files("results_dir", Path(run.results_dir).expanduser() / TABLES)
     (verb, past), store = purpose, ResultStore(run.results_dir, device_of(model))
     items = in_shard(list(testbed), run.shard)

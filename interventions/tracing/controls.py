@@ -23,7 +23,7 @@ from ..prompts.corruption import CorruptedPrompt
 from ..prompts.prompt import Prompt
 from ..statistics import bootstrap_interval, joined
 from ..studies.conditions import clean_prompt, corrupted_prompt
-from ..studies.loop import RunOptions, question_loop
+from ..studies.loop import DEFAULT_RUN, RunOptions, question_loop
 from ..testbed import Item, same_entity
 from .averages import by_part_and_kind, effects_at
 from .causal_trace import Scoring, trace
@@ -36,7 +36,7 @@ COLUMNS = ["control", "id", "part", "kind", "layer", "effect"]
 def run_controls(
     model: VisionLanguageModel, testbed: Iterable[Item], study: TraceStudy, *, limit: int,
     control_model: VisionLanguageModel | None = None, min_p_clean: float = 0.1, seed: int = 0,
-    run: RunOptions | None = None,
+    run: RunOptions = DEFAULT_RUN,
 ) -> pd.DataFrame:
     """Run all controls of a study and compare them with it.
 
@@ -56,7 +56,7 @@ def run_controls(
     """
     if not limit:
         return control_effects(study, pd.DataFrame(columns=COLUMNS))
-    items, run = list(testbed), run or RunOptions()
+    items = list(testbed)
     controls = trace_controls(model, items, study, limit=limit, seed=seed, run=run)
     if control_model is None:
         return control_effects(study, controls)
@@ -75,7 +75,7 @@ def run_controls(
 
 def trace_controls(
     model: VisionLanguageModel, testbed: Iterable[Item], study: TraceStudy, *, limit: int = 0, seed: int = 0,
-    method: str | None = None, run: RunOptions | None = None,
+    method: str | None = None, run: RunOptions = DEFAULT_RUN,
 ) -> pd.DataFrame:
     """Run the controls of a study's own model, at the token that is read.
 
@@ -84,7 +84,7 @@ def trace_controls(
     Returns:
         Columns control, id, part, kind, layer, effect. A question without another image has no row of that control.
     """
-    pool, run = list(testbed), run or RunOptions()
+    pool = list(testbed)
     by_id = {item.id: item for item in pool}
     settings = {"window": study.window, "kinds": _kinds(study), "method": method, "remote": model.runs_on(run.remote)}
     answers = {row.id: [int(token) for token in row.answer_ids] for row in _controlled(study, limit).itertuples()}

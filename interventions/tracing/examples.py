@@ -18,7 +18,7 @@ from ..prompts.corruption import CorruptedPrompt
 from ..prompts.prompt import Prompt
 from ..prompts.tokens import token_texts
 from ..studies.conditions import REPEAT_TOKEN, Conditions, as_asked, clean_prompt, corrupted_prompt, corrupted_roles
-from ..studies.loop import RunOptions
+from ..studies.loop import DEFAULT_RUN, RunOptions
 from ..testbed import Item, load_image
 from ..testbed.phrases import question_pieces
 from ..text import normalize
@@ -79,7 +79,7 @@ class WorkedExample:
 
 
 def first_used(
-    model: VisionLanguageModel, pool: Iterable[Item], n: int, *, run: RunOptions | None = None, **settings
+    model: VisionLanguageModel, pool: Iterable[Item], n: int, *, run: RunOptions = DEFAULT_RUN, **settings
 ) -> TraceStudy:
     """Trace the questions of a pool in its order until n of each part are used.
 
@@ -94,7 +94,6 @@ def first_used(
     Returns:
         The study of all questions that were asked. Raises what `trace_study` does.
     """
-    run = run or RunOptions()
     parts: dict[str, list[Item]] = {}
     for item in pool:
         parts.setdefault(item.part, []).append(item)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from ..models.model import VisionLanguageModel
-from ..studies.loop import RunOptions
+from ..studies.loop import DEFAULT_RUN, RunOptions
 from ..testbed import Item
 from .study import TraceStudy, trace_study
 from .sweeps import on_common, summaries
@@ -94,14 +94,13 @@ class PrecisionStudy:
 
 def precision_study(
     reference: VisionLanguageModel, halves: Iterable[VisionLanguageModel], testbed: Iterable[Item], *,
-    run: RunOptions | None = None, **options
+    run: RunOptions = DEFAULT_RUN, **options
 ) -> PrecisionStudy:
     """Trace every item in float32, and with each model of lower precision by every method.
 
     options are those of `trace_study`. Questions that a lower precision answers differently are not compared.
     """
     items = list(testbed)
-    run = run or RunOptions()
     first = trace_study(reference, items, run=replace(run, label=REFERENCE), **options)
     runs = {}
     for model in halves:

@@ -19,7 +19,7 @@ from ..models.model import VisionLanguageModel
 from ..prompts.prompt import Prompt
 from ..studies.answers import item_answer
 from ..studies.conditions import Conditions, clean_prompt, corrupted_prompt
-from ..studies.loop import ITEM_COLUMNS, RunOptions, question_loop
+from ..studies.loop import DEFAULT_RUN, ITEM_COLUMNS, RunOptions, question_loop
 from ..testbed import Item
 from ..testbed.answers import is_right
 from ..text import list_reasons
@@ -101,7 +101,7 @@ class TraceStudy:
 def trace_study(
     model: VisionLanguageModel, testbed: Iterable[Item], *, window: int = 3,
     kinds: Iterable[str] = KINDS, conditions: Conditions | None = None, min_p_clean: float = 0.1,
-    method: str | None = None, only_read: bool = False, run: RunOptions | None = None,
+    method: str | None = None, only_read: bool = False, run: RunOptions = DEFAULT_RUN,
 ) -> TraceStudy:
     """Trace every item of a test bed.
 
@@ -127,7 +127,7 @@ def trace_study(
         ParameterError: no question, or a required question, can be used. If a question failed, its error.
         RunStopped, NDIFError: the machine or the server failed.
     """
-    conditions, run = conditions or Conditions(), run or RunOptions()
+    conditions = conditions or Conditions()
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
     window_spans(window, conditions.window_rule, model.n_layers)  # refused now, not at every question
     settings = {"window": window, "kinds": kinds, "method": method, "remote": model.runs_on(run.remote)}

@@ -15,7 +15,7 @@ import pandas as pd
 from ..errors import ParameterError
 from ..models.model import VisionLanguageModel
 from ..statistics import NEGLIGIBLE, bootstrap_interval
-from ..studies.loop import RunOptions
+from ..studies.loop import DEFAULT_RUN, RunOptions
 from ..testbed import Item
 from .averages import (
     by_layer,
@@ -33,11 +33,11 @@ Sweeps = Mapping[str, Sweep]
 
 
 def trace_windows(
-    model: VisionLanguageModel, testbed: Iterable[Item], windows: Iterable[int], *, run: RunOptions | None = None,
+    model: VisionLanguageModel, testbed: Iterable[Item], windows: Iterable[int], *, run: RunOptions = DEFAULT_RUN,
     **options
 ) -> Sweep:
     """Run `trace_study` at every window, only for the token that is read; options are those of `trace_study`."""
-    items, run = list(testbed), run or RunOptions()
+    items = list(testbed)
     return {
         window: trace_study(
             model, items, window=window, only_read=True, run=replace(run, label=f"window {window}"), **options

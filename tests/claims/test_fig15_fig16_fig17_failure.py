@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from contributions import contributions_study
+from contributions import contributions_study, held
 
 from interventions.attention.failure_prediction import confidence_minus, failure_scores, failure_table
 from interventions.attention.right_and_wrong import outcome_by_layer, outcome_tests
@@ -22,12 +22,6 @@ from interventions.statistics import Number
 
 FLOW, DIRECT, ON = "visual -> constraint", "visual -> last", "constraint -> last"
 N, N_LAYERS, N_VISUAL = 12, 8, 64
-
-
-def held(claims) -> list[bool | None]:
-    assert all(claim.holds is None or isinstance(claim.holds, bool) for claim in claims)
-    assert not any("twin" in text for claim in claims for text in (claim.claim, claim.paper, claim.here))
-    return [claim.holds for claim in claims]
 
 
 def outcome_study(gain=1.0, at=(4,), n=60, wrong=20, base_layer=None, relations=None):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from contributions import contributions_study, late_visual
+from contributions import contributions_study, held, late_visual
 
 from interventions.attention.study import SUBSETS
 from interventions.attention.visual_tokens import first_layer, peak_concentration, peak_layer
@@ -21,12 +21,6 @@ from interventions.statistics import Number
 
 FLOW, DIRECT, ON = "visual -> constraint", "visual -> last", "constraint -> last"
 N, N_LAYERS, N_VISUAL = 12, 8, 64
-
-
-def held(claims) -> list[bool | None]:
-    assert all(claim.holds is None or isinstance(claim.holds, bool) for claim in claims)
-    assert not any("twin" in text for claim in claims for text in (claim.claim, claim.paper, claim.here))
-    return [claim.holds for claim in claims]
 
 
 def peaks_of(study) -> tuple[pd.DataFrame, pd.DataFrame]:

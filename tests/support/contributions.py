@@ -69,3 +69,10 @@ def late_visual(n: int, n_layers: int, n_visual: int, seed: int = 0, late: float
     values[:, 0] *= 2
     values[:, 0, -(n_visual // 16):] += late * generator.uniform(0.5, 1, (n, n_visual // 16))
     return values
+
+
+def held(claims) -> list[bool | None]:
+    """Return what claims decide; no text of theirs may use the old name of a control model."""
+    assert all(claim.holds is None or isinstance(claim.holds, bool) for claim in claims)
+    assert not any("twin" in text for claim in claims for text in (claim.claim, claim.paper, claim.here))
+    return [claim.holds for claim in claims]
