@@ -12,7 +12,7 @@ from ..testbed import TestBed, TestBedError, load_testbed
 
 
 class ExploreParameters(NotebookParameters):
-    """The parameters of notebooks/explore.ipynb."""
+    """notebooks/explore.ipynb"""
 
     model: str = "mini"
     testbed: str = "embedded"

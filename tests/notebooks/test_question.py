@@ -60,7 +60,7 @@ def test_fig8_shows_single_questions_and_replaces_wrong_ones(run):
     titles = [claim["claim"] for claim in record["claims"]]
     assert len(titles) == 4
     assert all(": self-attention at the visual constraint" in title for title in titles[:3])
-    assert titles[3] == "self-attention beside MLP at the visual constraint"
+    assert titles[3] == "self-attention is weaker than MLP at the visual constraint"
     summary, asked, _ = shown(path, "text/html")
     assert "1 answered wrongly" in summary
     assert "instead of 'Zanzibar'" in asked  # the reason is told
