@@ -71,6 +71,20 @@ def bootstrap_interval(
     return value, *_percentiles(replicas, level)
 
 
+def means_by_layer(values: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return means over questions of values [questions, layers]. Columns layer, <name>, low, high, n."""
+    mean, low, high = bootstrap_interval(values.to_numpy(float))
+    return pd.DataFrame({"layer": values.columns.astype(int), name: mean, "low": low, "high": high, "n": len(values)})
+
+
+def best_layer(values: pd.DataFrame, name: str) -> dict:
+    """Return the layer of the largest mean of values [questions, layers], with its `simultaneous_interval`."""
+    mean, low, high = simultaneous_interval(values.to_numpy(float))
+    best = int(np.argmax(mean))
+    return {"layer": int(values.columns[best]), name: mean[best], "low": low[best], "high": high[best],
+            "n": len(values)}
+
+
 def auroc(scores: Iterable, labels: Iterable, n: int = 2000, seed: int = 0, level: float = 0.95) -> tuple:
     """Return (value, low, high): the area under the ROC curve and its percentile bootstrap interval over questions.
 

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from ..draws import sample
-from ..statistics import bootstrap_interval, joined, simultaneous_interval
+from ..statistics import best_layer, bootstrap_interval, joined, means_by_layer
 from .contributions import FLOWS, VISUAL_TO_CONSTRAINT
 from .study import SUBSETS, AttentionStudy
 
@@ -24,13 +24,7 @@ def flow_shares(study: AttentionStudy) -> pd.DataFrame:
 
     A share is the summed norm of the source's tokens over that of all tokens the target's last token reads, 0 to 1.
     """
-    frames = []
-    for part, flow, shares in _shares(study):
-        share, low, high = bootstrap_interval(shares.to_numpy(float))
-        frames.append(pd.DataFrame({
-            "part": part, "flow": flow, "layer": shares.columns.astype(int), "share": share, "low": low, "high": high,
-            "n": len(shares),
-        }))
+    frames = [means_by_layer(shares, "share").assign(part=part, flow=flow) for part, flow, shares in _shares(study)]
     return joined(frames, ["part", "flow", "layer", "share", "low", "high", "n"])
 
 
@@ -39,13 +33,8 @@ def knockout_drops(study: AttentionStudy) -> pd.DataFrame:
 
     The window of all layers (`study.n_layers`) has one row per flow, with the middle layer as its center.
     """
-    frames = []
-    for part, flow, window, drops in _drops(study):
-        drop, low, high = bootstrap_interval(drops.to_numpy(float))
-        frames.append(pd.DataFrame({
-            "part": part, "flow": flow, "window": window, "layer": drops.columns.astype(int), "drop": drop, "low": low,
-            "high": high, "n": len(drops),
-        }))
+    frames = [means_by_layer(drops, "drop").assign(part=part, flow=flow, window=window)
+              for part, flow, window, drops in _drops(study)]
     return joined(frames, ["part", "flow", "window", "layer", "drop", "low", "high", "n"])
 
 
@@ -54,13 +43,8 @@ def largest_drops(study: AttentionStudy) -> pd.DataFrame:
 
     The interval is `simultaneous_interval`, valid at the best layer.
     """
-    rows = []
-    for part, flow, window, drops in _drops(study):
-        if window == study.window:
-            mean, low, high = simultaneous_interval(drops.to_numpy(float))
-            best = int(np.argmax(mean))
-            rows.append({"part": part, "flow": flow, "layer": int(drops.columns[best]), "drop": mean[best],
-                         "low": low[best], "high": high[best], "n": len(drops)})
+    rows = [{"part": part, "flow": flow} | best_layer(drops, "drop")
+            for part, flow, window, drops in _drops(study) if window == study.window]
     return pd.DataFrame(rows, columns=["part", "flow", "layer", "drop", "low", "high", "n"])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ..statistics import bootstrap_counts, bootstrap_interval, joined
+from ..statistics import bootstrap_counts, joined, means_by_layer
 from .failure_prediction import FEW, answered_by_part
 from .study import AttentionStudy
 
@@ -26,11 +26,7 @@ def outcome_by_layer(study: AttentionStudy) -> pd.DataFrame:
         right = questions["correct"].to_numpy()
         for outcome, values in (("right", table[right]), ("wrong", table[~right])):
             if len(values):
-                norm, low, high = bootstrap_interval(values.to_numpy())
-                frames.append(pd.DataFrame({
-                    "part": questions["part"].iloc[0], "layer": table.columns.to_numpy(int), "outcome": outcome,
-                    "norm": norm, "low": low, "high": high, "n": len(values),
-                }))
+                frames.append(means_by_layer(values, "norm").assign(part=questions["part"].iloc[0], outcome=outcome))
     return joined(frames, ["part", "layer", "outcome", "norm", "low", "high", "n"])
 
 

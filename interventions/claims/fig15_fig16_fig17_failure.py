@@ -23,12 +23,7 @@ def fig15_numbers(contributions: pd.DataFrame, questions: pd.DataFrame) -> dict[
 
 
 def fig15_claims(contributions: pd.DataFrame, questions: pd.DataFrame) -> list[Claim]:
-    """Return the finding of Figure 15 for the questions shown: undecided, as these are examples (Figure 16 tests it).
-
-    Args:
-        contributions: Those of an `AttentionStudy`.
-        questions: The rows of its questions that are shown.
-    """
+    """Return the finding of Figure 15 for the questions shown, from an `AttentionStudy`: undecided, as for examples."""
     right, wrong = _largest(contributions, questions).values()
     title, paper = "constraint -> last token is stronger in the right answers shown", "stronger when right"
     if right.empty or wrong.empty:
@@ -49,11 +44,9 @@ def fig15_table(contributions: pd.DataFrame, questions: pd.DataFrame) -> pd.Data
 
 
 def fig16_numbers(outcome: pd.DataFrame, tests: pd.DataFrame) -> dict[str, Number]:
-    """Return Figure 16 in numbers, by part: the largest contribution by outcome, the largest difference, and its p.
+    """Return Figure 16 in numbers by part, from `outcome_by_layer` and `outcome_tests`.
 
-    Args:
-        outcome: The frame of `outcome_by_layer`.
-        tests: The frame of `outcome_tests`.
+    The largest contribution by outcome, the largest difference, and its p.
     """
     numbers = {}
     for (part, name), cells in outcome.groupby(["part", "outcome"], sort=False):
@@ -132,10 +125,7 @@ def fig17_claims(table: pd.DataFrame, differences: pd.DataFrame) -> list[Claim]:
 
     The first holds if the interval of its AUROC lies above 0.5, the second if that of the paired difference lies
     above 0. Fewer than FEW right or wrong answers leave both undecided.
-
-    Args:
-        table: The frame of `failure_table`.
-        differences: The frame of `confidence_minus`.
+    The frames are those of `failure_table` and `confidence_minus`.
     """
     claims = []
     for part in dict.fromkeys(table["part"]):

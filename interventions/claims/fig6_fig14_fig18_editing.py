@@ -31,11 +31,9 @@ _OTHERS_GAIN = "gain", "gain_low", "gain_high"  # columns of `early_advantage`
 
 
 def fig6_numbers(means: pd.DataFrame, differences: pd.DataFrame) -> dict[str, Number]:
-    """Return Figure 6 in numbers: task/method/metric, and "task/method - MultEdit/metric" over the same items.
+    """Return Figure 6 in numbers, from `method_means` and `method_differences`.
 
-    Args:
-        means: The frame of `method_means`.
-        differences: The frame of `method_differences`.
+    Their names are task/method/metric, and "task/method - MultEdit/metric" over the same items.
     """
     numbers = {"/".join(key): value for key, value in _table(means, "value").items()}
     differences = _table(differences, "difference").items()
@@ -80,11 +78,7 @@ def fig6_claims(means: pd.DataFrame, differences: pd.DataFrame, tasks: Iterable[
 
 
 def whole_answers(means: pd.DataFrame) -> str:
-    """Return a sentence for each task where MultEdit's P(target) is high but the whole answer often differs, or "".
-
-    Args:
-        means: The frame of `method_means`.
-    """
+    """Return, from `method_means`, a sentence for each task where P(target) is high but the answer often differs."""
     values, sentences = _table(means, "value"), []
     for task in dict.fromkeys(means["task"]):
         p, exact = (values.get((task, OURS, metric)) for metric in ("efficacy", "exact"))
@@ -98,11 +92,9 @@ def whole_answers(means: pd.DataFrame) -> str:
 
 
 def fig14_numbers(means: pd.DataFrame, advantage: pd.DataFrame) -> dict[str, Number]:
-    """Return Figure 14 in numbers, by task: the best layer, early minus other layers, and the gain of other layers.
+    """Return Figure 14 in numbers by task, from `layer_means` and `early_advantage`.
 
-    Args:
-        means: The frame of `layer_means`.
-        advantage: The frame of `early_advantage`.
+    The best layer, early minus other layers, and the gain of other layers.
     """
     numbers = {}
     for task in dict.fromkeys(means["task"]):
@@ -170,10 +162,7 @@ def sequential_claims(frame: pd.DataFrame) -> list[Claim]:
 
     A quantity is broken once it has lost more than a tenth of its best value with fewer edits (for accuracy, also with
     none). Of two that break at once, the one that lost more counts as the first. A claim is undecided if no edit
-    worked.
-
-    Args:
-        frame: The frame of `sequential_edits`: task, edits, p_target, p_paraphrase, accuracy_before, accuracy_after.
+    worked. `frame` is from `sequential_edits`.
     """
     claims = []
     for task in dict.fromkeys(frame["task"]):

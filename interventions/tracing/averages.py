@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..layers import early_layers
-from ..statistics import _resolved, bootstrap_interval, joined, sign_flips, simultaneous_interval
+from ..statistics import _resolved, best_layer, bootstrap_interval, joined, means_by_layer, sign_flips
 from .study import SITE_ROLES, TraceStudy
 
 
@@ -78,13 +78,8 @@ def by_layer(study: TraceStudy, quantity: str = "effect") -> pd.DataFrame:
 
     Columns part, kind, layer, <quantity>, low, high, n.
     """
-    frames = []
-    for part, kind, values in by_part_and_kind(study, quantity):
-        mean, low, high = bootstrap_interval(values.to_numpy(float))
-        frames.append(pd.DataFrame({
-            "part": part, "kind": kind, "layer": np.asarray(values.columns, int), quantity: mean, "low": low,
-            "high": high, "n": len(values),
-        }))
+    frames = [means_by_layer(values, quantity).assign(part=part, kind=kind)
+              for part, kind, values in by_part_and_kind(study, quantity)]
     return joined(frames, ["part", "kind", "layer", quantity, "low", "high", "n"])
 
 
@@ -149,15 +144,10 @@ def window_effects(studies: Mapping[int, TraceStudy]) -> pd.DataFrame:
 
     The interval is `simultaneous_interval`, valid at the best layer.
     """
-    rows = []
-    for window, study in studies.items():
-        for part, kind, effects in by_part_and_kind(study):
-            mean, low, high = simultaneous_interval(effects.to_numpy(float))
-            best = int(np.argmax(mean))
-            rows.append({
-                "window": window, "part": part, "kind": kind, "layer": int(effects.columns[best]), "effect": mean[best],
-                "low": low[best], "high": high[best], "n": len(effects),
-            })
+    rows = [
+        {"window": window, "part": part, "kind": kind} | best_layer(effects, "effect")
+        for window, study in studies.items() for part, kind, effects in by_part_and_kind(study)
+    ]
     return pd.DataFrame(rows, columns=["window", "part", "kind", "layer", "effect", "low", "high", "n"])
 
 

@@ -130,15 +130,9 @@ class _Control:
 def control_effects(
     study: TraceStudy, controls: pd.DataFrame, control_study: TraceStudy | None = None
 ) -> pd.DataFrame:
-    """Return a study's largest mean effects beside its controls at the same layer.
+    """Return a study's largest mean effects beside its controls (from `trace_controls`) at the same layer.
 
-    Args:
-        study: the study.
-        controls: from `trace_controls`. Each control is compared on the questions it could run on.
-        control_study: the study of a control model.
-
-    Returns:
-        Columns part, kind, layer, control, effect, low, high, n; control is "none" for the study itself.
+    Columns part, kind, layer, control ("none" for the study itself), effect, low, high, n.
     """
     rows = []
     for part, kind, effects in by_part_and_kind(study):
