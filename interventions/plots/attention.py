@@ -35,17 +35,17 @@ def flows_by_layer(shares: pd.DataFrame, drops: pd.DataFrame, heading: str = "")
     parts = list(dict.fromkeys([*style.parts_of(shares), *style.parts_of(drops)]))
     rows = {"share": shares, "drop": drops} if len(drops) else {"share": shares}
     n_layers, window = style.depth(shares), int(drops["window"].min()) if len(drops) else 1
-    figure, axes = style.panel_grid(rows, parts, height=1.25 + 1.45 * len(rows), sharey="row")
-    for axis, (quantity, part) in style.panels(axes, rows, parts):
-        cells = rows[quantity][rows[quantity]["part"] == part]
+    figure, axes, panels = style.panel_grid(rows, parts, height=1.25 + 1.45 * len(rows), sharey="row")
+    for axis, (quantity, part) in panels:
+        cells = style.cells_of(rows[quantity], part=part)
         style.zero_line(axis)
         for place, (flow, look) in enumerate(FLOW_LOOKS.items()):
-            own = cells[cells["flow"] == flow]
+            own = style.cells_of(cells, flow=flow)
             if quantity == "share":
                 style.line_with_band(axis, own, look, quantity)
                 continue
-            style.line_with_band(axis, own[own["window"] == window], look, quantity)
-            whole = own[(own["window"] == n_layers) & (own["layer"] == n_layers // 2)]
+            style.line_with_band(axis, style.cells_of(own, window=window), look, quantity)
+            whole = style.cells_of(own, window=n_layers, layer=n_layers // 2)
             x = [n_layers + room_behind(n_layers) * (0.4 + 0.3 * place)] * len(whole)
             axis.vlines(x, whole["low"], whole["high"], color=look[0], linewidth=1.2)
             axis.plot(x, whole[quantity], color=look[0], marker=look[1], **style.EDGE)
@@ -56,10 +56,9 @@ def flows_by_layer(shares: pd.DataFrame, drops: pd.DataFrame, heading: str = "")
             axis.set_title(f"n = {name.rpartition('n = ')[2].rstrip(')')}", fontsize=7)
         axis.set_ylabel({"share": "contribution share", "drop": "drop in P(answer)\nwhen blocked"}[quantity])
         axis.label_outer()
-    style.layer_axis(axes[0, 0], n_layers)
     label = "layer"
     for row, (quantity, frame) in zip(axes, rows.items(), strict=True):
-        row[0].set_ylim(style.limits(frame, quantity))
+        style.layer_axis(row[0], n_layers, style.limits(frame, quantity))
     if len(drops):
         layers, room = range(0, n_layers, style.layer_step(n_layers)), room_behind(n_layers)
         axes[-1, 0].set_xticks([*layers, n_layers + 0.7 * room], [*map(str, layers), "all"])
@@ -87,13 +86,13 @@ def question_contributions(contributions: pd.DataFrame, questions: pd.DataFrame)
     if not groups:
         return style.nothing_to_show("no question was answered")
     columns, height = max(len(rows) for _, rows in groups), 1.35 + min(1.6, 0.13 * style.depth(cells))
-    figure, axes = style.panel_grid(groups, range(columns), height=height * len(groups), width=1.75, sharex=False)
+    figure, axes, _ = style.panel_grid(groups, range(columns), height=height * len(groups), width=1.75, sharex=False)
     for row, (outcome, rows) in zip(axes, groups, strict=True):
         for axis, question in zip(row, rows.itertuples(), strict=False):
             here = cells[cells["id"] == question.id].sort_values("position")
             grid = here.pivot(index="layer", columns="position", values="norm").sort_index()
             limits = (0, float(cells["norm"].max()) or 1)
-            picture = style.heatmap(axis, grid, style.CONTRIBUTION_COLORS, limits)
+            picture = style.heatmap(axis, grid, style.CONTRIBUTION_COLORS, limits, n_layers=len(grid))
             axis.invert_yaxis()  # layer 0 below
             step = 1 if len(grid) <= 12 else 4
             axis.set_yticks(np.arange(0, len(grid), step) + 0.5, map(str, grid.index[::step]))

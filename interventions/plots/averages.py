@@ -41,19 +41,15 @@ def effects_by_layer(
     """
     quantity, parts, kinds = style.quantity_of(frame), style.parts_of(frame), style.kinds_of(frame)
     n_layers = style.depth(frame)
-    figure, axes = style.panel_grid(kinds, parts, height=0.85 + 1.45 * len(kinds))
-    for axis, (kind, part) in style.panels(axes, kinds, parts):
+    figure, axes, panels = style.panel_grid(kinds, parts, height=0.85 + 1.45 * len(kinds))
+    for axis, (kind, part) in panels:
         name, color, _, marker, line = KIND_LOOKS[kind]
-        cells = frame[(frame["part"] == part) & (frame["kind"] == kind)]
+        cells = style.cells_of(frame, part=part, kind=kind)
         style.zero_line(axis)
         style.shade_early(axis, n_layers)
         style.line_with_band(axis, cells, (color, marker, line), quantity)
-        if kind == kinds[0]:
-            axis.set_title(style.title(part, cells["n"].max()))
-        if part == parts[0]:
-            axis.set_ylabel(f"{name} {QUANTITIES[quantity]}", color=color)
-    style.layer_axis(axes[0, 0], n_layers)
-    axes[0, 0].set_ylim(style.limits(frame, quantity))
+        style.name_panel(axis, style.title(part, cells["n"].max()), f"{name} {QUANTITIES[quantity]}", color)
+    style.layer_axis(axes[0, 0], n_layers, style.limits(frame, quantity))
     lines = (style.window_label(window, window_rule), f"restored at the last token of the {read_at}",
              style.early_label(n_layers))
     figure.supxlabel("\n".join(lines))
@@ -75,14 +71,14 @@ def role_layer_maps(frame: pd.DataFrame, *, window: int, window_rule: str = "cen
     roles = [role for role in ROLE_LABELS if role in set(frame["role"])]
     labels = [ROLE_LABELS[role] for role in roles]
     lowest, highest = frame[quantity].min(), max(0.1, frame[quantity].max())
-    figure, axes = style.panel_grid(kinds, parts, height=0.6 + (0.35 + 0.19 * len(roles)) * len(kinds), margin=2.2)
-    for axis, (kind, part) in style.panels(axes, kinds, parts):
-        cells = frame[(frame["part"] == part) & (frame["kind"] == kind)]
+    height = 0.6 + (0.35 + 0.19 * len(roles)) * len(kinds)
+    figure, axes, panels = style.panel_grid(kinds, parts, height=height, margin=2.2)
+    for axis, (kind, part) in panels:
+        cells = style.cells_of(frame, part=part, kind=kind)
         grid = cells.pivot(index="role", columns="layer", values=quantity).reindex(roles)
         colors, start = mean_colors(KIND_LOOKS[kind][2], lowest, highest)
         picture = style.heatmap(axis, grid, colors, (start, highest), labels)
-        if kind == kinds[0]:
-            axis.set_title(style.title(part, cells["n"].max()))
+        style.name_panel(axis, style.title(part, cells["n"].max()))
         if part == parts[-1]:
             name = f"{KIND_LOOKS[kind][0]} {QUANTITIES[quantity]}"
             style.color_bar(figure, picture, axes[kinds.index(kind)], name, aspect=14, shrink=0.92)
@@ -98,11 +94,11 @@ def probabilities(frame: pd.DataFrame) -> Figure:
         frame: that of `TraceStudy.probabilities`: id, part, run, p.
     """
     runs, parts = [run for run in RUNS if run in set(frame["run"])], style.parts_of(frame)
-    figure, axes = style.panel_grid([""], parts, height=2.3)
+    figure, axes, panels = style.panel_grid([""], parts, height=2.3)
     jitter = np.random.default_rng(0)  # seaborn's stripplot would use the global state
-    for axis, part in zip(axes[0], parts, strict=True):
+    for axis, (_, part) in panels:
         for place, run in enumerate(runs):
-            values = frame.loc[(frame["part"] == part) & (frame["run"] == run), "p"].to_numpy()
+            values = style.cells_of(frame, part=part, run=run)["p"].to_numpy()
             axis.plot(
                 place + jitter.uniform(-0.17, 0.17, len(values)), values, ".", color=RUNS[run][1], alpha=0.4,
                 markersize=4, markeredgewidth=0, zorder=1, clip_on=False,
@@ -110,11 +106,10 @@ def probabilities(frame: pd.DataFrame) -> Figure:
             mean, low, high = bootstrap_interval(values)
             axis.hlines(mean, place - 0.3, place + 0.3, color=INK, linewidth=1.8, zorder=3)
             axis.vlines(place, low, high, color=INK, linewidth=1.2, zorder=3)
-        axis.set_title(style.title(part, len(values)))
+        style.name_panel(axis, style.title(part, len(values)), "P(answer)")
         axis.set_xticks(range(len(runs)), [RUNS[run][0] for run in runs])
         axis.set_xlim(-0.6, len(runs) - 0.4)
     axes[0, 0].set_ylim(-0.02, 1.02)
-    axes[0, 0].set_ylabel("P(answer)")
     return figure
 
 
@@ -129,9 +124,10 @@ def effects_and_controls(frame: pd.DataFrame) -> Figure:
     """
     parts, kinds = style.parts_of(frame), style.kinds_of(frame)
     rows = [control for control in CONTROLS if control in set(frame["control"])]
-    figure, axes = style.panel_grid(kinds, parts, height=0.6 + (0.45 + 0.2 * len(rows)) * len(kinds), margin=1.6)
-    for axis, (kind, part) in style.panels(axes, kinds, parts):
-        cells = frame[(frame["part"] == part) & (frame["kind"] == kind)].set_index("control").reindex(rows)
+    height = 0.6 + (0.45 + 0.2 * len(rows)) * len(kinds)
+    figure, axes, panels = style.panel_grid(kinds, parts, height=height, margin=1.6)
+    for axis, (kind, part) in panels:
+        cells = style.cells_of(frame, part=part, kind=kind).set_index("control").reindex(rows)
         name, color, _, marker, _ = KIND_LOOKS[kind]
         places = np.arange(len(rows))
         axis.axvline(0, color=FAINT, linewidth=0.6, zorder=0)
@@ -145,8 +141,7 @@ def effects_and_controls(frame: pd.DataFrame) -> Figure:
         at = f", layer {int(layer.iloc[0])}" if len(layer) else ""
         axis.set_title(f"{style.PARTS.get(part, part)}, {name}{at}")
     axes[0, 0].set_yticks(range(len(rows)), [CONTROLS[control] for control in rows])
-    axes[0, 0].set_ylim(len(rows) - 0.5, -0.5)
-    axes[0, 0].set_xlim(style.limits(frame, room=1.05))
+    axes[0, 0].set(xlim=style.limits(frame, room=1.05), ylim=(len(rows) - 0.5, -0.5))
     figure.supxlabel("effect at the layer where the trace is strongest\n(dotted: half of it; controls must stay below)")
     return figure
 

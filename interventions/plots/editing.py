@@ -73,24 +73,21 @@ def efficacy_by_layer(means: pd.DataFrame, n_layers: int, layer: int | None = No
     """
     if means.empty:
         return style.nothing_to_show("no layer was edited")
-    tasks, titles = known_first(means["task"], TASKS), []
-    figure, axes = style.panel_grid([""], tasks, height=2.9, margin=1.2)
-    for axis, task in zip(axes[0], tasks, strict=True):
-        cells = means[means["task"] == task]
+    tasks = known_first(means["task"], TASKS)
+    figure, axes, panels = style.panel_grid([""], tasks, height=2.9, margin=1.2)
+    for axis, (_, task) in panels:
+        cells = style.cells_of(means, task=task)
         style.shade_early(axis, n_layers)
         if layer is not None:
             axis.axvline(layer, **DOTTED, zorder=1)
         for metric, look in METRIC_LOOKS.items():
-            values = cells[cells["metric"] == metric]
-            if metric != "efficacy":  # its band would lie over that of efficacy, and hide it
-                values = values.assign(low=np.nan, high=np.nan)
-            style.line_with_band(axis, values, look, "value")
+            values = style.cells_of(cells, metric=metric)
+            style.line_with_band(axis, values, look, "value", band=metric == "efficacy")  # a second would hide it
         table = cells.pivot(index="layer", columns="metric", values="value").astype(float)
         axis.axhline((table["efficacy"] - table["gain"]).mean(), **BEFORE, zorder=1)  # the same at every layer
-        titles.append(style.title(TASK_NAMES.get(task, task), cells.loc[cells["metric"] == "efficacy", "n"].max()))
-    style.name_panels(axes, titles, ["P(target) after the edit"])
-    style.layer_axis(axes[0, 0], n_layers)
-    axes[0, 0].set_ylim(-0.03, 1.03)
+        title = style.title(TASK_NAMES.get(task, task), style.cells_of(cells, metric="efficacy")["n"].max())
+        style.name_panel(axis, title, "P(target) after the edit")
+    style.layer_axis(axes[0, 0], n_layers, (-0.03, 1.03))
     figure.supxlabel("edited layer")
     handles = [style.legend_line(METRICS[metric][0], look) for metric, look in METRIC_LOOKS.items()]
     handles += [Line2D([], [], **BEFORE, label="efficacy before the edit"),
@@ -115,20 +112,18 @@ def sequential(frame: pd.DataFrame) -> Figure:
     if frame.empty:
         return style.nothing_to_show("no edits were kept")
     looks = dict(zip(known_first(frame["task"], TASKS), METRIC_LOOKS.values(), strict=False))
-    figure, axes = style.panel_grid([""], SEQUENTIAL_TITLES, height=2.6, margin=1.2)
-    for axis, quantity in zip(axes[0], SEQUENTIAL_TITLES, strict=True):
-        for task, (color, marker, line) in looks.items():
-            cells = frame[frame["task"] == task]
-            x, y, low, high = cells.loc[cells["edits"] > 1, ["edits", quantity, "low", "high"]].to_numpy(float).T
-            if quantity == "p_target":
-                axis.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
-            axis.plot(x, y, line, color=color, marker=marker, **style.EDGE)
-            single = cells[cells["edits"] == 1]
-            axis.plot(single["edits"], single[quantity], marker, color=color, markerfacecolor="white")
+    figure, axes, panels = style.panel_grid([""], SEQUENTIAL_TITLES, height=2.6, margin=1.2)
+    for axis, (_, quantity) in panels:
+        axis.set_title(SEQUENTIAL_TITLES[quantity])
+        for task, look in looks.items():
+            cells, color = style.cells_of(frame, task=task), look[0]
+            several = cells[cells["edits"] > 1]
+            style.line_with_band(axis, several, look, quantity, "edits", band=quantity == "p_target")
+            single = style.cells_of(cells, edits=1)
+            axis.plot(single["edits"], single[quantity], look[1], color=color, markerfacecolor="white")
             if quantity == "accuracy_after":
                 for before in set(cells["accuracy_before"].dropna()):
                     axis.axhline(before, **BEFORE | {"color": color}, zorder=0)
-    style.name_panels(axes, list(SEQUENTIAL_TITLES.values()), [""])
     counts = sorted(set(frame["edits"].astype(int)))
     axes[0, 0].set_xscale("log")
     axes[0, 0].set_xticks(counts, map(str, counts))
@@ -148,10 +143,10 @@ def _methods(means: pd.DataFrame, metrics: tuple[str, ...]) -> Figure:
         return style.nothing_to_show("no item was edited")
     tasks, methods = known_first(shown["task"], TASKS), known_first(shown["method"], EDIT_METHODS)
     height = 0.95 + (0.55 + 0.19 * len(methods)) * len(tasks)
-    figure, axes = style.panel_grid(tasks, metrics, height=height, margin=1.5, width=1.9, sharex="col")
+    figure, axes, panels = style.panel_grid(tasks, metrics, height=height, margin=1.5, width=1.9, sharex="col")
     paper = {key: value for key, value in PAPER.items() if key[0] in tasks and key[1] in methods and key[2] in metrics}
-    for axis, (task, metric) in style.panels(axes, tasks, metrics):
-        cells = shown[(shown["task"] == task) & (shown["metric"] == metric)].set_index("method").reindex(methods)
+    for axis, (task, metric) in panels:
+        cells = style.cells_of(shown, task=task, metric=metric).set_index("method").reindex(methods)
         n, (name, label, written) = int(cells["n"].fillna(0).max()), METRICS[metric]
         _dots(axis, cells, written, n)
         for place, method in enumerate(methods):
@@ -161,7 +156,7 @@ def _methods(means: pd.DataFrame, metrics: tuple[str, ...]) -> Figure:
         axis.set_xlabel(label)
         axis.label_outer()
     for axis, metric in zip(axes[0], metrics, strict=True):
-        _limit(axis, metric, shown[shown["metric"] == metric])
+        _limit(axis, metric, style.cells_of(shown, metric=metric))
     axes[0, 0].set_yticks(range(len(methods)), methods)
     axes[0, 0].set_ylim(len(methods) - 0.4, -0.6)
     for label in (label for axis in axes[:, 0] for label in axis.get_yticklabels()):

@@ -31,21 +31,20 @@ def contributions_by_outcome(frame: pd.DataFrame, tests: pd.DataFrame | None = N
     if frame.empty:
         return style.nothing_to_show("no question was answered")
     parts = style.parts_of(frame)
-    figure, axes = style.panel_grid([""], parts, height=2.75)
+    figure, axes, panels = style.panel_grid([""], parts, height=2.75)
     top = np.nanmax(frame[["norm", "high"]].to_numpy(float))
-    for axis, part in zip(axes[0], parts, strict=True):
+    for axis, (_, part) in panels:
         counts = []
         for outcome, look in OUTCOMES.items():
-            cells = frame[(frame["part"] == part) & (frame["outcome"] == outcome)]
+            cells = style.cells_of(frame, part=part, outcome=outcome)
             style.line_with_band(axis, cells, look, "norm")
             counts.append(f"{int(cells['n'].max()) if len(cells) else 0} {outcome}")
         if tests is not None:
             sure = tests.loc[(tests["part"] == part) & (tests["p_corrected"] < LEVEL), "layer"].to_numpy(float)
             axis.plot(sure, np.full(len(sure), 1.13 * top), **STAR)
-        axis.set_title(f"{PARTS.get(part, part)}\n(n = {', '.join(counts)})")
-    style.layer_axis(axes[0, 0], style.depth(frame))
-    axes[0, 0].set_ylim(0, 1.2 * top or 1)
-    axes[0, 0].set_ylabel("contribution ||a||,\nconstraint \u2192 last token")
+        label = "contribution ||a||,\nconstraint \u2192 last token"
+        style.name_panel(axis, f"{PARTS.get(part, part)}\n(n = {', '.join(counts)})", label)
+    style.layer_axis(axes[0, 0], style.depth(frame), (0, 1.2 * top or 1))
     figure.supxlabel("layer")
     handles = [style.legend_line(f"{name} answers", look) for name, look in OUTCOMES.items()]
     if tests is not None:
@@ -65,22 +64,21 @@ def roc_curves(points: pd.DataFrame, table: pd.DataFrame) -> Figure:
     if table.empty:
         return style.nothing_to_show("no question was answered")
     parts = style.parts_of(table)
-    figure, axes = style.panel_grid([""], parts, height=4.2 if len(parts) > 1 else 4.5)
-    for axis, part in zip(axes[0], parts, strict=True):
+    figure, axes, panels = style.panel_grid([""], parts, height=4.2 if len(parts) > 1 else 4.5)
+    for axis, (_, part) in panels:
         axis.plot([0, 1], [0, 1], color=style.FAINT, linewidth=0.8, zorder=0)
-        rows = table[table["part"] == part].set_index("predictor")
+        rows = style.cells_of(table, part=part).set_index("predictor")
         handles = []
         for predictor, (name, look) in PREDICTORS.items():
             if predictor not in rows.index:
                 continue
-            cells = points[(points["part"] == part) & (points["predictor"] == predictor)]
+            cells = style.cells_of(points, part=part, predictor=predictor)
             axis.plot(cells["false_positive_rate"], cells["true_positive_rate"], look[2], color=look[0])
             handles.append(style.legend_line(f"{name}\n{_auroc(rows.loc[predictor])}", look))
         axis.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.25), handlelength=2.6)
         n, wrong = (int(rows[column].max()) if len(rows) else 0 for column in ("n", "wrong"))
-        axis.set_title(f"{PARTS.get(part, part)}\n(n = {n}, {wrong} wrong)")
-        axis.set_aspect("equal")
-        axis.set_xlabel("false positive rate")
+        title = f"{PARTS.get(part, part)}\n(n = {n}, {wrong} wrong)"
+        axis.set(title=title, aspect="equal", xlabel="false positive rate")
     ends = {"xlim": (-0.02, 1.02), "ylim": (-0.02, 1.02), "xticks": [0, 0.5, 1], "yticks": [0, 0.5, 1]}
     axes[0, 0].set(**ends, ylabel="true positive rate\n(positive: right answer)")
     return figure

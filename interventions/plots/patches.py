@@ -38,17 +38,16 @@ def visual_token_maps(frame: pd.DataFrame, n_visual: int) -> Figure:
     if frame.empty:
         return style.nothing_to_show("no question was answered right")
     parts, n_layers = style.parts_of(frame), style.depth(frame)
-    figure, axes = style.panel_grid([""], parts, height=1.3 + min(1.8, 0.16 * n_layers), margin=1.2, width=2.3)
+    figure, axes, panels = style.panel_grid([""], parts, height=1.3 + min(1.8, 0.16 * n_layers), margin=1.2, width=2.3)
     extent, start = (-0.5, n_visual - 0.5, -0.5, n_layers - 0.5), n_visual - max(1, n_visual // LAST)
-    for axis, part in zip(axes[0], parts, strict=True):
-        cells = frame[frame["part"] == part]
+    for axis, (_, part) in panels:
+        cells = style.cells_of(frame, part=part)
         grid = cells.pivot(index="layer", columns="index", values="norm").reindex(range(n_layers)).to_numpy(float)
         # A panel with fewer pixels than tokens needs smoothing, which must not blur the edges of larger cells.
         fine = np.repeat(np.repeat(grid, 16, axis=0), max(1, 1024 // n_visual), axis=1)
         picture = _show(axis, fine, frame["norm"], origin="lower", extent=extent, aspect="auto")
         axis.axvline(start - 0.5, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-        axis.set_title(style.title(part, cells["n"].max()))
-    axes[0, 0].set_ylabel("layer")
+        style.name_panel(axis, style.title(part, cells["n"].max()), "layer")
     axes[0, 0].yaxis.set_major_locator(MaxNLocator(8, integer=True))
     style.contribution_bar(figure, picture, axes)
     figure.supxlabel(f"visual token (dashed: the last {n_visual - start} of {n_visual})")
@@ -68,15 +67,14 @@ def patch_maps(frame: pd.DataFrame, layer: int) -> Figure:
     """
     if frame.empty:
         return style.nothing_to_show("no question was answered right")
-    parts, cells = style.parts_of(frame), frame[frame["layer"] == layer]
-    groups = {part: cells[cells["part"] == part].sort_values("index") for part in parts}
+    cells = style.cells_of(frame, layer=layer).sort_values("index")
+    groups = {part: style.cells_of(cells, part=part) for part in style.parts_of(frame)}
     squares = {part: _square(group["norm"].to_numpy(float)) for part, group in groups.items()}
-    figure, axes = style.panel_grid([""], parts, height=2.15, width=1.7)
-    for axis, part in zip(axes[0], parts, strict=True):
+    figure, axes, panels = style.panel_grid([""], groups, height=2.15, width=1.7)
+    for axis, (_, part) in panels:
         picture = _show(axis, squares[part], cells["norm"], interpolation="nearest")
-        axis.set_title(style.title(part, groups[part]["n"].max()))
+        style.name_panel(axis, style.title(part, groups[part]["n"].max()), "row of patches")
         axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes[0, 0].set_ylabel("row of patches")
     style.contribution_bar(figure, picture, axes)
     figure.supxlabel(f"column of patches (layer {layer})")
     return figure

@@ -30,7 +30,7 @@ def precision_differences(sites: pd.DataFrame) -> Figure:
         sites: that of `PrecisionStudy.sites`: id, dtype, method, effect, separate, float32.
     """
     dtypes = list(dict.fromkeys(sites["dtype"]))
-    figure, axes = style.panel_grid([""], range(max(2, len(dtypes))), height=3.1, margin=1.9)
+    figure, axes, _ = style.panel_grid([""], range(max(2, len(dtypes))), height=3.1, margin=1.9)
     for axis in axes[0, len(dtypes):]:
         axis.set_visible(False)
     handles = {}
@@ -53,13 +53,9 @@ def precision_differences(sites: pd.DataFrame) -> Figure:
             note = "\n".join([*equal, f"is 0 at all {len(own) // own['method'].nunique()} sites"])
             axis.text(0.97, 0.97, note, transform=axis.transAxes, fontsize=7, ha="right", va="top")
         axis.set_title(style.title(dtype, own["id"].nunique()))
-    axis = axes[0, 0]
-    axis.set_xscale("log")
-    axis.set_xlim(LEAST, 1)
-    axis.set_xticks([1e-6, 1e-4, 1e-2, 1])
-    axis.minorticks_off()
-    axis.set_ylim(-0.03, 1.03)  # a line of few sites lies on 0, and must not lie on the axis
-    axis.set_ylabel("share of sites with a\nlarger difference")
+    axes[0, 0].set(xscale="log", xlim=(LEAST, 1), xticks=[1e-6, 1e-4, 1e-2, 1], ylim=(-0.03, 1.03),  # 0 is off the axis
+                   ylabel="share of sites with a\nlarger difference")
+    axes[0, 0].minorticks_off()
     figure.supxlabel(f"absolute difference of the effect (grey line: {NEGLIGIBLE})")
     style.legend(figure, list(handles.values()), 2)
     return figure

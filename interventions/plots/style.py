@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache, wraps
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter, FuncFormatter, MaxNLocator, MultipleLocator
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from ..layers import early_layers, layer_range, spanned
 
@@ -106,23 +106,30 @@ def nothing_to_show(why: str) -> Figure:
 def panel_grid(
     rows: Collection, columns: Collection, *, height: float, margin: float = 0.9, width: float = 2.0,
     sharex: bool | Literal["row", "col"] = True, sharey: bool | Literal["row", "col"] = True,
-) -> tuple[Figure, np.ndarray]:
-    """Return a figure and its axes [rows, columns], with shared scales; sizes are in inches, `width` a column's."""
+) -> tuple[Figure, np.ndarray, list[tuple[Axes, tuple]]]:
+    """Return a figure, its axes [rows, columns] on shared scales, and every axis with its (row, column).
+
+    Sizes are in inches: `height` is the figure's, `width` is a column's.
+    """
     size = (margin + width * len(columns), height)
-    return plt.subplots(len(rows), len(columns), figsize=size, sharex=sharex, sharey=sharey, squeeze=False)
+    figure, axes = plt.subplots(len(rows), len(columns), figsize=size, sharex=sharex, sharey=sharey, squeeze=False)
+    return figure, axes, list(zip(axes.flat, itertools.product(rows, columns), strict=True))
 
 
-def panels(axes: np.ndarray, rows: Iterable, columns: Iterable) -> Iterator[tuple[Axes, tuple]]:
-    """Yield every axis with its (row, column)."""
-    return zip(axes.flat, itertools.product(rows, columns), strict=True)
-
-
-def name_panels(axes: np.ndarray, titles: Sequence[str], labels: Sequence[str], colors: Sequence[str] = ()) -> None:
-    """Write titles above the first row of panels, and labels, in these colors, beside the first column."""
-    for axis, name in zip(axes[0], titles, strict=False):
-        axis.set_title(name)
-    for axis, label, color in itertools.zip_longest(axes[:, 0], labels, colors, fillvalue=INK):
+def name_panel(axis: Axes, title: str, label: str = "", color: str = INK) -> None:
+    """Write the title above a panel of the first row, and the label beside a panel of the first column."""
+    place = axis.get_subplotspec()
+    if place is not None and place.is_first_row():
+        axis.set_title(title)
+    if place is not None and place.is_first_col():
         axis.set_ylabel(label, color=color)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def cells_of(frame: pd.DataFrame, **values) -> pd.DataFrame:
+    """Return the rows that have these values in these columns."""
+    for column, value in values.items():
+        frame = frame[frame[column] == value]
+    return frame
 
 
 def quantity_of(frame: pd.DataFrame) -> str:
@@ -166,27 +173,29 @@ def arrow(flow: str) -> str:
 # Drawing
 
 
-def line_with_band(axis: Axes, cells: pd.DataFrame, look: Look, quantity: str = "effect", x: str = "layer") -> None:
-    """Draw means as a line and the intervals that `cells` gives (low, high) as a band: seaborn estimates nothing."""
+def line_with_band(
+    axis: Axes, cells: pd.DataFrame, look: Look, quantity: str = "effect", x: str = "layer", band: bool = True
+) -> None:
+    """Draw means as a line and their intervals (low, high) as a band; missing values leave a gap in both."""
     cells = cells[[x, quantity, "low", "high"]].astype(float).sort_values(x)
     color, marker, line = look
-    axis.fill_between(cells[x], cells["low"], cells["high"], color=color, alpha=0.2, linewidth=0)
+    if band:
+        axis.fill_between(cells[x], cells["low"], cells["high"], color=color, alpha=0.2, linewidth=0)
     small = {} if len(cells) <= 16 else {"markersize": 2.4, "markeredgewidth": 0}
-    sns.lineplot(
-        cells, x=x, y=quantity, estimator=None, errorbar=None, color=color, marker=marker, linestyle=line,
-        ax=axis, **EDGE | small,
-    )
-    axis.set(xlabel="", ylabel="")
+    axis.plot(cells[x], cells[quantity], color=color, marker=marker, linestyle=line, **EDGE | small)
 
 
 def heatmap(
-    axis: Axes, grid: pd.DataFrame, colors, limits: tuple[float, float], labels: Sequence[str] = ()
+    axis: Axes, grid: pd.DataFrame, colors, limits: tuple[float, float], labels: Sequence[str] = (), n_layers: int = 0
 ) -> QuadMesh:
-    """Draw a table [rows, layers] as a heat map, its first row on top, with `labels` of the rows."""
+    """Draw a table [rows, layers] as a heat map, its first row on top, with `labels` of the rows.
+
+    Cells of up to 16 layers are divided by lines; `n_layers` counts the layers where the columns are something else.
+    """
     axis.figure.set_visible(False)  # seaborn would draw all of it to see whether labels overlap
     sns.heatmap(
         grid.astype(float), ax=axis, cmap=colors, vmin=limits[0], vmax=limits[1], cbar=False,
-        linewidths=0.4 if grid.shape[1] <= 16 else 0, xticklabels=False, yticklabels=False,
+        linewidths=0.4 if (n_layers or grid.shape[1]) <= 16 else 0, xticklabels=False, yticklabels=False,
     )
     axis.figure.set_visible(True)
     step = layer_step(grid.shape[1])
@@ -241,9 +250,9 @@ def layer_step(n_layers: int) -> int:
     return 1 if n_layers <= 12 else 2 if n_layers <= 16 else 4
 
 
-def layer_axis(axis: Axes, n_layers: int) -> None:
-    """Scale an axis to the layers, with a tick a layer while they fit."""
-    axis.set_xlim(-0.5, n_layers - 0.5)
+def layer_axis(axis: Axes, n_layers: int, limits: tuple[float, float]) -> None:
+    """Scale an axis to the layers, with a tick a layer while they fit, and its values to these limits."""
+    axis.set(xlim=(-0.5, n_layers - 0.5), ylim=limits)
     axis.xaxis.set_major_locator(MultipleLocator(layer_step(n_layers)))
 
 
@@ -251,35 +260,30 @@ def layer_axis(axis: Axes, n_layers: int) -> None:
 
 
 def show_all_characters(figure: Figure) -> None:
-    """Make every character of a figure drawable: names and questions may be in any script.
+    """Give texts with characters that their font lacks (names may be in any script) a second font that has them.
 
-    A text whose font lacks some characters gets a second, installed font that has them. Where there is none, the text
-    spells them with ASCII letters or as codes, and a printed sentence says so.
+    Where no installed font has a character, the text spells it in ASCII or as its code, and a printed sentence says so.
     """
-    for axis in (one for axes in figure.axes for one in (axes.xaxis, axes.yaxis)):
-        if not isinstance(axis.get_major_formatter(), (FixedFormatter, FuncFormatter)):  # its labels are numbers
-            continue
-        labels = axis.get_ticklabels()
-        lacking = _lacking("".join(label.get_text() for label in labels), labels)
-        if lacking:
-            fonts, left = _fonts_with(lacking)
-            axis.set_tick_params(labelfontfamily=[*labels[0].get_fontfamily(), *fonts])
-            if left:  # the text of a label is written anew by its axis
-                axis.set_ticks(axis.get_ticklocs(), [_spelled(label.get_text(), left) for label in labels])
-    for text in figure.findobj(Text):
-        lacking = _lacking(text.get_text(), [text])
-        if lacking:
-            fonts, left = _fonts_with(lacking)
+    lacking = {text: _lacking(text) for text in figure.findobj(Text)}
+    fonts, left = _fonts_with(frozenset().union(*lacking.values()))
+    for text, characters in lacking.items():
+        if characters:
             text.set_text(_spelled(text.get_text(), left))
             text.set_fontfamily(list(dict.fromkeys((*text.get_fontfamily(), *fonts))))
+    for axis in (one for axes in figure.axes for one in (axes.xaxis, axes.yaxis)):  # an axis rewrites its labels
+        labels = axis.get_ticklabels()
+        if any(lacking.get(label) for label in labels):
+            if left:
+                axis.set_ticks(axis.get_ticklocs(), [_spelled(label.get_text(), left) for label in labels])
+            axis.set_tick_params(labelfontfamily=list(dict.fromkeys((*labels[0].get_fontfamily(), *fonts))))
 
 
-def _lacking(string: str, texts: list[Text]) -> frozenset[str]:
-    """The characters of a string that the font of these texts does not have."""
-    if string.isascii() or not texts:
+def _lacking(text: Text) -> frozenset[str]:
+    """The characters of a text that its font does not have."""
+    if text.get_text().isascii():
         return frozenset()
-    found = _characters(font_manager.findfont(texts[0].get_fontproperties()))
-    return frozenset(one for one in string if ord(one) not in found and one.isprintable())
+    found = _characters(font_manager.findfont(text.get_fontproperties()))
+    return frozenset(one for one in text.get_text() if ord(one) not in found and one.isprintable())
 
 
 @cache

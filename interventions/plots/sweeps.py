@@ -28,18 +28,17 @@ def compared_by_layer(
         read_at: the constraint at whose last token all series are restored, if it is one.
     """
     columns, kinds, looks = _columns(frame, by), style.kinds_of(frame), _looks(frame)
-    n_layers, titles = style.depth(frame), []
-    figure, axes = style.panel_grid(kinds, columns, height=1.1 + 1.45 * len(kinds))
-    for axis, (kind, (part, window)) in style.panels(axes, kinds, columns):
+    n_layers = style.depth(frame)
+    figure, axes, panels = style.panel_grid(kinds, columns, height=1.1 + 1.45 * len(kinds))
+    for axis, (kind, (part, window)) in panels:
         style.zero_line(axis)
         style.shade_early(axis, n_layers)
         cells = _cells(frame, part, window, kind)
         for name, look in looks.items():
-            style.line_with_band(axis, cells[cells["series"] == name], look)
-        titles.append(_title(part, cells["n"].max(), window, window_rule))
-    style.name_panels(axes, titles, [f"{KIND_LOOKS[kind][0]} effect" for kind in kinds])
-    style.layer_axis(axes[0, 0], n_layers)
-    axes[0, 0].set_ylim(style.limits(frame))
+            style.line_with_band(axis, style.cells_of(cells, series=name), look)
+        title = _title(part, cells["n"].max(), window, window_rule)
+        style.name_panel(axis, title, f"{KIND_LOOKS[kind][0]} effect")
+    style.layer_axis(axes[0, 0], n_layers, style.limits(frame))
     series = frame.groupby("series")
     windows = {name: style.window_label(cells["window"].iloc[0], window_rule) for name, cells in series}
     alike = by == "window" or len(set(windows.values())) == 1
@@ -60,11 +59,10 @@ def peak_histograms(frame: pd.DataFrame, *, n_layers: int, window_rule: str = "c
         frame: that of `series_peaks`: series, window, part, kind, layer, effect.
     """
     columns, looks = _columns(frame, "window"), _looks(frame)
-    rows, titles, bins = list(itertools.product(looks, style.kinds_of(frame))), [], np.arange(n_layers)
-    figure, axes = style.panel_grid(rows, columns, height=0.7 + 1.05 * len(rows))
-    for axis, ((name, kind), (part, window)) in style.panels(axes, rows, columns):
-        cells = _cells(frame, part, window, kind)
-        cells = cells[cells["series"] == name]
+    rows, bins = list(itertools.product(looks, style.kinds_of(frame))), np.arange(n_layers)
+    figure, axes, panels = style.panel_grid(rows, columns, height=0.7 + 1.05 * len(rows))
+    for axis, ((name, kind), (part, window)) in panels:
+        cells = style.cells_of(_cells(frame, part, window, kind), series=name)
         layers = cells.loc[cells["effect"] >= NEGLIGIBLE, "layer"].to_numpy()
         axis.bar(bins, np.bincount(layers, minlength=n_layers) / len(cells), width=0.85, color=looks[name][0])
         if len(layers):
@@ -72,13 +70,11 @@ def peak_histograms(frame: pd.DataFrame, *, n_layers: int, window_rule: str = "c
         if len(layers) < len(cells):
             note = f"no effect: {1 - len(layers) / len(cells):.0%}"
             axis.text(0.98, 0.95, note, transform=axis.transAxes, ha="right", va="top", fontsize=7)
-        titles.append(_title(part, len(cells), window, window_rule))
-    labels = [f"{name}\n{KIND_LOOKS[kind][0]}".replace(", ", ",\n") for name, kind in rows]
-    style.name_panels(axes, titles, labels, [looks[name][0] for name, _ in rows])
+        label = f"{name}\n{KIND_LOOKS[kind][0]}".replace(", ", ",\n")
+        style.name_panel(axis, _title(part, len(cells), window, window_rule), label, looks[name][0])
     for axis, (_, window) in zip(axes[-1], columns, strict=True):
         axis.set_xlabel(style.window_label(window, window_rule))  # pyright: ignore[reportArgumentType]
-    style.layer_axis(axes[0, 0], n_layers)
-    axes[0, 0].set_ylim(0, 1.02)
+    style.layer_axis(axes[0, 0], n_layers, (0, 1.02))
     figure.supylabel("share of questions with their peak there (dashed: mean layer)")
     return figure
 
@@ -93,22 +89,21 @@ def effects_by_window(frame: pd.DataFrame, *, window_rule: str = "centered") -> 
         frame: that of `series_windows`: series, window, part, kind, layer, effect, low, high, n.
     """
     kinds, parts, looks = style.kinds_of(frame), style.parts_of(frame), _looks(frame)
-    windows, titles = np.array(sorted(set(frame["window"]))), []
+    windows = np.array(sorted(set(frame["window"])))
     step = 0.2 * min(np.diff(windows), default=1)  # between series, so that their intervals lie side by side
     margin = 2.4 if len(parts) == 1 else 0.9
-    figure, axes = style.panel_grid(kinds, parts, height=1.5 + 1.45 * len(kinds), margin=margin)
-    for axis, (kind, part) in style.panels(axes, kinds, parts):
+    figure, axes, panels = style.panel_grid(kinds, parts, height=1.5 + 1.45 * len(kinds), margin=margin)
+    for axis, (kind, part) in panels:
         style.zero_line(axis)
         here = _cells(frame, part, None, kind).sort_values("window")
         for number, (name, (color, marker, line)) in enumerate(looks.items()):
-            cells = here[here["series"] == name]
+            cells = style.cells_of(here, series=name)
             x = cells["window"] + step * (number - (len(looks) - 1) / 2)
             axis.plot(x, cells["effect"], line, color=color, linewidth=0.9, zorder=1)
             axis.vlines(x, cells["low"], cells["high"], color=color, linewidth=1.2, zorder=2)
             face = np.where(cells["low"] > NEGLIGIBLE, color, "white")
             axis.scatter(x, cells["effect"], s=16, marker=marker, color=face, edgecolor=color, linewidth=0.9, zorder=3)
-        titles.append(style.title(part, here["n"].max()))
-    style.name_panels(axes, titles, [f"{KIND_LOOKS[kind][0]} effect,\nbest layer" for kind in kinds])
+        style.name_panel(axis, style.title(part, here["n"].max()), f"{KIND_LOOKS[kind][0]} effect,\nbest layer")
     axes[0, 0].set(xticks=windows, xlim=(windows[0] - 0.7, windows[-1] + 0.7), ylim=style.limits(frame))
     unit = "layers restored together" if window_rule == "centered" else "radius in layers"
     note = f"filled: interval above {NEGLIGIBLE}\n(corrected for the choice of the layer)"
@@ -128,8 +123,7 @@ def _columns(frame: pd.DataFrame, by: str) -> list[tuple[str, int | None]]:
 
 
 def _cells(frame: pd.DataFrame, part: str, window: int | None, kind: str) -> pd.DataFrame:
-    cells = frame[(frame["part"] == part) & (frame["kind"] == kind)]
-    return cells if window is None else cells[cells["window"] == window]
+    return style.cells_of(frame, part=part, kind=kind, **({} if window is None else {"window": window}))
 
 
 def _title(part: str, n: float, window: int | None, window_rule: str) -> str:

@@ -18,7 +18,7 @@ LOUD = {"": {"color": INK}, "constraint": {"color": INK, "weight": "bold"},
 
 
 def token_label(token: str, role: str = "", longest: int = 16) -> str:
-    """A token as an axis shows it: without outer space, invisible ones as signs, constraints starred."""
+    """Return the label of a token: outer spaces are cut, invisible characters are signs, constraints are starred."""
     if role == "visual":
         return "last visual token"
     text = token.replace("\n", "\u21b5").replace("\t", "\u21e5").strip(" ") or "\u2423"
@@ -27,6 +27,7 @@ def token_label(token: str, role: str = "", longest: int = 16) -> str:
 
 
 def show_image(axis: Axes, image) -> None:
+    """Show a PIL image at the upper left of a panel, or nothing if it is None."""
     axis.set_axis_off()
     if image is not None:
         axis.imshow(image)
@@ -34,13 +35,13 @@ def show_image(axis: Axes, image) -> None:
 
 
 def write_heading(axis: Axes, text: str) -> None:
-    """Text above a row of panels, beyond its own: a title would push the columns apart."""
+    """Write a text above a panel without widening its column, as a title would."""
     axis.set_axis_off()
     axis.text(0, -0.2, text, fontsize=8, va="bottom", parse_math=False, in_layout=False)
 
 
 def write_lines(axis: Axes, lines: Iterable[Iterable[tuple[str, dict]]], size: float = 8, gap: float = 3) -> None:
-    """Lines of pieces (text, font properties), from the panel's upper left corner."""
+    """Write lines of pieces (text, font properties) from the upper left corner of a panel."""
     rows: list[Artist] = [
         HPacker(children=[TextArea(text, textprops={"size": size, "parse_math": False} | look) for text, look in line],
                 pad=0, sep=0, align="baseline")
@@ -56,7 +57,7 @@ def write_lines(axis: Axes, lines: Iterable[Iterable[tuple[str, dict]]], size: f
 
 
 def wrapped(pieces: Iterable[tuple[str, str]], characters: int) -> list[list[tuple[str, dict]]]:
-    """A question in pieces (text, role) as lines of (text, font properties), broken between words."""
+    """Break a question of pieces (text, role) between words into lines of pieces (text, font properties)."""
     letters = [(" " if letter.isspace() else letter, role) for text, role in pieces for letter in text]
     text, lines, end = "".join(letter for letter, _ in letters), [], 0
     for line in textwrap.wrap(text, characters, break_long_words=False, break_on_hyphens=False):
