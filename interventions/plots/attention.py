@@ -13,6 +13,7 @@ from . import style
 from .style import styled
 from .words import token_label
 
+LABELS = {"share": "contribution share", "drop": "drop in P(answer)\nwhen blocked"}
 FLOW_LOOKS: dict[str, style.Look] = dict(
     zip((VISUAL_TO_CONSTRAINT, VISUAL_TO_LAST, CONSTRAINT_TO_LAST), style.LOOKS, strict=False)
 )
@@ -49,13 +50,10 @@ def flows_by_layer(shares: pd.DataFrame, drops: pd.DataFrame, heading: str = "")
             x = [n_layers + room_behind(n_layers) * (0.4 + 0.3 * place)] * len(whole)
             axis.vlines(x, whole["low"], whole["high"], color=look[0], linewidth=1.2)
             axis.plot(x, whole[quantity], color=look[0], marker=look[1], **style.EDGE)
-        name = style.title(part, cells["n"].max())
-        if quantity == "share":
-            axis.set_title(name)
-        elif name != axes[0, parts.index(part)].get_title():
+        name, label = style.title(part, cells["n"].max()), LABELS[quantity]
+        style.name_panel(axis, name, label)
+        if name != axes[0, parts.index(part)].get_title():
             axis.set_title(f"n = {name.rpartition('n = ')[2].rstrip(')')}", fontsize=7)
-        axis.set_ylabel({"share": "contribution share", "drop": "drop in P(answer)\nwhen blocked"}[quantity])
-        axis.label_outer()
     label = "layer"
     for row, (quantity, frame) in zip(axes, rows.items(), strict=True):
         style.layer_axis(row[0], n_layers, style.limits(frame, quantity))
@@ -79,17 +77,18 @@ def question_contributions(contributions: pd.DataFrame, questions: pd.DataFrame)
         contributions: those of an `AttentionStudy`.
         questions: those to show, as `outcome_examples` samples them.
     """
-    cells = contributions[(contributions["flow"] == CONSTRAINT_TO_LAST) & contributions["id"].isin(questions["id"])]
+    cells = style.cells_of(contributions, flow=CONSTRAINT_TO_LAST)
+    cells = cells[cells["id"].isin(questions["id"])]
     shown = questions[questions["id"].isin(set(cells["id"]))]
-    groups = [(name, shown[shown["correct"].eq(value)]) for name, value in (("right", True), ("wrong", False))]
-    groups = [(name, rows) for name, rows in groups if len(rows)]
+    groups = [(name, rows) for name, value in (("right", True), ("wrong", False))
+              if len(rows := style.cells_of(shown, correct=value))]
     if not groups:
         return style.nothing_to_show("no question was answered")
     columns, height = max(len(rows) for _, rows in groups), 1.35 + min(1.6, 0.13 * style.depth(cells))
     figure, axes, _ = style.panel_grid(groups, range(columns), height=height * len(groups), width=1.75, sharex=False)
     for row, (outcome, rows) in zip(axes, groups, strict=True):
         for axis, question in zip(row, rows.itertuples(), strict=False):
-            here = cells[cells["id"] == question.id].sort_values("position")
+            here = style.cells_of(cells, id=question.id).sort_values("position")
             grid = here.pivot(index="layer", columns="position", values="norm").sort_index()
             limits = (0, float(cells["norm"].max()) or 1)
             picture = style.heatmap(axis, grid, style.CONTRIBUTION_COLORS, limits, n_layers=len(grid))

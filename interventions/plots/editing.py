@@ -125,8 +125,7 @@ def sequential(frame: pd.DataFrame) -> Figure:
                 for before in set(cells["accuracy_before"].dropna()):
                     axis.axhline(before, **BEFORE | {"color": color}, zorder=0)
     counts = sorted(set(frame["edits"].astype(int)))
-    axes[0, 0].set_xscale("log")
-    axes[0, 0].set_xticks(counts, map(str, counts))
+    axes[0, 0].set(xscale="log", xticks=counts, xticklabels=map(str, counts))
     axes[0, 0].xaxis.set_minor_locator(NullLocator())
     axes[0, 0].set(xlim=(counts[0] / 1.3, counts[-1] * 1.3), ylim=(-0.03, 1.03))
     note = "; open: a single fact, without an interval" if counts[0] == 1 else ""

@@ -18,8 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from ..attention.visual_tokens import LAST
 from ..testbed.images import seen_box
 from . import style
-from .style import FAINT, INK, PARTS, styled
-from .words import CHARACTERS, LINE_HEIGHT, show_image, wrapped, write_lines
+from .style import INK, PARTS, styled
+from .words import CHARACTERS, LINE_HEIGHT, LOUD, show_image, wrapped, write_lines
 
 OVERLAY = LinearSegmentedColormap.from_list("overlay", [(0.8, 0.05, 0.05, 0), (0.8, 0.05, 0.05, 0.9)])
 PALE = 0.45  # the image below the overlay
@@ -140,11 +140,9 @@ def _square(norms: np.ndarray) -> np.ndarray:
 
 def _lines(example) -> list[list[tuple[Any, dict]]]:
     """The part, the question with its constraint in bold, and the answer."""
-    before, constraint, after = example.question, "", ""
-    if example.constraint:
-        before, constraint, after = example.question.partition(example.constraint)
+    before, constraint, after = example.question.partition(example.constraint or "\0")
     characters = int(CHARACTERS * 2.5)
     question = wrapped([(before, ""), (constraint, "constraint"), (after, "")], characters)
     answer = textwrap.shorten(str(example.answer), characters - 10, placeholder="\u2026")
-    faint, plain = {"color": FAINT}, {"color": INK}
-    return [[(PARTS.get(example.part, example.part), faint)], *question, [("Answer ", faint), (answer, plain)]]
+    faint = LOUD["faint"]
+    return [[(PARTS.get(example.part, example.part), faint)], *question, [("Answer ", faint), (answer, LOUD[""])]]

@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 
 from ..tracing.causal_trace import KIND_NAMES
 from . import style
-from .style import FAINT, INK, KIND_LOOKS, PARTS, QUANTITIES, styled
+from .style import INK, KIND_LOOKS, PARTS, QUANTITIES, styled
 from .words import CHARACTERS, LINE_HEIGHT, LOUD, show_image, token_label, wrapped, write_heading, write_lines
 
 BELOW = {"mlp": "Purples", "attention": "Blues"}  # colors of values below 0, legible beside those above
@@ -60,10 +60,9 @@ def question_maps(
         write_heading(figure.add_subplot(grid[2 * row, 0]), headings[row])
         show_image(figure.add_subplot(grid[2 * row + 1, 0]), images.get(question.id))
         for column, kind in enumerate(kinds, start=1):
-            axis = figure.add_subplot(grid[2 * row + 1, column])
-            cells = sites[(sites["id"] == question.id) & (sites["kind"] == kind)]
+            axes[kind].append(axis := figure.add_subplot(grid[2 * row + 1, column]))
+            cells = style.cells_of(sites, id=question.id, kind=kind)
             token_map(axis, cells, kind, quantity, limits, labels=column == 1)
-            axes[kind].append(axis)
     for kind in kinds:
         axes[kind][-1].set_xlabel(style.window_label(window, window_rule))
         picture, label = axes[kind][-1].collections[0], _range(kind, quantity, sites)
@@ -93,15 +92,14 @@ def worked_example(
     middle, first = rows[1].subgridspec(1, len(RUNS)), None
     for place, run in enumerate(RUNS):
         first = figure.add_subplot(middle[place], sharex=first)
-        _answer_bars(first, example.answers[example.answers["run"] == run], RUNS[run])
+        _answer_bars(first, style.cells_of(example.answers, run=run), RUNS[run])
     bottom, limits = rows[2].subgridspec(1, len(kinds)), _limits(example.sites[quantity])
     for place, kind in enumerate(kinds):
         axis = figure.add_subplot(bottom[place])
-        cells = example.sites[example.sites["kind"] == kind]
+        cells = style.cells_of(example.sites, kind=kind)
         picture = token_map(axis, cells, kind, quantity, limits, labels=kind == kinds[0])
         axis.set_xlabel(style.window_label(window, window_rule))
-        label = _range(kind, quantity, cells)
-        style.color_bar(figure, picture, axis, label, aspect=16, pad=0.03, shrink=1)
+        style.color_bar(figure, picture, axis, _range(kind, quantity, cells), aspect=16, pad=0.03, shrink=1)
         if kind == example.site["kind"]:
             corner = (example.site["layer"], sorted(cells["position"].unique()).index(example.site["position"]))
             axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="black", linewidth=1.4, zorder=3))
@@ -148,7 +146,7 @@ def _answer_bars(axis: Axes, answers: pd.DataFrame, name: str) -> None:
 
 def _example_lines(example) -> list[list[tuple[str, dict]]]:
     """The questions in words, and what the restored run restores."""
-    lines, faint = [], {"color": FAINT}
+    lines, faint = [], LOUD["faint"]
     names = {"clean": "Clean question", "corrupted": f"Corrupted question{NOISED.get(example.corruption, '')}"}
     for run, name in names.items():
         pieces = example.texts.loc[example.texts["run"] == run, ["text", "role"]].itertuples(index=False, name=None)
@@ -174,6 +172,6 @@ def _limits(values: pd.Series) -> tuple[float, float]:
 
 def _range(kind: str, quantity: str, sites: pd.DataFrame) -> str:
     """The label of a color bar: how far the values of a kind go."""
-    values = sites.loc[sites["kind"] == kind, quantity]
+    values = style.cells_of(sites, kind=kind)[quantity]
     low, high = (f"{round(float(value), 2) + 0.0:.2f}".replace("-", "\u2212") for value in (values.min(), values.max()))
     return f"{KIND_LOOKS[kind][0]} {QUANTITIES[quantity]}\n({low} to {high})"

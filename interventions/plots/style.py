@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator, MultipleLocator
+from matplotlib.ticker import FixedFormatter, FuncFormatter, MaxNLocator, MultipleLocator
 
 from ..layers import early_layers, layer_range, spanned
 
@@ -271,6 +271,8 @@ def show_all_characters(figure: Figure) -> None:
             text.set_text(_spelled(text.get_text(), left))
             text.set_fontfamily(list(dict.fromkeys((*text.get_fontfamily(), *fonts))))
     for axis in (one for axes in figure.axes for one in (axes.xaxis, axes.yaxis)):  # an axis rewrites its labels
+        if not isinstance(axis.get_major_formatter(), (FixedFormatter, FuncFormatter)):  # its labels are numbers
+            continue
         labels = axis.get_ticklabels()
         if any(lacking.get(label) for label in labels):
             if left:
@@ -280,22 +282,19 @@ def show_all_characters(figure: Figure) -> None:
 
 def _lacking(text: Text) -> frozenset[str]:
     """The characters of a text that its font does not have."""
-    if text.get_text().isascii():
-        return frozenset()
-    found = _characters(font_manager.findfont(text.get_fontproperties()))
-    return frozenset(one for one in text.get_text() if ord(one) not in found and one.isprintable())
+    string = text.get_text()
+    found = frozenset() if string.isascii() else _characters(font_manager.findfont(text.get_fontproperties()))
+    return frozenset(one for one in string if not one.isascii() and ord(one) not in found and one.isprintable())
 
 
 @cache
 def _fonts_with(characters: frozenset[str]) -> tuple[tuple[str, ...], frozenset[str]]:
     """Names of installed fonts that have these characters together, and the characters that none has."""
-    names, left = [], set(characters)
-    fonts = [font for font in font_manager.fontManager.ttflist if not font.name.startswith(NO_TEXT_FONTS)]
+    names, left, fonts = [], set(characters), font_manager.fontManager.ttflist if characters else []
     for font in sorted(fonts, key=lambda one: (one.name != "DejaVu Sans", one.style != "normal", one.name)):
-        if not left:
-            break
-        has = {one for one in left if ord(one) in _characters(font.fname)}
-        if has and font.name not in names:
+        usable = left and font.name not in names and not font.name.startswith(NO_TEXT_FONTS)
+        has = {one for one in left if ord(one) in _characters(font.fname)} if usable else set()
+        if has:
             names.append(font.name)
             left -= has
     if left:
@@ -317,9 +316,8 @@ def _characters(path: str) -> frozenset[int]:
 
 
 def _spelled(string: str, characters: frozenset[str]) -> str:
-    """A string with these characters in ASCII: without their accents, or else as their codes."""
-    def ascii_of(one: str) -> str:
-        plain = unicodedata.normalize("NFKD", one).encode("ascii", "ignore").decode()
-        return plain or one.encode("ascii", "backslashreplace").decode()
-
-    return "".join(ascii_of(one) if one in characters else one for one in string)
+    """Return a string with these characters in ASCII: without their accents, or else as their codes."""
+    for one in characters:
+        plain = unicodedata.normalize("NFKD", one).encode("ascii", "ignore")
+        string = string.replace(one, (plain or one.encode("ascii", "backslashreplace")).decode())
+    return string

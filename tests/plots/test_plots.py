@@ -200,6 +200,14 @@ def test_one_question_has_no_band_but_a_line():
     assert figure.axes[0].get_ylim()[1] > 0.8  # the largest value, although there is no interval above it
 
 
+def test_a_missing_value_leaves_a_gap_in_line_and_band():
+    data = at_read(frame(parts=("known",)))
+    data.loc[data["layer"] == 3, ["effect", "low", "high"]] = np.nan
+    axis = effects_by_layer(data, window=3).axes[0]
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(line_of(axis).get_ydata())), [3])
+    assert len(axis.collections[0].get_paths()) == 2
+
+
 @pytest.mark.parametrize(
     ("window", "rule", "label"),
     [
