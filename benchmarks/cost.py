@@ -22,9 +22,9 @@ from transformers import AutoConfig
 from interventions.engine.windows import default_method
 from interventions.errors import ModelError, TraceError
 from interventions.models.model import family_row
-from interventions.models.published import published_config
 from interventions.notebook import closest
 
+from .published import published_config
 from .workload import (
     WAYS,
     Architecture,

@@ -15,11 +15,11 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from interventions.models.families import family_of
 from interventions.models.loading import load_model
 from interventions.models.model import VisionLanguageModel
-from interventions.models.published import published_config, skeleton
 from interventions.prompts.corruption import corrupt
 from interventions.prompts.prompt import answer_tokens, build_prompt
 from interventions.testbed import load_testbed
 
+from .published import published_config, skeleton
 from .subjects import QUESTION, Subject, question_tokenizer
 
 GAIN = 1.28  # over the root of a matrix's inputs: 0.02 at LLaVA-1.5-7B's width, as Hugging Face initializes

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from interventions.models.families import count_image_tokens, family_of
 from interventions.models.model import VisionLanguageModel
-from interventions.models.published import PUBLISHED, published_config, skeleton
 
 from .cost import FIT
+from .published import PUBLISHED, published_config, skeleton
 from .real_size import processor_for, save_checkpoint
 from .subjects import question_tokenizer
 from .whole import RESULT, whole

@@ -13,8 +13,9 @@ from interventions.engine import packing
 from interventions.engine.packing import packs
 from interventions.engine.windows import window_spans
 from interventions.models.families import count_image_tokens, family_of
-from interventions.models.published import skeleton
 from interventions.tracing.causal_trace import METHODS
+
+from .published import skeleton
 
 AUTHORS = "authors"  # the released scripts: a forward of three rows a site, image encoder included
 WAYS = (*METHODS, AUTHORS)

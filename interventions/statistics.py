@@ -190,6 +190,13 @@ def _resolved(values: np.ndarray) -> np.ndarray:
     return np.where(np.abs(values) < RESOLUTION, 0, values)
 
 
+def rows_where(frame: pd.DataFrame, **values) -> pd.DataFrame:
+    """Return the rows whose columns have these values."""
+    for column, value in values.items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
 def joined(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
     """Return the frames as one with these columns; an empty frame if there are none."""
     return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)

@@ -102,13 +102,6 @@ def above(interval: Number, bound: float = 0) -> bool:
     return bool((interval.value if math.isnan(interval.low) else interval.low) > bound)
 
 
-def rows_where(frame: pd.DataFrame, **values) -> pd.DataFrame:
-    """Return the rows whose columns have these values."""
-    for column, value in values.items():
-        frame = frame[frame[column] == value]
-    return frame
-
-
 def largest_row(frame: pd.DataFrame, column: str) -> pd.Series:
     return frame.loc[frame[column].astype(float).idxmax()]
 

@@ -10,8 +10,8 @@ from ..attention.contributions import CONSTRAINT_TO_LAST
 from ..attention.failure_prediction import FEW
 from ..layers import early_and_middle_layers, early_layers
 from ..reports.record import Claim
-from ..statistics import LEVEL, Number
-from .common import above, largest_row, number, number_of, p_text, rows_where, three_digits
+from ..statistics import LEVEL, Number, rows_where
+from .common import above, largest_row, number, number_of, p_text, three_digits
 from .fig5_attention import NONE_RIGHT
 
 ONE_OUTCOME = "all answers are right, or all are wrong"

@@ -9,12 +9,12 @@ import pandas as pd
 
 from ..layers import early_and_middle_layers, early_layers, in_layers, layer_range
 from ..reports.record import Claim
-from ..statistics import NEGLIGIBLE, Number
+from ..statistics import NEGLIGIBLE, Number, rows_where
 from ..tracing.averages import effects_at, peak_layers, smallest_window, window_effects
 from ..tracing.causal_trace import KIND_NAMES
 from ..tracing.study import TraceStudy
 from ..tracing.sweeps import Sweep, Sweeps, on_common
-from .common import SUBSTANTIAL, above, lost_probability, number, number_of, rows_where
+from .common import SUBSTANTIAL, above, lost_probability, number, number_of
 
 LARGE = Fraction(6, 32)  # the smallest window with which the paper finds effects at the text constraint
 

@@ -10,8 +10,8 @@ from ..attention.contributions import CONSTRAINT_TO_LAST, VISUAL_TO_CONSTRAINT, 
 from ..attention.study import SUBSETS, TOP, AttentionStudy
 from ..attention.visual_tokens import LAST, mean_contributions
 from ..reports.record import Claim
-from ..statistics import LEVEL, NEGLIGIBLE, Number
-from .common import SUBSTANTIAL, above, number, number_of, p_text, rows_where, three_digits
+from ..statistics import LEVEL, NEGLIGIBLE, Number, rows_where
+from .common import SUBSTANTIAL, above, number, number_of, p_text, three_digits
 
 NONE_RIGHT = "no question was answered right"
 ONLY_CONTRIBUTIONS = "not in the paper, which looks at contributions alone"

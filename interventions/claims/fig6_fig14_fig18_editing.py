@@ -16,8 +16,8 @@ from ..editing.items import TASKS
 from ..editing.study import BASELINES, OURS
 from ..layers import early_layers, layer_range
 from ..reports.record import Claim
-from ..statistics import NEGLIGIBLE, NOT_MEASURED, Number
-from .common import above, largest_row, number, number_of, rows_where
+from ..statistics import NEGLIGIBLE, NOT_MEASURED, Number, rows_where
+from .common import above, largest_row, number, number_of
 
 THRESHOLDS = {"efficacy": 0.8, "generalisation": 0.7, "specificity": -2.0}  # specificity in points of 100
 CONTROLS = {"no edit": "higher P(target) after the edit", "random layer": "early layers are better"}  # -> the paper

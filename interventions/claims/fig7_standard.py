@@ -5,12 +5,12 @@ from __future__ import annotations
 import pandas as pd
 
 from ..reports.record import Claim
-from ..statistics import Number
+from ..statistics import Number, rows_where
 from ..tracing.averages import window_effects
 from ..tracing.causal_trace import KIND_NAMES
 from ..tracing.study import TraceStudy
 from ..tracing.sweeps import on_common, paired_bests
-from .common import SUBSTANTIAL, above, lost_probability, number, number_of, rows_where
+from .common import SUBSTANTIAL, above, lost_probability, number, number_of
 
 _RECOVERED = "recovered_difference", "recovered_low", "recovered_high"  # columns of `paired_bests`
 

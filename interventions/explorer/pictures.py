@@ -7,31 +7,14 @@ import threading
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ..plots import style
 from ..plots.attention import FLOW_LOOKS, room_behind
 from ..plots.patches import patches_over
 from ..plots.question import worked_example
-from ..plots.style import (
-    CONTRIBUTION_COLORS,
-    EDGE,
-    FAINT,
-    INK,
-    KIND_LOOKS,
-    SHADE,
-    STYLE,
-    arrow,
-    contribution_bar,
-    heatmap,
-    kinds_of,
-    layer_step,
-    styled,
-    window_label,
-)
 from ..plots.words import token_label
 from ..testbed.images import small_image
 from .exploration import ContributionResult, KnockoutResult, TraceResult
@@ -53,7 +36,7 @@ class TracePicture:
 
     def __init__(self, traced: TraceResult) -> None:
         image, settings = small_image(traced.item.image, LARGEST), traced.settings
-        self._traced, self._kinds = traced, kinds_of(traced.example.sites)
+        self._traced, self._kinds = traced, style.kinds_of(traced.example.sites)
         with _DRAWING:
             self._figure = worked_example(
                 traced.example, image, window=settings.window, window_rule=settings.conditions.window_rule,
@@ -88,12 +71,12 @@ def knockout_png(knockout: KnockoutResult) -> bytes:
 
 def _png(figure: Figure) -> bytes:
     file = io.BytesIO()
-    with plt.rc_context(STYLE):
+    with plt.rc_context(style.STYLE):
         figure.savefig(file, format="png", dpi=DPI)
     return file.getvalue()
 
 
-@styled
+@style.styled
 def _contributions(result: ContributionResult, reader: str, layer: int) -> Figure:
     norms, names = result.visual[reader], [token_label(token) for token in result.tokens]
     n_layers, last = len(norms), result.to_last
@@ -104,53 +87,43 @@ def _contributions(result: ContributionResult, reader: str, layer: int) -> Figur
     over.set_anchor("C")
     over.set_title(f"visual tokens → {_reader(reader)}, layer {layer}")
     text = f"largest ||a||: {norms[layer].max():.3g} here, {norms.max():.3g} in any layer"
-    over.text(0.5, -0.03, text, transform=over.transAxes, va="top", ha="center", fontsize=7, color=INK)
+    over.text(0.5, -0.03, text, transform=over.transAxes, va="top", ha="center", fontsize=7, color=style.INK)
 
     upper, lower = right.subgridspec(2, 1, height_ratios=[2.2, 0.5 + 0.25 * len(names)])
     bars = figure.add_subplot(upper)
-    colors = [KIND_LOOKS["attention"][1] if i == layer else "#d9b3aa" for i in range(n_layers)]
+    colors = [style.KIND_LOOKS["attention"][1] if i == layer else "#d9b3aa" for i in range(n_layers)]
     bars.bar(range(n_layers), norms.sum(1), color=colors, width=0.8)
-    bars.set_title(f"visual tokens → {_reader(reader)}, by layer")
-    bars.set_ylabel("sum of ||a||")
+    bars.set(xlim=(-0.5, n_layers - 0.5), xticks=range(0, n_layers, style.layer_step(n_layers)), ylabel="sum of ||a||",
+             title=f"visual tokens → {_reader(reader)}, by layer")
     grid = figure.add_subplot(lower)
-    picture = heatmap(grid, pd.DataFrame(last.T), CONTRIBUTION_COLORS, (0, last.max() or 1), names)
-    grid.add_patch(Rectangle((layer, 0), 1, len(names), fill=False, edgecolor=INK, linewidth=1))
+    picture = style.heatmap(grid, pd.DataFrame(last.T), style.CONTRIBUTION_COLORS, (0, last.max() or 1), names)
+    grid.add_patch(Rectangle((layer, 0), 1, len(names), fill=False, edgecolor=style.INK, linewidth=1))
     grid.set_title("constraint → last token, by layer")
-    contribution_bar(figure, picture, grid, 8)
-    _layers(bars, n_layers)
+    style.contribution_bar(figure, picture, grid, 8)
     grid.set_xlabel("layer")
     return figure
 
 
-@styled
+@style.styled
 def _knockout(knockout: KnockoutResult) -> Figure:
-    result = knockout.result
+    result, n_layers = knockout.result, len(knockout.result.layers)
     figure, axis = plt.subplots(figsize=(6.8, 2.7))
-    beyond = room_behind(len(result.layers))  # for "all"
-    axis.axhline(result.p_clean, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)), label="nothing blocked")
+    beyond = room_behind(n_layers)  # for "all"
+    axis.axhline(result.p_clean, color=style.FAINT, linewidth=0.8, linestyle=(0, (4, 3)), label="nothing blocked")
     center = knockout.first + result.window // 2
-    axis.axvspan(center - 0.4, center + 0.4, color=SHADE, zorder=0)
+    axis.axvspan(center - 0.4, center + 0.4, color=style.SHADE, zorder=0)
     for place, flow in enumerate(result.flows):
         color, marker, line = FLOW_LOOKS[flow]
-        axis.plot(result.layers, result.p_blocked[place], line, color=color, marker=marker, label=arrow(flow),
-                  **EDGE)
-        x = len(result.layers) - 1 + beyond * (0.8 + 0.2 * place)
-        axis.plot([x], result.p_all_blocked[place], color=color, marker=marker, markersize=5, **EDGE)
-    _layers(axis, len(result.layers))
-    ticks = [tick for tick in axis.get_xticks() if 0 <= tick < len(result.layers)]
-    all_layers = len(result.layers) - 1 + beyond
-    axis.set_xticks([*ticks, all_layers], [*(f"{tick:.0f}" for tick in ticks), "all"])
-    axis.set_xlim(-0.5, all_layers + 0.5 * beyond)
-    axis.set_ylim(-0.03, 1.03)
-    axis.set_ylabel("P(answer)")
-    axis.set_xlabel(f"{window_label(result.window)} (shaded: the chosen one; all: every layer at once)")
+        look = {"color": color, "marker": marker} | style.EDGE
+        axis.plot(result.layers, result.p_blocked[place], line, label=style.arrow(flow), **look)
+        x = n_layers - 1 + beyond * (0.8 + 0.2 * place)
+        axis.plot([x], result.p_all_blocked[place], markersize=5, **look)
+    layers = range(0, n_layers, style.layer_step(n_layers))
+    axis.set_xticks([*layers, n_layers - 1 + beyond], [*map(str, layers), "all"])
+    axis.set(xlim=(-0.5, n_layers - 1 + 1.5 * beyond), ylim=(-0.03, 1.03), ylabel="P(answer)")
+    axis.set_xlabel(f"{style.window_label(result.window)} (shaded: the chosen one; all: every layer at once)")
     figure.legend(loc="outside upper center", ncols=len(result.flows) + 1)
     return figure
-
-
-def _layers(axis: Axes, n_layers: int) -> None:
-    axis.set_xlim(-0.5, n_layers - 0.5)
-    axis.set_xticks(np.arange(0, n_layers, layer_step(n_layers)))
 
 
 def _reader(reader: str) -> str:

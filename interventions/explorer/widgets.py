@@ -5,27 +5,13 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterable
 from html import escape
+from pathlib import Path
 
 import anywidget
 import traitlets
 from ipywidgets import HTML, Button, Dropdown, Layout, Text, Textarea
 
-STYLE = """<style>
-.explorer { --jp-widgets-inline-height: 26px }
-.explorer h4 { margin: 6px 0 2px; font-size: 13px; font-weight: 600 }
-.explorer p, .explorer td, .explorer th { line-height: 1.45; margin: 2px 0; font-size: 13px; text-align: left }
-.explorer table { border-collapse: collapse; margin: 4px 0 }
-.explorer td, .explorer th { padding: 3px 14px 3px 0; vertical-align: middle; font-weight: normal }
-.explorer th { color: var(--jp-ui-font-color2); border-bottom: 1px solid var(--jp-border-color2) }
-.explorer td:first-child { white-space: nowrap }
-.explorer td img { height: 30px; display: block }
-.explorer .faint { color: var(--jp-ui-font-color2) }
-.explorer .problem { color: var(--jp-error-color1) }
-.explorer .done { color: var(--jp-success-color1) }
-.explorer .stopped { color: var(--jp-warn-color1) }
-.explorer progress { width: 220px; vertical-align: middle; margin-right: 8px }
-.explorer-question img { align-self: flex-start }
-</style>"""
+STYLE = f"<style>\n{Path(__file__).with_name('explorer.css').read_text(encoding='utf-8')}</style>"
 LABEL = {"description_width": "118px"}
 WIDE = Layout(width="auto")
 
@@ -33,30 +19,7 @@ WIDE = Layout(width="auto")
 class ClickablePicture(anywidget.AnyWidget):
     """A PNG as wide as its container that reports clicks."""
 
-    _esm = """
-    function render({ model, el }) {
-      const image = document.createElement("img");
-      let address = "";
-      const draw = () => {
-        URL.revokeObjectURL(address);
-        address = URL.createObjectURL(new Blob([model.get("png")], { type: "image/png" }));
-        image.src = address;
-        image.alt = model.get("alt");
-        image.hidden = model.get("png").byteLength === 0;
-      };
-      image.style.cssText = "width: 100%; max-width: 860px; background: white; display: block";
-      image.style.cursor = model.get("clickable") ? "crosshair" : "default";
-      image.addEventListener("click", event => {
-        const box = image.getBoundingClientRect();
-        model.send({ x: (event.clientX - box.left) / box.width, y: (event.clientY - box.top) / box.height });
-      });
-      model.on("change:png", draw);
-      draw();
-      el.append(image);
-      return () => { model.off("change:png", draw); URL.revokeObjectURL(address); };
-    }
-    export default { render };
-    """
+    _esm = Path(__file__).with_name("picture.js")
     png = traitlets.Bytes().tag(sync=True)  # empty: nothing is shown
     alt = traitlets.Unicode().tag(sync=True)
     clickable = traitlets.Bool().tag(sync=True)

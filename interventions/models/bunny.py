@@ -13,16 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError, safe_open
-from transformers import (
-    AutoTokenizer,
-    GenerationConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-    PhiConfig,
-    SiglipVisionConfig,
-)
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil  # works without torchvision
 
 from ..errors import ModelError
@@ -72,14 +64,14 @@ def convert_bunny(
     vision, feature_layer = _vision_config(settings, weights, vision_heads, vision_layers)
     image_id = _image_token(tokenizer, settings["vocab_size"])
     n_tokens = (vision.image_size // vision.patch_size) ** 2
-    config = LlavaConfig(
-        vision_config=vision, text_config=PhiConfig(**{name: settings[name] for name in PHI if name in settings}),
-        image_token_index=image_id, image_seq_length=n_tokens, vision_feature_layer=feature_layer,
-        vision_feature_select_strategy="full", projector_hidden_act="gelu",
+    language = transformers.PhiConfig(**{name: settings[name] for name in PHI if name in settings})
+    config = transformers.LlavaConfig(
+        vision_config=vision, text_config=language, image_token_index=image_id, image_seq_length=n_tokens,
+        vision_feature_layer=feature_layer, vision_feature_select_strategy="full", projector_hidden_act="gelu",
         tie_word_embeddings=settings.get("tie_word_embeddings", False),
     )
     with torch.device("meta"):
-        model = LlavaForConditionalGeneration(config)
+        model = transformers.LlavaForConditionalGeneration(config)
     try:
         model.load_state_dict(weights, strict=True, assign=True)
     except RuntimeError as error:
@@ -88,7 +80,7 @@ def convert_bunny(
             "get a complete checkpoint."
         ) from error
     model.config.dtype = next(iter(weights.values())).dtype
-    model.generation_config = GenerationConfig(
+    model.generation_config = transformers.GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     half, size = [0.5] * 3, {"height": vision.image_size, "width": vision.image_size}
@@ -96,7 +88,7 @@ def convert_bunny(
         size=size, do_center_crop=False, image_mean=half, image_std=half,
         do_pad=settings.get("image_aspect_ratio") == "pad",
     )
-    processor = LlavaProcessor(
+    processor = transformers.LlavaProcessor(
         image_processor=images, tokenizer=tokenizer, patch_size=vision.patch_size,
         vision_feature_select_strategy="full", num_additional_image_tokens=0,
     )
@@ -193,7 +185,7 @@ def _vision_config(settings: dict, weights: dict, heads: int, whole: int) -> tup
             "give vision_layers if the whole tower has another number."
         )
     side, patch = isqrt(len(positions)), patches.shape[-1]
-    config = SiglipVisionConfig(
+    config = transformers.SiglipVisionConfig(
         hidden_size=patches.shape[0], intermediate_size=hidden.shape[0], num_hidden_layers=layers,
         num_attention_heads=heads, image_size=side * patch, patch_size=patch, vision_use_head=False,  # pyright: ignore[reportCallIssue]
     )
@@ -202,7 +194,7 @@ def _vision_config(settings: dict, weights: dict, heads: int, whole: int) -> tup
 
 def _read_tokenizer(source: Path):
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"source {quoted(source)} has no tokenizer that can be read: copy Phi-2's into it.") from error
     if tokenizer.pad_token is None:

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..attention.contributions import CONSTRAINT_TO_LAST, VISUAL_TO_CONSTRAINT, VISUAL_TO_LAST
+from ..statistics import rows_where
 from . import style
 from .style import styled
 from .words import token_label
@@ -38,15 +39,15 @@ def flows_by_layer(shares: pd.DataFrame, drops: pd.DataFrame, heading: str = "")
     n_layers, window = style.depth(shares), int(drops["window"].min()) if len(drops) else 1
     figure, axes, panels = style.panel_grid(rows, parts, height=1.25 + 1.45 * len(rows), sharey="row")
     for axis, (quantity, part) in panels:
-        cells = style.cells_of(rows[quantity], part=part)
+        cells = rows_where(rows[quantity], part=part)
         style.zero_line(axis)
         for place, (flow, look) in enumerate(FLOW_LOOKS.items()):
-            own = style.cells_of(cells, flow=flow)
+            own = rows_where(cells, flow=flow)
             if quantity == "share":
                 style.line_with_band(axis, own, look, quantity)
                 continue
-            style.line_with_band(axis, style.cells_of(own, window=window), look, quantity)
-            whole = style.cells_of(own, window=n_layers, layer=n_layers // 2)
+            style.line_with_band(axis, rows_where(own, window=window), look, quantity)
+            whole = rows_where(own, window=n_layers, layer=n_layers // 2)
             x = [n_layers + room_behind(n_layers) * (0.4 + 0.3 * place)] * len(whole)
             axis.vlines(x, whole["low"], whole["high"], color=look[0], linewidth=1.2)
             axis.plot(x, whole[quantity], color=look[0], marker=look[1], **style.EDGE)
@@ -77,18 +78,18 @@ def question_contributions(contributions: pd.DataFrame, questions: pd.DataFrame)
         contributions: those of an `AttentionStudy`.
         questions: those to show, as `outcome_examples` samples them.
     """
-    cells = style.cells_of(contributions, flow=CONSTRAINT_TO_LAST)
+    cells = rows_where(contributions, flow=CONSTRAINT_TO_LAST)
     cells = cells[cells["id"].isin(questions["id"])]
     shown = questions[questions["id"].isin(set(cells["id"]))]
     groups = [(name, rows) for name, value in (("right", True), ("wrong", False))
-              if len(rows := style.cells_of(shown, correct=value))]
+              if len(rows := rows_where(shown, correct=value))]
     if not groups:
         return style.nothing_to_show("no question was answered")
     columns, height = max(len(rows) for _, rows in groups), 1.35 + min(1.6, 0.13 * style.depth(cells))
     figure, axes, _ = style.panel_grid(groups, range(columns), height=height * len(groups), width=1.75, sharex=False)
     for row, (outcome, rows) in zip(axes, groups, strict=True):
         for axis, question in zip(row, rows.itertuples(), strict=False):
-            here = style.cells_of(cells, id=question.id).sort_values("position")
+            here = rows_where(cells, id=question.id).sort_values("position")
             grid = here.pivot(index="layer", columns="position", values="norm").sort_index()
             limits = (0, float(cells["norm"].max()) or 1)
             picture = style.heatmap(axis, grid, style.CONTRIBUTION_COLORS, limits, n_layers=len(grid))

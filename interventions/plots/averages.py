@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 
-from ..statistics import bootstrap_interval
+from ..statistics import bootstrap_interval, rows_where
 from . import style
 from .style import FAINT, INK, KIND_LOOKS, QUANTITIES, ROLE_LABELS, styled
 
@@ -44,7 +44,7 @@ def effects_by_layer(
     figure, axes, panels = style.panel_grid(kinds, parts, height=0.85 + 1.45 * len(kinds))
     for axis, (kind, part) in panels:
         name, color, _, marker, line = KIND_LOOKS[kind]
-        cells = style.cells_of(frame, part=part, kind=kind)
+        cells = rows_where(frame, part=part, kind=kind)
         style.zero_line(axis)
         style.shade_early(axis, n_layers)
         style.line_with_band(axis, cells, (color, marker, line), quantity)
@@ -74,7 +74,7 @@ def role_layer_maps(frame: pd.DataFrame, *, window: int, window_rule: str = "cen
     height = 0.6 + (0.35 + 0.19 * len(roles)) * len(kinds)
     figure, axes, panels = style.panel_grid(kinds, parts, height=height, margin=2.2)
     for axis, (kind, part) in panels:
-        cells = style.cells_of(frame, part=part, kind=kind)
+        cells = rows_where(frame, part=part, kind=kind)
         grid = cells.pivot(index="role", columns="layer", values=quantity).reindex(roles)
         colors, start = mean_colors(KIND_LOOKS[kind][2], lowest, highest)
         picture = style.heatmap(axis, grid, colors, (start, highest), labels)
@@ -98,7 +98,7 @@ def probabilities(frame: pd.DataFrame) -> Figure:
     jitter = np.random.default_rng(0)  # seaborn's stripplot would use the global state
     for axis, (_, part) in panels:
         for place, run in enumerate(runs):
-            values = style.cells_of(frame, part=part, run=run)["p"].to_numpy()
+            values = rows_where(frame, part=part, run=run)["p"].to_numpy()
             axis.plot(
                 place + jitter.uniform(-0.17, 0.17, len(values)), values, ".", color=RUNS[run][1], alpha=0.4,
                 markersize=4, markeredgewidth=0, zorder=1, clip_on=False,
@@ -127,7 +127,7 @@ def effects_and_controls(frame: pd.DataFrame) -> Figure:
     height = 0.6 + (0.45 + 0.2 * len(rows)) * len(kinds)
     figure, axes, panels = style.panel_grid(kinds, parts, height=height, margin=1.6)
     for axis, (kind, part) in panels:
-        cells = style.cells_of(frame, part=part, kind=kind).set_index("control").reindex(rows)
+        cells = rows_where(frame, part=part, kind=kind).set_index("control").reindex(rows)
         name, color, _, marker, _ = KIND_LOOKS[kind]
         places = np.arange(len(rows))
         axis.axvline(0, color=FAINT, linewidth=0.6, zorder=0)

@@ -14,7 +14,7 @@ from ..editing.averages import PAPER, known_first
 from ..editing.items import TASKS
 from ..editing.study import EDIT_METHODS, KNOWN_ANSWER, OURS
 from ..layers import early_layers, layer_range
-from ..statistics import NOT_MEASURED
+from ..statistics import NOT_MEASURED, rows_where
 from . import style
 from .style import BLUE, FAINT, GREY, INK, LOOKS, PURPLE, SKY_BLUE, VERMILION, styled
 
@@ -76,16 +76,16 @@ def efficacy_by_layer(means: pd.DataFrame, n_layers: int, layer: int | None = No
     tasks = known_first(means["task"], TASKS)
     figure, axes, panels = style.panel_grid([""], tasks, height=2.9, margin=1.2)
     for axis, (_, task) in panels:
-        cells = style.cells_of(means, task=task)
+        cells = rows_where(means, task=task)
         style.shade_early(axis, n_layers)
         if layer is not None:
             axis.axvline(layer, **DOTTED, zorder=1)
         for metric, look in METRIC_LOOKS.items():
-            values = style.cells_of(cells, metric=metric)
+            values = rows_where(cells, metric=metric)
             style.line_with_band(axis, values, look, "value", band=metric == "efficacy")  # a second would hide it
         table = cells.pivot(index="layer", columns="metric", values="value").astype(float)
         axis.axhline((table["efficacy"] - table["gain"]).mean(), **BEFORE, zorder=1)  # the same at every layer
-        title = style.title(TASK_NAMES.get(task, task), style.cells_of(cells, metric="efficacy")["n"].max())
+        title = style.title(TASK_NAMES.get(task, task), rows_where(cells, metric="efficacy")["n"].max())
         style.name_panel(axis, title, "P(target) after the edit")
     style.layer_axis(axes[0, 0], n_layers, (-0.03, 1.03))
     figure.supxlabel("edited layer")
@@ -116,10 +116,10 @@ def sequential(frame: pd.DataFrame) -> Figure:
     for axis, (_, quantity) in panels:
         axis.set_title(SEQUENTIAL_TITLES[quantity])
         for task, look in looks.items():
-            cells, color = style.cells_of(frame, task=task), look[0]
+            cells, color = rows_where(frame, task=task), look[0]
             several = cells[cells["edits"] > 1]
             style.line_with_band(axis, several, look, quantity, "edits", band=quantity == "p_target")
-            single = style.cells_of(cells, edits=1)
+            single = rows_where(cells, edits=1)
             axis.plot(single["edits"], single[quantity], look[1], color=color, markerfacecolor="white")
             if quantity == "accuracy_after":
                 for before in set(cells["accuracy_before"].dropna()):
@@ -145,7 +145,7 @@ def _methods(means: pd.DataFrame, metrics: tuple[str, ...]) -> Figure:
     figure, axes, panels = style.panel_grid(tasks, metrics, height=height, margin=1.5, width=1.9, sharex="col")
     paper = {key: value for key, value in PAPER.items() if key[0] in tasks and key[1] in methods and key[2] in metrics}
     for axis, (task, metric) in panels:
-        cells = style.cells_of(shown, task=task, metric=metric).set_index("method").reindex(methods)
+        cells = rows_where(shown, task=task, metric=metric).set_index("method").reindex(methods)
         n, (name, label, written) = int(cells["n"].fillna(0).max()), METRICS[metric]
         _dots(axis, cells, written, n)
         for place, method in enumerate(methods):
@@ -155,7 +155,7 @@ def _methods(means: pd.DataFrame, metrics: tuple[str, ...]) -> Figure:
         axis.set_xlabel(label)
         axis.label_outer()
     for axis, metric in zip(axes[0], metrics, strict=True):
-        _limit(axis, metric, style.cells_of(shown, metric=metric))
+        _limit(axis, metric, rows_where(shown, metric=metric))
     axes[0, 0].set_yticks(range(len(methods)), methods)
     axes[0, 0].set_ylim(len(methods) - 0.4, -0.6)
     for label in (label for axis in axes[:, 0] for label in axis.get_yticklabels()):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..statistics import LEVEL
+from ..statistics import LEVEL, rows_where
 from . import style
 from .style import BLUE, GREY, LOOKS, PARTS, PURPLE, VERMILION, styled
 
@@ -36,7 +36,7 @@ def contributions_by_outcome(frame: pd.DataFrame, tests: pd.DataFrame | None = N
     for axis, (_, part) in panels:
         counts = []
         for outcome, look in OUTCOMES.items():
-            cells = style.cells_of(frame, part=part, outcome=outcome)
+            cells = rows_where(frame, part=part, outcome=outcome)
             style.line_with_band(axis, cells, look, "norm")
             counts.append(f"{int(cells['n'].max()) if len(cells) else 0} {outcome}")
         if tests is not None:
@@ -67,12 +67,12 @@ def roc_curves(points: pd.DataFrame, table: pd.DataFrame) -> Figure:
     figure, axes, panels = style.panel_grid([""], parts, height=4.2 if len(parts) > 1 else 4.5)
     for axis, (_, part) in panels:
         axis.plot([0, 1], [0, 1], color=style.FAINT, linewidth=0.8, zorder=0)
-        rows = style.cells_of(table, part=part).set_index("predictor")
+        rows = rows_where(table, part=part).set_index("predictor")
         handles = []
         for predictor, (name, look) in PREDICTORS.items():
             if predictor not in rows.index:
                 continue
-            cells = style.cells_of(points, part=part, predictor=predictor)
+            cells = rows_where(points, part=part, predictor=predictor)
             axis.plot(cells["false_positive_rate"], cells["true_positive_rate"], look[2], color=look[0])
             handles.append(style.legend_line(f"{name}\n{_auroc(rows.loc[predictor])}", look))
         axis.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.25), handlelength=2.6)

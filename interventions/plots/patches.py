@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from ..attention.visual_tokens import LAST
+from ..statistics import rows_where
 from ..testbed.images import seen_box
 from . import style
 from .style import INK, PARTS, styled
@@ -41,7 +42,7 @@ def visual_token_maps(frame: pd.DataFrame, n_visual: int) -> Figure:
     figure, axes, panels = style.panel_grid([""], parts, height=1.3 + min(1.8, 0.16 * n_layers), margin=1.2, width=2.3)
     extent, start = (-0.5, n_visual - 0.5, -0.5, n_layers - 0.5), n_visual - max(1, n_visual // LAST)
     for axis, (_, part) in panels:
-        cells = style.cells_of(frame, part=part)
+        cells = rows_where(frame, part=part)
         grid = cells.pivot(index="layer", columns="index", values="norm").reindex(range(n_layers)).to_numpy(float)
         # A panel with fewer pixels than tokens needs smoothing, which must not blur the edges of larger cells.
         fine = np.repeat(np.repeat(grid, 16, axis=0), max(1, 1024 // n_visual), axis=1)
@@ -67,8 +68,8 @@ def patch_maps(frame: pd.DataFrame, layer: int) -> Figure:
     """
     if frame.empty:
         return style.nothing_to_show("no question was answered right")
-    cells = style.cells_of(frame, layer=layer).sort_values("index")
-    groups = {part: style.cells_of(cells, part=part) for part in style.parts_of(frame)}
+    cells = rows_where(frame, layer=layer).sort_values("index")
+    groups = {part: rows_where(cells, part=part) for part in style.parts_of(frame)}
     squares = {part: _square(group["norm"].to_numpy(float)) for part, group in groups.items()}
     figure, axes, panels = style.panel_grid([""], groups, height=2.15, width=1.7)
     for axis, (_, part) in panels:

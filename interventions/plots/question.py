@@ -15,6 +15,7 @@ from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ..statistics import rows_where
 from ..tracing.causal_trace import KIND_NAMES
 from . import style
 from .style import INK, KIND_LOOKS, PARTS, QUANTITIES, styled
@@ -61,7 +62,7 @@ def question_maps(
         show_image(figure.add_subplot(grid[2 * row + 1, 0]), images.get(question.id))
         for column, kind in enumerate(kinds, start=1):
             axes[kind].append(axis := figure.add_subplot(grid[2 * row + 1, column]))
-            cells = style.cells_of(sites, id=question.id, kind=kind)
+            cells = rows_where(sites, id=question.id, kind=kind)
             token_map(axis, cells, kind, quantity, limits, labels=column == 1)
     for kind in kinds:
         axes[kind][-1].set_xlabel(style.window_label(window, window_rule))
@@ -92,11 +93,11 @@ def worked_example(
     middle, first = rows[1].subgridspec(1, len(RUNS)), None
     for place, run in enumerate(RUNS):
         first = figure.add_subplot(middle[place], sharex=first)
-        _answer_bars(first, style.cells_of(example.answers, run=run), RUNS[run])
+        _answer_bars(first, rows_where(example.answers, run=run), RUNS[run])
     bottom, limits = rows[2].subgridspec(1, len(kinds)), _limits(example.sites[quantity])
     for place, kind in enumerate(kinds):
         axis = figure.add_subplot(bottom[place])
-        cells = style.cells_of(example.sites, kind=kind)
+        cells = rows_where(example.sites, kind=kind)
         picture = token_map(axis, cells, kind, quantity, limits, labels=kind == kinds[0])
         axis.set_xlabel(style.window_label(window, window_rule))
         style.color_bar(figure, picture, axis, _range(kind, quantity, cells), aspect=16, pad=0.03, shrink=1)
@@ -172,6 +173,6 @@ def _limits(values: pd.Series) -> tuple[float, float]:
 
 def _range(kind: str, quantity: str, sites: pd.DataFrame) -> str:
     """The label of a color bar: how far the values of a kind go."""
-    values = style.cells_of(sites, kind=kind)[quantity]
+    values = rows_where(sites, kind=kind)[quantity]
     low, high = (f"{round(float(value), 2) + 0.0:.2f}".replace("-", "\u2212") for value in (values.min(), values.max()))
     return f"{KIND_LOOKS[kind][0]} {QUANTITIES[quantity]}\n({low} to {high})"

@@ -125,13 +125,6 @@ def name_panel(axis: Axes, title: str, label: str = "", color: str = INK) -> Non
         axis.set_ylabel(label, color=color)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def cells_of(frame: pd.DataFrame, **values) -> pd.DataFrame:
-    """Return the rows that have these values in these columns."""
-    for column, value in values.items():
-        frame = frame[frame[column] == value]
-    return frame
-
-
 def quantity_of(frame: pd.DataFrame) -> str:
     return next(name for name in QUANTITIES if name in frame.columns)
 

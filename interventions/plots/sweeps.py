@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..layers import spanned
-from ..statistics import NEGLIGIBLE
+from ..statistics import NEGLIGIBLE, rows_where
 from . import style
 from .style import KIND_LOOKS, Look, styled
 
@@ -35,7 +35,7 @@ def compared_by_layer(
         style.shade_early(axis, n_layers)
         cells = _cells(frame, part, window, kind)
         for name, look in looks.items():
-            style.line_with_band(axis, style.cells_of(cells, series=name), look)
+            style.line_with_band(axis, rows_where(cells, series=name), look)
         title = _title(part, cells["n"].max(), window, window_rule)
         style.name_panel(axis, title, f"{KIND_LOOKS[kind][0]} effect")
     style.layer_axis(axes[0, 0], n_layers, style.limits(frame))
@@ -62,7 +62,7 @@ def peak_histograms(frame: pd.DataFrame, *, n_layers: int, window_rule: str = "c
     rows, bins = list(itertools.product(looks, style.kinds_of(frame))), np.arange(n_layers)
     figure, axes, panels = style.panel_grid(rows, columns, height=0.7 + 1.05 * len(rows))
     for axis, ((name, kind), (part, window)) in panels:
-        cells = style.cells_of(_cells(frame, part, window, kind), series=name)
+        cells = rows_where(_cells(frame, part, window, kind), series=name)
         layers = cells.loc[cells["effect"] >= NEGLIGIBLE, "layer"].to_numpy()
         axis.bar(bins, np.bincount(layers, minlength=n_layers) / len(cells), width=0.85, color=looks[name][0])
         if len(layers):
@@ -97,7 +97,7 @@ def effects_by_window(frame: pd.DataFrame, *, window_rule: str = "centered") -> 
         style.zero_line(axis)
         here = _cells(frame, part, None, kind).sort_values("window")
         for number, (name, (color, marker, line)) in enumerate(looks.items()):
-            cells = style.cells_of(here, series=name)
+            cells = rows_where(here, series=name)
             x = cells["window"] + step * (number - (len(looks) - 1) / 2)
             axis.plot(x, cells["effect"], line, color=color, linewidth=0.9, zorder=1)
             axis.vlines(x, cells["low"], cells["high"], color=color, linewidth=1.2, zorder=2)
@@ -123,7 +123,7 @@ def _columns(frame: pd.DataFrame, by: str) -> list[tuple[str, int | None]]:
 
 
 def _cells(frame: pd.DataFrame, part: str, window: int | None, kind: str) -> pd.DataFrame:
-    return style.cells_of(frame, part=part, kind=kind, **({} if window is None else {"window": window}))
+    return rows_where(frame, part=part, kind=kind, **({} if window is None else {"window": window}))
 
 
 def _title(part: str, n: float, window: int | None, window_rule: str) -> str:

@@ -7,51 +7,7 @@ from pathlib import Path
 from ..files import write_atomically
 from .schema import TABLE, Item, TestBed
 
-CARD = """---
-license: other
-task_categories: [visual-question-answering]
-configs:
-- config_name: default
-  data_files: {table}
----
-# {name}: questions about images with their constraints marked
-
-{n} questions in the form of VQA-Constraints (Basu et al., NeurIPS 2024): the *visual constraint* of a question is the
-phrase that refers to the image, the *text constraint*, where there is one, narrows the answer.
-
-| part | constraints | questions | images | marked | replacement chosen | ten annotators | paraphrases |
-|---|---|---|---|---|---|---|---|
-{counts}
-
-## Use
-
-    papermill notebooks/fig3_trace.ipynb out.ipynb -p testbed {directory}
-
-`items.parquet` has one row a question (columns: `interventions.testbed.Item`), `images/` the pictures it names, and
-`rows.csv`, where there is one, what became of every row of the sources. With Hugging Face `datasets`:
-
-```python
-from datasets import Image, load_dataset
-
-root = "{directory}"
-rows = load_dataset(root, split="train")
-rows = rows.map(lambda row: {{"image": row["image"] and f"{{root}}/{{row['image']}}"}}).cast_column("image", Image())
-```
-
-## How it was made
-
-{steps}
-
-## Terms
-
-Questions, answers and pictures keep the terms of their sources, which this card does not replace. Many pictures on the
-web, and the authors' annotations, may not be passed on: look before you publish a copy.
-
-## Citation
-
-{citations}
-"""
-
+CARD = Path(__file__).with_name("card.md")
 CITATIONS = {
     "": "The method and the test bed: Basu, Grayson, Morrison, Nushi, Feizi, Massiceti, *Understanding Information "
         "Storage and Transfer in Multi-modal Large Language Models*, NeurIPS 2024, arXiv 2406.04236.",
@@ -68,7 +24,7 @@ CITATIONS = {
 
 def write_card(testbed: TestBed, steps: list[dict]) -> Path:
     """Write the card of a test bed and return its path."""
-    text = CARD.format(
+    text = CARD.read_text(encoding="utf-8").format(
         table=TABLE, name=testbed.directory.name, directory=testbed.directory.name, n=len(testbed),
         counts="\n".join(_counts(testbed)), steps="\n".join(map(_step, steps)) or "By hand.",
         citations="\n".join(f"- {text}" for part, text in CITATIONS.items() if not part or part in testbed.parts))

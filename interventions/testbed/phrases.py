@@ -7,6 +7,9 @@ cut short. People decide whether a phrase is the *right* one.
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+import yaml
 
 from ..errors import PromptError
 from ..text import constraint_spans, find_phrase, normalize
@@ -15,52 +18,15 @@ from .schema import Item
 DEMONSTRATIVES = frozenset("this these that those".split())
 PRONOUNS = DEMONSTRATIVES | frozenset("it they them he him she her here there".split())  # phrases by themselves
 _ARTICLES = frozenset("the a an".split())
-_PREPOSITIONS = frozenset(
-    "about above after against along among around as at before behind below beneath beside between by during for from "
-    "in inside into like near of off on onto out outside over past since than through to toward towards under until "
-    "up upon with within without".split()
-)
-_OTHERS = frozenset(  # other words that end no noun phrase
-    "and or but nor if so because while when where which what who whose whom how why is are was were be been being am "
-    "do does did has have had can could will would shall should may might must not no my your his its our their "
-    "named called located situated used made found".split()
-)
+_WORDS = yaml.safe_load(Path(__file__).with_name("phrase_words.yaml").read_text(encoding="utf-8"))
+_PREPOSITIONS, _OTHERS, _MODIFIERS, _OF_KINDS = (
+    frozenset(_WORDS[name].split()) for name in ("prepositions", "others", "modifiers", "kinds"))
+_COMPOUNDS = frozenset(tuple(pair.split()) for pair in _WORDS["compounds"].split(","))
 FUNCTION_WORDS = _ARTICLES | DEMONSTRATIVES | _PREPOSITIONS | _OTHERS
-# Words that cannot head a noun phrase: if one ends it and a noun follows, the noun was cut off.
-_MODIFIERS = frozenset(
-    "operating programming national international public political religious historical musical professional famous "
-    "popular large small big little old young new modern ancient wild domestic tropical tall short long white black "
-    "red blue green yellow brown pink purple grey gray first second last american british french german italian "
-    "japanese chinese english indian african european asian electric electronic electrical nuclear "
-    "mechanical medical".split()
-)
-# Compounds whose first noun can also stand alone.
-_COMPOUNDS = frozenset(
-    tuple(pair.split()) for pair in
-    "football club,football team,football player,football stadium,soccer player,soccer team,baseball player,"
-    "baseball team,basketball player,basketball team,tennis player,tennis tournament,tennis court,hockey team,"
-    "rugby team,sports team,art museum,record label,record company,news agency,news channel,news website,"
-    "television series,television show,television channel,television network,tv series,tv show,tv channel,"
-    "video game,computer game,board game,card game,radio station,radio show,train station,railway station,"
-    "railway line,bus station,bus stop,power station,power plant,fire hydrant,fire truck,fire engine,"
-    "police officer,police car,traffic light,traffic sign,street sign,stop sign,cell phone,mobile phone,"
-    "remote control,ice cream,hot dog,teddy bear,baseball bat,tennis racket,surf board,dining table,"
-    "coffee maker,coffee cup,wine glass,polar bear,sea creature,oil painting,rock band,rock group,"
-    "movie director,film director,film studio,film festival,comic book,school bus,shopping mall,"
-    "steam engine,space station,space shuttle,space agency,aircraft carrier,motor vehicle,water bottle,"
-    "wine region,language family,law firm,software company,software package,file format,car company,"
-    "car brand,clothing brand,food item,food product,food group,fruit tree,palm tree,mountain range,"
-    "river valley,island group,city hall,town hall,county seat,state park,theme park,concert hall,"
-    "opera house".split(",")
-)
 _TRAILING = " \t.,;:!?…\"”»)]}-–—"
 _ABBREVIATED = re.compile(r"(?:^|[\s.])\w\.$")  # "the U.S." ends in a full stop of its own
 _POSSESSIVE = re.compile(r"(?<=\w)['’`´]s?$|(?<=\w)[‘ʼ]s$", re.IGNORECASE)
 _WORD = re.compile(r"\w[\w'’.-]*(?<![.'’-])|\w")
-_OF_KINDS = frozenset(
-    "kind kinds type types sort sorts piece pieces species breed breeds style styles brand brands variety form forms "
-    "model make group bunch pair set".split()
-)
 _POINTS = re.compile(
     r"\b(?:this|these|those)\b(?! (?:year|century|day|days|week|month|world|time)s?\b)"
     r"|(?:^|\b(?:is|are|was|were|of|in|on|at|by|to|from|with|for|about|does|do|did|like) )that\b"

@@ -10,12 +10,12 @@ from transformers import GPT2Config
 
 from benchmarks import baselines, cost, cost_table, fitting, measure, whole, width
 from benchmarks.cost import CPU, CostError, Device, estimate
+from benchmarks.published import published_config, skeleton
 from benchmarks.subjects import Subject
 from benchmarks.workload import Question, Work, architecture, batch_rows, forward_work, packed_tokens, question_work
 from interventions import ModelError
 from interventions.engine import packing
 from interventions.engine.windows import Execution
-from interventions.models.published import published_config, skeleton
 from interventions.prompts.corruption import corrupt
 from interventions.prompts.prompt import build_prompt
 from interventions.tracing.causal_trace import Scoring, trace

@@ -17,24 +17,8 @@ from ..phrases import contiguity_problem, needs_image, phrase_problem
 
 STARTER_EXAMPLES = Path(__file__).with_name("examples.json")
 
-_MARK = """You annotate questions about images. Reply with one JSON object and nothing else. Its fields:
-- "visual_constraint": the words of the question that refer to an entity in the image, such as "this building". Copy \
-them exactly as they stand in the question, as one whole noun phrase in one piece, with "this" or "the", without \
-punctuation or 's at the end. Give "" if no words of the question refer to the image.
-- "text_constraint": the words outside of the visual constraint that narrow the answer further, such as "2006" or "in \
-India", copied exactly and in one piece. Give null if there are none, as in most questions.
-- "visual_replacements": three phrases to put in the place of the visual constraint, so that the question can be \
-answered without the image and still makes sense. Each names another well-known entity of the same kind ("the Taj \
-Mahal" for "this building"), about as long as the constraint, and refers to no image.
-- "text_replacements": three phrases of the same kind as the text constraint that change the answer ("1994" for \
-"2006"). Give [] if there is no text constraint."""
-
-_JUDGE = """You check questions into which another phrase was put. Reply with one JSON object and nothing else: \
-{"verdicts": [...]} with one entry for each question, in their order. An entry has two fields:
-- "needs_image": true if the question refers to something that only an image could show, so that it cannot be \
-answered from the question alone; false if everything it is about is named.
-- "makes_sense": true if the question is grammatical and sensible for what it is about, whether or not you know the \
-answer; false if it is not, as in "Which language is spoken in this banana?"."""
+_MARK, _JUDGE = (
+    Path(__file__).with_name(name).read_text(encoding="utf-8").strip() for name in ("mark.txt", "judge.txt"))
 
 
 def _object(properties: dict) -> dict:

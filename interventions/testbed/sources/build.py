@@ -15,16 +15,7 @@ from ...errors import TestBedError
 from ..images import ENDINGS, ImageFolder, find_in
 from ..phrases import DEMONSTRATIVES, phrase_problem, trim, words_of
 from ..schema import TestBed
-from .files import (
-    KNOWN_FACTS,
-    KNOWN_RELATIONS,
-    by_frequency,
-    read_csv,
-    read_films,
-    read_known,
-    read_okvqa,
-    read_relations,
-)
+from . import files
 from .new_testbed import LeftOut, NewTestBed, Row
 
 Built = tuple[TestBed, pd.DataFrame, list[ImageFolder]]
@@ -53,15 +44,15 @@ def build_okvqa(
         images: the folder val2014, or its parent.
     """
     folders = [ImageFolder(root) for root in images]
-    asked, answers = read_okvqa(questions, annotations)
+    asked, answers = files.read_okvqa(questions, annotations)
 
     def add(row: Row, entry: dict) -> None:
         given = answers.get(entry["question_id"], ())
-        if not by_frequency(given):
+        if not files.by_frequency(given):
             raise LeftOut("no answers")
         name = f"COCO_val2014_{entry['image_id']:012d}.jpg"
         image = new.take_image(row, find_in(folders, (name, f"val2014/{name}"))[0], name[:-4])
-        new.keep(row, image=image, answers=by_frequency(given), annotations=given)
+        new.keep(row, image=image, answers=files.by_frequency(given), annotations=given)
 
     with NewTestBed(out) as new:
         source = Path(questions).name
@@ -70,8 +61,8 @@ def build_okvqa(
 
 
 def build_known(
-    out: str | Path, *, images: Iterable[str | Path], known: str | Path = KNOWN_FACTS,
-    relations: str | Path = KNOWN_RELATIONS, choice: str = "first",
+    out: str | Path, *, images: Iterable[str | Path], known: str | Path = files.KNOWN_FACTS,
+    relations: str | Path = files.KNOWN_RELATIONS, choice: str = "first",
 ) -> Built:
     """Build Multimodal Known: ROME's facts, with the subject shown instead of named ("The capital of this country is").
 
@@ -83,7 +74,7 @@ def build_known(
         choice: see `NewTestBed`.
     """
     folders = [ImageFolder(root) for root in images]
-    facts, by_id = read_known(known), read_relations(relations)
+    facts, by_id = files.read_known(known), files.read_relations(relations)
 
     def add(row: Row, fact: dict) -> None:
         relation = by_id.get(fact["relation_id"])
@@ -122,7 +113,7 @@ def build_movies(
         raise TestBedError(f"multi must be 0 or more, not {multi}.")
     folders = [ImageFolder(root) for root in images]
     of_director: dict[str, list] = {}
-    for film in read_films(films, years):  # the most popular first
+    for film in files.read_films(films, years):  # the most popular first
         for director in film.directors:
             of_director.setdefault(director, []).append(film)
 
@@ -189,7 +180,7 @@ def build_encyclopedic(csv: str | Path, out: str | Path, *, images: Iterable[str
         )
 
     with NewTestBed(out) as new:
-        asked = ((_one_line(entry["question"]), entry) for entry in read_csv(csv, _EVQA))
+        asked = ((_one_line(entry["question"]), entry) for entry in files.read_csv(csv, _EVQA))
         new.add_rows("encyclopedic", Path(csv).name, asked, add)
         return _publish(new, "build encyclopedic", folders, [csv])
 

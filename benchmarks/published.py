@@ -13,9 +13,9 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from ..errors import ModelError
-from ..notebook import closest
-from .model import family_row
+from interventions.errors import ModelError
+from interventions.models.model import family_row
+from interventions.notebook import closest
 
 # The configurations of transformers take more than they declare.
 # pyright: reportCallIssue=false

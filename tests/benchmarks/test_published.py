@@ -8,9 +8,9 @@ import torch
 import yaml
 
 from benchmarks import real_size, rehearsal
+from benchmarks.published import PUBLISHED, published_config, skeleton
 from interventions import ModelError
 from interventions.models.families import family_of
-from interventions.models.published import PUBLISHED, published_config, skeleton
 
 ROOT = Path(__file__).parents[2]
 MODELS = (ROOT / "docs" / "models.md").read_text()
