@@ -52,11 +52,8 @@ class NotebookParameters(BaseModel):
         variables: of names that are not declared, only those count that the cells of parameters assign.
         """
         fields = cls.model_fields
-        given = {
-            name: value
-            for name, value in namespace.items()
-            if _is_plain(value) and not name.startswith("_") and name not in _NOTEBOOK_NAMES
-        }
+        given = {name: value for name, value in namespace.items()
+                 if _is_plain(value) and not name.startswith("_") and name not in _NOTEBOOK_NAMES}
         if "In" in namespace:
             assigned = _assigned_in_parameters(namespace["In"])
             given = {name: value for name, value in given.items() if name in fields or name in assigned}

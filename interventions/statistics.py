@@ -37,11 +37,8 @@ def bootstrap_counts(q: int, n: int = 2000, seed: int | Sequence[int] = 0) -> np
 
 
 def bootstrap_interval(
-    values: Iterable | np.ndarray,
-    statistic: Callable[..., np.ndarray | float] = np.mean,
-    n: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
+    values: Iterable | np.ndarray, statistic: Callable[..., np.ndarray | float] = np.mean, n: int = 2000,
+    seed: int = 0, level: float = 0.95,
 ) -> tuple:
     """Return (value, low, high): a statistic over questions and its percentile bootstrap interval.
 

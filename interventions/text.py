@@ -32,7 +32,6 @@ def find_phrase(question: str, phrase: str, name: str, *, last: bool) -> tuple[i
 
     Args:
         question: the normalized question.
-        phrase: the words to find.
         name: the argument that an error names.
         last: return the last occurrence instead of the first.
 

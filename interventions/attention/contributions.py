@@ -70,29 +70,19 @@ class AttentionContributions:
 
 
 def attention_contributions(
-    model,
-    prompt: Prompt,
-    *,
-    queries: str | int | Iterable[str | int] = ("constraint", "last"),
-    keys: str | int | Iterable[str | int] | None = None,
-    layers: int | Iterable[int] | None = None,
-    also: Iterable[str] = (),
-    remote: bool | str | None = None,
+    model, prompt: Prompt, *, queries: str | int | Iterable[str | int] = ("constraint", "last"),
+    keys: str | int | Iterable[str | int] | None = None, layers: int | Iterable[int] | None = None,
+    also: Iterable[str] = (), remote: bool | str | None = None,
 ) -> AttentionContributions:
     """Compute the contributions of one prompt in one request (Eq. 1 and 2), in float32 at least.
 
     Args:
-        model: a `VisionLanguageModel`.
-        prompt: the question.
         queries: positions or role names. A role names all tokens of its phrase; the paper's c_constraint is
             `prompt.constraint[-1]`.
         keys: positions or role names. None: all tokens.
         layers: layer indices. None: all. The forward ends at the last of them, so early layers cost less.
         also: "vectors", "head_norms" and "weights" to return beside the norms.
         remote: False, True or "local". None: as the model was loaded.
-
-    Returns:
-        The contributions.
 
     Raises:
         AttentionError: an argument cannot be used, or an edited layer is not reached.
@@ -177,9 +167,7 @@ def contributions(calls, request: dict) -> dict:
     found = {}
     for layer in request["layers"]:
         queries, all_keys, values, output = calls[layer]
-        by_name = layer_contributions(
-            queries[0], all_keys[0], values[0], output, rows, keys, request["also"]
-        )
+        by_name = layer_contributions(queries[0], all_keys[0], values[0], output, rows, keys, request["also"])
         for name, value in by_name.items():
             found.setdefault(name, []).append(value.float().cpu())
     return {name: torch.stack(values) for name, values in found.items()}

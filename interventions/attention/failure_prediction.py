@@ -190,12 +190,8 @@ def failure_table(scores: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for part, predictor, cells in _scored(scores):
-        value, low, high = auroc(cells[predictor], cells["correct"])
-        low, high = (low, high) if _enough(cells) else (np.nan, np.nan)  # [1, 1] is easily had from one wrong answer
-        rows.append({
-            "part": part, "predictor": predictor, "auroc": value, "low": low, "high": high, "n": len(cells),
-            "wrong": int((~cells["correct"]).sum()),
-        })
+        area = _if_enough(cells, auroc(cells[predictor], cells["correct"]))
+        rows.append((part, predictor, *area, len(cells), int((~cells["correct"]).sum())))
     return pd.DataFrame(rows, columns=["part", "predictor", "auroc", "low", "high", "n", "wrong"])
 
 
@@ -207,15 +203,15 @@ def confidence_minus(scores: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for part, predictor, cells in _scored(scores):
         if predictor != "confidence":
-            value, low, high = paired_auroc_difference(cells["confidence"], cells[predictor], cells["correct"])
-            low, high = (low, high) if _enough(cells) else (np.nan, np.nan)
-            rows.append({"part": part, "predictor": predictor, "difference": value, "low": low, "high": high,
-                         "n": len(cells)})
+            difference = paired_auroc_difference(cells["confidence"], cells[predictor], cells["correct"])
+            rows.append((part, predictor, *_if_enough(cells, difference), len(cells)))
     return pd.DataFrame(rows, columns=["part", "predictor", "difference", "low", "high", "n"])
 
 
-def _enough(cells: pd.DataFrame) -> bool:
-    return min(cells["correct"].sum(), (~cells["correct"]).sum()) >= FEW
+def _if_enough(cells: pd.DataFrame, found: tuple) -> tuple:
+    """Return (value, low, high), without the interval of few answers: [1, 1] is easily had from one wrong answer."""
+    enough = min(cells["correct"].sum(), (~cells["correct"]).sum()) >= FEW
+    return found if enough else (found[0], np.nan, np.nan)
 
 
 def roc_points(scores: pd.DataFrame) -> pd.DataFrame:

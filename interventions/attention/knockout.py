@@ -56,9 +56,7 @@ class AttentionKnockout:
         n = len(self.layers)
         frames = [
             pd.DataFrame({
-                "flow": flow,
-                "window": [self.window] * n + [n],
-                "layer": [*self.layers, n // 2],
+                "flow": flow, "window": [self.window] * n + [n], "layer": [*self.layers, n // 2],
                 "p_blocked": np.append(blocked, entirely),
             })
             for flow, blocked, entirely in zip(self.flows, self.p_blocked, self.p_all_blocked, strict=True)
@@ -69,20 +67,12 @@ class AttentionKnockout:
 
 
 def attention_knockout(
-    model,
-    prompt: Prompt,
-    *,
-    flows: Mapping[str, tuple] | None = None,
-    answer: str | None = None,
-    window: int = 3,
-    window_rule: str = "centered",
-    execution: Execution | None = None,
+    model, prompt: Prompt, *, flows: Mapping[str, tuple] | None = None, answer: str | None = None, window: int = 3,
+    window_rule: str = "centered", execution: Execution | None = None,
 ) -> AttentionKnockout:
     """Block each flow around each layer, and in all layers, in one request.
 
     Args:
-        model: a `VisionLanguageModel`.
-        prompt: the question.
         flows: name -> (source, target), each positions or role names. Target tokens read none of the source tokens; a
             token always reads itself. None: those of `FLOWS` that the prompt has tokens for.
         answer: text of the answer to score; None: the model's own. Where blank tokens precede its first visible token,
@@ -152,8 +142,7 @@ def knockout_request(model, prompt: Prompt, edges: list[tuple], spans) -> dict:
         sites += [(targets, sources, *span) for span in [*spans, (0, model.n_layers)]]
     return clean_request(model, prompt, min(min(targets) for targets, _ in edges)) | {
         "corrupted_ids": prompt.input_ids[None],  # the run that is intervened on is the clean one
-        "noise": None,
-        "sites": sites,
+        "noise": None, "sites": sites,
     }
 
 

@@ -36,11 +36,8 @@ def lead_time(
     question at a time; on a server the network is part of both.
 
     Args:
-        model: the model.
         items: the questions; the first `limit` that can be asked are timed.
         layers: (first, last), or None if no layers could be chosen; then nothing is timed.
-        limit: questions to time.
-        protocol: of the prompt.
         run: where tables are stored and whether the model runs remotely. Stored times of the same kind of machine are
             not measured again.
 

@@ -12,21 +12,13 @@ from pydantic import Field
 from ..errors import AttentionError, ParameterError
 from ..models.checkpoints import CONTROL_MODELS
 from ..models.model import VisionLanguageModel
-from ..notebook import Limit
+from ..notebook import Limit, named
 from ..studies.parameters import SampleParameters, must_differ, parse_window, resolve_window, window_sentence
 from ..testbed import Item
 from .study import AttentionStudy, attention_study, check_comparable
 
 # Model shape (family, layers, hidden size) -> the layers of the paper's section 4.4, counted from 0.
 PAPER_LAYERS = {("llava-llama", 32, 4096): (16, 17)}
-
-
-def check_comparable_as(parameter: str, model: VisionLanguageModel) -> None:
-    """Raise ParameterError about a parameter whose model `check_comparable` refuses."""
-    try:
-        check_comparable(model)
-    except AttentionError as error:
-        raise ParameterError(f"Parameter {parameter!r}: {error}") from error
 
 
 class Fig5Parameters(SampleParameters):
@@ -47,7 +39,7 @@ class Fig5Parameters(SampleParameters):
         self._check_shape("model", model)
 
     def _check_shape(self, parameter: str, model: VisionLanguageModel) -> None:
-        check_comparable_as(parameter, model)
+        named(parameter, AttentionError, check_comparable, model)
         if not model.is_multimodal:
             raise ParameterError(
                 f"Parameter {parameter!r}: {model.name!r} sees no image, so it has no visual tokens: name a multimodal "
@@ -93,7 +85,7 @@ class OutcomeParameters(SampleParameters):
     parts: str = "known"
 
     def check_model(self, model: VisionLanguageModel) -> None:
-        check_comparable_as("model", model)
+        named("model", AttentionError, check_comparable, model)
 
 
 class Fig15Parameters(OutcomeParameters):

@@ -105,16 +105,11 @@ def attention_study(
 
     Args:
         model: the model. A text-only model is asked by name and has only the flow "constraint -> last".
-        testbed: the items.
         flows: of `FLOWS`.
         knockouts: whether to block the flows of questions answered right.
         window: of the knockouts, see `attention_knockout`.
         protocol: "paper" or "authors", of the prompt.
         max_answer_tokens: length at which an answer is cut.
-        run: how the study runs.
-
-    Returns:
-        The study.
 
     Raises:
         AttentionError: a flow is unknown, or the model cannot have it.

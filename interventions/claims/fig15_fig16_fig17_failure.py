@@ -106,10 +106,7 @@ def fig16_claims(outcome: pd.DataFrame, tests: pd.DataFrame) -> list[Claim]:
 def fig17_numbers(table: pd.DataFrame, lead: Mapping | None = None) -> dict[str, Number]:
     """Return Figure 17 in numbers: AUROC by part and predictor, and how much earlier the contribution is known.
 
-    Args:
-        table: The frame of `failure_table`.
-        lead: layers_needed, n_layers and time_ratio (a `Number`: the time of a forward pass that ends after the last
-            layer needed, divided by the time of a whole one); None leaves them out.
+    The arguments are the frame of `failure_table` and, if it was measured, the result of `lead_time`.
     """
     numbers = {f"{row['part']}/{row['predictor']}/auroc": number_of(row, "auroc") for _, row in table.iterrows()}
     for part, cells in table.groupby("part", sort=False):
@@ -124,8 +121,8 @@ def fig17_claims(table: pd.DataFrame, differences: pd.DataFrame) -> list[Claim]:
     """Return the findings of Figure 17 by part: the contribution predicts right answers, and confidence does better.
 
     The first holds if the interval of its AUROC lies above 0.5, the second if that of the paired difference lies
-    above 0. Fewer than FEW right or wrong answers leave both undecided.
-    The frames are those of `failure_table` and `confidence_minus`.
+    above 0. Fewer than FEW right or wrong answers leave both undecided. The frames are those of `failure_table` and
+    `confidence_minus`.
     """
     claims = []
     for part in dict.fromkeys(table["part"]):

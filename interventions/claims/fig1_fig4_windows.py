@@ -52,12 +52,9 @@ def fig1_claims(sweeps: Sweeps, *, at: int, compared: int) -> list[Claim]:
 
     The effects of the multimodal model peak in early layers, and window 1 suffices. The effects of a text-only model
     peak later (by the difference within questions with a visible effect in both models), and it needs a larger window.
-    A window suffices if the interval of its best layer lies above NEGLIGIBLE. If no window does, the claim fails.
-
-    Args:
-        sweeps: The sweep of the multimodal model first, then those of the text-only model.
-        at: The window at which the multimodal model's peak is read.
-        compared: The window at which the peaks of two models are compared.
+    A window suffices if the interval of its best layer lies above NEGLIGIBLE. If no window does, the claim fails. The
+    first sweep is that of the multimodal model, whose peak is read at the window `at`. The peaks of two models are
+    compared at the window `compared`.
     """
     sweeps = on_common(sweeps)
     effects = {name: window_effects(sweep) for name, sweep in sweeps.items()}
@@ -99,11 +96,7 @@ def fig4_claims(sweeps: Sweeps, *, window: int) -> list[Claim]:
 
     At the text constraint the largest effect lies in an early or middle layer, lies above 0 and is substantial; more
     layers reach half of a question's largest effect than at the visual constraint; and effects are visible at
-    windows of 6/32 of the depth or more, but at no smaller one.
-
-    Args:
-        sweeps: The sweep at the text constraint, then the one at the visual constraint.
-        window: The window at which effects are read.
+    windows of 6/32 of the depth or more, but at no smaller one. The first sweep is the one at the text constraint.
     """
     sweeps = on_common(sweeps)
     (text, ours), (visual, others) = sweeps.items()

@@ -27,9 +27,7 @@ _EARLY = "difference", "low_early", "high_early"  # columns of `_tests`
 def fig3_numbers(study: TraceStudy, controls: pd.DataFrame | None = None) -> dict[str, Number]:
     """Return Figure 3 in numbers, by part: accuracy, probabilities, and by kind the largest effect and its tests.
 
-    Args:
-        study: The trace study.
-        controls: The frame of `control_effects`: each control's effect at the layer of the largest effect.
+    `controls` is the frame of `control_effects`: each control's effect at the layer of the largest effect.
     """
     numbers = {}
     for part, rows in study.questions.groupby("part", sort=False):
@@ -99,10 +97,7 @@ def control_claims(controls: pd.DataFrame) -> list[Claim]:
     """Return one claim per control of the trace; they are not in the paper.
 
     A control passes if its interval ends below half of the trace's effect wherever the trace's effect lies above 0. It
-    is undecided where the trace has no effect.
-
-    Args:
-        controls: The frame of `control_effects`.
+    is undecided where the trace has no effect. The frame is that of `control_effects`.
     """
     keys = ["part", "kind"]
     trace = controls[(controls["control"] == "none") & (controls["low"].isna() | (controls["low"] > 0))].set_index(keys)

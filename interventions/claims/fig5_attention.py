@@ -20,10 +20,8 @@ ONLY_CONTRIBUTIONS = "not in the paper, which looks at contributions alone"
 def fig5_numbers(study: AttentionStudy, first: pd.DataFrame, peaks: pd.DataFrame) -> dict[str, Number]:
     """Return Figure 5 in numbers, by part: accuracy, where contributions lie, what blocking each flow costs, and rho.
 
-    Args:
-        study: The attention study.
-        first: The frame of `first_layer`.
-        peaks: The frame of `peak_concentration`: single visual tokens, at the layer with the largest contributions.
+    The frames are those of `first_layer` and `peak_concentration` (single visual tokens, at the layer with the largest
+    contributions).
     """
     numbers = {}
     for part, rows in study.questions.groupby("part", sort=False):

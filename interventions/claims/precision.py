@@ -17,10 +17,7 @@ def precision_table(questions: pd.DataFrame) -> pd.DataFrame:
     """Return one row per dtype and method, over all questions and their sites.
 
     Absolute differences of an effect: the largest and, in parentheses, the mean over all sites. A peak is the site
-    of a question's largest effect at the corrupted constraint.
-
-    Args:
-        questions: The frame of `PrecisionStudy.by_question`.
+    of a question's largest effect at the corrupted constraint. The frame is that of `PrecisionStudy.by_question`.
     """
     return pd.DataFrame(
         {
@@ -56,10 +53,7 @@ def precision_claims(questions: pd.DataFrame, means: pd.DataFrame) -> list[Claim
 
     The exact mode must equal separate runs at every site, bit by bit. The fast mode must change no site and no mean
     that a figure shows by NEGLIGIBLE. The means and the peaks of both modes must agree with float32 within NEGLIGIBLE.
-
-    Args:
-        questions: The frame of `PrecisionStudy.by_question`.
-        means: The frame of `PrecisionStudy.means`.
+    The frames are `by_question` and `means` of a `PrecisionStudy`.
     """
     claims, paper = [], "not in the paper; "
     below = f"{paper}below {NEGLIGIBLE}"
@@ -90,12 +84,7 @@ def precision_claims(questions: pd.DataFrame, means: pd.DataFrame) -> list[Claim
 
 
 def precision_sentence(questions: pd.DataFrame, device: str) -> str:
-    """Return the numbers in words: what the fast mode adds to the rounding that all modes share.
-
-    Args:
-        questions: The frame of `PrecisionStudy.by_question`.
-        device: The device that the study ran on.
-    """
+    """Return the numbers in words, from `PrecisionStudy.by_question`: what the fast mode adds to rounding."""
     text = [f"This was run on {device}. Another device or another version of torch may add numbers in another order."]
     for dtype, cells in questions.groupby("dtype", sort=False):
         separate, exact, fast = (cells[cells["method"] == method] for method in METHOD_NAMES)

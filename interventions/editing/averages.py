@@ -77,7 +77,7 @@ def method_differences(results: pd.DataFrame, than: str = OURS) -> pd.DataFrame:
                 intervals = _intervals(paired).rename(columns={"value": "difference"})
                 frames.append(intervals.assign(task=task, method=method))
     columns = ["task", "method", "metric", "difference", "low", "high", "n"]
-    return joined([frame[columns] for frame in frames], columns)
+    return joined(frames, columns)
 
 
 def early_advantage(by_layer: pd.DataFrame, n_layers: int) -> pd.DataFrame:
@@ -90,7 +90,9 @@ def early_advantage(by_layer: pd.DataFrame, n_layers: int) -> pd.DataFrame:
         Columns task, early_layers (their range), early, others (mean efficacy), difference, low, high (within items),
         gain, gain_low, gain_high (efficacy minus P(O*) before, over the other layers), n.
     """
-    rows, early = [], list(early_layers(n_layers))
+    columns = ["task", "early_layers", "early", "others", "difference", "low", "high", "gain", "gain_low", "gain_high",
+               "n"]
+    rows, early = [], early_layers(n_layers)
     edited = by_layer[by_layer["layer"].between(0, n_layers - 2)]
     for task in known_first(edited["task"], TASKS):
         cells = edited[edited["task"] == task]
@@ -101,15 +103,9 @@ def early_advantage(by_layer: pd.DataFrame, n_layers: int) -> pd.DataFrame:
         if efficacy.empty or is_early.all() or not is_early.any():
             continue
         means = efficacy.loc[:, is_early].mean(axis=1), efficacy.loc[:, ~is_early].mean(axis=1)
-        difference, low, high = bootstrap_interval((means[0] - means[1]).to_numpy())
-        gain, gain_low, gain_high = bootstrap_interval(gains.loc[:, ~is_early].mean(axis=1).to_numpy())
-        rows.append({
-            "task": task, "early_layers": layer_range(early_layers(n_layers)), "early": means[0].mean(),
-            "others": means[1].mean(), "difference": difference, "low": low, "high": high, "gain": gain,
-            "gain_low": gain_low, "gain_high": gain_high, "n": len(efficacy),
-        })
-    columns = ["task", "early_layers", "early", "others", "difference", "low", "high", "gain", "gain_low", "gain_high",
-               "n"]
+        difference = bootstrap_interval((means[0] - means[1]).to_numpy())
+        gain = bootstrap_interval(gains.loc[:, ~is_early].mean(axis=1).to_numpy())
+        rows.append((task, layer_range(early), means[0].mean(), means[1].mean(), *difference, *gain, len(efficacy)))
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -139,7 +135,7 @@ def _means(frame: pd.DataFrame, key: str, groups: list, values: Callable | None 
             if len(chosen):
                 frames.append(_intervals((values or _values)(chosen)).assign(**{"task": task, key: group}))
     columns = ["task", key, "metric", "value", "low", "high", "n"]
-    return joined([frame[columns] for frame in frames], columns)
+    return joined(frames, columns)
 
 
 def _values(rows: pd.DataFrame) -> pd.DataFrame:

@@ -51,10 +51,8 @@ def evaluate(
     """Measure an edited model in one request.
 
     Args:
-        model: the edited model.
         target: O*, which should now answer all `questions`.
         questions: group -> prompts, see `questions_about`.
-        references: the unrelated questions.
         remote: None = as the model was loaded.
 
     Returns:

@@ -35,14 +35,9 @@ def edit_facts(
     Args:
         model: the model. It stays as it is, see `apply_edits`.
         facts: (prompt, target text) pairs. Facts in one layer are solved for together (rank n).
-        layers: the layers to edit.
         lam: the lambda of Eq. 7.
-        optimizer: how values are found.
         items: the ids of the facts' items, kept in `Edit.facts`.
         remote: None = as the model was loaded.
-
-    Returns:
-        The edit.
 
     Raises:
         EditError: an argument is wrong, or `optimize_value` fails.

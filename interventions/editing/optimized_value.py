@@ -105,16 +105,10 @@ def optimize_value(
     before is taken from the clean run.
 
     Args:
-        model: a `VisionLanguageModel`.
-        prompt: the question.
         target: O*, the wanted answer.
         layer: the layer whose W_proj output is replaced.
         position: the token; None = the visual constraint's last.
-        optimizer: the settings.
         remote: None = as the model was loaded.
-
-    Returns:
-        The value and how it was found.
 
     Raises:
         NoGradientError: the gradient is 0, as in a model's last layer, whose output no later token reads.

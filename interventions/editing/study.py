@@ -140,10 +140,6 @@ def edit_study(
         references: unrelated questions, see `items.references`.
         settings: how to edit; default `EditSettings()`.
         methods: some of EDIT_METHODS.
-        run: how the study runs.
-
-    Returns:
-        The results of `methods`.
 
     Raises:
         EditError: a method is unknown, or none is possible.

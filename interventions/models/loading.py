@@ -30,7 +30,6 @@ def load_model(
     `model.revision = "in-memory"`, so that no stored results of the old weights are used; or use `merged`.
 
     Args:
-        name: alias, directory or Hub id.
         remote: True loads only the skeleton and the processor, and runs on the NDIF server that NDIF_HOST and
             NDIF_API_KEY name; the server decides on device and precision. "local" runs here, but serializes
             interventions as for a server (for tests).

@@ -255,9 +255,7 @@ class VisionLanguageModel:
         ids = self.tokenize(template.format(question=question), n_visual)[0]
         check_length(self, len(ids), max_new_tokens)
         request = {
-            "input_ids": torch.tensor([ids]),
-            "image_inputs": image_inputs,
-            "eos_token_ids": self.eos_token_ids,
+            "input_ids": torch.tensor([ids]), "image_inputs": image_inputs, "eos_token_ids": self.eos_token_ids,
             "max_answer_tokens": max_new_tokens,
         }
         answer = forward.in_session(self.traced, forward.greedy_answer, request, self.runs_on(None))

@@ -22,14 +22,10 @@ FLOW_LOOKS: dict[str, style.Look] = dict(
 
 @styled
 def flows_by_layer(shares: pd.DataFrame, drops: pd.DataFrame, heading: str = "") -> Figure:
-    """Draw what flows between tokens contribute, above what blocking them costs: a line a flow, a column a part.
+    """Draw what flows contribute (`flow_shares`) above what blocking them costs (`knockout_drops`, which may be empty).
 
-    The knock-out of all layers stands at "all". Bands and bars are 95 % intervals.
-
-    Args:
-        shares: that of `flow_shares`.
-        drops: that of `knockout_drops`; if it is empty, the upper row stands alone.
-        heading: the legend's title.
+    There is a line a flow and a column a part. The knock-out of all layers stands at "all". Bands and bars are 95 %
+    intervals. `heading` is the legend's title.
     """
     if shares.empty:
         return style.nothing_to_show("no question was answered right")
@@ -74,9 +70,7 @@ def flows_by_layer(shares: pd.DataFrame, drops: pd.DataFrame, heading: str = "")
 def question_contributions(contributions: pd.DataFrame, questions: pd.DataFrame) -> Figure:
     """Draw the paper's Figure 15: constraint -> last token by layer, right answers above wrong ones, on one scale.
 
-    Args:
-        contributions: those of an `AttentionStudy`.
-        questions: those to show, as `outcome_examples` samples them.
+    It takes the contributions of an `AttentionStudy` and the questions to show, see `outcome_examples`.
     """
     cells = rows_where(contributions, flow=CONSTRAINT_TO_LAST)
     cells = cells[cells["id"].isin(questions["id"])]

@@ -90,8 +90,7 @@ def role_layer_maps(frame: pd.DataFrame, *, window: int, window_rule: str = "cen
 def probabilities(frame: pd.DataFrame) -> Figure:
     """Draw P(answer) in the clean, corrupted and best restored runs: a dot a question, means with intervals.
 
-    Args:
-        frame: that of `TraceStudy.probabilities`: id, part, run, p.
+    The frame is that of `TraceStudy.probabilities`.
     """
     runs, parts = [run for run in RUNS if run in set(frame["run"])], style.parts_of(frame)
     figure, axes, panels = style.panel_grid([""], parts, height=2.3)
@@ -119,8 +118,7 @@ def effects_and_controls(frame: pd.DataFrame) -> Figure:
 
     The dotted line is half of the trace's effect: a control's whole interval must stay below it.
 
-    Args:
-        frame: that of `controls.control_effects`: part, kind, layer, control, effect, low, high, n.
+    The frame is that of `controls.control_effects`.
     """
     parts, kinds = style.parts_of(frame), style.kinds_of(frame)
     rows = [control for control in CONTROLS if control in set(frame["control"])]

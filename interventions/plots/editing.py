@@ -48,10 +48,7 @@ def methods_by_metric(means: pd.DataFrame) -> Figure:
     """Draw the paper's Figure 6: a row a task, a column a metric, a dot with its interval a method.
 
     The share of whole answers, beside efficacy, is not in the paper. Values stand at the right, with n where it is not
-    that of the panel. Upright ticks are values that the paper's text gives.
-
-    Args:
-        means: that of `method_means`: task, method, metric, value, low, high, n.
+    that of the panel. Upright ticks are values that the paper's text gives. The frame is that of `method_means`.
     """
     return _methods(means, ("efficacy", "exact", "generalisation", "specificity"))
 
@@ -66,10 +63,7 @@ def further_metrics(means: pd.DataFrame) -> Figure:
 def efficacy_by_layer(means: pd.DataFrame, n_layers: int, layer: int | None = None) -> Figure:
     """Draw the paper's Figure 14: efficacy, with its interval, and generalization by edited layer, a column a task.
 
-    Args:
-        means: that of `layer_means`.
-        n_layers: number of layers; the early ones are shaded.
-        layer: the one that MultEdit edits, marked by a dotted line.
+    The frame is that of `layer_means`. A dotted line marks `layer`, the one that MultEdit edits.
     """
     if means.empty:
         return style.nothing_to_show("no layer was edited")
@@ -102,11 +96,8 @@ def efficacy_by_layer(means: pd.DataFrame, n_layers: int, layer: int | None = No
 def sequential(frame: pd.DataFrame) -> Figure:
     """Draw what many edits kept at once do: a panel a quantity, a line a task, by number of edits (log scale).
 
-    One edit is a single fact, not a mean: an open marker apart from the line.
-
-    Args:
-        frame: that of `sequential_edits`: task, edits, p_target, low, high, p_paraphrase, accuracy_before (dashed),
-            accuracy_after.
+    One edit is a single fact, not a mean: an open marker apart from the line. Dashed lines are the accuracy before any
+    edit. The frame is that of `sequential_edits`.
     """
     frame = frame[frame["edits"] > 0].sort_values("edits")
     if frame.empty:

@@ -21,9 +21,7 @@ KINDS_OF_QUESTION = {"single": "one constraint", "multi": "two constraints"}
 def edited_examples(examples: pd.DataFrame, images: Mapping) -> Figure:
     """Draw the paper's Figure 18 with what the edit did: image, question, answers before and after, a row an item.
 
-    Args:
-        examples: that of `edit_examples`; the constraint is bold.
-        images: id -> PIL image, or none.
+    The frame is that of `edit_examples`, images are by id, and the constraint is bold.
     """
     if examples.empty:
         return nothing_to_show("no item was edited")
@@ -46,10 +44,8 @@ def edited_examples(examples: pd.DataFrame, images: Mapping) -> Figure:
 def example_questions(examples: pd.DataFrame, images: Mapping, counts: Mapping | None = None) -> Figure:
     """Draw example questions with their images: a row for each part and number of constraints.
 
-    Args:
-        examples: that of `example_frame`; the visual constraint is bold, the text constraint bold italic.
-        images: id -> PIL image.
-        counts: (part, constraints) -> number of questions, for the rows' headings.
+    The frame is that of `example_frame`. The visual constraint is bold, the text constraint bold italic. Images are by
+    id, and counts of questions, for the headings, by (part, constraints).
     """
     groups = list(examples.groupby(["part", "constraints"], sort=False))
     columns = max(len(group) for _, group in groups)

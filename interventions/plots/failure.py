@@ -24,9 +24,7 @@ PREDICTORS = {  # label and look
 def contributions_by_outcome(frame: pd.DataFrame, tests: pd.DataFrame | None = None) -> Figure:
     """Draw the paper's Figure 16: contribution constraint -> last token by layer, right and wrong answers apart.
 
-    Args:
-        frame: that of `outcome_by_layer`: part, layer, outcome, norm, low, high, n.
-        tests: that of `outcome_tests`; a star marks layers whose p_corrected is below 0.05.
+    The frames are those of `outcome_by_layer` and `outcome_tests`. A star marks layers whose p_corrected is below 0.05.
     """
     if frame.empty:
         return style.nothing_to_show("no question was answered")
@@ -57,9 +55,7 @@ def contributions_by_outcome(frame: pd.DataFrame, tests: pd.DataFrame | None = N
 def roc_curves(points: pd.DataFrame, table: pd.DataFrame) -> Figure:
     """Draw the paper's Figure 17: how well each predictor tells right from wrong answers, a column a part.
 
-    Args:
-        points: that of `roc_points`: part, predictor, false_positive_rate, true_positive_rate.
-        table: that of `failure_table`, for the AUROC and its interval in the legend and for n.
+    The frames are those of `roc_points` and, for the legend and n, `failure_table`.
     """
     if table.empty:
         return style.nothing_to_show("no question was answered")

@@ -30,11 +30,7 @@ PALE = 0.45  # the image below the overlay
 def visual_token_maps(frame: pd.DataFrame, n_visual: int) -> Figure:
     """Draw the paper's Figure 5: mean contribution by visual token and layer, a column a part, one scale for all.
 
-    The dashed line is where the last sixteenth of the tokens begins.
-
-    Args:
-        frame: that of `mean_contributions`: part, layer, index, norm, n.
-        n_visual: number of visual tokens.
+    The dashed line is where the last sixteenth of the tokens begins. The frame is that of `mean_contributions`.
     """
     if frame.empty:
         return style.nothing_to_show("no question was answered right")
@@ -59,10 +55,6 @@ def visual_token_maps(frame: pd.DataFrame, n_visual: int) -> Figure:
 def patch_maps(frame: pd.DataFrame, layer: int) -> Figure:
     """Draw the same at one layer, laid out as the image's patches: the first token at the upper left, row by row.
 
-    Args:
-        frame: as for `visual_token_maps`.
-        layer: the layer.
-
     Raises:
         ValueError: the visual tokens fill no square grid.
     """
@@ -85,12 +77,8 @@ def patch_maps(frame: pd.DataFrame, layer: int) -> Figure:
 def patches_over_images(examples: pd.DataFrame, images: Mapping, *, view: str = "cropped") -> Figure:
     """Draw single questions: the image beside the same in pale grey with each patch's contribution over it in red.
 
-    Every question has its own scale, from 0 (clear) to its largest patch, whose value is written below.
-
-    Args:
-        examples: that of `patch_examples`: id, part, question, constraint, answer, index, norm.
-        images: id -> PIL image.
-        view: what of an image the model sees (framed), see `image_view`.
+    Every question has its own scale, from 0 (clear) to its largest patch, whose value is written below. The frame is
+    that of `patch_examples`, images are by id, and `view` is what the model sees of them (framed), see `image_view`.
 
     Raises:
         ValueError: the visual tokens fill no square grid.

@@ -24,10 +24,7 @@ def precision_differences(sites: pd.DataFrame) -> Figure:
     """Draw the share of sites whose effect differs by more than x: a line a comparison, a column a dtype.
 
     A marker ends a line at its largest difference. A note names comparisons whose differences are all 0, which have
-    no place on a logarithmic axis.
-
-    Args:
-        sites: that of `PrecisionStudy.sites`: id, dtype, method, effect, separate, float32.
+    no place on a logarithmic axis. The frame is that of `PrecisionStudy.sites`.
     """
     dtypes = list(dict.fromkeys(sites["dtype"]))
     figure, axes, _ = style.panel_grid([""], range(max(2, len(dtypes))), height=3.1, margin=1.9)

@@ -55,8 +55,7 @@ def peak_histograms(frame: pd.DataFrame, *, n_layers: int, window_rule: str = "c
 
     Bars are shares of all questions. A note says how many have no peak, because all their effects are negligible.
 
-    Args:
-        frame: that of `series_peaks`: series, window, part, kind, layer, effect.
+    The frame is that of `series_peaks`.
     """
     columns, looks = _columns(frame, "window"), _looks(frame)
     rows, bins = list(itertools.product(looks, style.kinds_of(frame))), np.arange(n_layers)
@@ -83,10 +82,7 @@ def peak_histograms(frame: pd.DataFrame, *, n_layers: int, window_rule: str = "c
 def effects_by_window(frame: pd.DataFrame, *, window_rule: str = "centered") -> Figure:
     """Draw the best layer's mean effect by window, with its interval: one row a kind, one column a part.
 
-    A marker is filled where the interval lies above NEGLIGIBLE.
-
-    Args:
-        frame: that of `series_windows`: series, window, part, kind, layer, effect, low, high, n.
+    A marker is filled where the interval lies above NEGLIGIBLE. The frame is that of `series_windows`.
     """
     kinds, parts, looks = style.kinds_of(frame), style.parts_of(frame), _looks(frame)
     windows = np.array(sorted(set(frame["window"])))

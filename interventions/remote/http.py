@@ -31,6 +31,7 @@ _PASSING_CODES = (408, 425, 429, 500, 502, 503, 504)
 MAX_INTERNAL_ERRORS = 5  # after which the request itself counts as their cause
 _SPREAD = random.Random()  # of its own: pauses must not move what an experiment draws
 _SECRET = "[key]"
+_client: list[httpx.Client] = []  # one for all requests, made at the first
 
 
 def host() -> str:
@@ -75,7 +76,6 @@ def patience() -> float:
     if not re.fullmatch(r"\d+(\.\d+)?", told.strip()):
         raise RequestRefused(f"NDIF_PATIENCE must be a number of seconds, such as 600, not {told!r}.")
     return float(told)
-_client: list[httpx.Client] = []
 
 
 def get(path: str, *, patient: bool = False) -> httpx.Response:

@@ -43,14 +43,8 @@ class Claim:
 
 
 def record(
-    figure: str,
-    *,
-    parameters: Mapping,
-    model,
-    numbers: Mapping[str, Number],
-    table: pd.DataFrame,
-    claims: Iterable[Claim],
-    path: str | Path,
+    figure: str, *, parameters: Mapping, model, numbers: Mapping[str, Number], table: pd.DataFrame,
+    claims: Iterable[Claim], path: str | Path,
 ) -> dict:
     """Display the record in the notebook, write it to `path` and return it.
 
@@ -58,17 +52,11 @@ def record(
     tables, and their number `tables`), `numbers` (name -> value, low, high, n), `table` (tidy rows) and `claims`. NaN
     becomes null. A sentence is displayed if another commit computed some tables.
     """
-    content = _plain(
-        {
-            "figure": figure,
-            "parameters": dict(parameters),
-            "environment": environment(model),
-            "computed_by": computed_by(),
-            "numbers": {name: asdict(number) for name, number in numbers.items()},
-            "table": table.to_dict("records"),
-            "claims": [asdict(claim) for claim in claims],
-        }
-    )
+    content = _plain({
+        "figure": figure, "parameters": dict(parameters), "environment": environment(model),
+        "computed_by": computed_by(), "numbers": {name: asdict(number) for name, number in numbers.items()},
+        "table": table.to_dict("records"), "claims": [asdict(claim) for claim in claims],
+    })
     write_record(content, path := Path(path))
     text = f"Record of {figure}: {len(numbers)} numbers, {len(content['table'])} rows, also in {path}"
     display({MIME_TYPE: content, "text/plain": text}, raw=True)
@@ -145,13 +133,8 @@ def show_table(frame: pd.DataFrame) -> None:
 def environment(model) -> dict:
     """Return what the numbers depend on besides the parameters: versions, model, device, commit, server."""
     return {
-        "versions": versions(_VERSIONS),
-        "model": model.name,
-        "revision": model.revision,
-        "device": device_of(model),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "quantization": model.quantization,
-        "prompt": model.prompt,
+        "versions": versions(_VERSIONS), "model": model.name, "revision": model.revision, "device": device_of(model),
+        "dtype": str(model.dtype).removeprefix("torch."), "quantization": model.quantization, "prompt": model.prompt,
         "commit": commit(),
         "server": model.server.as_dict() | {"traffic": dict(vars(TRAFFIC))} if model.server else None,
     }

@@ -61,13 +61,7 @@ class Candidates:
         """Return candidates for a constraint, in the order of SOURCES, shuffled by seed and item within a source.
 
         No candidate contains, or is part of, an answer, the entity or a constraint, and none is known to share an
-        answer with the item.
-
-        Args:
-            item: the item.
-            role: "visual" or "text".
-            seed: of the order within a source.
-            most: the largest number of candidates.
+        answer with the item. role: "visual" or "text".
         """
         capital = getattr(item, f"{role}_constraint")[0].isupper()
         found: dict[str, str] = {}

@@ -22,10 +22,7 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 def load_image(image: str | Path | Image.Image | None) -> Image.Image:
-    """Return an image as RGB in 8 bits, upright, with transparent parts on white (`on_white`).
-
-    Args:
-        image: the path of an image, or an open one.
+    """Return an image (a path, or an open one) as RGB in 8 bits, upright, with transparent parts on white (`on_white`).
 
     Raises:
         TestBedError: this is no image, cannot be decoded, or has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels.

@@ -129,9 +129,7 @@ def words_of(text: str) -> list[str]:
 def question_pieces(item: Item, phrases: dict[str, str] | None = None) -> list[tuple[str, str]]:
     """Return the question in pieces (text, role). role is "constraint", "text_constraint" or "".
 
-    Args:
-        item: the item.
-        phrases: role -> the text shown in its place.
+    `phrases` holds by role the text shown in its place.
     """
     question = normalize(item.question)
     roles = {"visual": "constraint", "text": "text_constraint"}

@@ -30,8 +30,7 @@ def rewrite(
 
     Args:
         testbed: as it was loaded, or a selection of it.
-        items: the new items.
-        command: the command, such as "annotate".
+        command: such as "annotate".
         remove: ids that leave the table.
         settings, counts: plain values for the card.
         inputs: files that were read, whose size and sha256 are kept.

@@ -141,12 +141,8 @@ class TestBed:
         return tuple(p for p in PAPER_PARTS if p in found) + tuple(sorted(found - set(PAPER_PARTS)))
 
     def select(
-        self,
-        part: str | Iterable[str] | None = None,
-        constraints: str | None = None,
-        split: str | None = None,
-        limit: int = 0,
-        seed: int = 0,
+        self, part: str | Iterable[str] | None = None, constraints: str | None = None, split: str | None = None,
+        limit: int = 0, seed: int = 0,
     ) -> TestBed:
         """Return the matching items, part by part, shuffled by `seed` and id within a part.
 
@@ -175,11 +171,8 @@ class TestBed:
         chosen: list[Item] = []
         for name in wanted:
             matching = [
-                item
-                for item in self.items
-                if item.part == name
-                and constraints in (None, item.constraints)
-                and split in (None, item.split)
+                item for item in self.items
+                if item.part == name and constraints in (None, item.constraints) and split in (None, item.split)
             ]
             matching.sort(key=lambda item: seeded_hash(seed, item.id))
             chosen += matching[:limit] if limit else matching

@@ -63,7 +63,6 @@ def save_testbed(items: Iterable[Item], directory: str | Path, card: str | None 
 
     Args:
         items: the items. Their images must lie in the folder; they are not copied.
-        directory: the folder.
         card: the text of the dataset card `README.md`.
 
     Raises:

@@ -99,12 +99,8 @@ class Endpoint:
 
     def _request(self, messages: list, schema: dict) -> str:
         """The body of the endpoint's answer."""
-        wished = {
-            "temperature": 0,
-            "response_format": {
-                "type": "json_schema", "json_schema": {"name": "annotation", "strict": True, "schema": schema},
-            },
-        }
+        json_schema = {"name": "annotation", "strict": True, "schema": schema}
+        wished = {"temperature": 0, "response_format": {"type": "json_schema", "json_schema": json_schema}}
         sent = {name: value for name, value in wished.items() if name not in self._refused}
         try:
             # Raw, since the package fails on an answer that is no completion.

@@ -22,9 +22,7 @@ _MARK, _JUDGE = (
 
 
 def _object(properties: dict) -> dict:
-    return {
-        "type": "object", "properties": properties, "required": list(properties), "additionalProperties": False,
-    }
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 _PHRASES = {"type": "array", "items": {"type": "string"}}
@@ -98,10 +96,8 @@ def read_marks(question: Question, reply: str) -> tuple[Marks | None, str]:
 
 def judging(questions: Sequence[str]) -> list[dict]:
     """Return the chat that asks whether questions need an image, and make sense."""
-    return [
-        _message("system", _JUDGE),
-        _message("user", "\n".join(f"{number}. {question}" for number, question in enumerate(questions, 1))),
-    ]
+    numbered = "\n".join(f"{number}. {question}" for number, question in enumerate(questions, 1))
+    return [_message("system", _JUDGE), _message("user", numbered)]
 
 
 def read_verdicts(n_questions: int, reply: str) -> tuple[list[dict[str, bool]] | None, str]:

@@ -40,7 +40,6 @@ def build_okvqa(
     Args:
         questions: OpenEnded_mscoco_val2014_questions.json.
         annotations: mscoco_val2014_annotations.json.
-        out: a new folder.
         images: the folder val2014, or its parent.
     """
     folders = [ImageFolder(root) for root in images]
@@ -67,7 +66,6 @@ def build_known(
     """Build Multimodal Known: ROME's facts, with the subject shown instead of named ("The capital of this country is").
 
     Args:
-        out: a new folder.
         images: folders with one folder for each subject, named as the subject or "A photo of <subject>".
         known: ROME's `known_1000.json`.
         relations: the question and the noun of every relation.
@@ -102,7 +100,6 @@ def build_movies(
 
     Args:
         films: `movies.pkl`.
-        out: a new folder.
         images: folders with one folder for each director, named as the director or "A photo of <director>".
         years: CSV with movie_name, year and, where films share a name, director_name.
         multi: the largest number of questions about a year.
@@ -152,7 +149,6 @@ def build_encyclopedic(csv: str | Path, out: str | Path, *, images: Iterable[str
 
     Args:
         csv: train.csv, val.csv or test.csv.
-        out: a new folder.
         images: folders of Google Landmarks v2 (`train/a/b/c/<id>.jpg`, or below one of its splits). A picture that was
             not downloaded is skipped for the next one of the question.
     """

@@ -49,7 +49,6 @@ def import_released(
 
     Args:
         directory: the folder of the CSVs.
-        out: a new folder for the test bed.
         images: folders with the pictures that `image_url` names, in the order of the search.
         known: ROME's `known_1000.json`.
         films: `movies.pkl`.

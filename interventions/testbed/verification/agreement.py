@@ -46,8 +46,6 @@ def agreement(testbed: TestBed, log: DecisionLog, seed: int = 0) -> pd.DataFrame
 
     Args:
         testbed: the items, with those set aside (`outcomes.with_set_aside`).
-        log: the decisions.
-        seed: of the bootstrap.
 
     Returns:
         Columns a, b, measure, value, low, high (95 % bootstrap interval over items), n (items). Cohen's kappa is NaN

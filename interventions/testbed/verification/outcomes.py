@@ -44,8 +44,6 @@ def apply_decisions(
     are set aside in `set_aside.jsonl`; a new decision brings them back. The others stay as they are.
 
     Args:
-        testbed: the test bed.
-        log: the decisions.
         prefer: whose decision counts where people disagree.
         only_verified: set aside all items that are neither accepted nor corrected. They come back when decisions are
             applied without it.
@@ -74,11 +72,8 @@ def apply_decisions(
     found = Counter(outcome for _, outcome, *_ in verdicts)
     counts = {"items": len(verdicts)} | {name: found[name] for name in OUTCOMES}
     counts |= {"kept": len(kept), "set aside": len(aside), "paraphrases left out": lost}
-    settings = {"prefer": prefer, "only_verified": only_verified}
-    rewrite(
-        testbed, kept, "verify", remove=[item.id for item, _ in aside], settings=settings, inputs=[log.path],
-        counts=counts,
-    )
+    settings, removed = {"prefer": prefer, "only_verified": only_verified}, [item.id for item, _ in aside]
+    rewrite(testbed, kept, "verify", remove=removed, settings=settings, inputs=[log.path], counts=counts)
     return counts
 
 

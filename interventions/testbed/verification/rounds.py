@@ -22,8 +22,6 @@ from .outcomes import as_decided, disagree
 ONLY = ("all", "undecided", "disputed")
 DONE = {"accept": "Accepted", "correct": "Corrected", "reject": "Rejected"}
 _FIELDS = ("visual_replacement", "text_replacement", "comment")
-
-
 Pieces = list[tuple[str, str]]
 
 
@@ -47,8 +45,6 @@ class Verification:
     """The round of one person through items, with the log of the decisions.
 
     Args:
-        testbed: the items.
-        log: where the decisions go.
         annotator: the name of the person.
         only: "all" items, those "undecided" by this person, or those "disputed". For disputed items the screen shows
             what others decided, and the decisions do not count as blind.
