@@ -45,7 +45,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for constraints, corrupted in (("single", "visual"), ("multi", "text")):
             by_hand = testbed.select(constraints=constraints, limit=options.limit)
-            chosen = choose_corruptions(by_hand, model, overwrite=True, results_dir=folder)
+            chosen = choose_corruptions(by_hand, model, overwrite=True, run=RunOptions(folder))
             sets = {"by hand": by_hand.items, "chosen": chosen.items}
             for name, items in sets.items():
                 for part, frames in traced(model, items, corrupted, folder).items():

@@ -272,23 +272,21 @@ def corruptions(
     from .testbed.provenance import must_be_writable
     from .testbed.table import load_testbed
 
-    bed, vlm = load_testbed(testbed), None
-    options = {
-        "tries": tries, "max_p": max_p, "limit": limit,
-        "parts": list(dict.fromkeys(filter(None, map(str.strip, parts.split(","))))) or None,
-    }
+    bed, vlm, run = load_testbed(testbed), None, None
+    chosen = list(dict.fromkeys(filter(None, map(str.strip, parts.split(","))))) or None
+    options = {"tries": tries, "max_p": max_p, "limit": limit, "parts": chosen}
     must_be_writable(bed)  # before minutes of work
     replacements.check_settings(bed, **options)
     if not model and (remote or dtype or device_map):
         raise TestBedError("remote, dtype and device_map say how a model is loaded: add --model.")
     if model:
         from .models.loading import load_model
+        from .studies.loop import RunOptions
 
         if why := why_not_writable(results_dir.expanduser()):  # before minutes of loading weights
             raise TestBedError(f"results_dir: {why}: name a folder that can be written.")
-        vlm = load_model(model, remote=remote, dtype=dtype, device_map=device_map)
-    found = replacements.choose_corruptions(
-        bed, vlm, overwrite=overwrite, seed=seed, results_dir=results_dir, **options)
+        vlm, run = load_model(model, remote=remote, dtype=dtype, device_map=device_map), RunOptions(results_dir)
+    found = replacements.choose_corruptions(bed, vlm, overwrite=overwrite, seed=seed, run=run, **options)
     replacements.write_corruptions(bed, found)
     counts = found.summary().T.dropna(how="all").to_string(header=False, float_format="{:.4f}".format)
     n_new = int(found.choices["status"].isin(("chosen", "unchecked")).sum())

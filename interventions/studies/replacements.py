@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from ..models.model import VisionLanguageModel
     from ..prompts.corruption import CorruptedPrompt
     from ..prompts.prompt import Prompt
+    from .loop import RunOptions
 
 STATUSES = ("chosen", "unchecked", "kept", "not asked", "none")
 _NEW = ("chosen", "unchecked")
@@ -86,7 +86,7 @@ class Corruptions:
 def choose_corruptions(
     testbed: TestBed, model: VisionLanguageModel | None = None, *, overwrite: bool = False, tries: int = 8,
     max_p: float = 0.05, seed: int = 0, parts: str | Iterable[str] | None = None, limit: int = 0,
-    results_dir: str | Path = "results", remote: bool | str | None = None,
+    run: RunOptions | None = None,
 ) -> Corruptions:
     """Choose a replacement for each constraint without one. Write nothing.
 
@@ -104,8 +104,7 @@ def choose_corruptions(
         seed: decides the order of equally good candidates.
         parts: the parts of the test bed (None: all).
         limit: how many items of each part that lack a phrase (0: all).
-        results_dir: where one table an item is stored. An interrupted run continues from them.
-        remote: False | True | "local"; None: as the model was loaded.
+        run: where one table an item is stored, from which an interrupted run continues, and where the model runs.
 
     Raises:
         TestBedError: an argument is out of range, or there is no such part.
@@ -122,7 +121,7 @@ def choose_corruptions(
     if model is None:
         found = {item.id: _unchecked(pool, settings, item) for item in selected.values()}
     else:
-        found = _checked(model, selected, pool, settings, model.runs_on(remote), results_dir) if selected else {}
+        found = _checked(model, selected, pool, settings, run) if selected else {}
     items, choices = [], []
     for item in testbed:
         rows = [_unchanged(item, role) | found.get(item.id, {}).get(role, {}) for role in _roles(item)]
@@ -166,14 +165,16 @@ class Substitution(NamedTuple):
         return self.tokens == self.phrase_tokens
 
 
-def _checked(model, selected: dict[str, Item], pool: Candidates, settings: dict, remote, results_dir) -> dict:
+def _checked(model, selected: dict[str, Item], pool: Candidates, settings: dict, run: RunOptions | None) -> dict:
     """The rows of items, by id and role, chosen with a model."""
-    from .loop import RunOptions, question_loop  # heavy
+    from .loop import DEFAULT_RUN, RunOptions, question_loop  # heavy
 
+    run = run or DEFAULT_RUN
+    remote = model.runs_on(run.remote)
     entries = question_loop(
         model, selected.values(), partial(_item_table, model, pool, settings, remote), purpose=("replace", "replaced"),
         key=settings | {"table": "corruptions", "version": 2, "candidates": pool.key, "remote": remote},
-        run=RunOptions(results_dir, label="corruptions"),
+        run=RunOptions(run.results_dir, label="corruptions"),
     )
     return {
         entry.item.id: _unusable(entry.item, entry.reason) if entry.table is None else

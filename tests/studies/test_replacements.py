@@ -13,6 +13,7 @@ import interventions.studies.candidate_runs as module
 from interventions.errors import PromptError
 from interventions.prompts.corruption import corrupt
 from interventions.prompts.prompt import build_prompt
+from interventions.studies.loop import RunOptions
 from interventions.studies.replacements import choose_corruptions, write_corruptions
 from interventions.testbed import TestBed, TestBedError, load_image, load_testbed, save_testbed
 from interventions.testbed.candidates import Candidates
@@ -66,7 +67,7 @@ def in_turn(model, bed, item, role: str, tries: int) -> pd.DataFrame:
 @pytest.mark.parametrize("tries", [3, 8])
 def test_the_lowest_of_those_tried_is_chosen(model, bed, tmp_path, tries):
     known = bed.select("known")
-    found = choose_corruptions(known, model, tries=tries, max_p=NONE, results_dir=tmp_path)
+    found = choose_corruptions(known, model, tries=tries, max_p=NONE, run=RunOptions(tmp_path))
     rows, spreads = found.choices, []
     assert sorted(rows["role"]) == ["text", "visual", "visual", "visual"] and set(rows["status"]) == {"chosen"}
     by_id = {item.id: item for item in bed}
@@ -86,7 +87,7 @@ def test_the_lowest_of_those_tried_is_chosen(model, bed, tmp_path, tries):
 
 def test_the_first_of_equal_length_that_is_low_enough_ends_the_search(model, bed, tmp_path):
     known = bed.select("known")
-    rows = choose_corruptions(known, model, max_p=0.6, results_dir=tmp_path).choices
+    rows = choose_corruptions(known, model, max_p=0.6, run=RunOptions(tmp_path)).choices
     by_id, stopped = {item.id: item for item in known}, 0
     for row in rows.itertuples():
         expected = in_turn(model, known, by_id[row.id], row.role, 8)
@@ -103,7 +104,7 @@ def test_equal_length_goes_before_the_draw(model, bed, tmp_path):
     others = [replace(first, id=name, entity=name, answers=(name,)) for name in names]
     bed = replace(bed, items=(first, *others))
     assert [phrase for phrase, _ in Candidates(bed).of(first, "visual")].index("Sri Lanka") > 0
-    rows = choose_corruptions(bed, model, tries=1, results_dir=tmp_path).choices.set_index("id")
+    rows = choose_corruptions(bed, model, tries=1, run=RunOptions(tmp_path)).choices.set_index("id")
     assert rows.loc[first.id, "phrase"] == "Sri Lanka" and rows.loc[first.id, "equal_length"]
     assert (rows["tokens"] == 2).all() and (rows["equal_length"] == (rows["phrase_tokens"] == 2)).all()
     assert not rows.loc["Sri Lanka", "equal_length"] and rows.loc["Sri Lanka", "phrase_tokens"] > 2
@@ -117,13 +118,13 @@ def test_one_with_the_same_answer_is_not_chosen_even_if_it_is_the_only_one_of_eq
         alone = replace(bed, items=(items[0], added))
         tried = Candidates(alone).of(items[0], "visual")
         assert ("Sri Lanka" in dict(tried)) == expected
-        rows = choose_corruptions(alone, model, tries=1, results_dir=tmp_path).choices
+        rows = choose_corruptions(alone, model, tries=1, run=RunOptions(tmp_path)).choices
         chosen = dict(zip(rows["id"], rows["phrase"], strict=True))[items[0].id]
         assert (chosen == "Sri Lanka") == expected
 
 
 def test_what_the_prompt_refuses_is_passed_over(model, bed, tmp_path, monkeypatch):
-    before = choose_corruptions(bed, model, results_dir=tmp_path / "1").choices
+    before = choose_corruptions(bed, model, run=RunOptions(tmp_path / "1")).choices
     refused = set(before["phrase"])
 
     def strict(model, prompt, **replacements):
@@ -132,20 +133,20 @@ def test_what_the_prompt_refuses_is_passed_over(model, bed, tmp_path, monkeypatc
         return corrupt(model, prompt, **replacements)
 
     monkeypatch.setattr("interventions.prompts.corruption.corrupt", strict)
-    after = choose_corruptions(bed, model, results_dir=tmp_path / "2").choices
+    after = choose_corruptions(bed, model, run=RunOptions(tmp_path / "2")).choices
     assert set(after["status"]) == {"chosen"} and not refused & set(after["phrase"])
 
 
 def test_what_needs_no_image_goes_first_and_what_does_is_noted(model, bed, tmp_path, monkeypatch):
-    plain = choose_corruptions(bed, model, tries=2, results_dir=tmp_path / "1").choices
+    plain = choose_corruptions(bed, model, tries=2, run=RunOptions(tmp_path / "1")).choices
     assert not plain["needs_image"].any() and plain.loc[plain["role"] == "text", "needs_image"].isna().all()
     points = set(plain.loc[plain["role"] == "visual", "phrase"])
     place = "interventions.studies.replacements.needs_image"
     monkeypatch.setattr(place, lambda text: any(phrase in text for phrase in points))
-    other = choose_corruptions(bed, model, tries=2, results_dir=tmp_path / "2").choices
+    other = choose_corruptions(bed, model, tries=2, run=RunOptions(tmp_path / "2")).choices
     assert not points & set(other.loc[other["role"] == "visual", "phrase"]) and not other["needs_image"].any()
     monkeypatch.setattr(place, lambda text: True)
-    all_point = choose_corruptions(bed, model, tries=2, results_dir=tmp_path / "3")
+    all_point = choose_corruptions(bed, model, tries=2, run=RunOptions(tmp_path / "3"))
     assert all_point.choices["needs_image"].sum() == 6 and all_point.summary()["needs image"].sum() == 6
 
 
@@ -154,13 +155,13 @@ def test_each_item_is_one_request_with_one_clean_run(model, bed, tmp_path, monke
     in_session, clean_run = module.in_session, module.clean_run
     monkeypatch.setattr(module, "in_session", lambda *arguments: (calls.append(1), in_session(*arguments))[1])
     monkeypatch.setattr(module, "clean_run", lambda *arguments: (runs.append(1), clean_run(*arguments))[1])
-    rows = choose_corruptions(bed, model, max_p=NONE, results_dir=tmp_path).choices
+    rows = choose_corruptions(bed, model, max_p=NONE, run=RunOptions(tmp_path)).choices
     assert rows["tried"].sum() == 8 * 8 and len(calls) == len(runs) == len(bed) == 6
 
 
 def test_as_it_travels_to_a_server_it_gives_the_same(model, bed, tmp_path):
     here, there = (
-        choose_corruptions(bed, model, limit=1, tries=3, remote=remote, results_dir=tmp_path / str(remote))
+        choose_corruptions(bed, model, limit=1, tries=3, run=RunOptions(tmp_path / str(remote), remote=remote))
         for remote in (False, "local")
     )
     assert (here.choices["status"] == "chosen").sum() >= 2
@@ -168,7 +169,7 @@ def test_as_it_travels_to_a_server_it_gives_the_same(model, bed, tmp_path):
 
 
 def test_a_run_that_was_killed_goes_on(model, bed, tmp_path, monkeypatch):
-    whole = choose_corruptions(bed, model, results_dir=tmp_path / "whole")
+    whole = choose_corruptions(bed, model, run=RunOptions(tmp_path / "whole"))
     in_session, calls = module.in_session, []
 
     def until_the_third(*arguments):
@@ -179,19 +180,19 @@ def test_a_run_that_was_killed_goes_on(model, bed, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "in_session", until_the_third)
     with pytest.raises(KeyboardInterrupt):
-        choose_corruptions(bed, model, results_dir=tmp_path / "part")
-    again = choose_corruptions(bed, model, results_dir=tmp_path / "part")
+        choose_corruptions(bed, model, run=RunOptions(tmp_path / "part"))
+    again = choose_corruptions(bed, model, run=RunOptions(tmp_path / "part"))
     assert len(calls) == 3 + 4  # two were done
     pd.testing.assert_frame_equal(again.choices, whole.choices)
-    choose_corruptions(bed, model, results_dir=tmp_path / "part")
+    choose_corruptions(bed, model, run=RunOptions(tmp_path / "part"))
     assert len(calls) == 3 + 4
-    choose_corruptions(bed, model, results_dir=tmp_path / "part", seed=1)
+    choose_corruptions(bed, model, run=RunOptions(tmp_path / "part"), seed=1)
     assert len(calls) == 3 + 4 + 6
 
 
 def test_wrong_answers_are_given_a_phrase_and_counted(model, bed, tmp_path):
     single = next(item for item in bed if item.text_constraint is None)
-    found = choose_corruptions(changed(bed, **{single.id: {"answers": ("nonsense",)}}), model, results_dir=tmp_path)
+    found = choose_corruptions(changed(bed, **{single.id: {"answers": ("nonsense",)}}), model, run=RunOptions(tmp_path))
     rows = found.choices.set_index("id")
     assert not rows.loc[single.id, "correct"] and rows.loc[single.id, "status"] == "chosen"
     assert found.choices["correct"].sum() == len(found.choices) - 1
@@ -208,7 +209,7 @@ def test_every_constraint_is_accounted_for(model, bed, tmp_path):
                  "paraphrases": ()} | {"entity": ""},
         ids[5]: {"visual_replacement": "Tuvalu"},
     })
-    found = choose_corruptions(broken, model, results_dir=tmp_path)
+    found = choose_corruptions(broken, model, run=RunOptions(tmp_path))
     rows = found.choices.set_index(["id", "role"])
     assert list(dict.fromkeys(found.choices["id"])) == ids and len(rows) == 8
     assert dict(rows["status"]) == {
@@ -229,7 +230,7 @@ def test_every_constraint_is_accounted_for(model, bed, tmp_path):
 
 
 def test_the_summary_tells_what_the_choices_say(model, bed, tmp_path):
-    found = choose_corruptions(bed, model, max_p=0.3, results_dir=tmp_path)
+    found = choose_corruptions(bed, model, max_p=0.3, run=RunOptions(tmp_path))
     for row in found.summary().to_dict("records"):
         own = found.choices[(found.choices["part"] == row["part"]) & (found.choices["role"] == row["role"])]
         assert row["constraints"] == row["chosen"] == len(own) and row["why none"] == "none"
@@ -242,28 +243,28 @@ def test_the_summary_tells_what_the_choices_say(model, bed, tmp_path):
 
 
 def test_parts_and_limit_are_of_items_that_lack_one(model, bed, tmp_path):
-    first = choose_corruptions(bed, model, limit=1, results_dir=tmp_path)
+    first = choose_corruptions(bed, model, limit=1, run=RunOptions(tmp_path))
     assert first.choices.groupby("part")["status"].apply(lambda s: (s == "chosen").any()).all()
     asked = {row.id for row in first.choices.itertuples() if row.status == "chosen"}
     assert len(asked) == 2 and set(first.choices["status"]) == {"chosen", "not asked"}
-    then = choose_corruptions(replace(bed, items=first.items), model, limit=1, results_dir=tmp_path)
+    then = choose_corruptions(replace(bed, items=first.items), model, limit=1, run=RunOptions(tmp_path))
     assert not asked & {row.id for row in then.choices.itertuples() if row.status == "chosen"}
     assert (then.choices["status"] == "chosen").any()
-    known = choose_corruptions(bed, model, parts="known", results_dir=tmp_path).choices
+    known = choose_corruptions(bed, model, parts="known", run=RunOptions(tmp_path)).choices
     assert set(known.loc[known["status"] == "chosen", "part"]) == {"known"}
     assert set(known.loc[known["part"] == "okvqa", "status"]) == {"not asked"}
 
 
 def test_overwrite_gives_up_what_was_there_and_does_not_draw_from_it(model, bed, tmp_path):
     old = changed(bed, **{item.id: {"visual_replacement": "Tuvalu"} for item in bed})
-    kept = choose_corruptions(old, model, parts="known", results_dir=tmp_path)
+    kept = choose_corruptions(old, model, parts="known", run=RunOptions(tmp_path))
     assert {item.visual_replacement for item in kept.items} == {"Tuvalu"}
-    fresh = choose_corruptions(old, model, overwrite=True, results_dir=tmp_path)
+    fresh = choose_corruptions(old, model, overwrite=True, run=RunOptions(tmp_path))
     assert "Tuvalu" not in {item.visual_replacement for item in fresh.items}
-    pd.testing.assert_frame_equal(fresh.choices, choose_corruptions(bed, model, results_dir=tmp_path).choices)
+    pd.testing.assert_frame_equal(fresh.choices, choose_corruptions(bed, model, run=RunOptions(tmp_path)).choices)
     odd = {"question": "x this thingamajig", "visual_constraint": "this thingamajig", "paraphrases": (), "relation": ""}
     item = next(item for item in old if item.text_constraint is None)
-    found = choose_corruptions(changed(old, **{item.id: odd}), model, overwrite=True, results_dir=tmp_path)
+    found = choose_corruptions(changed(old, **{item.id: odd}), model, overwrite=True, run=RunOptions(tmp_path))
     assert next(one for one in found.items if one.id == item.id).visual_replacement == "Tuvalu"  # nothing better
     assert list(found.choices.loc[found.choices["id"] == item.id, "status"]) == ["none"]
 
