@@ -4,30 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
+
 from ..files import write_atomically
 from .schema import TABLE, Item, TestBed
 
-CARD = Path(__file__).with_name("card.md")
-CITATIONS = {
-    "": "The method and the test bed: Basu, Grayson, Morrison, Nushi, Feizi, Massiceti, *Understanding Information "
-        "Storage and Transfer in Multi-modal Large Language Models*, NeurIPS 2024, arXiv 2406.04236.",
-    "known": "`known`: the facts are of Meng, Bau, Andonian, Belinkov, *Locating and Editing Factual Associations in "
-             "GPT*, NeurIPS 2022.",
-    "okvqa": "`okvqa`: Marino, Rastegari, Farhadi, Mottaghi, *OK-VQA: A Visual Question Answering Benchmark Requiring "
-             "External Knowledge*, CVPR 2019; pictures of COCO: Lin et al., *Microsoft COCO*, ECCV 2014.",
-    "movies": "`movies`: the films are of Yuksekgonul et al., *Attention Satisfies: A Constraint-Satisfaction Lens on "
-              "Factual Errors of Language Models*, ICLR 2024.",
-    "encyclopedic": "`encyclopedic`: Mensink et al., *Encyclopedic VQA*, ICCV 2023; pictures of Google Landmarks v2: "
-                    "Weyand et al., CVPR 2020.",
-}
+CARD, CITATIONS = (Path(__file__).with_name(name) for name in ("card.md", "citations.yaml"))
 
 
 def write_card(testbed: TestBed, steps: list[dict]) -> Path:
     """Write the card of a test bed and return its path."""
+    citations = yaml.safe_load(CITATIONS.read_text(encoding="utf-8"))
     text = CARD.read_text(encoding="utf-8").format(
         table=TABLE, name=testbed.directory.name, directory=testbed.directory.name, n=len(testbed),
         counts="\n".join(_counts(testbed)), steps="\n".join(map(_step, steps)) or "By hand.",
-        citations="\n".join(f"- {text}" for part, text in CITATIONS.items() if not part or part in testbed.parts))
+        citations="\n".join(f"- {text}" for part, text in citations.items() if part == "all" or part in testbed.parts))
     path = testbed.directory / "README.md"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return path
