@@ -49,6 +49,8 @@ profile := $(if $(filter-out mini,$(PROFILE)), -f params/models/$(PROFILE).yaml)
 OUT := reports/$(PROFILE)
 # What `make test` runs, for example: make test T="tests/test_prompt.py -x"
 T :=
+# The oldest and the newest release that pyproject.toml allows.
+TRANSFORMERS := 5.22.0 5.24.0
 
 # A figure is a file of params/figures, whose first line names its notebook; several may share one.
 FIGURES := $(notdir $(basename $(wildcard params/figures/*.yaml)))
@@ -67,7 +69,7 @@ CORES := $(shell getconf _NPROCESSORS_ONLN)
 FREE := $(shell awk '/MemAvailable/ {print int($$2 / 2097152)}' /proc/meminfo 2>/dev/null || echo $(CORES))
 JOBS = $(if $(filter mini%,$(PROFILE)),$(shell echo $$(( $(FREE) < 1 ? 1 : $(FREE) < $(CORES) ? $(FREE) : $(CORES) ))),1)
 
-.PHONY: FORCE help setup $(FIGURES) reports pages test ndif ndif-stop test-remote explore test-browser docs lint bench bench-others bench-remote clean
+.PHONY: FORCE help setup $(FIGURES) reports pages test test-transformers ndif ndif-stop test-remote explore test-browser docs lint bench bench-others bench-remote clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -115,6 +117,14 @@ $(OUT)/.parameters: FORCE
 # One thread a worker: the tests' models are too small to share one. No GPU: they compare with plain CPU forwards.
 test: $(READY)  ## the test suite (T="..." passes arguments to pytest)
 	OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= pytest -n 2 $(T)
+
+# Only transformers itself is another one: it lies before that of .venv on the path.
+test-transformers: $(READY)  ## the same on the oldest and the newest release of transformers that is allowed
+	for release in $(TRANSFORMERS); do \
+		[[ -d build/transformers-$$release ]] || \
+			pip install --no-deps --target build/transformers-$$release transformers==$$release; \
+		OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= PYTHONPATH=$(CURDIR)/build/transformers-$$release pytest -n 2 $(T); \
+	done
 
 $(NDIF_READY): tests/ndif/requirements.lock
 	$(call environment,$(NDIF_VENV),ndif)

@@ -16,13 +16,13 @@ from ..editing.study import EDIT_METHODS, KNOWN_ANSWER, OURS
 from ..layers import early_layers, layer_range
 from ..statistics import NOT_MEASURED, rows_where
 from . import style
-from .style import BLUE, FAINT, GREY, INK, LOOKS, PURPLE, SKY_BLUE, VERMILION, styled
+from .style import BLUE, FAINT, GRAY, INK, LOOKS, PURPLE, SKY_BLUE, VERMILION, styled
 
 TASK_NAMES = {
     "correct": "errors corrected", "insert": "new facts inserted", KNOWN_ANSWER: "inserted, answer known",
 }
 METHOD_LOOKS = dict(zip(EDIT_METHODS, (
-    (GREY, "v"), (BLUE, "o"), (SKY_BLUE, "^"), (VERMILION, "s"), (PURPLE, "D")), strict=True))
+    (GRAY, "v"), (BLUE, "o"), (SKY_BLUE, "^"), (VERMILION, "s"), (PURPLE, "D")), strict=True))
 METRICS = {  # name in titles, label of the axis, format of a value
     "efficacy": ("efficacy", "P(target),\nthe edited question", ".2f"),
     "exact": ("whole answers", "share of answers that\nare exactly the target", ".2f"),

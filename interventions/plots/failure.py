@@ -8,14 +8,14 @@ from matplotlib.figure import Figure
 
 from ..statistics import LEVEL, rows_where
 from . import style
-from .style import BLUE, GREY, LOOKS, PARTS, PURPLE, VERMILION, styled
+from .style import BLUE, GRAY, LOOKS, PARTS, PURPLE, VERMILION, styled
 
 OUTCOMES = dict(zip(("right", "wrong"), LOOKS, strict=False))
 STAR = {"linestyle": "none", "marker": "*", "color": "black", "markersize": 5, "markeredgewidth": 0}
 PREDICTORS = {  # label and look
     "contribution": ("contribution", (BLUE, "", "-")),
     "confidence": ("confidence", (VERMILION, "", "--")),
-    "linear": ("linear, all layers", (GREY, "", ":")),
+    "linear": ("linear, all layers", (GRAY, "", ":")),
     "kind": ("kind of question alone", (PURPLE, "", "-.")),
 }
 

@@ -75,7 +75,7 @@ def patch_maps(frame: pd.DataFrame, layer: int) -> Figure:
 
 @styled
 def patches_over_images(examples: pd.DataFrame, images: Mapping, *, view: str = "cropped") -> Figure:
-    """Draw single questions: the image beside the same in pale grey with each patch's contribution over it in red.
+    """Draw single questions: the image beside the same in pale gray with each patch's contribution over it in red.
 
     Every question has its own scale, from 0 (clear) to its largest patch, whose value is written below. The frame is
     that of `patch_examples`, images are by id, and `view` is what the model sees of them (framed), see `image_view`.
@@ -104,8 +104,8 @@ def patches_over_images(examples: pd.DataFrame, images: Mapping, *, view: str = 
 
 
 def patches_over(axis: Axes, image, norms: np.ndarray, *, view: str) -> None:
-    """Draw the image in pale grey, and each patch's contribution over it in red, from 0 (clear) to the largest."""
-    show_image(axis, image.convert("L").point(lambda grey: 255 - PALE * (255 - grey)).convert("RGB"))
+    """Draw the image in pale gray, and each patch's contribution over it in red, from 0 (clear) to the largest."""
+    show_image(axis, image.convert("L").point(lambda gray: 255 - PALE * (255 - gray)).convert("RGB"))
     left, top, width, height = seen_box(image.size, view)
     box = (left - 0.5, left + width - 0.5, top + height - 0.5, top - 0.5)
     options = {"vmin": 0, "vmax": norms.max() or 1, "extent": box, "interpolation": "nearest", "aspect": "equal"}

@@ -53,6 +53,6 @@ def precision_differences(sites: pd.DataFrame) -> Figure:
     axes[0, 0].set(xscale="log", xlim=(LEAST, 1), xticks=[1e-6, 1e-4, 1e-2, 1], ylim=(-0.03, 1.03),  # 0 is off the axis
                    ylabel="share of sites with a\nlarger difference")
     axes[0, 0].minorticks_off()
-    figure.supxlabel(f"absolute difference of the effect (grey line: {NEGLIGIBLE})")
+    figure.supxlabel(f"absolute difference of the effect\n(gray line: {NEGLIGIBLE}, the largest negligible effect)")
     style.legend(figure, list(handles.values()), 2)
     return figure

@@ -36,7 +36,7 @@ def question_maps(
     """Draw the paper's Figures 8 to 13: a row a question, its image beside one token x layer map a kind.
 
     All maps share one scale, palest at 0. Constraint tokens are starred; a token without a counterpart in the
-    corrupted question is grey.
+    corrupted question is gray.
 
     Args:
         sites: those of a `TraceStudy`.

@@ -60,9 +60,9 @@ ROLE_LABELS = {
 }
 QUANTITIES = {"effect": "effect", "p_restored": "P(restored)"}
 BLUE, VERMILION, PURPLE, SKY_BLUE = (sns.color_palette("colorblind").as_hex()[index] for index in (0, 3, 4, 9))
-GREY = "#595959"
+GRAY = "#595959"
 Look = tuple[str, str, Any]  # color, marker, line
-LOOKS: tuple[Look, ...] = ((BLUE, "o", "-"), (VERMILION, "s", "--"), (GREY, "^", ":"), (PURPLE, "D", "-."))
+LOOKS: tuple[Look, ...] = ((BLUE, "o", "-"), (VERMILION, "s", "--"), (GRAY, "^", ":"), (PURPLE, "D", "-."))
 EDGE = {"markeredgecolor": "white", "markeredgewidth": 0.4}
 CONTRIBUTION_LABEL, CONTRIBUTION_COLORS = "contribution ||a||", KIND_LOOKS["attention"][2]
 

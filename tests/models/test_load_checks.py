@@ -136,7 +136,8 @@ def test_a_checkpoint_that_has_only_sentencepiece_s_own_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("package", "version"), [("transformers", "4.57.1"), ("transformers", "5.23.0"), ("nnsight", "0.9.0")]
+    ("package", "version"),
+    [("transformers", "4.57.1"), ("transformers", "5.23.0"), ("transformers", "5.25.0"), ("nnsight", "0.9.0")],
 )
 def test_other_versions(monkeypatch, package, version):
     real = importlib.metadata.version

@@ -98,7 +98,7 @@ def test_patches_lie_over_what_the_model_sees(view, extent, limits):
         np.testing.assert_allclose(patches.get_array().ravel(), cells["norm"], rtol=1e-6)
         assert patches.get_clim() == (0, cells["norm"].max())
         below = np.asarray(image.get_array(), float)
-        assert (below == below[..., :1]).all()  # grey: what is red is a contribution
+        assert (below == below[..., :1]).all()  # gray: what is red is a contribution
         assert [patches.to_rgba(value)[3] for value in (0.0, cells["norm"].max())] == pytest.approx([0, 0.9], abs=0.02)
         assert any(f"{cells['norm'].max():.3g}" in text.get_text() for text in axis.texts)
     plain = [axis for axis in figure.axes if len(axis.images) == 1]

@@ -73,7 +73,7 @@ def test_maps_draw_the_numbers_of_their_question_and_kind():
     assert text_problems(figure) == []
 
 
-def test_values_below_zero_have_another_color_and_a_missing_counterpart_is_grey():
+def test_values_below_zero_have_another_color_and_a_missing_counterpart_is_gray():
     data = sites("a")
     data.loc[data["role"] == "constraint", ["effect", "p_restored"]] = np.nan
     [(_, mlp), (_, attention)] = meshes(question_maps(data, questions("a"), {}, window=1))

@@ -311,8 +311,8 @@ def test_images_are_rgb_on_white(tmp_path):
     palette.putpalette([0, 0, 0, 255, 255, 255])
     palette.save(tmp_path / "palette.gif", transparency=0)
     assert load_image(tmp_path / "palette.gif").getpixel((0, 0)) == (255, 255, 255)
-    Image.new("L", (2, 2), 9).save(tmp_path / "grey.png")
-    assert load_image(tmp_path / "grey.png").getpixel((1, 1)) == (9, 9, 9)
+    Image.new("L", (2, 2), 9).save(tmp_path / "gray.png")
+    assert load_image(tmp_path / "gray.png").getpixel((1, 1)) == (9, 9, 9)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no picture", b"\x89PNG\r\n\x1a\n"])
@@ -397,7 +397,7 @@ RAMP = np.linspace(0, 1, 256).reshape(16, 16)  # of black to white
     ("I", 255, np.int32, ("tiff",)), ("I", 2**31 - 1, np.int32, ("tiff",)), ("F", 1, np.float32, ("tiff",)),
     ("F", 255, np.float32, ("tiff",)), ("F", 65535, np.float32, ("tiff",)),
 ])
-def test_grey_of_more_than_8_bits_is_scaled(tmp_path, mode, white, dtype, endings):
+def test_gray_of_more_than_8_bits_is_scaled(tmp_path, mode, white, dtype, endings):
     """Pillow's own conversion cuts values off at 255: nearly everything would be white."""
     image = Image.fromarray((RAMP * white).astype(dtype))
     seen = [load_image(image)]
