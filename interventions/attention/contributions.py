@@ -59,13 +59,8 @@ class AttentionContributions:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per layer, query and key, without keys after the query. Columns layer, query, key, norm."""
-        layer, query, key = (
-            np.asarray(names)[index]
-            for names, index in zip(
-                (self.layers, self.queries, self.keys), np.indices(self.norms.shape).reshape(3, -1), strict=True
-            )
-        )
-        frame = pd.DataFrame({"layer": layer, "query": query, "key": key, "norm": self.norms.ravel()})
+        sites = pd.MultiIndex.from_product((self.layers, self.queries, self.keys), names=["layer", "query", "key"])
+        frame = pd.DataFrame({"norm": self.norms.ravel()}, sites).reset_index()
         return frame[frame["key"] <= frame["query"]].reset_index(drop=True)
 
 

@@ -6,7 +6,7 @@ Gradient descent changes W_proj's output at one token, the constraint's last. No
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 from transformers import DynamicCache
@@ -129,9 +129,7 @@ def optimize_value(
     target_ids = answer_tokens(model, prompt, target, "target", EditError)
     forced, target_ids = scored_part(target_ids, model.blank_ids, sequence=not optimizer.first_token)
     request = clean_request(model, prompt, position) | {
-        "layer": layer, "forced_ids": forced, "target_ids": target_ids, "learning_rate": optimizer.learning_rate,
-        "steps": optimizer.steps, "stop": optimizer.stop, "weight_decay": optimizer.weight_decay,
-        "clamp": optimizer.clamp,
+        "layer": layer, "forced_ids": forced, "target_ids": target_ids, **asdict(optimizer),
     }
     remote = model.runs_on(remote)
     result = in_session(model.traced, optimize, request, remote)  # pyright: ignore[reportArgumentType]

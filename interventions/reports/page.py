@@ -57,7 +57,8 @@ def build_pages(directory: str | Path) -> Path:
     if why := why_not_writable(directory):
         raise RecordError(f"{why}: copy the notebooks to a folder that can be written.")
     models = Counter(report.record["environment"]["model"] for report in reports)
-    text = _environment().get_template("reports.html.j2").render(
+    templates = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True)
+    text = templates.get_template("reports.html.j2").render(
         model=models.most_common(1)[0][0], reports=reports, unfinished=unfinished,
         minutes=sum(report.seconds for report in reports) / 60, environments=_environments(reports),
     )
@@ -109,10 +110,6 @@ def _environments(reports: list[ReportPage]) -> list[tuple[str, list[str]]]:
         commits = " and ".join(dict.fromkeys(commit or "unknown" for commit in computed))
         found.setdefault(f"{model}; computed by commit {commits}; {versions}", []).append(report.name)
     return list(found.items())
-
-
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True)
 
 
 def _order(name: str) -> list:

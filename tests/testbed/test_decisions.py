@@ -16,7 +16,7 @@ from interventions.testbed import Item, TestBedError, load_testbed, save_testbed
 from interventions.testbed.provenance import history, rewrite
 from interventions.testbed.verification import agreement as agreement_module
 from interventions.testbed.verification.agreement import agreement, disputed, progress
-from interventions.testbed.verification.decisions import DecisionLog, spans_problem
+from interventions.testbed.verification.decisions import DecisionLog
 from interventions.testbed.verification.outcomes import OUTCOMES, apply_decisions, outcomes, summary, with_set_aside
 from interventions.text import constraint_spans
 
@@ -356,7 +356,6 @@ def test_spans_are_those_that_the_experiments_find():
     question = "Is this church in this church older than B or B?"
     assert constraint_spans(question, "this church", "B") == {"visual": (3, 14), "text": (46, 47)}
     assert constraint_spans(question, "", None) == {}
-    assert spans_problem(whole(item(), "1900")) == ""
 
 
 # Agreement

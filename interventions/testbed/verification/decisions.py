@@ -108,9 +108,8 @@ class DecisionLog:
         """
         if action not in ACTIONS:
             raise TestBedError(f"action cannot be {quoted(action)}: use {', '.join(map(repr, ACTIONS))}.")
-        problem = "" if action == "reject" else spans_problem(item)
-        if problem:
-            raise TestBedError(f"Item {quoted(item.id)} cannot be accepted: {problem}.")
+        if action != "reject" and not item.visual_constraint:  # an item refuses constraints that cannot be found
+            raise TestBedError(f"Item {quoted(item.id)} cannot be accepted: its visual constraint is not marked.")
         return self._append(Decision(
             item.id, _sha256(item.question), annotator, action, item.visual_constraint, item.text_constraint,
             visual_replacement, text_replacement, comment, blind,
@@ -149,11 +148,6 @@ class DecisionLog:
 def default_log(testbed: TestBed) -> Path:
     """Return the path of a test bed's log: in its folder, for the embedded one in `results/`."""
     return (Path("results") if testbed.directory == EMBEDDED.resolve() else testbed.directory) / LOG
-
-
-def spans_problem(item: Item) -> str:
-    """Return why the item's constraints cannot be traced, as the end of a sentence, or ""."""
-    return "" if item.visual_constraint else "its visual constraint is not marked"  # an item refuses the rest itself
 
 
 def _parsed(line: bytes) -> Decision | None:
