@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -114,7 +115,7 @@ def _knockout(knockout: KnockoutResult) -> Figure:
     axis.axvspan(center - 0.4, center + 0.4, color=style.SHADE, zorder=0)
     for place, flow in enumerate(result.flows):
         color, marker, line = FLOW_LOOKS[flow]
-        look = {"color": color, "marker": marker} | style.EDGE
+        look: dict[str, Any] = {"color": color, "marker": marker} | style.EDGE
         axis.plot(result.layers, result.p_blocked[place], line, label=style.arrow(flow), **look)
         x = n_layers - 1 + beyond * (0.8 + 0.2 * place)
         axis.plot([x], result.p_all_blocked[place], markersize=5, **look)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -37,7 +39,7 @@ SEQUENTIAL_TITLES = {
     "p_target": "efficacy\nP(target), all facts kept", "p_paraphrase": "generalization\nP(target), paraphrases",
     "accuracy_after": "specificity\naccuracy, unrelated questions",
 }
-BEFORE = {"color": FAINT, "linewidth": 0.9, "linestyle": (0, (5, 3))}
+BEFORE: dict[str, Any] = {"color": FAINT, "linewidth": 0.9, "linestyle": (0, (5, 3))}
 DOTTED = {"color": INK, "linewidth": 0.8, "linestyle": ":"}
 TICK = {"color": "black", "marker": "|", "linestyle": "none", "markersize": 10, "markeredgewidth": 1.3}
 LINEAR = 0.001  # KL below it is drawn on a linear scale: that of no edit is 0
@@ -79,7 +81,7 @@ def efficacy_by_layer(means: pd.DataFrame, n_layers: int, layer: int | None = No
             style.line_with_band(axis, values, look, "value", band=metric == "efficacy")  # a second would hide it
         table = cells.pivot(index="layer", columns="metric", values="value").astype(float)
         axis.axhline((table["efficacy"] - table["gain"]).mean(), **BEFORE, zorder=1)  # the same at every layer
-        title = style.title(TASK_NAMES.get(task, task), rows_where(cells, metric="efficacy")["n"].max())
+        title = style.title(TASK_NAMES.get(task) or task, rows_where(cells, metric="efficacy")["n"].max())
         style.name_panel(axis, title, "P(target) after the edit")
     style.layer_axis(axes[0, 0], n_layers, (-0.03, 1.03))
     figure.supxlabel("edited layer")
@@ -114,7 +116,7 @@ def sequential(frame: pd.DataFrame) -> Figure:
             axis.plot(single["edits"], single[quantity], look[1], color=color, markerfacecolor="white")
             if quantity == "accuracy_after":
                 for before in set(cells["accuracy_before"].dropna()):
-                    axis.axhline(before, **BEFORE | {"color": color}, zorder=0)
+                    axis.axhline(before, **{**BEFORE, "color": color}, zorder=0)
     counts = sorted(set(frame["edits"].astype(int)))
     axes[0, 0].set(xscale="log", xticks=counts, xticklabels=map(str, counts))
     axes[0, 0].xaxis.set_minor_locator(NullLocator())

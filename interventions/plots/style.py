@@ -106,7 +106,7 @@ def nothing_to_show(why: str) -> Figure:
 def panel_grid(
     rows: Collection, columns: Collection, *, height: float, margin: float = 0.9, width: float = 2.0,
     sharex: bool | Literal["row", "col"] = True, sharey: bool | Literal["row", "col"] = True,
-) -> tuple[Figure, np.ndarray, list[tuple[Axes, tuple]]]:
+) -> tuple[Figure, np.ndarray, list[tuple[Axes, tuple[Any, Any]]]]:
     """Return a figure, its axes [rows, columns] on shared scales, and every axis with its (row, column).
 
     Sizes are in inches: `height` is the figure's, `width` is a column's.
