@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..reports.record import Claim
 from ..statistics import Number
-from ..tracing.causal_trace import KIND_NAMES
+from ..tracing.causal_trace import KIND_NAMES, KINDS
 from ..tracing.examples import WorkedExample
 from ..tracing.study import TraceStudy
 from .common import SUBSTANTIAL, expected_layers
@@ -126,7 +126,7 @@ def fig2_claims(example: WorkedExample, study: TraceStudy) -> list[Claim]:
 
 def _comparison(peaks: pd.DataFrame, kinds: Iterable[str]) -> list[Claim]:
     single = peaks.loc[peaks["constraints"] == "single", "effect"].unstack("kind")
-    if "attention" not in kinds or set(single.columns) != set(KIND_NAMES):
+    if "attention" not in kinds or set(single.columns) != set(KINDS):
         return []
     weaker = int((single["attention"] < single["mlp"]).sum())
     here = f"smaller largest effect in {weaker} of {len(single)} questions"

@@ -91,8 +91,9 @@ def run(
             `reads.queries`, nothing is run behind the last of them.
         trim: run the last layer's MLP, of which nothing else is read, at the positions `keep` only.
         reads: what is read, see `Reads`.
-        writes: {(layer, "mlp" or "attention"): (rows [m], positions [m], values [m, d])}, written into the module's
-            output, and {(layer, "mask"): additive mask [B, 1, t, keys]}, which that layer's attention takes.
+        writes: {(layer, "mlp", "attention" or "hidden"): (rows [m], positions [m], values [m, d])}, written into the
+            output of the module or of the whole layer, and {(layer, "mask"): additive mask [B, 1, t, keys]}, which that
+            layer's attention takes.
 
     Returns:
         {"logits": [B, len(keep), V]} and what was read.
@@ -154,6 +155,11 @@ def run(
                     output[rows.to(output.device), positions.to(output.device)] = values.to(output)
                 if trimmed:
                     layer.mlp.output = output  # as it is now: what is done to it later may not arrive
+            if (index, "hidden") in writes:
+                output = layer.output
+                rows, positions, values = writes[index, "hidden"]
+                output[rows.to(output.device), positions.to(output.device)] = values.to(output)
+                layer.output = output
             if stop == index + 1:
                 record["output"] = layer.output.clone()
                 if not sandboxed:

@@ -107,11 +107,10 @@ def n_samples(request: dict) -> int:
 def clean_run(lm, request: dict) -> dict:
     """The clean prompt, once: encodes the image, records module outputs from `first` on, decides the answer.
 
-    Returns attention, mlp (lists of [1, T - first, d] by layer), embeddings [1, T, d], embedded (those of the corrupted
-    prompt's text, where the request has one, and of the answer's tokens that are fed), cache (of the prompt),
-    first_logits [1, 1, V] (behind the prompt), answer_ids, forced and scored (see `scored_part`), logits
-    [1, len(scored), V] (those that predict the scored tokens), p_clean, is_top (whether every token of the answer, or
-    without require_top every forced and scored one, is the likeliest).
+    Returns attention, mlp (lists of [1, T - first, d] by layer), hidden (likewise, the layers' inputs and the last
+    one's output), embeddings [1, T, d], embedded (those of the corrupted prompt's text, where the request has one),
+    cache (of the prompt), first (as in the request), first_logits [1, 1, V] (behind the prompt), and what `with_answer`
+    adds.
     """
     ids = request["clean_ids"]
     clean = run(
@@ -123,13 +122,25 @@ def clean_run(lm, request: dict) -> dict:
             *request["kinds"], "embeddings", "cache", start=request["first"], embed=request.get("corrupted_ids")
         ),
     )
-    clean["first_logits"] = clean["logits"]
+    clean |= {"first": request["first"], "first_logits": clean["logits"]}
     answer = request["answer_ids"]
-    answer = list(own_answer_ids(lm, request, clean) if answer is None else answer)
+    return with_answer(lm, request, clean, own_answer_ids(lm, request, clean) if answer is None else answer)
+
+
+def with_answer(lm, request: dict, clean: dict, answer) -> dict:
+    """What `clean_run` read, with the probability of an answer (token ids).
+
+    Adds answer_ids, forced and scored (see `scored_part`), logits [1, len(scored), V] (those that predict the scored
+    tokens), p_clean, is_top (whether every token of the answer, or without require_top every forced and scored one, is
+    the likeliest), and to embedded the answer's tokens that are fed.
+    """
+    answer, ids = list(answer), request["clean_ids"]
     forced, scored = scored_part(answer, request["blank_ids"], request["sequence"])
     fed = [*forced, *scored][:-1]
     checked = answer if request.get("require_top") else [*forced, *scored]
-    logits = clean["first_logits"]
+    clean, logits = dict(clean), clean["first_logits"]
+    if "embedded" in clean:  # without what another answer added
+        clean["embedded"] = clean["embedded"][:, : request["corrupted_ids"].shape[1]]
     if len(checked) > 1:
         inputs, keep = {"input_ids": torch.tensor([checked[:-1]])}, torch.arange(len(checked) - 1)
         cache = extend(clean["cache"], ids.shape[1])

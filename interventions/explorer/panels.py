@@ -49,7 +49,7 @@ class TracePanel(Panel):
         self._shown = self._drawn = None  # a trace, and its picture
         both = ("MLP and attention", KINDS)
         self._window = BoundedIntText(value=3, min=1, description="Window (layers)", style=LABEL, layout=NARROW)
-        self._kinds = choice("Restored", [both, *((name, (kind,)) for kind, name in KIND_NAMES.items())])
+        self._kinds = choice("Restored", [both, *((KIND_NAMES[kind], (kind,)) for kind in KINDS)])
         self._protocol = choice("Protocol", PROTOCOLS)
         self._rule = choice("Window rule", [BY_PROTOCOL, *WINDOW_RULES])
         self._corruption = choice("Corruption", [BY_PROTOCOL, *CORRUPTIONS])

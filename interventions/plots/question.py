@@ -21,7 +21,8 @@ from . import style
 from .style import INK, KIND_LOOKS, PARTS, QUANTITIES, styled
 from .words import CHARACTERS, LINE_HEIGHT, LOUD, show_image, token_label, wrapped, write_heading, write_lines
 
-BELOW = {"mlp": "Purples", "attention": "Blues"}  # colors of values below 0, legible beside those above
+# Colors of values below 0, legible beside those above.
+BELOW = {"mlp": "Purples", "attention": "Blues", "hidden": "Oranges"}
 UNDEFINED = "#dcdcdc"  # a token without a counterpart in the corrupted question
 TOKEN_HEIGHT = 0.13  # inches
 RUNS = {"clean": "clean run", "corrupted": "corrupted run", "restored": "restored run"}

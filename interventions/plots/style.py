@@ -46,6 +46,7 @@ NO_TEXT_FONTS = ("cm", "STIXNonUnicode", "STIXSize", "Last Resort")
 KIND_LOOKS = {  # name, color, color map, marker, line
     "mlp": ("MLP", "#00714f", "Greens", "o", "-"),
     "attention": ("Attention", "#c8432b", "Reds", "s", "--"),
+    "hidden": ("Hidden state", "#6a51a3", "Purples", "D", "-."),
 }
 PARTS = {"known": "Known", "okvqa": "OK-VQA", "movies": "Movies"}
 ROLE_LABELS = {

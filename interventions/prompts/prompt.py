@@ -9,7 +9,7 @@ import torch
 
 from ..errors import PromptError, TraceError
 from ..text import find_phrase, must_be_text, normalize, overlap, quoted
-from .tokens import locate, token_texts, without_control_tokens
+from .tokens import common_prefix, locate, token_range, token_texts, without_control_tokens
 
 TOKEN_ROLES = ("visual", "constraint", "text_constraint", "last", "other")
 
@@ -125,6 +125,35 @@ def in_format(model, question: str, has_image: bool, protocol: str = "paper") ->
         raise PromptError("question is empty: give the question's text.")
     without_control_tokens(model, "question", question)
     return template, question.rstrip("?").rstrip() if "{question}?" in template else question
+
+
+def counterparts(prompt: Prompt, other: Prompt, error: type[ValueError] = TraceError) -> tuple[int | None, ...]:
+    """Return, for each position of a prompt, the matching one of another prompt, or None.
+
+    Visual tokens and constraints align from the right, because the last token of a phrase is the one that has read all
+    of it. Between them align the words that both prompts begin and end with. Raises `error` if image and constraints
+    stand in another order.
+    """
+    shared = [role for role in ("visual", *prompt.spans) if prompt.positions(role) and other.positions(role)]
+    phrases = [(token_range(prompt.positions(role)), token_range(other.positions(role))) for role in shared]
+    phrases.sort()
+    if sorted(phrases, key=lambda pair: pair[1]) != phrases:
+        raise error("donor has its image and its constraints in another order than prompt: give one of the same form.")
+    aligned: list[int | None] = [None] * len(prompt)
+    ids, other_ids = prompt.input_ids.tolist(), other.input_ids.tolist()
+    begin, other_begin = 0, 0
+    for (start, stop), (other_start, other_stop) in (*phrases, ((len(prompt),) * 2, (len(other),) * 2)):
+        words, others = ids[begin:start], other_ids[other_begin:other_start]
+        before = common_prefix(words, others)
+        after = common_prefix(words[before:][::-1], others[before:][::-1])
+        for n in range(before):
+            aligned[begin + n] = other_begin + n
+        for n in range(1, after + 1):
+            aligned[start - n] = other_start - n
+        for n in range(1, min(stop - start, other_stop - other_start) + 1):
+            aligned[stop - n] = other_stop - n
+        begin, other_begin = stop, other_stop
+    return tuple(aligned)
 
 
 def resolve_positions(prompt: Prompt, positions, error: type[Exception] = PromptError) -> tuple[int, ...]:

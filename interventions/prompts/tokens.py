@@ -83,10 +83,10 @@ def align(clean_ids: list[int], ids: list[int], phrases: list) -> tuple[tuple[in
     ends = [[[0, 0], [0, 0]], *ranges, [[len(clean_ids)] * 2, [len(ids)] * 2]]
     for left, right in itertools.pairwise(ends):
         gap, gap2 = clean_ids[left[0][1] : right[0][0]], ids[left[1][1] : right[1][0]]
-        same = _common_prefix(gap, gap2)
+        same = common_prefix(gap, gap2)
         if same == len(gap) == len(gap2):
             continue
-        same_after = _common_prefix(gap[same:][::-1], gap2[same:][::-1])
+        same_after = common_prefix(gap[same:][::-1], gap2[same:][::-1])
         if same_after == 0 and right is not ends[-1]:
             right[0][0] -= len(gap) - same
             right[1][0] -= len(gap2) - same
@@ -115,7 +115,7 @@ def token_range(positions) -> tuple[int, int]:
     return positions[0], positions[-1] + 1
 
 
-def _common_prefix(a: list, b: list) -> int:
+def common_prefix(a: list, b: list) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 

@@ -222,7 +222,7 @@ def top_tokens(lm, request: dict) -> dict:
     with torch.no_grad():
         clean = clean_run(lm, request)
         first, site, answer = request["first"], request["site"], clean["scored"][0]
-        writes = site_writes([(site, 0, -first)], clean, first)
+        writes = site_writes([(site, 0, -first)], clean)
         samples = n_samples(request)
         runs = {"clean": clean["logits"][0, -1].float().softmax(-1), "corrupted": 0, "restored": 0}
         for sample in range(samples):

@@ -2,7 +2,6 @@
 forwards."""
 
 from dataclasses import replace
-from functools import partial
 
 import elsewhere
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import tiny
 import torch
 from answering import speaking
+from hooked import oracle, request_for
 from tiny import ask
 
 from interventions.engine import runs
@@ -47,103 +47,6 @@ def corrupted_prompt(model, prompt, options):
     if "noise" in options:
         return noise(model, prompt, prompt.visual[-2:] + prompt.constraint, samples=2)
     return corrupt(model, prompt, **options)
-
-
-class Hooked:
-    """A Hugging Face module under forward hooks, without nnsight, caches or packing: the oracle."""
-
-    def __init__(self, model, prompt, result):
-        self.module, self.image_inputs = model.module, prompt.image_inputs
-        self.layers = model.module.get_submodule(model.family.language_model).layers
-        self.answer, self.forced = list(result.answer_ids), []
-        if result.answer_score != "sequence":  # the first token that can be seen; white space before it is given
-            texts = [model.tokenizer.decode([token]) for token in self.answer]
-            n = next((i for i, text in enumerate(texts) if text.strip()), len(texts) - 1)
-            self.answer, self.forced = self.answer[n : n + 1], self.answer[:n]
-
-    def probability(self, input_ids, hooks=()):
-        """P(answer) with {(kind, layer): function of the output tensor} in force."""
-        handles = [self.register(key, function) for key, function in dict(hooks).items()]
-        given = torch.tensor([*self.forced, *self.answer[:-1]], dtype=torch.long)
-        ids = torch.cat([input_ids, given])[None]
-        image = self.image_inputs
-        logits = self.module(input_ids=ids, **image).logits[0, -len(self.answer) :]
-        for handle in handles:
-            handle.remove()
-        return logits.softmax(-1)[range(len(self.answer)), self.answer].prod().item()
-
-    def register(self, key, function):
-        kind, layer = key
-        if kind == "input":
-            return self.layers[layer].register_forward_pre_hook(lambda _, args: function(args[0]))
-        module = self.layers[layer].mlp if kind == "mlp" else self.layers[layer].self_attn
-        return module.register_forward_hook(
-            lambda _, __, output: function(output[0] if isinstance(output, tuple) else output)
-        )
-
-
-def put(tensor, position, value):
-    tensor[0, position] = value
-
-
-def add(tensor, noise):
-    tensor += noise
-
-
-@torch.no_grad()
-def oracle(model, prompt, corrupted, result):
-    """P_clean, P_corrupted and P_restored as `result` has them, one whole forward a site."""
-    hooked = Hooked(model, prompt, result)
-    clean = {}
-    keys = [("input", 0), *((kind, layer) for kind in result.kinds for layer in result.layers)]
-    keep = {key: lambda tensor, key=key: clean.update({key: tensor.clone()}) for key in keys}
-    p_clean = hooked.probability(prompt.input_ids, keep)
-    draws = [{}]
-    if corrupted.noise is not None:
-        recipe = corrupted.noise
-        request = request_for(model, prompt, corrupted, ())
-        request |= {"noise": (recipe.positions, recipe.scale, recipe.samples, recipe.seed), "first": 0}
-        draws = [
-            {
-                ("input", 0): partial(
-                    add, noise=runs.embedding_noise(request, *[clean["input", 0]] * 2, s)
-                )
-            }
-            for s in range(recipe.samples)
-        ]
-    spans = window_spans(result.window, result.window_rule, model.n_layers)
-    p_corrupted = [hooked.probability(corrupted.input_ids, noising) for noising in draws]
-    restored = np.full((len(draws), *result.restored.shape), np.nan)
-    for s, k, i, layer in np.ndindex(restored.shape):
-        position = result.positions[i]
-        partner = corrupted.alignment[position]
-        if partner is not None:
-            keys = [(result.kinds[k], j) for j in range(*spans[layer])]
-            patch = {key: partial(put, position=partner, value=clean[key][0, position]) for key in keys}
-            restored[s, k, i, layer] = hooked.probability(corrupted.input_ids, draws[s] | patch)
-    return p_clean, np.mean(p_corrupted), restored.mean(0)
-
-
-def request_for(model, prompt, corrupted, sites, **changes):
-    return {
-        "clean_ids": prompt.input_ids[None],
-        "corrupted_ids": corrupted.input_ids[None],
-        "image_inputs": prompt.image_inputs,
-        "image_token_id": model.image_token_id if model.is_multimodal else -1,
-        "first": corrupted.first_corrupted,
-        "noise": None,
-        "kinds": ("mlp", "attention"),
-        "sites": sites,
-        "answer_ids": None,
-        "blank_ids": model.blank_ids,
-        "require_top": False,
-        "min_p_clean": 0.0,
-        "sequence": False,
-        "eos_token_ids": (),
-        "max_answer_tokens": 1,
-        "method": "packed",
-        "max_packed_tokens": None,
-    } | changes
 
 
 @pytest.fixture(
