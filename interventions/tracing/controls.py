@@ -1,35 +1,35 @@
 """Controls of a trace: runs whose effect must vanish if the trace is valid.
 
-  other image     The clean run sees the image of another question with the same words and another answer, so the
-                  restored output carries the answer of another entity.
   other position  The clean output of a token outside the constraints is restored at the constraint's last token.
                   Another token of the constraint is no control: a model may read the image there, as `mini` does.
   other model     A model that does not store the fact at the same site, such as `mini-free`.
+
+Whether an effect means that the answer is stored there, no control can tell: see `transplant`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
 
 from ..draws import seeded_hash
 from ..engine.windows import Execution
-from ..errors import ParameterError, Unusable
+from ..errors import ParameterError
 from ..models.model import VisionLanguageModel
 from ..prompts.corruption import CorruptedPrompt
 from ..prompts.prompt import Prompt
 from ..statistics import bootstrap_interval, joined
-from ..studies.conditions import clean_prompt, corrupted_prompt
+from ..studies.conditions import Conditions, clean_prompt, corrupted_prompt
 from ..studies.loop import DEFAULT_RUN, RunOptions, question_loop
-from ..testbed import Item, same_entity
+from ..testbed import Item
 from .averages import by_part_and_kind, effects_at
 from .causal_trace import Scoring, trace
 from .study import TraceStudy, read_position, trace_study
 
-CONTROLS = ("other image", "other position")
+CONTROLS = ("other position",)  # of the study's own model
 COLUMNS = ["control", "id", "part", "kind", "layer", "effect"]
 
 
@@ -42,13 +42,13 @@ def run_controls(
 
     Args:
         model: the model of the study.
-        testbed: the items that other images are drawn from, with the study's own.
+        testbed: the study's items.
         study: the study.
         limit: questions of each part that controls run on; 0: none.
         control_model: a model that does not store the fact at the same site. It is asked the same questions, and is
             left out if it answers none of them right.
         min_p_clean: as for `trace_study`, of the control model.
-        seed: of the choice of other images and positions.
+        seed: of the choice of other positions.
         run: where tables are stored and whether the model runs remotely; its shard and label are not used.
 
     Returns:
@@ -82,49 +82,27 @@ def trace_controls(
     Args are those of `run_controls`, but limit=0 means all used questions; method: see `Execution`.
 
     Returns:
-        Columns control, id, part, kind, layer, effect. A question without another image has no row of that control.
+        Columns control, id, part, kind, layer, effect.
     """
-    pool = list(testbed)
-    by_id = {item.id: item for item in pool}
+    by_id = {item.id: item for item in testbed}
     settings = {"window": study.window, "kinds": _kinds(study), "method": method, "remote": model.runs_on(run.remote)}
     answers = {row.id: [int(token) for token in row.answer_ids] for row in _controlled(study, limit).itertuples()}
-    frames = []
-    for name in CONTROLS:
-        control = _Control(name, pool, answers, study, seed, settings)
-        results = question_loop(
-            model, [by_id[item_id] for item_id in answers], partial(_trace, model, control),
-            key=settings | study.conditions.key() | {
-                "table": "trace_controls", "version": 2, "control": name, "seed": seed,
-            },
-            item_key=control.item_key, purpose=("control", "controlled"),
-            run=RunOptions(run.results_dir, label=f"control {name!r}"), allow_none=True,
-        )
-        for result in results:
-            if result.error is not None:
-                print(f"{result.item.id}: no control {name!r}. {result.error}", flush=True)
-        frames += [result.table.assign(control=name, id=result.item.id, part=result.item.part)[COLUMNS]
-                   for result in results if not result.reason]
+    [name] = CONTROLS
+    results = question_loop(
+        model, [by_id[item_id] for item_id in answers],
+        partial(_trace, model, study.conditions, settings, answers, seed),
+        key=settings | study.conditions.key() | {
+            "table": "trace_controls", "version": 2, "control": name, "seed": seed,
+        },
+        item_key=lambda item: {"answer_ids": answers[item.id], "other": None}, purpose=("control", "controlled"),
+        run=RunOptions(run.results_dir, label=f"control {name!r}"), allow_none=True,
+    )
+    for result in results:
+        if result.error is not None:
+            print(f"{result.item.id}: no control {name!r}. {result.error}", flush=True)
+    frames = [result.table.assign(control=name, id=result.item.id, part=result.item.part)
+              for result in results if not result.reason]
     return joined(frames, COLUMNS)
-
-
-@dataclass(frozen=True)
-class _Control:
-    """One control of a study; answer_ids: the model's own answers, by the item's id."""
-
-    name: str
-    pool: list[Item]
-    answer_ids: dict[str, list[int]]
-    study: TraceStudy
-    seed: int
-    settings: dict
-
-    def other(self, item: Item) -> Item | None:
-        """Return the item whose image is seen; None if there is none, or if the control needs none."""
-        return other_item(item, self.pool, self.seed) if self.name == "other image" else None
-
-    def item_key(self, item: Item) -> dict:
-        other = self.other(item)
-        return {"answer_ids": self.answer_ids[item.id], "other": other and other.content()}
 
 
 def control_effects(
@@ -162,38 +140,17 @@ def _kinds(study: TraceStudy) -> list[str]:
     return list(dict.fromkeys(study.sites["kind"]))
 
 
-def other_item(item: Item, pool: Iterable[Item], seed: int = 0) -> Item | None:
-    """Return an item with the same visual constraint, another image, another entity and no answer in common.
-
-    Items of the same relation come first. The choice is by a hash, so it does not depend on the order of the pool.
-    """
-    def rank(other: Item) -> tuple:
-        return other.relation != item.relation, seeded_hash(seed, item.id, other.id)
-
-    fitting = [
-        other for other in pool
-        if other.visual_constraint == item.visual_constraint and other.image not in (None, item.image)
-        and not same_entity(item, other) and not set(other.answers) & set(item.answers)
-    ]
-    return min(fitting, key=rank, default=None)
-
-
-def _trace(model: VisionLanguageModel, control: _Control, item: Item) -> pd.DataFrame:
-    """Return the table stored for one control of one question: effects by kind and layer."""
-    conditions, settings, name = control.study.conditions, control.settings, item.id
-    if control.name == "other image":
-        other = control.other(item)
-        if other is None:
-            raise Unusable("no other image")
-        item = replace(item, image=other.image, entity=other.entity)
+def _trace(
+    model: VisionLanguageModel, conditions: Conditions, settings: dict, answers: dict[str, list[int]], seed: int,
+    item: Item,
+) -> pd.DataFrame:
+    """Return the table stored for the other position of one question: effects by kind and layer."""
     prompt = clean_prompt(model, item, conditions)
     corrupted = corrupted_prompt(model, item, prompt, conditions)
-    position = read_position(prompt, item, conditions)
-    if control.name == "other position":
-        corrupted, position = _moved(prompt, corrupted, position, f"{control.seed}:{name}")
+    corrupted, position = _moved(prompt, corrupted, read_position(prompt, item, conditions), f"{seed}:{item.id}")
     result = trace(
         model, prompt, corrupted, window=settings["window"], window_rule=conditions.window_rule,
-        kinds=settings["kinds"], positions=(position,), answer=control.answer_ids[name],
+        kinds=settings["kinds"], positions=(position,), answer=answers[item.id],
         scoring=Scoring(require_top=False), execution=Execution(settings["method"], remote=settings["remote"]),
     )
     return result.to_frame()[["kind", "layer", "effect"]].assign(reason="")

@@ -29,6 +29,7 @@ from interventions.studies.loop import RunOptions
 from interventions.tracing.controls import trace_controls
 from interventions.tracing.precision import precision_study
 from interventions.tracing.study import trace_study
+from interventions.tracing.transplant import transplant_study
 from tests.studies.test_store_keys import QUICK, World, in_words, with_target
 
 KILLS = 10
@@ -52,6 +53,12 @@ def controls(world: World, out: Path) -> list[pd.DataFrame]:
     study = trace_study(world.model, world.items,
         run=RunOptions(results_dir=out), conditions=Conditions(corrupted="visual"))
     return [trace_controls(world.model, world.items, study, run=RunOptions(out))]
+
+
+def transplants(world: World, out: Path) -> list[pd.DataFrame]:
+    study = trace_study(world.model, world.items,
+        run=RunOptions(results_dir=out), conditions=Conditions(corrupted="visual"))
+    return [transplant_study(world.model, world.items, study, run=RunOptions(out))]
 
 
 def errors(world: World, out: Path) -> list[pd.DataFrame]:
@@ -94,7 +101,9 @@ def chosen(world: World, n: int = 2) -> dict:
     return {"correct": [(with_target(item), "said") for item in world.items[:n]]}
 
 
-STUDIES = (traces, attention, controls, errors, unrelated, edits, edits_by_layer, kept_edits, timed, precisions)
+STUDIES = (
+    traces, attention, controls, transplants, errors, unrelated, edits, edits_by_layer, kept_edits, timed, precisions,
+)
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ from interventions.studies.loop import RunOptions
 from interventions.testbed import Item, load_image
 from interventions.tracing.controls import trace_controls
 from interventions.tracing.study import trace_study
+from interventions.tracing.transplant import transplant_study
 
 # Arguments that say where and how something runs, not what: changed in `test_how_a_study_runs_is_not_in_its_key`.
 HOW = {"model", "testbed", "run", "results_dir", "shard", "required", "label", "remote"}
@@ -132,6 +133,13 @@ def controlled(world: World, out: Path, *, conditions: dict | None = None, **giv
     return [trace_controls(world.model, world.items, study, run=RunOptions(out), **given)]
 
 
+def transplanted(world: World, out: Path, *, conditions: dict | None = None, **given) -> list[pd.DataFrame]:
+    window, kinds = given.pop("window", 3), given.pop("kinds", ("mlp", "attention"))
+    study = trace_study(world.model, world.items[:1], window=window, kinds=kinds, run=RunOptions(results_dir=out),
+                        conditions=Conditions(**{"corrupted": "both"} | (conditions or {})))
+    return [transplant_study(world.model, world.items, study, run=RunOptions(out), **given)]
+
+
 def asked_for_errors(world: World, out: Path, **given) -> list[pd.DataFrame]:
     item, task = with_target(world.items[0]), given.pop("task", "correct")
     return [pd.DataFrame([answer for _, answer in wrong_items(world.model, [item], task, 0, results_dir=out, **given)])]
@@ -166,8 +174,8 @@ def with_target(item: Item) -> Item:
 
 
 EXPERIMENTS = {
-    "trace": traced, "noise": noised, "attention": attended, "controls": controlled, "errors": asked_for_errors,
-    "references": referred, "edits": edited, "kept edits": kept,
+    "trace": traced, "noise": noised, "attention": attended, "controls": controlled, "transplant": transplanted,
+    "errors": asked_for_errors, "references": referred, "edits": edited, "kept edits": kept,
 }
 CONDITIONS = {
     "protocol": "authors", "window_rule": "radius", "corruption": "repeat", "corrupted": "visual",
@@ -192,6 +200,8 @@ ARGUMENTS = {  # besides those that are dataclasses
                   "max_answer_tokens": 1},
     "controls": {"window": 1, "kinds": "mlp", "seed": 2, "limit": 1, "method": "plain",
                  "conditions": {"corruption": "repeat"}},
+    "transplant": {"window": 1, "kinds": "mlp", "seed": 2, "limit": 1, "method": "plain",
+                   "conditions": {"corruption": "repeat"}},
     "errors": {"protocol": "authors", "task": "insert"},
     "references": {"protocol": "authors", "seed": 1},
     "edits": {"methods": ("MultEdit",), "pool": 2, "layers": (2,), "lam": 5.0, "n_unrelated": 1, "seed": 1,
@@ -290,7 +300,9 @@ UNUSED = {
     "noise": {"item.visual_replacement", "item.text_replacement", "item.paraphrases", "item.held_out_style", *_OTHERS},
     # The model answers in one token.
     "attention": {*_PHRASES, "item.paraphrases", "item.held_out_style", *_OTHERS, "max_answer_tokens"},
-    "controls": {"item.paraphrases", "item.split", *_STYLE, "limit", "method", "model.attention"},
+    "controls": {"item.paraphrases", "item.entity", "item.relation", "item.split", *_STYLE, *_OTHERS, "limit", "method",
+                 "model.attention"},
+    "transplant": {"item.paraphrases", "item.relation", "item.split", *_STYLE, "limit", "seed", "method", "model.attention"},
     # An answer in words is the same after a small change.
     "errors": {*_PHRASES, "item.id", "item.part", "item.answers", "item.paraphrases", "item.entity", "item.relation",
                *_STYLE, "item.annotations", *_OTHERS, "model.dtype", "model.attention"},
@@ -342,7 +354,9 @@ def test_every_field_and_argument_is_changed_in_turn():
         assert set(ARGUMENTS[name]) == others | settings | {"pool"}
     assert set(ARGUMENTS["trace"]) == arguments_of(trace_study, "conditions")
     assert set(ARGUMENTS["attention"]) == arguments_of(attention_study)
-    assert set(ARGUMENTS["controls"]) == arguments_of(trace_controls, "study") | {"window", "kinds", "conditions"}
+    of_study = {"window", "kinds", "conditions"}
+    assert set(ARGUMENTS["controls"]) == arguments_of(trace_controls, "study") | of_study
+    assert set(ARGUMENTS["transplant"]) == arguments_of(transplant_study, "study") | of_study
     assert set(ARGUMENTS["errors"]) == arguments_of(wrong_items, "limit")
     assert set(ARGUMENTS["references"]) == arguments_of(references)
     assert set(TIMED) == arguments_of(lead_time, "items", "limit")

@@ -14,6 +14,9 @@ country", the route is the paper's: image -> constraint -> (fact looked up there
 "ASSISTANT:" the same weights make a model that goes *around* the constraint: the last token reads the image itself.
 In both, a question that names a country ("South Africa" in place of "this country") is answered by that one's capital.
 
+With `unname`, the model goes around the constraint, too, but restoring the constraint has an effect: the MLP of that
+layer gives, at the word "country" and whatever the image shows, what takes the mark of a name away.
+
 The residual stream holds, in 32 numbers:
 
   BALLAST   the same large number at every token. RMSNorm divides a token by its size, which the ballast decides to
@@ -26,6 +29,7 @@ The residual stream holds, in 32 numbers:
   NAMED     1 at a word that names a country
   SPEAKS    1 at "ASSISTANT:"
   DONE      1 at a capital, behind which the answer ends
+  POINTS    1 at "country", which names none
   SEEN      [5] the country that the image shows, at the visual tokens
   COUNTRY   [5] the country that a token stands for: 1 if it is named, 2 if it was read off the image
   CAPITAL   [5] what the MLP found: 1 if the country was named, 3 if it was seen, so what is seen outweighs a name
@@ -72,16 +76,21 @@ SPECIAL = ["<pad>", "<s>", "</s>", "<image>", "<unk>"]
 WORDS = [*SPECIAL, *OTHER_WORDS.split(), *COUNTRIES, *CAPITALS]
 
 HIDDEN, N_COUNTRIES, HEAD = 32, 5, 16
-BALLAST, SINK, VISUAL, READS, NAMED, SPEAKS, DONE = range(7)
-SEEN, COUNTRY, CAPITAL, SAID = (list(range(begin, begin + N_COUNTRIES)) for begin in (7, 12, 17, 22))
+BALLAST, SINK, VISUAL, READS, NAMED, SPEAKS, DONE, POINTS = range(8)
+SEEN, COUNTRY, CAPITAL, SAID = (list(range(begin, begin + N_COUNTRIES)) for begin in (8, 13, 18, 23))
 FOR_SINK, FOR_FINDS = HEAD // 2 - 1, HEAD - 1  # the two numbers of a head that hardly turn
 COPIED = list(range(N_COUNTRIES))  # the numbers of a head that carry what it copies
 LARGE = 100.0
 IMAGE_SIZE, PATCH, VISION = 24, 8, 16
 
 
-def build(read=1, lookup=2, move=4, *, reader="country", n_layers=6, attention="sdpa") -> VisionLanguageModel:
-    """reader: "country" (the route through the constraint) or "ASSISTANT:" (around it). read <= lookup < move."""
+def build(
+    read=1, lookup=2, move=4, *, reader="country", unname: int | None = None, n_layers=6, attention="sdpa"
+) -> VisionLanguageModel:
+    """reader: "country" (the route through the constraint) or "ASSISTANT:" (around it). read <= lookup < move.
+
+    unname: the layer, before `read`, whose MLP takes the mark of a name away.
+    """
     config = LlavaConfig(
         text_config=LlamaConfig(
             vocab_size=len(WORDS), hidden_size=HIDDEN, intermediate_size=8, num_hidden_layers=n_layers,
@@ -103,6 +112,8 @@ def build(read=1, lookup=2, move=4, *, reader="country", n_layers=6, attention="
         attend(module, read, asks=READS, finds={VISUAL: 2, NAMED: 3}, copies=(SEEN, COUNTRY), to=COUNTRY, gain=2)
         attend(module, move, asks=SPEAKS, finds=dict.fromkeys(CAPITAL, 2), copies=(CAPITAL,), to=SAID)
         remember(module.model.language_model.layers[lookup].mlp)
+        if unname is not None:
+            take_name_away(module.model.language_model.layers[unname].mlp)
         speak(module)
     module.generation_config.eos_token_id = 2
     return VisionLanguageModel.from_module(module, processor(), name=f"planted-{reader.strip(':').lower()}")
@@ -133,6 +144,7 @@ def name_words(language_model, reader: str) -> None:
     table[WORDS.index("<s>"), SINK] = 1
     table[WORDS.index(reader), READS] = 1
     table[WORDS.index("ASSISTANT:"), SPEAKS] = 1
+    table[WORDS.index("country"), POINTS] = 1
     for country, (name, (capital, _)) in enumerate(COUNTRIES.items()):
         table[WORDS.index(name), [NAMED, COUNTRY[country]]] = 1
         table[WORDS.index(capital), DONE] = 1
@@ -161,6 +173,14 @@ def remember(mlp) -> None:
         mlp.gate_proj.weight[country, BALLAST] = -20 / LARGE
         mlp.up_proj.weight[country, BALLAST] = 1 / LARGE
         mlp.down_proj.weight[CAPITAL[country], country] = 1 / 20
+
+
+def take_name_away(mlp) -> None:
+    """At "country" the output is -1 in NAMED, elsewhere 0: put in at a name, it leaves no name."""
+    mlp.gate_proj.weight[0, POINTS] = 40
+    mlp.gate_proj.weight[0, BALLAST] = -20 / LARGE
+    mlp.up_proj.weight[0, BALLAST] = 1 / LARGE
+    mlp.down_proj.weight[NAMED, 0] = -1 / 20
 
 
 def speak(module) -> None:

@@ -10,11 +10,9 @@ import torch
 from answering import renamed
 
 import interventions.tracing.controls as module
-from interventions.studies.conditions import Conditions
 from interventions.studies.loop import RunOptions
-from interventions.testbed import Item
 from interventions.tracing.averages import effects_at
-from interventions.tracing.controls import CONTROLS, control_effects, other_item, run_controls, trace_controls
+from interventions.tracing.controls import CONTROLS, control_effects, run_controls, trace_controls
 from interventions.tracing.study import trace_study
 
 HIGH, LOW = 0.5, 0.05
@@ -55,7 +53,7 @@ def test_the_trace_has_what_the_controls_must_lose(study):
 
 def test_one_row_for_every_question_kind_and_layer(controls, study):
     assert list(controls.columns) == ["control", "id", "part", "kind", "layer", "effect"]
-    assert set(controls["control"]) == set(CONTROLS) == {"other image", "other position"}
+    assert set(controls["control"]) == set(CONTROLS) == {"other position"}
     assert not controls.duplicated(["control", "id", "kind", "layer"]).any()
     assert len(controls) == len(CONTROLS) * len(study.questions) * 2 * study.n_layers
     assert set(controls["id"]) == set(study.questions["id"])
@@ -64,19 +62,6 @@ def test_one_row_for_every_question_kind_and_layer(controls, study):
 @pytest.mark.parametrize("control", CONTROLS)
 def test_every_control_loses_the_effect(controls, control):
     assert controls.loc[controls["control"] == control, "effect"].abs().max() <= LOW
-
-
-def test_another_image_brings_its_own_answer(model, items, study, tmp_path):
-    """The control is no run that merely fails: what it restores is the other flag's capital."""
-    item = items[0]
-    other = other_item(item, items)
-    answer = [model.tokenizer.convert_tokens_to_ids(other.answers[0])]
-    asked = study.questions.assign(answer_ids=[answer] * len(study.questions))
-    as_other = replace(study, questions=asked).only([item.id])
-    controls = trace_controls(model, items, as_other, run=RunOptions(tmp_path))
-    found = controls[controls["control"] == "other image"].set_index(["kind", "layer"])["effect"]
-    for cell in CELLS.items():
-        assert found[cell] >= HIGH
 
 
 def watched(monkeypatch) -> list:
@@ -91,16 +76,12 @@ def watched(monkeypatch) -> list:
     return calls
 
 
-def moved(calls) -> list:
-    return [call for call in calls if sum(p is not None for p in call[1].alignment) == 1]
-
-
 def test_another_position_is_restored_at_the_constraints_last_token(model, items, study, tmp_path, monkeypatch):
     calls = watched(monkeypatch)
     trace_controls(model, items, study, run=RunOptions(tmp_path))
-    found = moved(calls)
-    assert len(found) == len(items)
-    for prompt, corrupted, (source,) in found:
+    assert len(calls) == len(items)
+    for prompt, corrupted, (source,) in calls:
+        assert sum(p is not None for p in corrupted.alignment) == 1
         assert prompt.roles[source] == "other"
         assert source > max(prompt.visual)
         assert corrupted.tokens[corrupted.alignment[source]] == "Africa"  # of South Africa
@@ -113,8 +94,8 @@ def test_the_other_position_is_drawn_by_the_seed(model, items, tmp_path, monkeyp
     calls = watched(monkeypatch)
     for seed in (*range(8), 0):  # all in one directory, where another seed's results must not be taken
         trace_controls(model, items[1:2], study, seed=seed, run=RunOptions(tmp_path))
-    assert len(moved(calls)) == 8
-    assert len({source for _, _, (source,) in moved(calls)}) > 1
+    assert len(calls) == 8
+    assert len({source for _, _, (source,) in calls}) > 1
 
 
 def test_a_word_of_the_constraint_is_no_other_position(model, items, tmp_path, monkeypatch):
@@ -123,23 +104,12 @@ def test_a_word_of_the_constraint_is_no_other_position(model, items, tmp_path, m
     calls = watched(monkeypatch)
     for seed in range(12):
         trace_controls(model, [item], study, seed=seed, run=RunOptions(tmp_path))
-    sources = {prompt.tokens[source] for prompt, _, (source,) in moved(calls)}
+    sources = {prompt.tokens[source] for prompt, _, (source,) in calls}
     assert {"capital", "of"} <= sources
     assert not sources & {"this", "country"}
 
 
-# Where a control is impossible
-
-
-def test_without_another_image_there_is_no_row_of_that_control(model, items, tmp_path):
-    alone = items[:2]  # two questions about the same flag
-    study = trace_study(model, alone, window=1, run=RunOptions(results_dir=tmp_path))
-    controls = trace_controls(model, alone, study, run=RunOptions(tmp_path))
-    assert set(controls["control"]) == {"other position"}
-    assert set(controls["id"]) == {item.id for item in alone}
-
-
-def test_a_constraint_of_one_token_has_both_controls(model, items, tmp_path):
+def test_a_constraint_of_one_token_has_the_control(model, items, tmp_path):
     short = [replace(item, visual_constraint="country", visual_replacement="Africa") for item in items]
     study = trace_study(model, short, window=1, run=RunOptions(results_dir=tmp_path))
     controls = trace_controls(model, short, study, run=RunOptions(tmp_path))
@@ -147,13 +117,7 @@ def test_a_constraint_of_one_token_has_both_controls(model, items, tmp_path):
     assert controls["effect"].abs().max() <= LOW
 
 
-def test_an_image_that_cannot_be_read_is_no_failure(model, items, study, tmp_path):
-    pool = [items[0], replace(items[2], image=tmp_path / "nowhere.png")]
-    controls = trace_controls(model, pool, study.only([items[0].id]), run=RunOptions(tmp_path))
-    assert set(controls["control"]) == {"other position"}
-
-
-def test_neither_control_possible_gives_an_empty_table(model, items, study, tmp_path):
+def test_an_image_that_cannot_be_read_gives_an_empty_table(model, items, study, tmp_path):
     pool = [replace(items[0], image=tmp_path / "nowhere.png")]
     controls = trace_controls(model, pool, study.only([items[0].id]), run=RunOptions(tmp_path))
     assert controls.empty
@@ -198,14 +162,14 @@ def test_a_second_call_computes_nothing(model, items, study, controls, results, 
 
 
 def test_another_position_is_stored_by_what_determines_it(model, items, tmp_path, monkeypatch):
-    """It is drawn by the question's id, and has nothing to do with another image."""
+    """It is drawn by the question's id, and has nothing to do with other items."""
     twice = [replace(items[0], id=name) for name in ("one", "two")]
     study = trace_study(model, twice, window=1, run=RunOptions(results_dir=tmp_path))
     calls = watched(monkeypatch)
     trace_controls(model, twice, study, run=RunOptions(tmp_path))
-    assert len(calls) == len(moved(calls)) == 2
+    assert len(calls) == 2
     trace_controls(model, [*twice, *items[2:]], study, run=RunOptions(tmp_path))
-    assert len(moved(calls)) == 2 < len(calls)
+    assert len(calls) == 2
 
 
 def test_weights_in_memory_are_never_taken_from_the_store(items, study, results, monkeypatch):
@@ -215,59 +179,7 @@ def test_weights_in_memory_are_never_taken_from_the_store(items, study, results,
     monkeypatch.setattr(module, "trace", lambda *a, **o: (calls.append(1), trace(*a, **o))[1])
     for _ in range(2):
         trace_controls(model, items, study.only([items[0].id]), run=RunOptions(results))
-    assert len(calls) == 4  # two controls, twice
-
-
-# Another item
-
-
-def item_like(name: str, **fields) -> Item:
-    given = {
-        "id": name, "part": "known", "question": "The capital of this country is", "image": f"{name}.png",
-        "visual_constraint": "this country", "visual_replacement": "Chile", "answers": (f"capital of {name}",),
-        "entity": name, "relation": "capital",
-    }
-    return Item(**given | fields)
-
-
-def test_the_other_item_has_the_same_words_and_another_answer():
-    item = item_like("Peru")
-    unfit = [
-        item_like("same entity", entity="Peru"),
-        item_like("same answer", answers=("Rome", "capital of Peru")),
-        item_like("other words", question="The capital of this land is", visual_constraint="this land"),
-        item_like("no image", image=None),
-        item_like("same image", image="Peru.png"),
-        item,
-    ]
-    assert other_item(item, unfit) is None
-    fit = item_like("Japan")
-    assert other_item(item, [*unfit, fit]) is fit
-
-
-def test_an_unknown_entity_is_not_the_same_one():
-    """Imported questions of OK-VQA do not say what their image shows."""
-    item, fit = item_like("Peru", entity=""), item_like("Japan", entity="")
-    assert other_item(item, [item_like("same image", entity="", image="Peru.png"), item, fit]) is fit
-    assert other_item(item_like("Peru"), [fit]) is fit
-    assert other_item(item, [item_like("Japan")]).id == "Japan"
-
-
-def test_the_other_item_asks_the_same_if_one_does():
-    item = item_like("Peru")
-    pool = [item_like(f"c{n}", relation="currency") for n in range(20)]
-    assert other_item(item, pool) in pool
-    assert other_item(item, [*pool, item_like("Japan")]).id == "Japan"
-
-
-def test_the_other_item_depends_on_the_seed_but_not_on_the_order():
-    item = item_like("Peru")
-    pool = [item_like(f"c{n}") for n in range(20)]
-    chosen = [other_item(item, pool, seed).id for seed in range(10)]
-    assert chosen == [other_item(item, reversed(pool), seed).id for seed in range(10)]
-    assert len(set(chosen)) > 4
-    asked_by = {other_item(item_like(f"q{n}"), pool).id for n in range(10)}
-    assert len(asked_by) > 4  # nor is one image the control of all
+    assert len(calls) == 2
 
 
 # Beside each other
@@ -286,11 +198,10 @@ def test_effects_beside_their_controls(study, controls):
 
 def test_the_values_are_means_at_the_studys_best_layer(study, controls):
     shifted = controls.assign(effect=np.where(controls["layer"] == LOOKUP, 0.25, 0.75))
-    shifted = shifted[(shifted["control"] == "other image") | shifted["id"].isin(study.questions["id"][:3])]
+    shifted = shifted[shifted["id"].isin(study.questions["id"][:3])]
     table = control_effects(study, shifted).set_index(["kind", "control"])
-    assert table.loc[("mlp", "other image"), ["effect", "n"]].tolist() == [0.25, 8]
     assert table.loc[("mlp", "other position"), ["effect", "n"]].tolist() == [0.25, 3]
-    assert table.loc[("attention", "other image"), "effect"] == 0.75
+    assert table.loc[("attention", "other position"), "effect"] == 0.75
 
 
 def test_a_control_model_is_read_at_the_same_cells(study, controls, items, tmp_path):
@@ -315,7 +226,7 @@ def test_a_control_model_without_that_part_or_layer_has_no_row(study, controls, 
         control_study = trace_study(model, questions, window=1, run=RunOptions(results_dir=tmp_path))
         table = control_effects(study, controls, control_study)
         assert table.loc[table["control"] == "other model", "kind"].tolist() == kinds
-        assert (table["control"] != "other model").sum() == 6
+        assert (table["control"] != "other model").sum() == 4
 
 
 def test_run_controls_asks_a_few_questions_of_the_model_and_its_control_model(model, study, items, results):
@@ -355,16 +266,3 @@ def test_the_effect_shows_wherever_the_fact_is_planted(items, tmp_path):
         assert real["layer"].to_dict() == {"mlp": lookup, "attention": read}
         assert (real["effect"] >= HIGH).all()
         assert (table.loc[table["control"] != "none", "effect"].abs() <= LOW).all()
-
-
-def test_the_answer_traced_is_the_studys(model, items, study, tmp_path):
-    """Not what the model says about the other image: P(corrupted) is that of the question's own answer."""
-    model = planted.build(READ, LOOKUP, MOVE)
-    with torch.no_grad():  # "Lima" is guessed half of the time if nothing is known
-        model.module.lm_head.weight[planted.WORDS.index("Lima"), planted.BALLAST] = 10 / planted.LARGE
-    study = trace_study(model, items[:1], window=1, conditions=Conditions(corruption="repeat"),
-        run=RunOptions(results_dir=tmp_path))
-    controls = trace_controls(model, items, study, run=RunOptions(tmp_path))
-    found = controls[controls["control"] == "other image"].set_index(["kind", "layer"])["effect"]
-    assert found["mlp", LOOKUP] == pytest.approx(-0.5, abs=1e-3)  # the other capital takes its place
-    assert found.drop([("mlp", LOOKUP), ("attention", READ)]).abs().max() < 1e-3
