@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import warnings
 
 from packaging.specifiers import SpecifierSet
@@ -14,8 +15,9 @@ from ..text import PATH, first_line, quoted
 
 # The interventions rely on the module paths and wrappers of these versions (the same as in pyproject.toml).
 VERSIONS = {"nnsight": ">=0.8.1,<0.9", "transformers": ">=5.22,!=5.23.*,<5.25"}
-# transformers 5.24 calls this argument `cache`, and takes the old name until 5.40.
+# transformers 5.24 calls `past_key_values` `cache`, takes the old name until 5.40, and would tell every notebook so.
 warnings.filterwarnings("ignore", message="`past_key_values` is deprecated", category=FutureWarning)
+logging.getLogger("transformers.utils.generic").addFilter(lambda record: "past_key_values" not in record.getMessage())
 
 
 def check_versions() -> None:
