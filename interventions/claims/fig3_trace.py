@@ -17,7 +17,6 @@ from ..tracing.study import TraceStudy
 from .common import SUBSTANTIAL, above, expected_layers, largest_row, lost_probability, number, number_of, p_text
 
 CONTROL_NAMES = {
-    "other image": "the clean run sees another image",
     "other position": "a token outside of the constraints is restored",
     "other model": "a model that takes another route",
 }

@@ -21,7 +21,6 @@ RUNS = {  # column of TraceStudy.questions -> label and color
 NEGATIVE, UNSEEN = "PuBu", 0.02  # colors of effects below -UNSEEN; nearer to 0 they are white
 CONTROLS = {  # control of `controls.control_effects` -> label
     "none": "the trace itself",
-    "other image": "another image",
     "other position": "another token",
     "other model": "another model",
 }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+import pandas as pd
 from nnsight.modeling.quantization import QUANTIZATIONS
 from pydantic import Field
 from transformers import AutoConfig
@@ -27,7 +29,10 @@ from ..studies.parameters import (
 )
 from ..testbed import TestBed, load_testbed
 from .causal_trace import KINDS
+from .examples import first_used
 from .precision import DTYPES, REFERENCE
+from .study import TraceStudy
+from .transplant import COLUMNS, transplant_shares, transplant_study
 
 # Pydantic reads the values of a Literal from a tuple.
 # pyright: reportInvalidTypeForm=false
@@ -106,7 +111,25 @@ class TraceParameters(SampleParameters):
         return Conditions(**values)
 
 
-class Fig1Parameters(TraceParameters):
+class TransplantParameters(TraceParameters):
+    """The parameters shared by notebooks that show what the restored output carries."""
+
+    transplant: Annotated[int, Field(ge=0, description="it counts the transplanted questions of each part")] = 30
+
+    def transplanted(self, model: VisionLanguageModel, study: TraceStudy) -> pd.DataFrame:
+        """Return the `transplant_shares` of a study's first `transplant` questions of each part.
+
+        The other items are drawn from the whole test bed.
+        """
+        if not self.transplant:
+            return transplant_shares(pd.DataFrame(columns=COLUMNS))
+        bed = load_testbed(self.testbed)
+        return transplant_shares(
+            transplant_study(model, bed, study, limit=self.transplant, seed=self.seed, run=self.run)
+        )
+
+
+class Fig1Parameters(TransplantParameters):
     """notebooks/fig1_windows.ipynb"""
 
     text_model: str = "mini-text"
@@ -180,7 +203,7 @@ class Fig2Parameters(QuestionParameters):
     figure: typing.ClassVar[str] = "fig2_example"
 
 
-class Fig3Parameters(TraceParameters):
+class Fig3Parameters(TransplantParameters):
     """notebooks/fig3_trace.ipynb"""
 
     window: int | str = 3
@@ -203,7 +226,7 @@ class Fig3Parameters(TraceParameters):
         return model
 
 
-class Fig4Parameters(TraceParameters):
+class Fig4Parameters(TransplantParameters):
     """notebooks/fig4_constraints.ipynb"""
 
     window: int | str = "6/32"
@@ -247,7 +270,7 @@ class Fig7Parameters(TraceParameters):
 
 
 
-class Fig8Parameters(QuestionParameters):
+class Fig8Parameters(QuestionParameters, TransplantParameters):
     """notebooks/fig8_questions.ipynb, which draws Figures 8 to 13; its files are named by the figure."""
 
     figure: Literal[tuple(f"fig{number}_questions" for number in range(8, 14))] = "fig8_questions"
@@ -259,6 +282,17 @@ class Fig8Parameters(QuestionParameters):
         super().check()
         for kind in self.shown_kinds or [""]:
             one_of("kinds", kind, KINDS)
+
+    def transplanted_sample(self, model: VisionLanguageModel, pool: TestBed) -> pd.DataFrame:
+        """Return the `transplant_shares` of more questions than are shown: the first used ones of each part."""
+        if not self.transplant:
+            return transplant_shares(pd.DataFrame(columns=COLUMNS))
+        study = first_used(
+            model, pool, self.transplant, window=self.window_in(model), conditions=self.conditions,
+            min_p_clean=self.min_p_clean, only_read=True, run=replace(self.run, label="questions to transplant"),
+        )
+        shares = self.transplanted(model, study)
+        return shares[shares["kind"].isin(self.shown_kinds)]
 
     @property
     def shown_kinds(self) -> list[str]:

@@ -14,7 +14,8 @@ from interventions.testbed import save_testbed
 # What a run takes besides its notebook's defaults: few questions.
 FEW = {  # what makes a run quick; `limit` is few where it is not named
     "fig3_trace": {"controls": 1}, "fig4_constraints": {"windows": "1,6"}, "fig6_editing": {"kept": "1,2", "limit": 2},
-    "fig7_standard": {"noise_samples": 2}, "fig15_examples": {"limit": 30}, "fig16_contributions": {"limit": 30},
+    "fig7_standard": {"noise_samples": 2}, "fig8_questions": {"transplant": 1},
+    "fig15_examples": {"limit": 30}, "fig16_contributions": {"limit": 30},
     "fig17_failure": {"limit": 30, "timed": 1},
 }
 EDITING = ("fig6_editing", "fig14_layers", "fig18_inserted")

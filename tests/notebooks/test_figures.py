@@ -18,7 +18,7 @@ def test_fig1_compares_two_models_on_the_same_questions(saved_models, tmp_path):
     given = parameters(saved_models, tmp_path / "results", text_model=str(saved_models / "text"), windows="1,2,4",
                        shown="1,4", noise_samples=2, min_p_clean=0.0, limit=0)
     path = execute("fig1_windows", tmp_path, given)
-    record = check(path, tmp_path / "results", "fig1", {"layers", "peaks", "windows"}, tables=3)
+    record = check(path, tmp_path / "results", "fig1", {"layers", "peaks", "windows", "transplant"}, tables=4)
     series = ("multimodal", "text only", "text only, noise")
     assert windows_and_series(record) == {(name, window) for name in series for window in (1, 2, 4)}
     assert {row["kind"] for row in record["table"]} == {"mlp"}
@@ -30,6 +30,8 @@ def test_fig1_compares_two_models_on_the_same_questions(saved_models, tmp_path):
         "known: text only, a larger window is needed",
         "known: text only, noise, MLP effects peak later",
         "known: text only, noise, a larger window is needed",
+        "transplant: MLP, multimodal",
+        "transplant: MLP, text only",
     ]
     assert "(window 4 of 5" in record["claims"][2]["here"]
     assert record["parameters"]["windows_layers"] == [1, 2, 4]
@@ -42,7 +44,7 @@ def test_fig1_compares_two_models_on_the_same_questions(saved_models, tmp_path):
 def test_fig4_traces_at_both_constraints(saved_models, tmp_path):
     given = parameters(saved_models, tmp_path / "results", window=3, windows="1", min_p_clean=0.0)
     path = execute("fig4_constraints", tmp_path, given)
-    record = check(path, tmp_path / "results", "fig4", {"layers", "windows"}, tables=3)
+    record = check(path, tmp_path / "results", "fig4", {"layers", "windows", "transplant"}, tables=3)
     assert windows_and_series(record) == {
         (f"{name} constraint", window) for name in ("text", "visual") for window in (1, 3)
     }
@@ -52,8 +54,9 @@ def test_fig4_traces_at_both_constraints(saved_models, tmp_path):
     }
     assert effects["text"] != effects["visual"]
     assert len(record["claims"]) == 3 * 4
-    told, closing = shown(path, "text/markdown")
+    told, transplant, closing = shown(path, "text/markdown")
     assert told == "Window: 3 of 5 layers. Windows: 1 of 5 layers."
+    assert transplant == "These questions give no row for this table."  # all have an answer in common
     assert "wide for the depth: it restores 3 of 5 layers" in closing
 
 
@@ -69,8 +72,9 @@ def test_fig7_compares_standard_tracing_with_figure_3(saved_models, tmp_path):
     assert len(record["claims"]) == 4
     assert record["numbers"]["known/mlp/difference"]["low"] is not None
     # The cells compared are Figure 3's own.
-    fig3 = read_record(execute("fig3_trace", tmp_path, parameters(saved_models, results, parts="known", controls=0)))
-    assert len(fig3["claims"]) == 2  # no controls, no claims about them
+    given = parameters(saved_models, results, parts="known", controls=0, transplant=0)
+    fig3 = read_record(execute("fig3_trace", tmp_path, given))
+    assert len(fig3["claims"]) == 2  # no controls and no transplant, no claims about them
     cells = [{(row["kind"], row["layer"]): row["effect"] for row in rows} for rows in (
         [row for row in record["table"] if row["series"] == "as in Figure 3"],
         [row for row in fig3["table"] if row["role"] == "constraint_last"],

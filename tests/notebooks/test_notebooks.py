@@ -108,7 +108,8 @@ def fig3(saved_models, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     given = parameters(saved_models, out / "results", control_model=str(saved_models / "text"), controls=2)
     path = execute("fig3_trace", out, given)
-    return path, check(path, out / "results", "fig3", {"effects", "roles", "probabilities", "controls"}, tables=3)
+    pictures = {"effects", "roles", "probabilities", "transplant", "controls"}
+    return path, check(path, out / "results", "fig3", pictures, tables=4)
 
 
 def test_fig3_records_what_it_shows(fig3):
@@ -128,8 +129,10 @@ def test_fig3_controls_are_in_the_record_but_not_in_the_papers_count(fig3):
     path, record = fig3
     titles = [claim["claim"] for claim in record["claims"]]
     assert sum("at the visual constraint" in title for title in titles) == 6
-    assert sum(title.startswith("control: ") for title in titles) == 3
-    for control in ("other image", "other position", "other model"):
+    assert sum(title.startswith("control: ") for title in titles) == 2
+    assert sum(title.startswith("transplant: ") for title in titles) == 2
+    assert record["numbers"]["known/mlp/transplant/visual constraint/effect"]["n"] == 2
+    for control in ("other position", "other model"):
         assert record["numbers"][f"known/mlp/control/{control}"]["n"] == 2
     window, closing = shown(path, "text/markdown")
     assert window == "Window: 3 of 5 layers."
@@ -142,7 +145,8 @@ def test_fig3_controls_are_in_the_record_but_not_in_the_papers_count(fig3):
 
 
 def test_fig3_reads_the_text_constraint_where_it_was_corrupted(saved_models, tmp_path):
-    given = parameters(saved_models, tmp_path / "results", constraints="multi", controls=0, window="10/32")
+    few = {"controls": 0, "transplant": 0}
+    given = parameters(saved_models, tmp_path / "results", constraints="multi", window="10/32", **few)
     path = execute("fig3_trace", tmp_path, given)
     record = read_record(path)
     assert all("at the text constraint" in claim["claim"] for claim in record["claims"]) and len(record["claims"]) == 6

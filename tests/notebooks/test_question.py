@@ -28,12 +28,12 @@ def saved(saved_models, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(saved, tmp_path_factory):
-    """Run a notebook with one picture: its path, and its record. name: of its files, where they have another."""
-    def execute_one(notebook: str, picture: str, tables: int = 3, name: str = "", **changes) -> tuple[Path, dict]:
+    """Run a notebook: its path, and its record. name: of its files, where they have another."""
+    def execute_one(notebook: str, *pictures: str, tables: int = 3, name: str = "", **changes) -> tuple[Path, dict]:
         name = name or notebook
         out = tmp_path_factory.mktemp(notebook)
         path = execute(notebook, out, parameters(saved, out / "results", **changes))
-        return path, check(path, out / "results", name.partition("_")[0], {picture}, tables, name=name)
+        return path, check(path, out / "results", name.partition("_")[0], set(pictures), tables, name=name)
     return execute_one
 
 
@@ -53,21 +53,22 @@ def test_parameter_files_are_accepted_and_name_their_figure(name):
 
 def test_fig8_shows_single_questions_and_replaces_wrong_ones(run):
     named = {"name": "fig9_questions", "figure": "fig9_questions"}
-    path, record = run("fig8_questions", "maps", **named, kinds="attention", limit=1)
+    path, record = run("fig8_questions", "maps", "transplant", tables=4, **named, kinds="attention", limit=1)
     assert {row["kind"] for row in record["table"]} == {"attention"}
     assert {row["dataset"] for row in record["table"]} == {"known", "okvqa", "movies"}  # one of each could be used
     assert len({row["id"] for row in record["table"]}) == 3
     titles = [claim["claim"] for claim in record["claims"]]
-    assert len(titles) == 4
+    assert len(titles) == 5
     assert all(": self-attention at the visual constraint" in title for title in titles[:3])
     assert titles[3] == "self-attention is weaker than MLP at the visual constraint"
-    summary, asked, _ = shown(path, "text/html")
+    assert titles[4] == "transplant: self-attention, visual constraint"
+    summary, asked, *_ = shown(path, "text/html")
     assert "1 answered wrongly" in summary
     assert "instead of 'Zanzibar'" in asked  # the reason is told
 
 
 def test_fig8_with_two_constraints(run):
-    _, record = run("fig8_questions", "maps", constraints="multi", corrupted="text", window=5, limit=5)
+    _, record = run("fig8_questions", "maps", "transplant", constraints="multi", corrupted="text", window=5, limit=5)
     assert {claim["claim"].split(" at the ")[1] for claim in record["claims"]} == {"text constraint"}
     assert len(record["claims"]) == 6
     assert {row["kind"] for row in record["table"]} == {"mlp", "attention"}

@@ -17,8 +17,8 @@ NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb") if path.stem not 
 FEW = {
     "fig1_windows": {"windows": "1,3", "shown": "1,3"}, "fig3_trace": {"controls": 1},
     "fig4_constraints": {"windows": "1,6"}, "fig6_editing": {"kept": "1", "tasks": "correct"},
-    "fig7_standard": {"noise_samples": 2}, "fig14_layers": {"tasks": "correct"}, "fig15_examples": {"limit": 12},
-    "fig16_contributions": {"limit": 20}, "fig17_failure": {"limit": 20, "timed": 1},
+    "fig7_standard": {"noise_samples": 2}, "fig8_questions": {"transplant": 1}, "fig14_layers": {"tasks": "correct"},
+    "fig15_examples": {"limit": 12}, "fig16_contributions": {"limit": 20}, "fig17_failure": {"limit": 20, "timed": 1},
     "precision_modes": {"parts": "known"},
 }
 CHANGED = {

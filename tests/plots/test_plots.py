@@ -128,12 +128,12 @@ def test_small_negative_effects_leave_the_scale_alone():
 
 
 def controls() -> pd.DataFrame:
-    """As `controls.control_effects` gives them; the second part has no other image."""
-    cells = {"none": (0.8, 40), "other image": (0.02, 10), "other position": (0.3, 9), "other model": (0.05, 6)}
+    """As `controls.control_effects` gives them; the second part has no other model."""
+    cells = {"none": (0.8, 40), "other position": (0.3, 9), "other model": (0.05, 6)}
     rows = [
         (part, kind, 1 + number, control, value, value - 0.05, value + 0.07, n)
         for number, part in enumerate(("known", "okvqa", "movies")) for kind in ("mlp", "attention")
-        for control, (value, n) in cells.items() if (part, control) != ("okvqa", "other image")
+        for control, (value, n) in cells.items() if (part, control) != ("okvqa", "other model")
     ]
     return pd.DataFrame(rows, columns=["part", "kind", "layer", "control", "effect", "low", "high", "n"])
 
@@ -142,14 +142,14 @@ def test_controls_stand_beside_the_trace():
     figure = effects_and_controls(controls())
     axes = panels(figure, 3)
     labels = [label.get_text() for label in axes[0, 0].get_yticklabels()]
-    assert labels == ["the trace itself", "another image", "another token", "another model"]
+    assert labels == ["the trace itself", "another token", "another model"]
     assert axes[0, 0].get_ylim()[0] > axes[0, 0].get_ylim()[1]  # the trace on top
     intervals, dots = axes[1, 2].collections
-    np.testing.assert_allclose(dots.get_offsets(), [(0.8, 0), (0.02, 1), (0.3, 2), (0.05, 3)])
-    np.testing.assert_allclose([ends[:, 0] for ends in intervals.get_segments()][2], [0.25, 0.37])
+    np.testing.assert_allclose(dots.get_offsets(), [(0.8, 0), (0.3, 1), (0.05, 2)])
+    np.testing.assert_allclose([ends[:, 0] for ends in intervals.get_segments()][1], [0.25, 0.37])
     assert axes[1, 2].get_title() == "Movies, Attention, layer 3"
     assert [list(line.get_xdata()) for line in axes[1, 2].lines if line.get_linestyle() == ":"] == [[0.4, 0.4]]
-    assert [text.get_text() for text in axes[0, 1].texts] == ["n = 40", "n = 0", "n = 9", "n = 6"]
+    assert [text.get_text() for text in axes[0, 1].texts] == ["n = 40", "n = 9", "n = 0"]
     assert text_problems(figure) == []
 
 

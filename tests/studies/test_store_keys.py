@@ -302,7 +302,8 @@ UNUSED = {
     "attention": {*_PHRASES, "item.paraphrases", "item.held_out_style", *_OTHERS, "max_answer_tokens"},
     "controls": {"item.paraphrases", "item.entity", "item.relation", "item.split", *_STYLE, *_OTHERS, "limit", "method",
                  "model.attention"},
-    "transplant": {"item.paraphrases", "item.relation", "item.split", *_STYLE, "limit", "seed", "method", "model.attention"},
+    "transplant": {"item.paraphrases", "item.relation", "item.split", *_STYLE, "limit", "seed", "method",
+                   "model.attention"},
     # An answer in words is the same after a small change.
     "errors": {*_PHRASES, "item.id", "item.part", "item.answers", "item.paraphrases", "item.entity", "item.relation",
                *_STYLE, "item.annotations", *_OTHERS, "model.dtype", "model.attention"},

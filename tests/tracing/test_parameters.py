@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from transformers import AutoConfig
 
@@ -12,7 +13,7 @@ from interventions.models.families import VICUNA
 from interventions.studies.conditions import Conditions
 from interventions.studies.loop import RunOptions
 from interventions.studies.parameters import Table1Parameters, resolve_window, window_list, window_sentence
-from interventions.testbed import Item, TestBed
+from interventions.testbed import Item, TestBed, load_testbed
 from interventions.tracing import parameters as module
 from interventions.tracing.parameters import (
     Fig1Parameters,
@@ -22,6 +23,7 @@ from interventions.tracing.parameters import (
     Fig7Parameters,
     Fig8Parameters,
 )
+from interventions.tracing.transplant import COLUMNS
 
 TRACING = (Fig1Parameters, Fig2Parameters, Fig3Parameters, Fig4Parameters, Fig7Parameters, Fig8Parameters)
 ALL = (*TRACING, Table1Parameters)
@@ -281,6 +283,35 @@ def test_single_questions_are_drawn_from_all_in_the_samples_order(cls, bed, monk
 def test_fig3_counts_its_controls():
     assert "'controls' must be at least 0, not -1" in refused(Fig3Parameters, controls=-1)
     assert Fig3Parameters.from_notebook({"controls": 0}).controls == 0
+
+
+@pytest.mark.parametrize("kind", [Fig1Parameters, Fig3Parameters, Fig4Parameters, Fig8Parameters])
+def test_transplants_are_counted_and_drawn_from_the_whole_test_bed(kind, monkeypatch):
+    assert "'transplant' must be at least 0, not -1" in refused(kind, transplant=-1)
+    asked = []
+
+    def transplant_study(model, bed, study, **given):
+        asked.append((len(bed), given["limit"], given["seed"]))
+        return pd.DataFrame(columns=COLUMNS)
+
+    monkeypatch.setattr("interventions.tracing.parameters.transplant_study", transplant_study)
+    assert kind(transplant=0).transplanted(model(8), None).empty and asked == []
+    assert kind(transplant=5, seed=2, limit=1).transplanted(model(8), None).empty
+    assert asked == [(len(load_testbed("embedded")), 5, 2)]
+
+
+def test_fig8_transplants_more_questions_than_it_shows(monkeypatch):
+    asked = []
+
+    def first_used(model, pool, n, **given):
+        asked.append((n, given["window"], given["only_read"]))
+
+    monkeypatch.setattr("interventions.tracing.parameters.first_used", first_used)
+    shares = pd.DataFrame({"kind": ["mlp", "attention"]})
+    monkeypatch.setattr(Fig8Parameters, "transplanted", lambda self, model, study: shares)
+    found = Fig8Parameters(transplant=7, window=2, kinds="attention").transplanted_sample(model(8), None)
+    assert asked == [(7, 2, True)] and found["kind"].tolist() == ["attention"]
+    assert Fig8Parameters(transplant=0).transplanted_sample(model(8), None).empty and len(asked) == 1
 
 
 def test_fig3_knows_the_twin_of_mini(monkeypatch):
