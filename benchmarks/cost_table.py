@@ -33,7 +33,7 @@ def table(model: str, device: str, *, questions: int, methods: tuple[str, ...] =
         else:
             lines.append(f"{way:8}{'does not fit':>20}{cost.peak_bytes / 1e9:11.1f} GB")
     return "\n".join([*lines, "", *_basis(device), "`trace` takes rows in half precision unless method='packed' is "
-                      "given. One trace a question is counted: no controls, no loading of the model."])
+                      "given. One trace a question is counted: no controls, transplants or loading of the model."])
 
 
 def _basis(device: str) -> list[str]:

@@ -142,9 +142,14 @@ def verdict(row: pd.Series) -> str:
     """Return what a row of `transplant_shares` says: CARRIES, TAKES_AWAY, BOTH or CANNOT_SAY."""
     if row["n"] < LEAST_QUESTIONS or not row["low"] > NEGLIGIBLE:
         return CANNOT_SAY
-    found = {name: _is_present(row[f"{name}_low"], row[f"{name}_high"]) for name in ("fact", "word")}
-    verdicts = {(True, False): CARRIES, (False, True): TAKES_AWAY, (True, True): BOTH}
-    return verdicts.get((found["fact"], found["word"]), CANNOT_SAY)
+    match _is_present(row["fact_low"], row["fact_high"]), _is_present(row["word_low"], row["word_high"]):
+        case True, False:
+            return CARRIES
+        case False, True:
+            return TAKES_AWAY
+        case True, True:
+            return BOTH
+    return CANNOT_SAY
 
 
 def _others(
