@@ -18,9 +18,11 @@ from interventions import (
 )
 from interventions.attention.contributions import EXTRAS
 from interventions.editing.evaluation import evaluate, questions_about, reference
+from interventions.engine.runs import own_answer
 from interventions.engine.windows import Execution
 from interventions.errors import EditError, NoGradientError
 from interventions.tracing.causal_trace import Scoring
+from interventions.tracing.transplant import other_items
 
 CLOSE = 1e-5  # the issue's tolerance, in probability
 NAMES = ("mini", "mini-bunny", "mini-text")  # Llama with CLIP, Phi with SigLIP, a language model
@@ -66,6 +68,24 @@ def test_trace_by_separate_runs_by_the_whole_answer_and_with_noise(mini):
         a, b = (trace(model, prompt, changed, **options) for model in (local, remote))
         assert clear(a.effects)
         np.testing.assert_allclose(b.restored, a.restored, rtol=0, atol=CLOSE)
+
+
+@pytest.mark.parametrize("method", ["packed", "rows"])
+def test_transplant(pair, method):
+    """Outputs of modules and of whole layers, from another question's run."""
+    local, remote = pair
+    items = asked.items(60)
+    item, other = next((one, two) for one in items for two in other_items(one, items))
+    prompt, corrupted = asked.both_prompts(local, item)
+    donor, _ = asked.both_prompts(local, other)
+    answers = [own_answer(local, prompt).ids, own_answer(local, donor).ids]
+    settings = {"donor": donor, "answers": answers, "kinds": ("mlp", "attention", "hidden"), "positions": "constraint",
+                "scoring": Scoring(require_top=False), "execution": Execution(method=method)}
+    a, b = (trace(model, prompt, corrupted, **settings) for model in (local, remote))
+    assert clear(a.other_answers[0].effects) or not local.is_multimodal  # a word of a name is not the whole name
+    for one, two in ((a, b), (a.other_answers[0], b.other_answers[0])):
+        np.testing.assert_allclose(two.restored, one.restored, rtol=0, atol=CLOSE)
+        assert two.p_donor == pytest.approx(one.p_donor, abs=CLOSE)
 
 
 def test_contributions(pair):
