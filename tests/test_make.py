@@ -53,6 +53,13 @@ def test_a_record_that_cannot_be_read_leaves_the_one_that_is_there(venv, tmp_pat
     assert [path.name for path in (tmp_path / "out").iterdir()] == [kept.name]
 
 
+def test_a_profile_may_have_parameters_of_a_figure(venv):
+    [run] = [line for line in make("fig6", venv, "PROFILE=smol").stdout.splitlines() if "papermill" in line]
+    assert "-f params/figures/fig6.yaml -f params/models/smol.yaml -f params/smol/fig6.yaml" in run
+    [run] = [line for line in make("fig6", venv).stdout.splitlines() if "papermill" in line]
+    assert "params/smol" not in run
+
+
 def test_make_refuses_a_parameter_without_a_value():
     refused = make("fig3", "P=limit")
     assert refused.returncode != 0
@@ -80,6 +87,7 @@ def test_reports_of_another_model_leave_out_what_needs_a_second_one(venv, tmp_pa
     every, of_embedded, of_other = (
         notebooks_of(venv, f"OUT={tmp_path}", f"PROFILE={name}") for name in ("mini", "mini-free", "llava-1.5-7b")
     )
+    assert notebooks_of(venv, f"OUT={tmp_path}", "PROFILE=smol") == of_embedded  # its language model is known
     assert len(every) == 20
     assert every - of_embedded == {"fig10_questions", "fig11_questions"}
     assert every - of_other == {"fig1_windows", "fig10_questions", "fig11_questions"}

@@ -30,6 +30,12 @@ _CAVEATS = {
         "from the image to the last token. Small effects at the constraint show that the tool distinguishes the two "
         "routes. They are no evidence against the paper's claim about 7B models."
     ),
+    "smol": (
+        "`smol` is a small pretrained language model that learned to see from the cross-entropy of answers alone: "
+        "nobody taught it a route. An effect does not say whether what is restored is the fact; a transplant does. A "
+        "model of 135 million parameters and pictures of 64 pixels are no evidence for or against the paper's claim "
+        "about 7B models."
+    ),
 }
 
 
@@ -64,7 +70,7 @@ def checks_sentence(checks: list[Claim]) -> str:
 
 
 def caveat(model_name: str) -> str:
-    """Return what the numbers of an embedded model are no evidence for; "" for any other model."""
+    """Return what the numbers of an embedded or pretrained model are no evidence for; "" for any other model."""
     return _CAVEATS.get(model_name, "")
 
 

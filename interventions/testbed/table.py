@@ -12,8 +12,9 @@ from ..errors import TestBedError
 from ..files import is_file, write_atomically
 from ..text import first_line, quoted
 from .images import safe_parts
-from .schema import EMBEDDED, TABLE, Item, TestBed
+from .schema import EMBEDDED, SMOL_TABLE, TABLE, Item, TestBed
 
+PACKAGED = {"embedded": TABLE, "smol": SMOL_TABLE}  # test beds of the package -> table
 _TEXT, _TEXTS = pa.string(), pa.list_(pa.string())
 _TYPES = {
     "id": _TEXT, "part": _TEXT, "question": _TEXT, "image": _TEXT, "visual_constraint": _TEXT,
@@ -30,16 +31,19 @@ def load_testbed(name: str | Path = "embedded") -> TestBed:
     """Load a test bed. Images are opened later, so a missing one costs only its own question.
 
     Args:
-        name: a folder with `items.parquet` and `images/`, or "embedded" for the sample in the package.
+        name: a folder with `items.parquet` and `images/`; "embedded" for the sample in the package; or "smol" for the
+            same questions with replacements and splits for the pretrained models.
 
     Raises:
         TestBedError: there is no such folder, or the table or a row is malformed.
     """
-    directory = EMBEDDED if str(name) == "embedded" else Path(name).expanduser()
-    path = directory / TABLE
+    packaged = PACKAGED.get(str(name))
+    directory = EMBEDDED if packaged else Path(name).expanduser()
+    path = directory / (packaged or TABLE)
     if not is_file(path):
         raise TestBedError(
-            f"Unknown test bed {quoted(Path(name))}: use 'embedded' or a directory that holds {TABLE} and images/."
+            f"Unknown test bed {quoted(Path(name))}: use {', '.join(map(repr, PACKAGED))} or a directory that holds "
+            f"{TABLE} and images/."
         )
     try:
         table = pq.read_table(path)
@@ -58,28 +62,31 @@ def load_testbed(name: str | Path = "embedded") -> TestBed:
     return TestBed(str(name), directory.resolve(), items)
 
 
-def save_testbed(items: Iterable[Item], directory: str | Path, card: str | None = None) -> Path:
+def save_testbed(
+    items: Iterable[Item], directory: str | Path, card: str | None = None, *, name: str = TABLE
+) -> Path:
     """Write `items.parquet` into a folder and return its path. An optional column is written only if it has values.
 
     Args:
         items: the items. Their images must lie in the folder; they are not copied.
         card: the text of the dataset card `README.md`.
+        name: the file's name.
 
     Raises:
         TestBedError: an id occurs twice, or an image lies elsewhere.
     """
     directory = Path(directory).resolve()
     items = tuple(items)
-    _check_ids(items, directory / TABLE)
-    schema = _with_optional(name for name in OPTIONAL_COLUMNS.names if any(getattr(item, name) for item in items))
-    rows = [{name: getattr(item, name) for name in schema.names} for item in items]
+    _check_ids(items, directory / name)
+    schema = _with_optional(column for column in OPTIONAL_COLUMNS.names if any(getattr(item, column) for item in items))
+    rows = [{column: getattr(item, column) for column in schema.names} for item in items]
     for row in rows:
         row["image"] = _relative(row["image"], directory, row["id"])
     table = pa.Table.from_pylist(rows, schema=schema)
-    write_atomically(directory / TABLE, lambda path: pq.write_table(table, path, compression="zstd"))
+    write_atomically(directory / name, lambda path: pq.write_table(table, path, compression="zstd"))
     if card is not None:
         write_atomically(directory / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
-    return directory / TABLE
+    return directory / name
 
 
 def _with_optional(names: Iterable[str]) -> pa.Schema:

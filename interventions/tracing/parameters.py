@@ -5,17 +5,15 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Literal
 
 import pandas as pd
 from nnsight.modeling.quantization import QUANTIZATIONS
 from pydantic import Field
-from transformers import AutoConfig
 
 from ..engine.windows import WINDOW_RULES
 from ..errors import ParameterError
-from ..models.checkpoints import ALIASES, CHECKPOINTS, CONTROL_MODELS
+from ..models.checkpoints import BASE_MODELS, CONTROL_MODELS, TEXT_MODELS
 from ..models.model import VisionLanguageModel
 from ..notebook import Limit, listed, one_of
 from ..studies.conditions import CONSTRAINTS, CORRUPTIONS, Conditions
@@ -132,7 +130,8 @@ class TransplantParameters(TraceParameters):
 class Fig1Parameters(TransplantParameters):
     """notebooks/fig1_windows.ipynb"""
 
-    text_model: str = "mini-text"
+    text_model: str = ""
+    base_model: str = ""
     windows: str = "1,2,3,4,5,6,8"
     shown: str = "1,5"
     parts: str = "known"
@@ -156,33 +155,42 @@ class Fig1Parameters(TransplantParameters):
         """Return the largest of the windows that are drawn."""
         return self.shown_windows(model)[-1]
 
-    def recorded(self, model: VisionLanguageModel, text_model: VisionLanguageModel) -> dict:
+    def recorded(self, model: VisionLanguageModel, text_models: dict[str, VisionLanguageModel]) -> dict:
         """Return the parameters as the record keeps them."""
-        return self.as_dict() | self.windows_in_layers(model) | {"text_model_revision": text_model.revision}
+        parameters = {"text only": "text_model", "text only, base": "base_model"}
+        return self.as_dict() | self.windows_in_layers(model) | {
+            f"{parameters[series]}_revision": text_model.revision for series, text_model in text_models.items()
+        }
 
-    def load_text_model(self) -> VisionLanguageModel:
-        """Load the text-only model that `model` is compared with."""
-        if self.text_model in ALIASES and self.model not in ALIASES and not self._same_vocabulary():
+    def load_text_models(self) -> dict[str, VisionLanguageModel]:
+        """Load the text-only models that `model` is compared with.
+
+        Returns:
+            "text only": `text_model`, or the language model of an embedded or pretrained model. "text only, base":
+            `base_model`, the language model before it saw images; not there for models that have none.
+        """
+        names = {
+            "text_model": self.text_model or TEXT_MODELS.get(self.model, ""),
+            "base_model": self.base_model or BASE_MODELS.get(self.model, ""),
+        }
+        if not names["text_model"]:
             raise ParameterError(
-                f"Parameter 'text_model': {self.text_model!r} is no counterpart of {self.model!r}: name its text-only "
+                f"Parameter 'text_model' is empty, and {self.model!r} has no known counterpart: name its text-only "
                 "model, as params/models/ does."
             )
-        model = self.load_model("text_model")
+        return {series: self._load_text_model(parameter, names[parameter])
+                for parameter, series in (("text_model", "text only"), ("base_model", "text only, base"))
+                if names[parameter]}
+
+    def _load_text_model(self, parameter: str, name: str) -> VisionLanguageModel:
+        model = self.load_model(parameter, name)
         if model.is_multimodal:
             raise ParameterError(
-                f"Parameter 'text_model': {self.text_model!r} sees images, so nothing would be compared: "
+                f"Parameter {parameter!r}: {name!r} sees images, so nothing would be compared: "
                 "name a text-only model, such as mini-text."
             )
         self.check_windows(model)
         return model
-
-    def _same_vocabulary(self) -> bool:
-        """Whether `model` is a directory whose text vocabulary is as large as that of `text_model`, an alias."""
-        if not Path(self.model).exists():
-            return False
-        own, other = (AutoConfig.from_pretrained(path).get_text_config().vocab_size
-                      for path in (self.model, CHECKPOINTS / self.text_model))
-        return own == other
 
 
 class QuestionParameters(TraceParameters):

@@ -48,9 +48,10 @@ def test_further_checks_have_a_sentence_of_their_own(holds, sentence):
     assert checks_sentence(claims_that(*holds)) == sentence
 
 
-def test_only_embedded_models_carry_a_caveat():
+def test_only_the_small_models_carry_a_caveat():
     assert "no evidence for" in " ".join(caveat("mini").split())
     assert "negative control" in caveat("mini-free")
+    assert "nobody taught it a route" in caveat("smol")
     assert caveat("llava-hf/llava-1.5-7b-hf") == ""
 
 

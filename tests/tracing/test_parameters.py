@@ -5,10 +5,8 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from transformers import AutoConfig
 
 from interventions.errors import ParameterError
-from interventions.models.checkpoints import CHECKPOINTS
 from interventions.models.families import VICUNA
 from interventions.studies.conditions import Conditions
 from interventions.studies.loop import RunOptions
@@ -258,16 +256,24 @@ def test_fig1_shows_windows_of_its_sweep():
     assert Fig1Parameters(windows="3,1", shown="1").windows_swept(model(8)) == [1, 3]
 
 
-def test_fig1_compares_with_a_model_that_sees_nothing(monkeypatch):
-    loaded = model(8, is_multimodal=False)
-    monkeypatch.setattr(Fig1Parameters, "load_model", lambda self, name: (loaded, name)[0])
-    assert Fig1Parameters().load_text_model() is loaded
+def test_fig1_compares_with_models_that_see_nothing(monkeypatch):
+    loaded, asked = model(8, is_multimodal=False), []
+    monkeypatch.setattr(Fig1Parameters, "load_model", lambda self, *names: (loaded, asked.append(names))[0])
+    assert Fig1Parameters().load_text_models() == {"text only": loaded}
+    assert list(Fig1Parameters(model="smol").load_text_models()) == ["text only", "text only, base"]
+    Fig1Parameters(text_model="this", base_model="that").load_text_models()
+    assert asked == [("text_model", "mini-text"), ("text_model", "smol-text"), ("base_model", "smol-base"),
+                     ("text_model", "this"), ("base_model", "that")]
+    loaded.revision = "r"
+    recorded = Fig1Parameters().recorded(model(8), {"text only": loaded, "text only, base": loaded})
+    assert (recorded["text_model_revision"], recorded["base_model_revision"]) == ("r", "r")
     loaded.n_layers = 4
-    assert "'windows' is 5, but the model has 4 layers" in sentence(Fig1Parameters().load_text_model)
+    assert "'windows' is 5, but the model has 4 layers" in sentence(Fig1Parameters().load_text_models)
     loaded.is_multimodal = True
-    assert sentence(Fig1Parameters(text_model="mini").load_text_model).startswith(
-        "Parameter 'text_model': 'mini' sees images, so nothing would be compared"
-    )
+    for parameter in ("text_model", "base_model"):
+        assert sentence(Fig1Parameters(**{"text_model": "seen", parameter: "mini"}).load_text_models).startswith((
+            f"Parameter {parameter!r}: 'mini' sees images, so nothing would be compared",
+            "Parameter 'text_model': 'seen' sees images"))
 
 
 @pytest.mark.parametrize("cls", [Fig2Parameters, Fig8Parameters])
@@ -385,23 +391,16 @@ def test_table1_takes_parts_and_a_number_of_examples(bed):
     assert "did you mean 'movies'?" in sentence(Table1Parameters(parts="movie").select, bed)
 
 
-def test_an_embedded_text_model_is_no_counterpart_of_a_model_of_the_hub():
-    with pytest.raises(ParameterError, match=r"'mini-text' is no counterpart of 'llava-hf/.*': name its"):
-        Fig1Parameters(model="llava-hf/llava-1.5-7b-hf").load_text_model()
-
-
-def test_an_embedded_text_model_is_the_counterpart_of_a_directory_with_its_vocabulary(tmp_path):
-    parameters = Fig1Parameters(model=str(tmp_path), windows="1", shown="1")
-    mini = AutoConfig.from_pretrained(CHECKPOINTS / "mini")
-    mini.save_pretrained(tmp_path)  # a model that was trained further
-    assert parameters.load_text_model().name == "mini-text"
-    mini.text_config.vocab_size += 1
-    mini.save_pretrained(tmp_path)
-    assert sentence(parameters.load_text_model).startswith("Parameter 'text_model': 'mini-text' is no counterpart of")
+@pytest.mark.parametrize("name", ["llava-hf/llava-1.5-7b-hf", "checkpoints/mini-trained-further"])
+def test_other_models_have_no_known_text_only_counterpart(name):
+    assert sentence(Fig1Parameters(model=name).load_text_models) == (
+        f"Parameter 'text_model' is empty, and {name!r} has no known counterpart: name its text-only model, as "
+        "params/models/ does."
+    )
 
 
 def test_a_chat_format_is_that_of_the_text_only_counterpart_too():
     parameters = Fig1Parameters(prompt="Q: <image>{question} A:")
     assert parameters.load_model("model").prompt == "Q: <image>{question} A:"
-    assert parameters.load_text_model().prompt == "Q: {question} A:"
+    assert parameters.load_text_models()["text only"].prompt == "Q: {question} A:"
     assert parameters.load_model("control_model", "mini-free").prompt == VICUNA

@@ -1,0 +1,1 @@
+"""The recipe of the pretrained model `smol`; see README.md. Not part of the installed package."""
