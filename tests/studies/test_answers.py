@@ -199,9 +199,11 @@ def test_a_server_gives_the_same(words):
         partial(own_answer, model, prompt, max_answer_tokens=3),
     ):
         here, there = function(remote=False), function(remote="local")
-        assert all(np.array_equal(getattr(here, name), value, equal_nan=True) if isinstance(value, np.ndarray)
-                   else torch.equal(getattr(here, name), value) if isinstance(value, torch.Tensor)
-                   else getattr(here, name) == value for name, value in vars(there).items())
+        for name, value in vars(there).items():
+            if isinstance(value, np.ndarray | torch.Tensor | float):  # NaN equals NaN
+                np.testing.assert_array_equal(getattr(here, name), value, err_msg=name)
+            else:
+                assert getattr(here, name) == value, name
 
 
 def test_values_are_optimised_for_what_can_be_seen(words):
