@@ -9,10 +9,10 @@ cache folder.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import redirect_stderr
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import is_gguf_available, logging
+from transformers.utils import is_gguf_available
 
 from ..errors import ModelError
 from ..files import new_folder
@@ -70,7 +70,7 @@ def cached_checkpoint(name: str) -> Path:
             weights_file()  # before anything is removed
             shutil.rmtree(folder, ignore_errors=True)
             print(f"{name}: building the checkpoint in {folder.parent} (once)", flush=True)
-            with new_folder(folder) as made, _without_progress_bars():
+            with new_folder(folder) as made, redirect_stderr(io.StringIO()):  # progress bars
                 build(name, made)
                 (made / "sha256").write_text(_digest(made / "model.safetensors"), encoding="utf-8")
     return folder
@@ -183,18 +183,6 @@ def _is_whole(folder: Path) -> bool:
     """Return whether a checkpoint is there as it was built."""
     recorded, weights = folder / "sha256", folder / "model.safetensors"
     return recorded.is_file() and weights.is_file() and recorded.read_text(encoding="utf-8") == _digest(weights)
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Keep a first use as quiet as every later one."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _digest(path: Path) -> str:
