@@ -62,8 +62,8 @@ def transplant_table(shares: Shares) -> pd.DataFrame:
         {
             "traced": series, "part": row["part"], "kind": KIND_NAMES[kind], "n": row["n"], "best layer": row["layer"],
             "effect [95 %]": str(number_of(row)),
-            "share that carries the answer": str(number_of(row, *SHARES["fact"])),
-            "share that only takes the replacement away": str(number_of(row, *SHARES["word"])),
+            "share that carries the answer": _share(row, "fact"),
+            "share that only takes the replacement away": _share(row, "word"),
             "verdict": row["verdict"],
         }
         for series, kind, rows in _by_kind(shares) for _, row in rows.iterrows()
@@ -80,6 +80,11 @@ def _by_kind(shares: Shares) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 def _place(series: str, row: pd.Series) -> str:
     return f"{row['part']}/{row['kind']}/transplant/{series}"
+
+
+def _share(row: pd.Series, name: str) -> str | None:
+    """A share as text; None where there is no effect to share."""
+    return None if pd.isna(row[name]) else str(number_of(row, *SHARES[name]))
 
 
 def _shares(row: pd.Series) -> str:

@@ -64,6 +64,7 @@ def test_no_effect_and_no_transplant():
     nothing = shares(1, 0).query("layer == 0")
     [claim, _] = transplant_claims({"visual constraint": nothing})
     assert claim.holds is None and claim.here == f"{CANNOT_SAY} (known: effect 0.00)"
+    assert transplant_table({"visual constraint": nothing})["share that carries the answer"].isna().all()
     numbers = transplant_numbers({"visual constraint": nothing})
     assert np.isnan(numbers["known/mlp/transplant/visual constraint/fact"].value)
     none = {"visual constraint": transplant_shares(pd.DataFrame(columns=COLUMNS))}
