@@ -48,7 +48,7 @@ pictures without augmentation.
 ## The corrupted run
 
 Median probability of the right answer when the question names another entity in place of "this country". A
-relation whose median is high cannot be traced by a replacement.
+relation whose median is high cannot be traced by this replacement; `translate` can, by its text constraint.
 
 | relation | median P | n |
 |---|---|---|
