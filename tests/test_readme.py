@@ -109,6 +109,18 @@ def test_the_control_that_is_not_empty_is_that_of_figure_3():
     assert f"in Movies ({there:.2f} beside {effect:.2f}; {elsewhere:.2f} at most elsewhere)" in " ".join(README.split())
 
 
+def test_the_two_stories_are_those_of_figure_3():
+    rows = {"effect": "effect", "share that carries the answer": "fact",
+            "share that only takes the replacement away": "word"}
+    for column, model in enumerate(("mini", "smol")):
+        numbers = json.loads((ROOT / f"reports/{model}/fig3_trace.record.json").read_text())["numbers"]
+        for row, name in rows.items():
+            [cells] = re.findall(rf"^\| {row} \| (.*) \|$", README, re.MULTILINE)
+            number = numbers[f"known/mlp/transplant/visual constraint/{name}"]
+            measured = [f"{number[key]:.2f}".replace("-0.00", "0.00") for key in ("value", "low", "high")]
+            assert cells.split(" | ")[column] == "{} [{}, {}]".format(*measured)
+
+
 def test_numbers_of_figure_17_are_those_of_its_report():
     numbers = json.loads((ROOT / "reports/mini/fig17_failure.record.json").read_text())["numbers"]
     text = " ".join(README.split())
