@@ -48,7 +48,8 @@ def shares_by_layer(
             drawn = cells if name == "effect" else cells.drop(columns=["low", "high"]).rename(columns=bounds)
             style.line_with_band(axis, drawn.dropna(subset=name), look, name)
         style.name_panel(axis, style.title(part, cells["n"].max()), f"{KIND_LOOKS[kind][0]}\n{series}")
-    style.layer_axis(axes[0, 0], n_layers, (-0.25, 1.25))
+    lowest = every[["fact", "word"]].min(axis=None) - 0.05  # below 0 if P(the other answer) falls
+    style.layer_axis(axes[0, 0], n_layers, (max(-1.0, min(-0.25, lowest)), 1.25))
     figure.supxlabel("\n".join([style.window_label(window, window_rule), style.early_label(n_layers)]))
     style.legend(figure, [style.legend_line(label, look) for label, look in LINES.values()], 1)
     return figure

@@ -38,6 +38,12 @@ def test_effects_beside_their_shares():
     assert text_problems(figure) == []
 
 
+def test_a_negative_share_is_in_view():
+    frame = shares().assign(fact=-0.46)
+    assert shares_by_layer({"visual constraint": frame}, window=3).axes[0].get_ylim()[0] < -0.46
+    assert shares_by_layer({"visual constraint": frame.assign(fact=np.nan)}, window=3).axes[0].get_ylim()[0] == -0.25
+
+
 def test_series_are_rows():
     both = {"multimodal": shares(("known",), ("mlp",)), "text only": shares(("known",), ("mlp",)).iloc[:2]}
     figure = shares_by_layer(both, window=1)
