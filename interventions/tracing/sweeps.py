@@ -15,6 +15,7 @@ import pandas as pd
 from ..errors import ParameterError
 from ..models.model import VisionLanguageModel
 from ..statistics import NEGLIGIBLE, bootstrap_interval
+from ..studies.conditions import Conditions
 from ..studies.loop import DEFAULT_RUN, RunOptions
 from ..testbed import Item
 from .averages import (
@@ -44,6 +45,30 @@ def trace_windows(
         )
         for window in windows
     }
+
+
+def trace_models(
+    model: VisionLanguageModel, text_models: Mapping[str, VisionLanguageModel], testbed: Iterable[Item], *,
+    conditions: Conditions, noise: Conditions, **options
+) -> Sweeps:
+    """Run `trace_windows` on a multimodal model and on text-only ones, these with noise in place of a replacement, too.
+
+    Args:
+        model: the series "multimodal".
+        text_models: {series: text-only model}. With noise, the series ends with ", noise".
+        testbed: the items.
+        conditions: those of the figure.
+        noise: those of the further runs of the text-only models.
+        options: those of `trace_windows`.
+
+    Returns:
+        The sweeps, the multimodal model's first.
+    """
+    sweeps = {"multimodal": trace_windows(model, testbed, conditions=conditions, **options)}
+    for series, text_model in text_models.items():
+        sweeps[series] = trace_windows(text_model, testbed, conditions=conditions, **options)
+        sweeps[f"{series}, noise"] = trace_windows(text_model, testbed, conditions=noise, **options)
+    return sweeps
 
 
 def on_common(sweeps: Sweeps) -> Sweeps:
