@@ -112,10 +112,11 @@ def test_the_control_that_is_not_empty_is_that_of_figure_3():
 def test_the_two_stories_are_those_of_figure_3():
     rows = {"effect": "effect", "share that carries the answer": "fact",
             "share that only takes the replacement away": "word"}
+    text = (ROOT / "README.md").read_text()
     for column, model in enumerate(("mini", "smol")):
         numbers = json.loads((ROOT / f"reports/{model}/fig3_trace.record.json").read_text())["numbers"]
         for row, name in rows.items():
-            [cells] = re.findall(rf"^\| {row} \| (.*) \|$", README, re.MULTILINE)
+            [cells] = re.findall(rf"^\| {row} \| (.*) \|$", text, re.MULTILINE)
             number = numbers[f"known/mlp/transplant/visual constraint/{name}"]
             measured = [f"{number[key]:.2f}".replace("-0.00", "0.00") for key in ("value", "low", "high")]
             assert cells.split(" | ")[column] == "{} [{}, {}]".format(*measured)
