@@ -29,7 +29,7 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import is_gguf_available
+from transformers.utils.import_utils import is_gguf_available
 
 from ..errors import ModelError
 from ..files import new_folder
@@ -103,7 +103,7 @@ def language_model() -> LlamaForCausalLM:
     path = weights_file()
     read = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     config = read.config
-    del config.quantization_config
+    del config.quantization_config  # pyright: ignore[reportAttributeAccessIssue]
     model = LlamaForCausalLM(config)
     model.load_state_dict(read.state_dict())
     return model.eval()
@@ -136,7 +136,7 @@ def build(name: str, folder: Path, adapter: Path = ADAPTER) -> None:
         model, processor = with_vision(language, tokenizer, trained)
     else:
         model, processor = language, tokenizer
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.bfloat16().save_pretrained(folder)
     processor.save_pretrained(folder)
 
 
