@@ -49,7 +49,7 @@ WEIGHTS_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db
 ADAPTER = Path(__file__).parent.parent / "smol" / "adapter.safetensors"
 TOWER = Path(__file__).parent.parent / "mini" / "checkpoints" / "mini"
 LAYOUT = "1"  # of a built checkpoint: raise it with every change to `build`
-LORA_SCALE = 2.0  # of B A, see recipes/smol/lora.py
+LORA_SCALE = 2.0  # of B A, in training (recipes/smol/lora.py) and when merged
 SENTENCE_ENDS = (".", "\n")  # where an answer of `smol-base` is over
 
 
@@ -117,20 +117,19 @@ def language_tokenizer() -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def build(name: str, folder: Path, adapter: Path = ADAPTER) -> None:
+def build(name: str, folder: Path) -> None:
     """Write a pretrained model's checkpoint: bfloat16 safetensors with processor or tokenizer.
 
     Args:
         name: one of `ALIASES`.
         folder: an empty folder.
-        adapter: what `recipes/smol` trained; not read for `smol-base`.
     """
     language, tokenizer = language_model(), language_tokenizer()
     if name == "smol-base":
         ends = [tokenizer.encode(end, add_special_tokens=False)[-1] for end in SENTENCE_ENDS]
         language.generation_config.eos_token_id = [tokenizer.eos_token_id, *ends]
     else:
-        trained = load_file(adapter)
+        trained = load_file(ADAPTER)
         merge(language, trained)
     if name == "smol":
         model, processor = with_vision(language, tokenizer, trained)

@@ -23,7 +23,7 @@ from interventions.studies.answers import item_answer
 from interventions.studies.conditions import Conditions, clean_prompt, corrupted_prompt
 from interventions.testbed.answers import is_right
 
-from .questions import Questions
+from .questions import Questions, name_of
 from .rows import logits_of, right_answers
 from .train import Training
 
@@ -37,8 +37,7 @@ def naming(training: Training, n: int = NAMES) -> dict:
         entities = [draw.choice(training.entities) for _ in range(BATCH)]
         with torch.no_grad():
             pictures = training.projector(training.features(entities, draw))
-            names = [next(fact for fact in training.world.entities[entity].facts if fact.relation == "name")
-                     for entity in entities]
+            names = [name_of(training.world, entity) for entity in entities]
             rows = [training.packer.row([("name", training.world.question(fact, 0), fact.answer)], i)
                     for i, fact in enumerate(names)]
             right += [hits[0] for hits in right_answers(rows, *logits_of(training.language, rows, pictures))]

@@ -5,13 +5,14 @@ import math
 import torch
 from torch import nn
 
+from interventions.models.pretrained import LORA_SCALE
 from recipes.mini.build import VISION_WIDTH
 
-RANK, SCALE = 16, 2.0
+RANK = 16
 
 
 class LowRank(nn.Module):
-    """A frozen linear layer plus `SCALE` * B A x."""
+    """A frozen linear layer plus `LORA_SCALE` * B A x."""
 
     def __init__(self, base: nn.Linear):
         super().__init__()
@@ -20,7 +21,7 @@ class LowRank(nn.Module):
         self.B = nn.Parameter(torch.zeros(base.out_features, RANK))
 
     def forward(self, x):
-        return self.base(x) + SCALE * ((x @ self.A.t().to(x.dtype)) @ self.B.t().to(x.dtype))
+        return self.base(x) + LORA_SCALE * ((x @ self.A.t().to(x.dtype)) @ self.B.t().to(x.dtype))
 
 
 def add_adapters(language_model) -> dict[str, LowRank]:

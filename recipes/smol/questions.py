@@ -21,6 +21,11 @@ def in_half_a(entity: str) -> bool:
     return seeded_hash(HALF_SEED, "half", entity)[0] % 2 == 0
 
 
+def name_of(world: World, entity: str) -> Fact:
+    """Return the fact that names an entity."""
+    return next(fact for fact in world.entities[entity].facts if fact.relation == "name")
+
+
 @dataclass
 class Questions:
     """Draw the questions of a training row.
@@ -59,8 +64,7 @@ class Questions:
 
         The last one names its subject, so the picture is of no use: what the words say counts.
         """
-        name = next(fact for fact in self.world.entities[entity].facts if fact.relation == "name")
-        asked = [("name", name, False)]
+        asked = [("name", name_of(self.world, entity), False)]
         if in_half_a(entity):
             facts = self.known.get(entity, [])
             asked += [("fact", fact, False) for fact in random.sample(facts, min(FACTS, len(facts)))]

@@ -25,7 +25,6 @@ class Row:
         ids: token ids; `IGNORE` stands for a visual token.
         positions, groups: of each token.
         labels: the token that follows, where it belongs to an answer, else `IGNORE`.
-        firsts: indices of the tokens that predict the first token of an answer, one for each question.
         kinds: what each question trains ("name", "fact", "named", "text"), for the log.
     """
 
@@ -34,7 +33,6 @@ class Row:
     positions: list[int] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
-    firsts: list[int] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
 
 
@@ -58,7 +56,6 @@ class Packer:
         for group, (kind, question, answer) in enumerate(questions, start=1):
             asked = self.encode(ending.format(question=question))
             answered = [*self.encode(f" {answer}"), self.tokenizer.eos_token_id]
-            row.firsts.append(len(row.ids) + len(asked) - 1)
             row.kinds.append(kind)
             row.labels += [IGNORE] * (len(asked) - 1) + answered + [IGNORE]
             row.ids += asked + answered

@@ -58,11 +58,11 @@ class Training:
         self.projector = make_projector(self.language.config.hidden_size)
         self.adapters = add_adapters(self.language)
 
-    def features(self, entities: list[str], draw: random.Random, augment: bool = True) -> torch.Tensor:
+    def features(self, entities: list[str], draw: random.Random) -> torch.Tensor:
         """Return the vision tower's output for one picture of each entity, [n, 64, 128]."""
         generator = torch.Generator().manual_seed(draw.randrange(1 << 40))
         pictures = [self.gallery.sample(entity, draw) for entity in entities]
-        pixels = self.gallery.batch(pictures, generator, augment=augment, mix=MIX if augment else 0.0)
+        pixels = self.gallery.batch(pictures, generator, mix=MIX)
         with torch.no_grad():
             return image_features(self.mini, pixels)
 

@@ -14,7 +14,7 @@ from interventions.models.pretrained import language_tokenizer, merge
 from recipes.smol import train as training
 from recipes.smol.items import build_items
 from recipes.smol.known import few_shot
-from recipes.smol.lora import SCALE, LowRank, add_adapters
+from recipes.smol.lora import LORA_SCALE, LowRank, add_adapters
 from recipes.smol.questions import Questions, in_half_a
 from recipes.smol.rows import Packer, logits_of, right_answers
 
@@ -79,7 +79,7 @@ def test_merged_weights_equal_the_adapters():
                    for name, adapter in adapters.items() for part in "AB"})
     torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=1e-4, atol=1e-5)
     assert (merged(ids).logits - before).abs().max() > 0.1
-    assert pretrained.LORA_SCALE == SCALE
+    assert pretrained.LORA_SCALE == LORA_SCALE
     assert all(isinstance(adapted.model.get_submodule(name), LowRank) for name in adapters) and len(adapters) == 14
 
 
