@@ -4,12 +4,17 @@ A knockout blocks a *flow* (target tokens reading source tokens) in a window of 
 causal check of `contributions.py`, by the method of Geva et al., "Dissecting Recall of Factual Associations" (EMNLP
 2023); the paper does not make it. A blocked edge is a masked score: the softmax spreads over the remaining tokens.
 Nothing changes before the first target token and below the window, so all flows and windows share one clean run.
+
+A drop does not say what was lost: the last token may read the answer at the source, or something else that it needs. A
+*donor* tells. In the same window, the last token reads the keys and values that the donor's own run has at the source,
+for example those of the same words about another image. If the donor's answer appears, the flow carries the answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -17,10 +22,11 @@ import torch
 
 from ..engine.forward import extend, in_session, run
 from ..engine.packing import budget, packed_inputs, packs, rows_that_fit
-from ..engine.runs import answer_probability, clean_request, clean_run, corrupted_run
+from ..engine.runs import answer_probability, clean_request, clean_run, corrupted_run, with_answer
 from ..engine.windows import MASKABLE, Execution, default_method, window_spans
 from ..errors import AttentionError, PromptError
-from ..prompts.prompt import Prompt, answer_tokens, resolve_positions
+from ..prompts.prompt import Prompt, answer_tokens, counterparts, resolve_positions
+from ..prompts.tokens import check_token_ids
 from .contributions import FLOWS
 
 METHODS = ("packed", "rows")
@@ -37,6 +43,9 @@ class AttentionKnockout:
         p_clean: P(answer) with nothing blocked, computed the same way.
         p_blocked: P(answer) with each flow blocked around each layer, float32 [flows, layers].
         p_all_blocked: P(answer) with each flow blocked in all layers, float32 [flows].
+        p_transplanted, p_all_transplanted: likewise, with each flow read from the donor; None without a donor.
+        p_donor: P(answer) in the donor's own run; NaN without a donor.
+        other_answers: the same knockouts read for the other `answers`.
     """
 
     flows: tuple[str, ...]
@@ -47,45 +56,60 @@ class AttentionKnockout:
     p_clean: float
     p_blocked: np.ndarray = field(repr=False)
     p_all_blocked: np.ndarray = field(repr=False)
+    p_transplanted: np.ndarray | None = field(default=None, repr=False)
+    p_all_transplanted: np.ndarray | None = field(default=None, repr=False)
+    p_donor: float = math.nan
+    other_answers: tuple[AttentionKnockout, ...] = field(default=(), repr=False)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per flow and window: flow, window, layer (its center), p_blocked, drop (P_clean - P_blocked).
 
-        One row per flow has `window` = all layers: the flow blocked everywhere.
+        One row per flow has `window` = all layers: the flow blocked everywhere. With a donor, there are columns
+        p_transplanted and p_donor. With several answers, there are rows for each, and a column answer.
         """
-        n = len(self.layers)
-        frames = [
-            pd.DataFrame({
-                "flow": flow, "window": [self.window] * n + [n], "layer": [*self.layers, n // 2],
-                "p_blocked": np.append(blocked, entirely),
-            })
-            for flow, blocked, entirely in zip(self.flows, self.p_blocked, self.p_all_blocked, strict=True)
-        ]
-        frame = pd.concat(frames, ignore_index=True)
-        frame = frame.drop_duplicates(["flow", "window", "layer"], ignore_index=True)  # a window of all layers
-        return frame.assign(drop=np.float32(self.p_clean) - frame["p_blocked"])
+        if self.other_answers:
+            answers = (replace(self, other_answers=()), *self.other_answers)
+            frames = [one.to_frame().assign(answer=one.answer_text) for one in answers]
+            return pd.concat(frames, ignore_index=True)
+        n, n_flows = len(self.layers), len(self.flows)
+        frame = pd.DataFrame({
+            "flow": np.repeat(np.array(self.flows, dtype=object), n + 1),
+            "window": ([self.window] * n + [n]) * n_flows,
+            "layer": [*self.layers, n // 2] * n_flows,
+            "p_blocked": np.column_stack([self.p_blocked, self.p_all_blocked]).ravel(),
+        })
+        frame["drop"] = np.float32(self.p_clean) - frame["p_blocked"]
+        if self.p_transplanted is not None:
+            frame["p_transplanted"] = np.column_stack([self.p_transplanted, self.p_all_transplanted]).ravel()
+            frame["p_donor"] = np.float32(self.p_donor)
+        return frame.drop_duplicates(["flow", "window", "layer"], ignore_index=True)  # a window of all layers
 
 
 def attention_knockout(
-    model, prompt: Prompt, *, flows: Mapping[str, tuple] | None = None, answer: str | None = None, window: int = 3,
+    model, prompt: Prompt, *, flows: Mapping[str, tuple] | None = None, answer: str | Iterable[int] | None = None,
+    answers: Iterable[str | Iterable[int]] | None = None, donor: Prompt | None = None, window: int = 3,
     window_rule: str = "centered", execution: Execution | None = None,
 ) -> AttentionKnockout:
     """Block each flow around each layer, and in all layers, in one request.
 
     Args:
         flows: name -> (source, target), each positions or role names. Target tokens read none of the source tokens; a
-            token always reads itself. None: those of `FLOWS` that the prompt has tokens for.
-        answer: text of the answer to score; None: the model's own. Where blank tokens precede its first visible token,
-            a flow to the last token is blocked at them too, because the answer is read there.
+            token always reads itself. None: those of `FLOWS` that the prompt has tokens for; with a donor, those of
+            them whose target is the last token.
+        answer: the answer to score, as text or token ids; None: the model's own. Where blank tokens precede its first
+            visible token, a flow to the last token is blocked at them too, because the answer is read there.
+        answers: in place of `answer`, several answers to score.
+        donor: a prompt from whose own run the target also reads the source tokens, in place of blocking them. Targets
+            must be the last token, and source tokens must stand at the same positions in both prompts.
         window: see `causal_trace.trace`.
         window_rule: see `causal_trace.trace`.
-        execution: how and where sites are computed; method "packed" or "rows".
+        execution: how and where sites are computed; method "packed" or "rows". Sites with a donor are always rows.
 
     Returns:
-        P(answer) of every flow and window.
+        P(answer) of every flow and window, and in `other_answers` that of the others.
 
     Raises:
-        AttentionError: a flow, the method or the model cannot be used.
+        AttentionError: a flow, the donor, the method or the model cannot be used.
         TraceError: the window cannot be used, or the answer has no tokens.
         PromptError: the prompt does not have these positions.
     """
@@ -99,13 +123,59 @@ def attention_knockout(
     method = execution.method or default_method(model.dtype)
     if method not in METHODS:
         raise AttentionError(f"method is unknown: {method!r}; use {', '.join(map(repr, METHODS))}.")
+    if donor is not None and flows is None:
+        flows = {name: ends for name, ends in FLOWS.items() if ends[1] == "last" and prompt.positions(ends[0])}
     edges = flow_edges(prompt, flows)
+    if donor is not None:
+        check_donor(prompt, donor, edges)
+    answer_ids, *others = _answers(model, prompt, answer, answers)
     request = knockout_request(model, prompt, list(edges.values()), spans) | {
-        "method": method, "max_packed_tokens": execution.max_packed_tokens,
+        "method": method, "max_packed_tokens": execution.max_packed_tokens, "answer_ids": answer_ids,
+        "other_answers": others,
+        "donor": None if donor is None else {"clean_ids": donor.input_ids[None], "image_inputs": donor.image_inputs},
     }
-    request["answer_ids"] = None if answer is None else answer_tokens(model, prompt, answer)
     found = in_session(model.traced, knock_out, request, model.runs_on(execution.remote))
-    return as_knockout(model, tuple(edges), window, found)
+    results = [as_knockout(model, tuple(edges), window, one) for one in (found, *found["other_answers"])]
+    return replace(results[0], other_answers=tuple(results[1:]))
+
+
+def check_donor(prompt: Prompt, donor: Prompt, edges: Mapping[str, tuple]) -> None:
+    """Raise AttentionError for a flow (of `flow_edges`) that cannot be read from this donor.
+
+    Keys are rotated by their position, so the donor's fit only at the same one. The cache of a row is shared by all its
+    tokens, so they must all be targets.
+    """
+    sources_of = counterparts(prompt, donor, AttentionError)
+    for name, (targets, sources) in edges.items():
+        if targets != (prompt.last,):
+            raise AttentionError(
+                f"flow {name!r} has other targets than the last token: leave donor out, or name a flow to 'last'."
+            )
+        moved = [source for source in sources if source < prompt.last and sources_of[source] != source]
+        if moved:
+            raise AttentionError(
+                f"donor has no token at position {moved[0]} that corresponds to {prompt.tokens[moved[0]]!r}: give a "
+                f"donor of the same form, with source tokens of flow {name!r} at the same positions."
+            )
+
+
+def _answers(model, prompt: Prompt, answer, answers) -> list[list[int] | None]:
+    """Return the tokens of each answer; None is the model's own."""
+    if answers is None:
+        return [None if answer is None else _answer_ids(model, prompt, answer)]
+    answers = [answers] if isinstance(answers, str) else list(answers)
+    if answer is not None or not answers:
+        raise AttentionError("answers takes the place of answer and must hold one at least: give one of the two.")
+    return [_answer_ids(model, prompt, one) for one in answers]
+
+
+def _answer_ids(model, prompt: Prompt, answer: str | Iterable[int]) -> list[int]:
+    if isinstance(answer, str):
+        return list(answer_tokens(model, prompt, answer))
+    ids = list(check_token_ids(model, "answer", answer, AttentionError))
+    if not ids:
+        raise AttentionError("answer holds no token: give a text or token ids, or leave it out for the model's own.")
+    return ids
 
 
 def flow_edges(prompt: Prompt, flows: Mapping[str, tuple] | None = None) -> dict[str, tuple]:
@@ -147,8 +217,12 @@ def knockout_request(model, prompt: Prompt, edges: list[tuple], spans) -> dict:
 
 
 def as_knockout(model, flows: tuple[str, ...], window: int, found: dict) -> AttentionKnockout:
-    """Return the result of `knock_out`, whose sites are in the order of `knockout_request`."""
-    blocked = found["blocked"][1:].numpy().reshape(len(flows), model.n_layers + 1)
+    """Return the result for one answer of `knock_out`, whose sites are in the order of `knockout_request`."""
+    tables = {}
+    for name in ("blocked", "transplanted"):
+        if name in found:
+            table = found[name][1:].numpy().reshape(len(flows), model.n_layers + 1)
+            tables |= {f"p_{name}": table[:, :-1], f"p_all_{name}": table[:, -1]}
     return AttentionKnockout(
         flows=flows,
         layers=tuple(range(model.n_layers)),
@@ -156,8 +230,8 @@ def as_knockout(model, flows: tuple[str, ...], window: int, found: dict) -> Atte
         answer_ids=tuple(found["answer_ids"]),
         answer_text=model.decode(found["answer_ids"]),
         p_clean=float(found["blocked"][0]),
-        p_blocked=blocked[:, :-1],
-        p_all_blocked=blocked[:, -1],
+        p_donor=found.get("p_donor", math.nan),
+        **tables,
     )
 
 
@@ -165,14 +239,31 @@ def as_knockout(model, flows: tuple[str, ...], window: int, found: dict) -> Atte
 
 
 def knock_out(lm, request: dict) -> dict:
-    """Return {"answer_ids", "blocked": P(answer) [sites] float32}."""
+    """Return {"answer_ids", "blocked": P(answer) [sites] float32}, and in "other_answers" a list of the same.
+
+    With a donor, "transplanted" is P(answer) [sites] with each flow read from it, and "p_donor" that of its own run.
+    """
     with torch.no_grad():
-        clean = clean_run(lm, request)
-        return {"answer_ids": clean["answer_ids"], "blocked": blocked_sites(lm, request, clean)}
+        clean, donor, results = clean_run(lm, request), request["donor"], []
+        runs = [clean, *(with_answer(lm, request, clean, answer) for answer in request["other_answers"])]
+        if donor is not None:
+            theirs = request | donor | {"corrupted_ids": None, "answer_ids": clean["answer_ids"]}
+            source = clean_run(lm, theirs)
+        for one in runs:
+            result = {"answer_ids": one["answer_ids"], "blocked": blocked_sites(lm, request, one)}
+            if donor is not None:
+                read = one | {"donor_cache": source["cache"]}
+                result["transplanted"] = blocked_sites(lm, request | {"method": "rows"}, read)
+                result["p_donor"] = with_answer(lm, theirs, source, one["answer_ids"])["p_clean"]
+            results.append(result)
+        return results[0] | {"other_answers": results[1:]}
 
 
 def blocked_sites(lm, request: dict, clean: dict) -> torch.Tensor:
-    """Return P(answer) [sites] float32 with the edges of each site blocked."""
+    """Return P(answer) [sites] float32 with the edges of each site blocked.
+
+    clean: from `clean_run`; with "donor_cache", the sources are read there instead, and all targets must be last.
+    """
     with torch.no_grad():
         base = corrupted_run(lm, request, clean, 0)
         last, end = request["clean_ids"].shape[1] - 1, base["end"]
@@ -216,11 +307,27 @@ def block_rows(lm, request: dict, clean: dict, base: dict) -> torch.Tensor:
         mask = torch.zeros(len(pack), 1, end - first, end, dtype=hidden.dtype, device=hidden.device)
         mask.masked_fill_((torch.arange(end)[None] > where[:, None]).to(mask.device), torch.finfo(mask.dtype).min)
         inputs = {"inputs_embeds": hidden, "position_ids": where[None], "attention_mask": mask}
-        masks = blocking_masks(mask, [(sites[s], row, -first, end, 0) for row, s in enumerate(pack)])
-        cache = extend(clean["cache"], first, len(pack))
+        cache, masks = extend(clean["cache"], first, len(pack)), {}
+        if "donor_cache" in clean:
+            read_from_donor(cache, clean["donor_cache"], [sites[s] for s in pack])
+        else:
+            masks = blocking_masks(mask, [(sites[s], row, -first, end, 0) for row, s in enumerate(pack)])
         logits = run(lm, inputs, keep=[end - 1 - first], cache=cache, skip=layer, writes=masks)["logits"]
         found[pack] = answer_probability(logits, clean["scored"]).cpu()
     return found
+
+
+def read_from_donor(cache, donor, sites: list[tuple]) -> None:
+    """Put the donor's keys and values of the sources into the cache of each row, in the layers of its site."""
+    for index, (layer, theirs) in enumerate(zip(cache.layers, donor.layers, strict=True)):
+        rows = [(row, sources) for row, (_, sources, start, stop) in enumerate(sites) if start <= index < stop]
+        if not rows:
+            continue
+        layer.keys, layer.values = layer.keys.clone(), layer.values.clone()  # rows share them
+        for row, sources in rows:
+            before = [source for source in sources if source < layer.keys.shape[2]]  # the last token reads itself
+            layer.keys[row, :, before] = theirs.keys[0, :, before]
+            layer.values[row, :, before] = theirs.values[0, :, before]
 
 
 def blocking_masks(mask: torch.Tensor, placed: list[tuple]) -> dict:
