@@ -12,8 +12,8 @@ import pandas as pd
 
 from ..reports.record import Claim
 from ..statistics import Number
+from ..studies.transplant import BOTH, CANNOT_SAY, CARRIES, PRESENT, strongest
 from ..tracing.causal_trace import KIND_NAMES
-from ..tracing.transplant import BOTH, CANNOT_SAY, CARRIES, PRESENT, strongest
 from .common import number_of
 
 Shares = Mapping[str, pd.DataFrame]

@@ -25,12 +25,13 @@ from ..studies.parameters import (
     window_list,
     window_sentence,
 )
+from ..studies.transplant import transplant_shares
 from ..testbed import TestBed, load_testbed
 from .causal_trace import KINDS
 from .examples import first_used
 from .precision import DTYPES, REFERENCE
 from .study import TraceStudy
-from .transplant import COLUMNS, transplant_shares, transplant_study
+from .transplant import COLUMNS, transplant_study
 
 # Pydantic reads the values of a Literal from a tuple.
 # pyright: reportInvalidTypeForm=false

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from interventions.claims.transplant import transplant_claims, transplant_numbers, transplant_table
-from interventions.tracing.transplant import BOTH, CANNOT_SAY, CARRIES, COLUMNS, TAKES_AWAY, transplant_shares
+from interventions.studies.transplant import BOTH, CANNOT_SAY, CARRIES, TAKES_AWAY, transplant_shares
+from interventions.tracing.transplant import COLUMNS
 
 
 def shares(fact: float, word: float, part: str = "known", kinds=("mlp", "attention"), n: int = 20) -> pd.DataFrame:

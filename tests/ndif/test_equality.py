@@ -21,8 +21,8 @@ from interventions.editing.evaluation import evaluate, questions_about, referenc
 from interventions.engine.runs import own_answer
 from interventions.engine.windows import Execution
 from interventions.errors import EditError, NoGradientError
+from interventions.studies.transplant import other_items
 from interventions.tracing.causal_trace import Scoring
-from interventions.tracing.transplant import other_items
 
 CLOSE = 1e-5  # the tolerance, in probability
 NAMES = ("mini", "mini-bunny", "mini-text")  # Llama with CLIP, Phi with SigLIP, a language model

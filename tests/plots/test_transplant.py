@@ -5,7 +5,8 @@ import pandas as pd
 from figures import text_problems
 
 from interventions.plots.transplant import LINES, shares_by_layer
-from interventions.tracing.transplant import COLUMNS, transplant_shares
+from interventions.studies.transplant import transplant_shares
+from interventions.tracing.transplant import COLUMNS
 
 
 def shares(parts=("known", "movies"), kinds=("mlp", "attention")) -> pd.DataFrame:

@@ -9,21 +9,21 @@ import pytest
 from answering import renamed
 
 import interventions.tracing.transplant as module
+from interventions.studies import transplant as shared
 from interventions.studies.loop import RunOptions
-from interventions.testbed import Item
-from interventions.tracing.study import trace_study
-from interventions.tracing.transplant import (
+from interventions.studies.transplant import (
     BOTH,
     CANNOT_SAY,
     CARRIES,
-    COLUMNS,
     TAKES_AWAY,
     other_items,
     strongest,
     transplant_shares,
-    transplant_study,
     verdict,
 )
+from interventions.testbed import Item
+from interventions.tracing.study import trace_study
+from interventions.tracing.transplant import COLUMNS, transplant_study
 
 LAYER = 1  # of the MLP that has the effect, in both models
 KINDS = ("mlp", "attention", "hidden")
@@ -141,7 +141,7 @@ def test_without_another_item_there_is_no_row(models, items, tmp_path):
 def test_answers_with_the_same_first_token_are_not_compared(models, items, tmp_path, monkeypatch):
     """P(own) and P(other) would be one number."""
     study = trace_study(models["writes"], items[:1], window=1, kinds="mlp", only_read=True, run=RunOptions(tmp_path))
-    monkeypatch.setattr(module, "scored_part", lambda ids, blank_ids, sequence: ([], [7]))
+    monkeypatch.setattr(shared, "scored_part", lambda ids, blank_ids, sequence: ([], [7]))
     assert transplant_study(models["writes"], items, study, run=RunOptions(tmp_path)).empty
 
 
