@@ -33,7 +33,8 @@ ROWS = 4
 @torch.no_grad()
 def plain_forward(subject):
     """The logits of the last token."""
-    inputs = forward.prompt_inputs(subject.prompt.input_ids[None], subject.prompt.image_inputs)
+    prompt = subject.prompt
+    inputs = forward.prompt_inputs(prompt.input_ids[None], prompt.position_ids, prompt.image_inputs)
     return subject.model.module(**inputs, logits_to_keep=1).logits
 
 
@@ -65,7 +66,7 @@ def eager(subject):
         layer.self_attn.v_proj.register_forward_hook(lambda _, __, output: values.append(output[0]))
         for layer in subject.decoder.layers
     ]
-    inputs = forward.prompt_inputs(prompt.input_ids[None], prompt.image_inputs)
+    inputs = forward.prompt_inputs(prompt.input_ids[None], prompt.position_ids, prompt.image_inputs)
     weights = model.module(**inputs, output_attentions=True, logits_to_keep=1).attentions
     for handle in handles:
         handle.remove()

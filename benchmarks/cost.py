@@ -131,8 +131,8 @@ def estimate(
     if questions < 1 or question.positions < 1 or question.before < 1:
         raise CostError("questions, positions and before must be at least 1: they count questions and tokens.")
     name, config = _named(model)
-    if family_row(config, name).tiled:
-        raise CostError(f"model {name!r} cuts images into as many tiles as they are large, which is not counted here.")
+    if family_row(config, name).model_type not in (config.get_text_config().model_type, "llava"):
+        raise CostError(f"model {name!r} has as many visual tokens as its image is large, which is not counted here.")
     device = find_device(device) if isinstance(device, str) else device
     arch, size = architecture(config), dtype.itemsize
     try:

@@ -48,7 +48,7 @@ def value_by_hooks(
     decoder = model.module.get_submodule(model.family.language_model)
     module = decoder.layers[layer].mlp.get_submodule(model.family.w_proj)
     ids = torch.cat([prompt.input_ids, torch.tensor(target_ids[:-1], dtype=torch.long)])[None]
-    inputs, n = prompt_inputs(ids, prompt.image_inputs), len(target_ids)
+    inputs, n = prompt_inputs(ids, prompt.position_ids, prompt.image_inputs), len(target_ids)
     change, start = torch.zeros(model.hidden_size, requires_grad=True), None
     adam = torch.optim.Adam([change], lr=optimizer.learning_rate)
 

@@ -17,7 +17,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from interventions.models.families import count_image_tokens, family_of
+from interventions.models.families import family_of
 from interventions.models.model import VisionLanguageModel
 
 from .cost import FIT
@@ -46,7 +46,7 @@ def meta_row(name: str) -> dict:
         "layers": model.n_layers,
         "W_proj": shapes["mlp.down_proj"],
         "W_o": shapes["self_attn.o_proj"],
-        "visual tokens": count_image_tokens(config) if model.is_multimodal else 0,
+        "visual tokens": model.n_image_tokens,
         "parameters": sum(weight.numel() for weight in model.module.parameters()),
     }
 

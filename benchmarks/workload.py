@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from interventions.engine import packing
 from interventions.engine.packing import packs
 from interventions.engine.windows import window_spans
-from interventions.models.families import count_image_tokens, family_of
+from interventions.models.families import family_of
 from interventions.tracing.causal_trace import METHODS
 
 from .published import skeleton
@@ -52,6 +52,13 @@ class Architecture:
     def image_flops(self) -> float:
         scores = 4 * self.vision_width * self.vision_tokens**2 * self.vision_layers
         return 2 * (self.vision_tokens * self.vision + self.visual * self.projector) + scores
+
+
+def count_image_tokens(config) -> int:
+    """The visual tokens of an image in a LLaVA: patches, plus the class token if the encoder has and keeps one."""
+    vision = config.vision_config
+    kept = vision.model_type.startswith("clip") and config.vision_feature_select_strategy != "default"
+    return (vision.image_size // vision.patch_size) ** 2 + int(kept)
 
 
 def architecture(config) -> Architecture:

@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..engine.forward import Reads, UnreachedEdit, extend, in_session, prompt_inputs, run
+from ..engine.forward import Reads, UnreachedEdit, extend, in_session, positions_at, prompt_inputs, run
+from ..engine.runs import check_causal, image_writes, prompt_request
 from ..errors import AttentionError, PromptError
 from ..prompts.prompt import Prompt, resolve_positions
 
@@ -94,10 +95,8 @@ def attention_contributions(
     for name in also:
         if name not in EXTRAS:
             raise AttentionError(f"also names {name!r}: use {', '.join(map(repr, EXTRAS))}.")
-    request = {
-        "input_ids": prompt.input_ids[None], "image_inputs": prompt.image_inputs,
-        "queries": queries, "keys": keys, "layers": layers, "also": also,
-    }
+    check_causal(model, prompt, min(queries))
+    request = prompt_request(prompt) | {"queries": queries, "keys": keys, "layers": layers, "also": also}
     try:
         found = in_session(model.traced, read_contributions, request, model.runs_on(remote))
     except UnreachedEdit as error:
@@ -130,12 +129,12 @@ def _positions(prompt: Prompt, positions, name: str) -> tuple[int, ...]:
 def read_contributions(lm, request: dict) -> dict:
     """Run one forward; return {"norms" and the names of `also`: float32 CPU tensors}, see `AttentionContributions`.
 
-    request: input_ids [1, T], image_inputs, queries, keys (positions), layers (indices), also.
+    request: clean_ids [1, T], positions, image_inputs, queries, keys (positions), layers (indices), also.
     """
     with torch.no_grad():
-        ids = request["input_ids"]
+        ids = request["clean_ids"]
         found = run(
-            lm, prompt_inputs(ids, request["image_inputs"]), keep=[ids.shape[1] - 1],
+            lm, prompt_inputs(ids, request["positions"], request["image_inputs"]), keep=[ids.shape[1] - 1],
             reads=Reads(queries=torch.tensor(request["queries"])), stop=request["layers"][-1] + 1,
         )
         return contributions(found["attention_calls"], request)
@@ -145,12 +144,13 @@ def contributions_from_cache(lm, request: dict, clean: dict) -> dict:
     """Return the same from a clean run (`engine.runs.clean_run`): only tokens from the first query on run again."""
     with torch.no_grad():
         ids, first = request["clean_ids"], min(request["queries"])
+        where = torch.arange(first, ids.shape[1])
         inputs = {
-            "inputs_embeds": clean["embeddings"][:, first:],
-            "position_ids": torch.arange(first, ids.shape[1])[None],
+            "inputs_embeds": clean["embeddings"][:, first:], "position_ids": positions_at(request["positions"], where),
         }
         found = run(
             lm, inputs, keep=[ids.shape[1] - 1 - first], cache=extend(clean["cache"], first),
+            writes=image_writes(request, clean, ids, where),
             reads=Reads(queries=torch.tensor(request["queries"]) - first), stop=request["layers"][-1] + 1,
         )
         return contributions(found["attention_calls"], request)

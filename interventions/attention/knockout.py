@@ -20,9 +20,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..engine.forward import extend, in_session, run
+from ..engine.forward import extend, in_session, positions_at, run
 from ..engine.packing import budget, packed_inputs, packs, rows_that_fit
-from ..engine.runs import answer_probability, clean_request, clean_run, corrupted_run, with_answer
+from ..engine.runs import (
+    answer_probability,
+    clean_request,
+    clean_run,
+    corrupted_run,
+    image_writes,
+    prompt_request,
+    with_answer,
+)
 from ..engine.windows import MASKABLE, Execution, default_method, window_spans
 from ..errors import AttentionError, PromptError
 from ..prompts.prompt import Prompt, answer_tokens, counterparts, resolve_positions
@@ -132,7 +140,7 @@ def attention_knockout(
     request = knockout_request(model, prompt, list(edges.values()), spans) | {
         "method": method, "max_packed_tokens": execution.max_packed_tokens, "answer_ids": answer_ids,
         "other_answers": others,
-        "donor": None if donor is None else {"clean_ids": donor.input_ids[None], "image_inputs": donor.image_inputs},
+        "donor": None if donor is None else prompt_request(donor),
     }
     found = in_session(model.traced, knock_out, request, model.runs_on(execution.remote))
     results = [as_knockout(model, tuple(edges), window, one) for one in (found, *found["other_answers"])]
@@ -151,7 +159,12 @@ def check_donor(prompt: Prompt, donor: Prompt, edges: Mapping[str, tuple]) -> No
             raise AttentionError(
                 f"flow {name!r} has other targets than the last token: leave donor out, or name a flow to 'last'."
             )
-        moved = [source for source in sources if source < prompt.last and sources_of[source] != source]
+        moved = [
+            source for source in sources if source < prompt.last and (
+                sources_of[source] != source
+                or not torch.equal(prompt.position_ids[:, source], donor.position_ids[:, source])
+            )
+        ]
         if moved:
             raise AttentionError(
                 f"donor has no token at position {moved[0]} that corresponds to {prompt.tokens[moved[0]]!r}: give a "
@@ -211,7 +224,8 @@ def knockout_request(model, prompt: Prompt, edges: list[tuple], spans) -> dict:
     for targets, sources in edges:
         sites += [(targets, sources, *span) for span in [*spans, (0, model.n_layers)]]
     return clean_request(model, prompt, min(min(targets) for targets, _ in edges)) | {
-        "corrupted_ids": prompt.input_ids[None],  # the run that is intervened on is the clean one
+        # The run that is intervened on is the clean one.
+        "corrupted_ids": prompt.input_ids[None], "corrupted_positions": prompt.position_ids,
         "noise": None, "sites": sites,
     }
 
@@ -283,15 +297,17 @@ def block_packed(lm, request: dict, clean: dict, base: dict) -> torch.Tensor:
     found = torch.zeros(len(sites))
     for pack in packs(sites, costs, most):
         layer, segments = sites[pack[0]][2], [begins[s] for s in pack]
-        inputs, offsets = packed_inputs(base["hidden"][layer], request["first"], segments, [end] * len(pack))
+        hidden, ends = base["hidden"][layer], [end] * len(pack)
+        inputs, offsets, places = packed_inputs(hidden, request["positions"], request["first"], segments, ends)
         placed = [
             (sites[s], 0, offset - begins[s], begins[s], max(segments) + offset - begins[s])
             for s, offset in zip(pack, offsets, strict=True)
         ]
-        masks = blocking_masks(inputs["attention_mask"], placed)
+        writes = image_writes(request, clean, base["ids"], places, layer)
+        writes |= blocking_masks(inputs["attention_mask"], placed)
         keep = torch.tensor([offset + end - 1 - begin for offset, begin in zip(offsets, segments, strict=True)])
         cache = extend(base["cache"], max(segments))
-        logits = run(lm, inputs, keep=keep, cache=cache, skip=layer, trim=True, writes=masks)["logits"]
+        logits = run(lm, inputs, keep=keep, cache=cache, skip=layer, trim=True, writes=writes)["logits"]
         found[pack] = answer_probability(logits[0][:, None], clean["scored"]).cpu()
     return found
 
@@ -306,13 +322,15 @@ def block_rows(lm, request: dict, clean: dict, base: dict) -> torch.Tensor:
         hidden = base["hidden"][layer].expand(len(pack), -1, -1)
         mask = torch.zeros(len(pack), 1, end - first, end, dtype=hidden.dtype, device=hidden.device)
         mask.masked_fill_((torch.arange(end)[None] > where[:, None]).to(mask.device), torch.finfo(mask.dtype).min)
-        inputs = {"inputs_embeds": hidden, "position_ids": where[None], "attention_mask": mask}
-        cache, masks = extend(clean["cache"], first, len(pack)), {}
+        placed = positions_at(request["positions"], where)
+        inputs = {"inputs_embeds": hidden, "position_ids": placed, "attention_mask": mask}
+        cache, writes = extend(clean["cache"], first, len(pack)), {}
         if "donor_cache" in clean:
             read_from_donor(cache, clean["donor_cache"], [sites[s] for s in pack])
         else:
-            masks = blocking_masks(mask, [(sites[s], row, -first, end, 0) for row, s in enumerate(pack)])
-        logits = run(lm, inputs, keep=[end - 1 - first], cache=cache, skip=layer, writes=masks)["logits"]
+            writes = image_writes(request, clean, base["ids"], where, layer, len(pack))
+            writes |= blocking_masks(mask, [(sites[s], row, -first, end, 0) for row, s in enumerate(pack)])
+        logits = run(lm, inputs, keep=[end - 1 - first], cache=cache, skip=layer, writes=writes)["logits"]
         found[pack] = answer_probability(logits, clean["scored"]).cpu()
     return found
 

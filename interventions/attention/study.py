@@ -87,10 +87,10 @@ class AttentionStudy:
 def check_comparable(model: VisionLanguageModel) -> None:
     """Raise AttentionError for a model whose contributions cannot be computed, or compared between images."""
     check_weights(model)
-    if model.family.tiled:
+    if model.n_image_tokens is None:
         raise AttentionError(
-            f"model {model.name!r} cuts an image into a number of tiles that depends on its size, so visual tokens of "
-            "different images do not correspond: name a model that sees an image as one grid."
+            f"model {model.name!r} makes as many visual tokens of an image as it is large, so those of different "
+            "images do not correspond: give image_side, such as 448, to which every picture is then resized."
         )
 
 
@@ -141,7 +141,7 @@ def attention_study(
     questions["knockout_reason"] = [faults.get(name, "") for name in questions["id"]]
     return AttentionStudy(
         contributions=_tables(results, _FLOW_COLUMNS), knockouts=_tables(blocked, _BLOCK_COLUMNS), questions=questions,
-        n_layers=model.n_layers, n_visual=model.n_image_tokens, window=window, model=model.name,
+        n_layers=model.n_layers, n_visual=model.n_image_tokens or 0, window=window, model=model.name,
     )
 
 

@@ -68,7 +68,7 @@ def evaluate(
     known += [(one.answer_ids, one.log_p) for one in references]
     request = _answer_settings(model) | {
         "questions": [
-            (prompt.input_ids[None], image, *answer)
+            (prompt.input_ids[None], prompt.position_ids, image, *answer)
             for prompt, image, answer in zip(prompts, sent_once(prompts), known, strict=True)
         ],
     }
@@ -94,7 +94,8 @@ def evaluate(
 def reference(model: VisionLanguageModel, item: Item, protocol: str = "paper") -> Reference:
     """Ask the unedited model an unrelated question. Raises Unusable."""
     prompt = clean_prompt(model, item, Conditions(protocol))
-    request = _answer_settings(model) | {"questions": [(prompt.input_ids[None], prompt.image_inputs, None, None)]}
+    question = (prompt.input_ids[None], prompt.position_ids, prompt.image_inputs, None, None)
+    request = _answer_settings(model) | {"questions": [question]}
     answered = in_session(model.traced, answer_questions, request, model.runs_on(None))
     ids = tuple(answered["answers"][0])
     return Reference(item, prompt, ids, accuracy(model.decode(ids), item), answered["log_p"][0])
@@ -151,18 +152,19 @@ def sent_once(prompts: list[Prompt]) -> list[dict]:
 def answer_questions(lm, request: dict) -> dict:
     """Answer many questions where the weights are.
 
-    request: questions [(input_ids [1, T], image inputs, answer ids or None, log_p [V] before or None)], eos_token_ids,
-    max_answer_tokens. Returns lists by question: p (of the given answer), unchanged (the given answer, its end
-    included, is what the model says), answers (None if unchanged), kl, log_p (where no answer is given).
+    request: questions [(input_ids [1, T], positions, image inputs, answer ids or None, log_p [V] before or None)],
+    eos_token_ids, max_answer_tokens. Returns lists by question: p (of the given answer), unchanged (the given answer,
+    its end included, is what the model says), answers (None if unchanged), kl, log_p (where no answer is given).
     """
     columns = {name: [] for name in ("p", "unchanged", "answers", "kl", "log_p")}
     with torch.no_grad():
-        for ids, image_inputs, answer, before in request["questions"]:
+        for ids, positions, image_inputs, answer, before in request["questions"]:
             given = list(answer or ())
             whole = torch.cat([ids, torch.tensor([given], dtype=torch.long)], dim=1)
             n = ids.shape[1]
             keep = torch.arange(n - 1, whole.shape[1])
-            forward = run(lm, prompt_inputs(whole, image_inputs), keep=keep, cache=DynamicCache(), reads=Reads("cache"))
+            inputs = prompt_inputs(whole, positions, image_inputs)
+            forward = run(lm, inputs, keep=keep, cache=DynamicCache(), reads=Reads("cache"))
             cache, logits = extend(forward["cache"], n), forward["logits"]  # [1, answer + 1, V]
             likeliest = logits[0].argmax(-1).tolist()
             # An answer ends before an end token; one that would be empty is that token itself, as in `clean_run`.
@@ -177,7 +179,7 @@ def answer_questions(lm, request: dict) -> dict:
             columns["log_p"].append(log_p if answer is None else None)
             columns["answers"].append(
                 None if unchanged else
-                decode(lm, cache, logits[:, :1], request["eos_token_ids"], request["max_answer_tokens"])
+                decode(lm, cache, logits[:, :1], positions, request["eos_token_ids"], request["max_answer_tokens"])
                 or likeliest[:1]
             )
     return columns

@@ -122,8 +122,8 @@ def _train(
     model, prompt: Prompt, target_ids: list[int], settings: FineTuning, weights: list, before: list
 ) -> list[float]:  # pyright: ignore[reportReturnType]
     """Train the weights, and return the losses before each step and at the end."""
-    embeddings = _layer_inputs(model, prompt, target_ids)
-    keep = torch.arange(len(prompt) - 1, embeddings.shape[1])  # indices on the CPU fit weights on any device
+    inputs = _training_inputs(model, prompt, target_ids)
+    keep = torch.arange(len(target_ids)) + len(prompt) - 1  # indices on the CPU fit weights on any device
     trained = [weight if weight.dtype.itemsize >= 4 else weight.detach().float() for weight in weights]
     adam = torch.optim.Adam(trained, lr=settings.learning_rate)
     for weight in weights:
@@ -132,7 +132,7 @@ def _train(
     for step in range(settings.steps + 1):
         last = step == settings.steps
         with torch.set_grad_enabled(not last):
-            logits = model.module(inputs_embeds=embeddings, logits_to_keep=keep, use_cache=False).logits[0]
+            logits = model.module(**inputs, logits_to_keep=keep, use_cache=False).logits[0]
             log_p = logits.float().log_softmax(-1)
             loss = -log_p[torch.arange(len(target_ids)), torch.tensor(target_ids)].sum()
         losses.append(loss.item())
@@ -161,20 +161,27 @@ def _step_within(adam, epsilon: float, trained: list, weights: list, before: lis
 
 
 @torch.no_grad()
-def _layer_inputs(model: VisionLanguageModel, prompt: Prompt, target_ids: list[int]) -> torch.Tensor:
-    """The input of the first language layer [1, T + targets - 1, d], which training does not change."""
+def _training_inputs(model: VisionLanguageModel, prompt: Prompt, target_ids: list[int]) -> dict:
+    """The inputs of every step: those of the first language layer, which training does not change.
+
+    A model that adds features of the image in later layers (DeepStack) reads the picture at every step.
+    """
+    ids = torch.cat([prompt.input_ids, torch.tensor(target_ids[:-1], dtype=torch.long)])[None]
+    whole = prompt_inputs(ids, prompt.position_ids, prompt.image_inputs)
+    whole = {name: value.to(model.device) for name, value in whole.items()}
+    if model.image_layers and prompt.visual:
+        return whole
     seen = []
     first = _decoder_layers(model)[0]
     handle = first.register_forward_pre_hook(
         lambda _, args, named: seen.append(args[0] if args else named["hidden_states"]), with_kwargs=True
     )
-    ids = torch.cat([prompt.input_ids, torch.tensor(target_ids[:-1], dtype=torch.long)])[None]
-    inputs = {name: value.to(model.device) for name, value in prompt_inputs(ids, prompt.image_inputs).items()}
     try:
-        model.module(**inputs, logits_to_keep=1, use_cache=False)
+        model.module(**whole, logits_to_keep=1, use_cache=False)
     finally:
         handle.remove()
-    return seen[0]
+    kept = {name: value for name, value in whole.items() if name in ("position_ids", "token_type_ids")}
+    return {"inputs_embeds": seen[0]} | kept
 
 
 def _decoder_layers(model: VisionLanguageModel) -> torch.nn.ModuleList:

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 import torch
 from transformers import DynamicCache
 
-from ..engine.forward import Reads, extend, in_sandbox, in_session, prompt_inputs, run
-from ..engine.runs import clean_request, scored_part
+from ..engine.forward import Reads, extend, in_sandbox, in_session, positions_at, prompt_inputs, run
+from ..engine.runs import clean_request, image_writes, scored_part
 from ..errors import DivergedError, EditError, NoGradientError
 from ..prompts.prompt import Prompt, answer_tokens
 
@@ -170,17 +170,19 @@ def optimize(lm, request: dict) -> dict:
     keep = torch.arange(ids.shape[1] - len(target), ids.shape[1])
     with torch.no_grad():
         clean = run(
-            lm, prompt_inputs(ids, request["image_inputs"]), keep=keep, cache=DynamicCache(),
-            reads=Reads("hidden", "keys", "mlp", "cache", start=first),
+            lm, prompt_inputs(ids, request["positions"], request["image_inputs"]), keep=keep, cache=DynamicCache(),
+            reads=Reads("hidden", "keys", "mlp", "cache", start=first, image_layers=request["image_layers"]),
         )
     start = clean["mlp"][layer][0, 0].float()
     value = start.clone().requires_grad_()
     adam = torch.optim.Adam([value], lr=request["learning_rate"])
-    inputs = {"inputs_embeds": clean["hidden"][skip], "position_ids": torch.arange(first, ids.shape[1])[None]}
+    where = torch.arange(first, ids.shape[1])
+    inputs = {"inputs_embeds": clean["hidden"][skip], "position_ids": positions_at(request["positions"], where)}
+    always = image_writes(request, clean, ids, where, skip)
     at_token = torch.tensor([0])
     losses, probabilities = [], []
     for step in range(request["steps"] + 1):
-        writes = {(layer, "mlp"): (at_token, at_token, value[None])}
+        writes = always | {(layer, "mlp"): (at_token, at_token, value[None])}
         last = step == request["steps"]
         with torch.set_grad_enabled(not last):
             logits = run(
@@ -227,7 +229,8 @@ def read_at_token(lm, request: dict) -> dict:
     """Run `read_values` where the weights are."""
     with torch.no_grad():
         result = run(
-            lm, prompt_inputs(request["clean_ids"], request["image_inputs"]), keep=[request["clean_ids"].shape[1] - 1],
+            lm, prompt_inputs(request["clean_ids"], request["positions"], request["image_inputs"]),
+            keep=[request["clean_ids"].shape[1] - 1],
             reads=Reads("keys", start=request["first"]), stop=request["until"] + 1,
         )
     tensors = {"key": result["keys"][request["layer"]][0, 0], "output": result["output"][0, request["first"]]}

@@ -69,10 +69,13 @@ class Reads:
             len(queries), head size], after the rotary embedding, times the scaling; keys and values [B, key heads, all
             tokens, head size]; W_o [d, heads x head size]).
         embed: with "embeddings", other token ids [1, n] to embed, as "embedded" [1, n, d].
+        image_layers: path of a decoder whose first layers add features of the image to the visual tokens, which are
+            read as "image_added": a list, by layer, of [visual tokens, d]. Empty: not read.
     """
 
-    def __init__(self, *names, start=0, queries=None, embed=None):
+    def __init__(self, *names, start=0, queries=None, embed=None, image_layers=""):
         self.names, self.start, self.queries, self.embed = names, start, queries, embed
+        self.image_layers = image_layers
 
 
 def run(
@@ -92,8 +95,8 @@ def run(
         trim: run the last layer's MLP, of which nothing else is read, at the positions `keep` only.
         reads: what is read, see `Reads`.
         writes: {(layer, "mlp", "attention" or "hidden"): (rows [m], positions [m], values [m, d])}, written into the
-            output of the module or of the whole layer, and {(layer, "mask"): additive mask [B, 1, t, keys]}, which that
-            layer's attention takes.
+            output of the module or of the whole layer; {(layer, "image"): the same}, added to the output of the layer;
+            and {(layer, "mask"): additive mask [B, 1, t, keys]}, which that layer's attention takes.
 
     Returns:
         {"logits": [B, len(keep), V]} and what was read.
@@ -109,6 +112,9 @@ def run(
     last, sandboxed = len(lm.layers) - 1, in_sandbox(lm)
     options = {"past_key_values": cache, "use_cache": "cache" in names, "logits_to_keep": keep}
     with lm.trace(**inputs, **options) as tracer:
+        if reads.image_layers:
+            added = lm.get(reads.image_layers).inputs[1]["deepstack_visual_embeds"]
+            record["image_added"] = [values.clone() for values in added]
         for index, layer in enumerate(lm.layers):
             if index < skip:
                 layer.skip(inputs["inputs_embeds"])
@@ -155,6 +161,11 @@ def run(
                     output[rows.to(output.device), positions.to(output.device)] = values.to(output)
                 if trimmed:
                     layer.mlp.output = output  # as it is now: what is done to it later may not arrive
+            if (index, "image") in writes:
+                output = layer.output
+                rows, positions, values = writes[index, "image"]
+                output[rows.to(output.device), positions.to(output.device)] += values.to(output)
+                layer.output = output
             if (index, "hidden") in writes:
                 output = layer.output
                 rows, positions, values = writes[index, "hidden"]
@@ -170,7 +181,7 @@ def run(
         if stop is None:
             if "hidden" in names:
                 record["hidden"].append(lm.layers[last].output[:, start:].clone())
-            record["logits"] = lm.lm_head.output
+            record["logits"] = lm.output.logits  # not the head's own: some models scale them
             if "cache" in names:
                 record["cache"] = lm.output.past_key_values
     return record
@@ -232,8 +243,11 @@ def extend(cache, stop: int, rows: int = 1) -> DynamicCache:
     return fresh
 
 
-def decode(lm, cache, logits, eos_token_ids, limit: int) -> list[int]:
-    """Greedy continuation of a cache, given the logits [1, 1, V] behind it, without the end token."""
+def decode(lm, cache, logits, positions, eos_token_ids, limit: int) -> list[int]:
+    """Greedy continuation of a cache, given the logits [1, 1, V] behind it, without the end token.
+
+    positions: the table of the prompt, whose tokens the cache holds.
+    """
     answer = []
     while len(answer) < limit:
         token = int(logits[0, -1].argmax())
@@ -241,20 +255,51 @@ def decode(lm, cache, logits, eos_token_ids, limit: int) -> list[int]:
             break
         answer.append(token)
         if len(answer) < limit:
-            step = run(lm, {"input_ids": torch.tensor([[token]])}, keep=[0], cache=cache, reads=Reads("cache"))
+            where = positions_at(positions, torch.tensor([positions.shape[1] + len(answer) - 1]))
+            inputs = {"input_ids": torch.tensor([[token]]), "position_ids": where}
+            step = run(lm, inputs, keep=[0], cache=cache, reads=Reads("cache"))
             cache, logits = step["cache"], step["logits"]
     return answer
 
 
 def greedy_answer(lm, request: dict) -> list[int]:
-    """The model's own answer to input_ids [1, T] and image_inputs: its tokens without the end."""
+    """The model's own answer to input_ids [1, T], positions and image_inputs: its tokens without the end."""
     with torch.no_grad():
-        ids = request["input_ids"]
-        inputs = prompt_inputs(ids, request["image_inputs"])
+        ids, positions = request["input_ids"], request["positions"]
+        inputs = prompt_inputs(ids, positions, request["image_inputs"])
         found = run(lm, inputs, keep=[ids.shape[1] - 1], cache=DynamicCache(), reads=Reads("cache"))
-        return decode(lm, found["cache"], found["logits"], request["eos_token_ids"], request["max_answer_tokens"])
+        limit = request["max_answer_tokens"]
+        return decode(lm, found["cache"], found["logits"], positions, request["eos_token_ids"], limit)
 
 
-def prompt_inputs(input_ids, image_inputs: dict) -> dict:
-    """The model's inputs for a whole prompt; image_inputs: those of its picture, none for a text-only one."""
-    return {"input_ids": input_ids} | image_inputs
+def prompt_inputs(input_ids, positions, image_inputs: dict) -> dict:
+    """The model's inputs for a whole prompt.
+
+    Args:
+        input_ids: [1, n], the prompt and perhaps an answer behind it.
+        positions: the prompt's table, see `positions_at`.
+        image_inputs: those of its picture, none for a text-only one.
+    """
+    n = input_ids.shape[1]
+    inputs = {"input_ids": input_ids, "position_ids": positions_at(positions, torch.arange(n))} | image_inputs
+    return inputs | token_types(image_inputs, n)
+
+
+def token_types(image_inputs: dict, n: int) -> dict:
+    """The input that marks the tokens of the image among n tokens, for a model that has one; what follows is text."""
+    if "token_type_ids" not in image_inputs:
+        return {}
+    marks = image_inputs["token_type_ids"][:, :n]
+    return {"token_type_ids": torch.cat([marks, marks.new_zeros(1, n - marks.shape[1])], dim=1)}
+
+
+def positions_at(positions, where) -> torch.Tensor:
+    """The model's `position_ids` for the tokens `where` [t] of a sequence.
+
+    positions: the table [rows, T] of a prompt, one row, or three in a model that counts time, height and width of an
+    image (M-RoPE). Tokens behind the prompt count on from its largest position. Returns [1, t] or [rows, 1, t].
+    """
+    end = positions.shape[1]
+    behind = positions.max() + 1 + where - end
+    picked = torch.where(where < end, positions[:, where.clamp(max=end - 1)], behind)
+    return picked if len(picked) == 1 else picked[:, None]

@@ -12,18 +12,23 @@ from pathlib import PurePosixPath
 import psutil
 import torch
 
+from .forward import positions_at
+
 # Tokens a packed forward: fewer pay overhead, more attend to each other's masked keys.
 CPU_PACKED_TOKENS = 300  # measured on two cores: flat from 200 to 600
 GPU_PACKED_TOKENS = 2048  # measured on an H200: flat from 2048 to 8192
 CGROUP_OF, CGROUPS = "/proc/self/cgroup", "/sys/fs/cgroup"  # Linux only
 
 
-def packed_inputs(hidden, first: int, begins, ends):
+def packed_inputs(hidden, table, first: int, begins, ends):
     """Segments [begin, end) of hidden [1, t, d] (position `first` on) as one sequence behind a shared cache.
+
+    table: positions of the whole sequence, see `forward.positions_at`.
 
     The cache must hold max(begins) positions. A token sees those before its segment's begin, and its own
     segment up to itself. The mask is an additive float: eager attention would silently *add* a boolean one.
-    Returns the model's inputs and the offset of each segment in the sequence.
+    Returns the model's inputs, the offset of each segment in the sequence, and the place of each token [n] in the
+    whole sequence.
     """
     begins, lengths = torch.tensor(begins), torch.tensor(ends) - torch.tensor(begins)
     offsets = lengths.cumsum(0) - lengths
@@ -36,10 +41,10 @@ def packed_inputs(hidden, first: int, begins, ends):
     mask = torch.zeros_like(sees, dtype=hidden.dtype).masked_fill_(~sees, torch.finfo(hidden.dtype).min)
     inputs = {
         "inputs_embeds": hidden[:, where - first],
-        "position_ids": positions[None],
+        "position_ids": positions_at(table, positions),
         "attention_mask": mask[None, None],
     }
-    return inputs, offsets.tolist()
+    return inputs, offsets.tolist(), positions
 
 
 def budget(lm, request: dict, end: int, like: torch.Tensor) -> int:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from ..errors import PromptError
 from ..prompts.corruption import CorruptedPrompt
 from ..prompts.prompt import Prompt
 from ..prompts.tokens import MAX_ANSWER_TOKENS, check_length
-from .forward import Reads, decode, extend, in_session, prompt_inputs, run
+from .forward import Reads, decode, extend, in_session, positions_at, prompt_inputs, run
 
 
 def request_of_both(model, prompt: Prompt, corrupted: CorruptedPrompt) -> dict:
@@ -20,16 +21,20 @@ def request_of_both(model, prompt: Prompt, corrupted: CorruptedPrompt) -> dict:
     noise = corrupted.noise
     return clean_request(model, prompt, corrupted.first_corrupted) | {
         "corrupted_ids": corrupted.input_ids[None],
+        "corrupted_positions": corrupted.position_ids,
         "noise": None if noise is None else (noise.positions, noise.scale, noise.samples, noise.seed),
     }
 
 
 def clean_request(model, prompt: Prompt, first: int) -> dict:
-    """Return the part of a request that describes the clean run: no module recorded, the model's own answer."""
-    return {
-        "clean_ids": prompt.input_ids[None],
-        "image_inputs": prompt.image_inputs,
+    """Return the part of a request that describes the clean run: no module recorded, the model's own answer.
+
+    Raises PromptError, see `check_causal`.
+    """
+    check_causal(model, prompt, first)
+    return prompt_request(prompt) | {
         "image_token_id": -1 if model.image_token_id is None else model.image_token_id,
+        "image_layers": model.image_layers if prompt.visual and first <= prompt.visual[-1] else "",
         "first": first,
         "kinds": (),
         "answer_ids": None,
@@ -38,6 +43,26 @@ def clean_request(model, prompt: Prompt, first: int) -> dict:
         "eos_token_ids": model.eos_token_ids,
         "max_answer_tokens": MAX_ANSWER_TOKENS,
     }
+
+
+def prompt_request(prompt: Prompt) -> dict:
+    """Return the part of a request that describes a prompt: its tokens, their positions, and its picture."""
+    return {
+        "clean_ids": prompt.input_ids[None], "positions": prompt.position_ids, "image_inputs": prompt.image_inputs,
+    }
+
+
+def check_causal(model, prompt: Prompt, first: int) -> None:
+    """Raise PromptError if the tokens from `first` on cannot run behind a cached prefix.
+
+    An image whose tokens see each other both ways would have to run as a whole.
+    """
+    if model.family.image_block and prompt.visual and first <= prompt.visual[-1]:
+        raise PromptError(
+            f"model {model.name!r} lets the tokens of an image see each other both ways, so that only tokens behind "
+            f"the image can be intervened on, and position {first} is not: use a chat format (prompt) with the image "
+            "first, and positions behind it."
+        )
 
 
 def answer_probability(logits: Tensor, answer_ids: Tensor | Iterable[int]) -> Tensor:
@@ -115,11 +140,12 @@ def clean_run(lm, request: dict) -> dict:
     ids = request["clean_ids"]
     clean = run(
         lm,
-        prompt_inputs(ids, request["image_inputs"]),
+        prompt_inputs(ids, request["positions"], request["image_inputs"]),
         keep=[ids.shape[1] - 1],
         cache=DynamicCache(),
         reads=Reads(
-            *request["kinds"], "embeddings", "cache", start=request["first"], embed=request.get("corrupted_ids")
+            *request["kinds"], "embeddings", "cache", start=request["first"], embed=request.get("corrupted_ids"),
+            image_layers=request["image_layers"],
         ),
     )
     clean |= {"first": request["first"], "first_logits": clean["logits"]}
@@ -142,7 +168,11 @@ def with_answer(lm, request: dict, clean: dict, answer) -> dict:
     if "embedded" in clean:  # without what another answer added
         clean["embedded"] = clean["embedded"][:, : request["corrupted_ids"].shape[1]]
     if len(checked) > 1:
-        inputs, keep = {"input_ids": torch.tensor([checked[:-1]])}, torch.arange(len(checked) - 1)
+        keep = torch.arange(len(checked) - 1)
+        inputs = {
+            "input_ids": torch.tensor([checked[:-1]]),
+            "position_ids": positions_at(request["positions"], ids.shape[1] + keep),
+        }
         cache = extend(clean["cache"], ids.shape[1])
         more = run(lm, inputs, keep=keep, cache=cache, reads=Reads("embeddings"))
         logits = torch.cat([logits, more["logits"]], dim=1)
@@ -159,7 +189,8 @@ def own_answer_ids(lm, request: dict, clean: dict) -> list[int]:
     """The model's own answer behind a clean run: its tokens without the end; the end token, if it answers nothing."""
     cache = extend(clean["cache"], request["clean_ids"].shape[1])  # decoding extends it in turn
     logits = clean["first_logits"]
-    answer = decode(lm, cache, logits, request["eos_token_ids"], request["max_answer_tokens"])
+    limit = request["max_answer_tokens"]
+    answer = decode(lm, cache, logits, request["positions"], request["eos_token_ids"], limit)
     return answer or [int(logits[0, -1].argmax())]
 
 
@@ -200,10 +231,36 @@ def corrupted_run(lm, request: dict, clean: dict, sample: int) -> dict:
     end = ids.shape[1]
     keep = torch.arange(end - len(scored), end)
     cache = extend(clean["cache"], first)
-    inputs = {"inputs_embeds": embeddings, "position_ids": torch.arange(first, end)[None]}
-    corrupted = run(lm, inputs, keep=keep - first, cache=cache, reads=Reads("hidden", "cache"))
+    where = torch.arange(first, end)
+    inputs = {"inputs_embeds": embeddings, "position_ids": positions_at(request["corrupted_positions"], where)}
+    writes = image_writes(request, clean, ids, where)
+    corrupted = run(lm, inputs, keep=keep - first, cache=cache, reads=Reads("hidden", "cache"), writes=writes)
     p_corrupted = float(answer_probability(corrupted["logits"], scored)[0])
     return corrupted | {"ids": ids, "end": end, "keep": keep, "p_corrupted": p_corrupted}
+
+
+def image_writes(request: dict, clean: dict, ids, where, skip: int = 0, rows: int = 1) -> dict:
+    """The `writes` of a run on embeddings for a model that adds features of the image in its first layers (DeepStack).
+
+    Such a model adds them only where it reads the picture itself. Empty for other models.
+
+    Args:
+        clean: from `clean_run`.
+        ids: [1, n], the whole sequence.
+        where: [t], the places in it of the run's tokens.
+        skip, rows: the first layer that is run, and the batch rows.
+    """
+    added = clean.get("image_added") or []
+    is_visual = ids[0] == request["image_token_id"]
+    seen = is_visual[where].nonzero()[:, 0]
+    if not len(seen):
+        return {}
+    index = (is_visual.cumsum(0) - 1)[where[seen]].repeat(rows)
+    row = torch.arange(rows).repeat_interleave(len(seen))
+    return {
+        (layer, "image"): (row, seen.repeat(rows), values[index.to(values.device)])
+        for layer, values in enumerate(added) if layer >= skip
+    }
 
 
 def embedding_noise(request: dict, clean_embeddings, like, sample: int) -> torch.Tensor:

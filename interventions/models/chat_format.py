@@ -13,6 +13,7 @@ from .families import IMAGE, VICUNA, Family
 
 QUESTION, ANSWER = "What is this thing?", "An answer"  # examples, to render chat templates
 USER_TURN = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}
+TEXT_TURN = {"role": "user", "content": QUESTION}  # of a text-only model
 CHATML_TURN = "<|im_start|>assistant"  # the end of some templates; the model then writes the line break
 
 
@@ -22,12 +23,12 @@ def chat_format(processor, family: Family, given: str | None, name: str) -> str:
     `given` is the user's format, taken as it is. Without it, the family's format is used, and the chat template of a
     multimodal checkpoint must agree with it; a family without a format uses the checkpoint's. Raises ModelError.
     """
-    own = own_format(processor) if family.is_multimodal and not given else None
+    own = None if given or (family.prompt and not family.is_multimodal) else own_format(processor, family)
     declared = (given or family.prompt or own or "").rstrip(" ")  # the space before an answer belongs to the answer
     if not declared:
         raise ModelError(
-            f"model {name!r} has no chat template for a question about a picture: pass its format as prompt, such "
-            f"as {VICUNA!r}."
+            f"model {name!r} has no chat template for a question{' about a picture' * family.is_multimodal}: pass its "
+            f"format as prompt, such as {VICUNA if family.is_multimodal else VICUNA.replace(IMAGE, '')!r}."
         )
     if own is not None and own != declared:
         raise ModelError(
@@ -38,15 +39,16 @@ def chat_format(processor, family: Family, given: str | None, name: str) -> str:
     return declared if family.is_multimodal else declared.replace(IMAGE, "")
 
 
-def own_format(processor) -> str | None:
-    """Return the checkpoint's chat template as a format for a question about a picture, or None."""
+def own_format(processor, family: Family) -> str | None:
+    """Return the checkpoint's chat template as a format for a question (about a picture), or None."""
     if getattr(processor, "chat_template", None) is None:
         return None
-    text = _rendered(processor, [USER_TURN], add_generation_prompt=True)
+    turn = USER_TURN if family.is_multimodal else TEXT_TURN
+    text = _rendered(processor, [turn], add_generation_prompt=True)
     if text is None:
         return None
-    own = _as_format(processor, text).rstrip(" ")
-    return own if own.count("{question}") == 1 and own.count(IMAGE) == 1 else None
+    own = _as_format(processor, family, text).rstrip(" ")
+    return own if own.count("{question}") == 1 and own.count(IMAGE) == family.is_multimodal else None
 
 
 def _rendered(processor, messages: list[dict], **options) -> str | None:
@@ -57,25 +59,27 @@ def _rendered(processor, messages: list[dict], **options) -> str | None:
         return None
 
 
-def _as_format(processor, text: str) -> str:
-    """Return a rendered question as a format with `{question}` and `<image>`."""
+def _as_format(processor, family: Family, text: str) -> str:
+    """Return a rendered question as a format with `{question}` and `<image>`, which includes the picture's wrapper."""
     tokenizer = getattr(processor, "tokenizer", processor)
     if tokenizer.bos_token:
         text = text.removeprefix(tokenizer.bos_token)  # the tokenizer writes it itself
-    text = text.replace(getattr(processor, "image_token", IMAGE), IMAGE)
+    begin, end = family.wrapper
+    picture = getattr(processor, "image_token", IMAGE)
+    text = text.replace(f"{begin}{picture}{end}", IMAGE).replace(picture, IMAGE)
     return text.replace("{", "{{").replace("}", "}}").replace(QUESTION, "{question}")
 
 
-def answer_joint(processor, declared: str) -> str:
+def answer_joint(processor, family: Family, declared: str) -> str:
     """Return the white space between a prompt in the format `declared` and its answer; may be empty.
 
     The checkpoint's chat template decides if it makes this format. Otherwise: nothing after a line break, a line break
     after ChatML's bare "assistant", and a space elsewhere.
     """
-    if own_format(processor) == declared:
-        turn = {"role": "assistant", "content": [{"type": "text", "text": ANSWER}]}
-        text = _rendered(processor, [USER_TURN, turn])
-        before = "" if text is None else _as_format(processor, text.split(ANSWER)[0])
+    if own_format(processor, family) == declared:
+        asked, said = (USER_TURN, [{"type": "text", "text": ANSWER}]) if family.is_multimodal else (TEXT_TURN, ANSWER)
+        text = _rendered(processor, [asked, {"role": "assistant", "content": said}])
+        before = "" if text is None else _as_format(processor, family, text.split(ANSWER)[0])
         between = before.removeprefix(declared)
         if before.startswith(declared) and not between.strip():
             return between.lstrip(" ") if "\n" in between else between  # some write "role " and then the line break

@@ -33,8 +33,10 @@ class Family:
         prompt: the chat format of all its models; empty if each checkpoint's own chat template decides.
         language_model: path of the decoder inside the Hugging Face module.
         final_norm, w_proj, w_o: native names of the modules under the uniform names above.
-        tiled: whether the model cuts images into tiles.
         pads: whether the original code pads pictures to a square (`protocol="authors"`).
+        wrapper: what its chat formats write before and after the picture; not there without a picture.
+        image_block: whether visual tokens see each other both ways. Then only tokens behind the image can change.
+        deepstack: whether the first layers add features of the image to the visual tokens.
     """
 
     name: str
@@ -45,8 +47,10 @@ class Family:
     final_norm: str = "norm"
     w_proj: str = "down_proj"
     w_o: str = "o_proj"
-    tiled: bool = False
     pads: bool = False
+    wrapper: tuple[str, str] = ("", "")
+    image_block: bool = False
+    deepstack: bool = False
 
     @property
     def is_multimodal(self) -> bool:
@@ -70,6 +74,7 @@ class Family:
         return {native: uniform for native, uniform in paths.items() if native != uniform}
 
 
+_QWEN = ("<|vision_start|>", "<|vision_end|>")
 _PHI: dict[str, Any] = {"final_norm": "final_layernorm", "w_proj": "fc2", "w_o": "dense"}
 
 FAMILIES = (
@@ -79,17 +84,41 @@ FAMILIES = (
     Family("llava-phi", "llava", "phi", BUNNY, pads=True, **_PHI),
     # LLaVA over Qwen2, such as LLaVA-Interleave.
     Family("llava-qwen2", "llava", "qwen2"),
-    # LLaVA-NeXT (1.6) over Vicuna.
-    Family("llava-next-llama", "llava_next", "llama", tiled=True),
+    # Pixtral: rows of patches with breaks between them.
+    Family("pixtral", "llava", "mistral"),
+    # LLaVA-NeXT (1.6) over Vicuna, Mistral and Qwen2, and LLaVA-OneVision: an image is cut into tiles.
+    Family("llava-next-llama", "llava_next", "llama"),
+    Family("llava-next-mistral", "llava_next", "mistral"),
+    Family("llava-next-qwen2", "llava_next", "qwen2"),
+    Family("llava-onevision", "llava_onevision", "qwen2"),
+    # Qwen-VL: as many visual tokens as the image is large, with positions in three dimensions.
+    Family("qwen2-vl", "qwen2_vl", "qwen2_vl_text", wrapper=_QWEN),
+    Family("qwen2.5-vl", "qwen2_5_vl", "qwen2_5_vl_text", wrapper=_QWEN),
+    Family("qwen3-vl", "qwen3_vl", "qwen3_vl_text", wrapper=_QWEN, deepstack=True),
+    # SmolVLM, and Idefics 3, which it comes from: tiles, each in a wrapper.
+    Family("smolvlm", "smolvlm", "llama", language_model="model.text_model"),
+    Family("idefics3", "idefics3", "llama", language_model="model.text_model"),
+    # InternVL 3 and 3.5 as converted for transformers ("-hf").
+    Family("internvl-qwen2", "internvl", "qwen2"),
+    Family("internvl-qwen3", "internvl", "qwen3"),
+    Family("gemma3", "gemma3", "gemma3_text", image_block=True),
+    # Mistral Small 3.1 and later.
+    Family("mistral3", "mistral3", "mistral"),
+    Family("aya-vision", "aya_vision", "cohere2"),
     # The text-only counterparts.
-    Family("llama", "llama", "llama", VICUNA, "model"),
-    Family("phi", "phi", "phi", BUNNY, "model", **_PHI),
+    Family("llama", "llama", "llama", VICUNA, language_model="model"),
+    Family("phi", "phi", "phi", BUNNY, language_model="model", **_PHI),
+    Family("qwen2", "qwen2", "qwen2", language_model="model"),
+    Family("qwen3", "qwen3", "qwen3", language_model="model"),
+    Family("mistral", "mistral", "mistral", language_model="model"),
+    Family("gemma3-text", "gemma3_text", "gemma3_text", language_model="model"),
+    Family("cohere2", "cohere2", "cohere2", language_model="model"),
 )
 
 
 # Type of layers with a sliding window -> the setting of its size. Without `layer_types`, all layers have the window.
 WINDOWED = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
-BIDIRECTIONAL = ("paligemma", "gemma3")  # over image tokens, although their configurations do not say so
+BIDIRECTIONAL = ("paligemma",)  # over the whole prompt, although its configuration does not say so
 
 
 def family_of(config) -> Family | None:
@@ -109,12 +138,10 @@ def why_unusable(config) -> str | None:
     if config.is_encoder_decoder:
         return "it is an encoder and a decoder, not a decoder that reads image and question alike"
     if getattr(text, "use_bidirectional_attention", None) or config.model_type in BIDIRECTIONAL:
-        return "tokens of the image see each other both ways, where the intervened runs take attention for causal"
+        return "tokens of its prompts see each other both ways, where the intervened runs take attention for causal"
     others = set(getattr(text, "layer_types", None) or ()) - {"full_attention", *WINDOWED}
     if others:
         return f"some of its layers are {min(others)!r}, where the intervened runs expect self-attention in all"
-    if "mrope_section" in (getattr(text, "rope_parameters", None) or {}):
-        return "its visual tokens have positions in three dimensions, where the intervened runs count in one"
     return None
 
 
@@ -128,15 +155,3 @@ def attention_window(config) -> int | None:
     if "local" in str(getattr(text, "attention_types", "")):  # GPT-Neo
         found.append(text.window_size)
     return min(filter(None, found), default=None)
-
-
-def count_image_tokens(config) -> int:
-    """Return the visual tokens per image or tile: patches, plus the class token if the encoder has and keeps one.
-
-    576 for LLaVA-1.5 (CLIP, 336 px in patches of 14, class token dropped), 729 for Bunny (SigLIP, 384 px).
-    """
-    vision = config.vision_config
-    n_patches = (vision.image_size // vision.patch_size) ** 2
-    has_class_token = vision.model_type.startswith("clip")
-    dropped = config.vision_feature_select_strategy == "default"
-    return n_patches + int(has_class_token) - int(dropped)

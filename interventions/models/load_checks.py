@@ -7,6 +7,7 @@ import json
 import logging
 import warnings
 
+import torch
 from packaging.specifiers import SpecifierSet
 from PIL import Image
 
@@ -60,19 +61,8 @@ def check_processor(processor, config, name: str) -> None:
         if getattr(processor, part, None) is None:
             what = part.replace("_", " ")
             raise ModelError(f"model {named} has no {what}: get {file} and processor_config.json of its checkpoint.")
-    for setting, example in (("patch_size", 14), ("vision_feature_select_strategy", "default")):
-        if getattr(processor, setting, None) is None:
-            ours = getattr(config.vision_config, setting, None) or getattr(config, setting, None) or example
-            raise ModelError(
-                f"model {named} has no {setting} in its processor_config.json, without which visual tokens "
-                f"cannot be counted: write it there, such as {json.dumps({setting: ours})[1:-1]}."
-            )
-    n_additional = getattr(processor, "num_additional_image_tokens", None)
-    if type(n_additional) is not int:
-        raise ModelError(
-            f"model {named} has the num_additional_image_tokens {n_additional!r} in its processor_config.json: "
-            "write 1 for an encoder with a class token, and 0 for others."
-        )
+    if hasattr(processor, "num_additional_image_tokens"):  # LLaVA's, which counts visual tokens by settings
+        _check_counting(processor, config, named)
     token = processor.tokenizer.convert_ids_to_tokens(config.image_token_id)
     if not isinstance(token, str):
         raise ModelError(
@@ -81,11 +71,29 @@ def check_processor(processor, config, name: str) -> None:
         )
 
 
+def _check_counting(processor, config, named: str) -> None:
+    """Raise ModelError if a processor lacks a setting without which it cannot count visual tokens."""
+    for setting, example in (("patch_size", 14), ("vision_feature_select_strategy", "default")):
+        if getattr(processor, setting, None) is None:
+            ours = getattr(config.vision_config, setting, None) or getattr(config, setting, None) or example
+            raise ModelError(
+                f"model {named} has no {setting} in its processor_config.json, without which visual tokens "
+                f"cannot be counted: write it there, such as {json.dumps({setting: ours})[1:-1]}."
+            )
+    n_additional = processor.num_additional_image_tokens
+    if type(n_additional) is not int:
+        raise ModelError(
+            f"model {named} has the num_additional_image_tokens {n_additional!r} in its processor_config.json: "
+            "write 1 for an encoder with a class token, and 0 for others."
+        )
+
+
 def _check_image_tokens(model) -> None:
-    """Compare the processor's real output with the configuration (575 or 576 tokens) and with `model.tokenize`."""
+    """Compare the processor's visual tokens with what the encoder delivers, and its prompt with `model.tokenize`."""
     text = model.prompt_template(image=True).format(question="?")
+    picture = Image.new("RGB", (32, 32))
     try:
-        encoded = model.processor(images=Image.new("RGB", (32, 32)), text=text, return_tensors="pt")
+        encoded = model.processor(images=picture, text=text, return_tensors="pt")
     except Exception as error:  # missing settings fail in many ways
         raise ModelError(
             f"model {quoted(model.name, PATH)} has a processor that cannot read a picture and a question "
@@ -93,23 +101,32 @@ def _check_image_tokens(model) -> None:
             "its checkpoint."
         ) from error
     ids = encoded["input_ids"][0].tolist()
-    n_visual = ids.count(model.image_token_id)
-    n_image = _tokens_per_tile(model.processor, encoded["pixel_values"]) if model.family.tiled else n_visual
-    if n_image != model.n_image_tokens:
-        raise ModelError(
-            f"model {model.name!r} makes {model.n_image_tokens} visual tokens of an image but its processor writes "
-            f"{n_image} into a prompt: set patch_size, num_additional_image_tokens and "
-            "vision_feature_select_strategy of the processor as the checkpoint was trained."
-        )
-    if ids != model.tokenize(text, n_visual)[0]:
+    image_inputs, image_text = model.read_image(picture)
+    if ids != model.tokenize(text, image_text)[0]:
         raise ModelError(
             f"model {model.name!r}: its processor and its tokenizer disagree about a prompt's tokens: "
             "load the processor that belongs to the checkpoint."
         )
+    written, delivered = ids.count(model.image_token_id), _delivered(model, image_inputs)
+    if delivered not in (written, None):
+        raise ModelError(
+            f"model {model.name!r} makes {delivered} visual tokens of an image but its processor writes "
+            f"{written} into a prompt: set the processor's settings (patch_size, num_additional_image_tokens and "
+            "vision_feature_select_strategy of LLaVA's) as the checkpoint was trained."
+        )
 
 
-def _tokens_per_tile(processor, pixel_values) -> int:
-    """Return the number of visual tokens that the processor expects per tile."""
-    height, width = (side // processor.patch_size for side in pixel_values.shape[-2:])
-    dropped = processor.vision_feature_select_strategy == "default"
-    return height * width + processor.num_additional_image_tokens - int(dropped)
+@torch.no_grad()
+def _delivered(model, image_inputs: dict) -> int | None:
+    """Return how many visual tokens the image encoder makes of a picture; None for a skeleton that cannot tell."""
+    module = model.module
+    inputs = {name: value.to(model.device) for name, value in image_inputs.items()}
+    inputs = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+    try:
+        found = module.model.get_image_features(**inputs).pooler_output
+    except Exception:
+        if model.device.type == "meta":  # some encoders look at values, and a skeleton has none
+            return None
+        raise
+    parts = found if isinstance(found, (list, tuple)) else [found]
+    return sum(part.numel() // part.shape[-1] for part in parts)

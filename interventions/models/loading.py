@@ -10,12 +10,14 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 
 from ..errors import ModelError
-from ..models import load_checks
+from ..models import families, load_checks
 from ..text import PATH, first_line, quoted
 from .checkpoints import ALIASES, check_device_map, chosen_dtype, foreign_layout, read_module, resolve
+from .discovery import row_of
 from .families import Family
 from .model import VisionLanguageModel, check_remote, family_row, preprocessors, where_it_is
 from .pretrained import PROMPTS
+from .self_check import check_fast_path
 
 if TYPE_CHECKING:
     from .server import Server
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 def load_model(
     name: str = "mini", *, remote: bool | str = False, revision: str | None = None, dtype=None, device_map=None,
-    attn_implementation=None, prompt: str | None = None,
+    attn_implementation=None, prompt: str | None = None, family: str = "", image_side: int = 0,
 ) -> VisionLanguageModel:
     """Load a model by alias, directory or Hub id.
 
@@ -43,6 +45,10 @@ def load_model(
         device_map: as in `from_pretrained`.
         attn_implementation: as in `from_pretrained`.
         prompt: the chat format, see `chat_format`. None: the family's or the checkpoint's own.
+        family: "auto" tries an architecture that is not in the table of families: its module paths are discovered and
+            checked. "": only those of the table.
+        image_side: side in pixels of the square that every picture is resized to, so that all images have as many
+            visual tokens. 0: the processor decides.
 
     Raises:
         ModelError: the model cannot be loaded, or the server is not ready.
@@ -69,18 +75,18 @@ def load_model(
             f"model {quoted(str(name), PATH)} cannot be loaded ({first_line(error)}): "
             f"give an alias ({', '.join(ALIASES)}), a directory with a config.json, or a Hub id."
         ) from error
-    family = family_row(config, name)
-    processor = _processor(path, family, str(name), revision)
+    row = family_row(config, name, family)
+    processor = _processor(path, row, str(name), revision)
     options = {"dtype": chosen_dtype(path, dtype), "attn_implementation": attn_implementation}
     options |= {"device_map": None if remote is True else device_map}
     options = {key: value for key, value in options.items() if value is not None}
-    wrapped = {"task": family.task, "rename": family.rename, "revision": revision} | preprocessors(family, processor)
+    wrapped = {"task": row.task, "rename": row.rename, "revision": revision} | preprocessors(row, processor)
     try:
         if remote is True:
             path = str(Path(path).resolve()) if digest else path
             traced = TransformersModel(path, dispatch=False, **options, **wrapped)
         else:
-            module = read_module(path, multimodal=family.is_multimodal, name=str(name), revision=revision, **options)
+            module = read_module(path, multimodal=row.is_multimodal, name=str(name), revision=revision, **options)
             placed = where_it_is(module) if device_map else {}  # else on the first GPU, if there is one
             traced = TransformersModel(module, dispatch=True, **wrapped, **placed)
     except ModelError:
@@ -96,10 +102,18 @@ def load_model(
         ) from error
     server = _match_server(traced, str(name), dtype, attn_implementation) if remote is True else None
     commit = digest or getattr(config, "_commit_hash", None) or revision or "unknown"
-    return VisionLanguageModel(
+    model = VisionLanguageModel(
         traced, processor, name=str(name), revision=commit, remote=remote, prompt=prompt or PROMPTS.get(str(name)),
-        server=server,
+        server=server, family=row, image_side=image_side,
     )
+    if remote is not True and str(name) not in ALIASES:  # those are tested, and a server's weights are not here
+        difference = check_fast_path(model)
+        if families.family_of(config) is None:
+            print(
+                f"{name}: the runs of interventions agree with the model's own forward (probabilities differ by "
+                f"{difference:.1g}). Its row for families.py:\n    {row_of(row)},"
+            )
+    return model
 
 
 def _processor(path: str, family: Family, name: str, revision: str | None):

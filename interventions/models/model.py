@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from nnsight.modeling.transformers import TransformersModel
+from PIL import Image
 
 from ..engine import forward
 from ..errors import ModelError, PromptError
@@ -17,9 +18,13 @@ from ..testbed.images import on_square
 from ..text import PATH, first_line, quoted
 from .chat_format import answer_joint, chat_format
 from .checkpoints import ALIASES
+from .discovery import discover_family
 
 if TYPE_CHECKING:
     from .server import Server
+
+# What a processor returns about the text, which is tokenized here to know where words are.
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
 class VisionLanguageModel:
@@ -33,11 +38,13 @@ class VisionLanguageModel:
         remote: the default of every intervention's `remote` argument: True, False or "local".
         server: the `server.Server` of a remote model, or None.
         prompt: the chat format with `{question}` and, if multimodal, `<image>`.
+        image_side: side in pixels of the square that every picture is resized to before the processor reads it; 0: the
+            processor decides.
     """
 
     def __init__(
         self, traced, processor, *, name: str, revision: str, remote: bool | str = False, prompt: str | None = None,
-        server: "Server | None" = None,
+        server: "Server | None" = None, family: families.Family | None = None, image_side: int = 0,
     ):
         self.traced, self.processor, self.name = traced, processor, name
         self.revision, self.remote = revision, remote
@@ -45,7 +52,8 @@ class VisionLanguageModel:
         self.edits: tuple = ()  # see `edit.apply_edits`
         self.unedited: VisionLanguageModel | None = None
         self.config = traced._module.config
-        self.family = family_row(self.config, name)
+        self.family = family or family_row(self.config, name)
+        self.image_side = image_side
         if self.family.is_multimodal:
             load_checks.check_processor(processor, self.config, name)
         self.tokenizer = getattr(processor, "tokenizer", processor)
@@ -55,15 +63,22 @@ class VisionLanguageModel:
 
     @classmethod
     def from_module(
-        cls, module, processor, *, name: str = "in-memory", prompt: str | None = None
+        cls, module, processor, *, name: str = "in-memory", prompt: str | None = None, family: str = "",
+        image_side: int = 0,
     ) -> "VisionLanguageModel":
-        """Wrap a Hugging Face module in memory, on its device. The processor may be a tokenizer."""
-        family = family_row(module.config, name)
+        """Wrap a Hugging Face module in memory, on its device. The processor may be a tokenizer.
+
+        prompt, family and image_side are as in `load_model`.
+        """
+        family_found = family_row(module.config, name, family)
         traced = TransformersModel(
-            module, task=family.task, rename=family.rename, dispatch=True, **preprocessors(family, processor),
-            **where_it_is(module),
+            module, task=family_found.task, rename=family_found.rename, dispatch=True,
+            **preprocessors(family_found, processor), **where_it_is(module),
         )
-        return cls(traced, processor, name=name, revision="in-memory", prompt=prompt)
+        return cls(
+            traced, processor, name=name, revision="in-memory", prompt=prompt, family=family_found,
+            image_side=image_side,
+        )
 
     @property
     def module(self) -> torch.nn.Module:
@@ -91,12 +106,24 @@ class VisionLanguageModel:
 
     @property
     def image_token(self) -> str | None:
-        return self.tokenizer.convert_ids_to_tokens(self.image_token_id) if self.is_multimodal else None
+        """What stands for a picture in a text that the processor reads; it may not be the visual tokens' own."""
+        return self.processor.image_token if self.is_multimodal else None
+
+    @cached_property
+    def n_image_tokens(self) -> int | None:
+        """Visual tokens of every image (0 for a text-only model), or None if their number depends on its size."""
+        if not self.is_multimodal:
+            return 0
+        counts = set()
+        for size in ((64, 64), (640, 480), (160, 800)):
+            text = self.read_image(Image.new("RGB", size))[1]
+            counts.add(self.tokenize(self.image_token, text)[0].count(self.image_token_id))  # pyright: ignore
+        return counts.pop() if len(counts) == 1 else None
 
     @property
-    def n_image_tokens(self) -> int:
-        """Visual tokens per image, or per tile if the model cuts images into tiles."""
-        return families.count_image_tokens(self.config) if self.is_multimodal else 0
+    def image_layers(self) -> str:
+        """Path of the decoder if its first layers add features of the image to visual tokens (DeepStack), or ""."""
+        return self.family.language_model if self.family.deepstack else ""
 
     @cached_property
     def attention_window(self) -> int | None:
@@ -157,6 +184,8 @@ class VisionLanguageModel:
         device = self.server.device if self.server else self.device.type
         if self.dtype.itemsize < 4 and device != "cpu":  # other devices round differently
             key["device"] = device
+        if self.image_side:
+            key["image_side"] = self.image_side
         if self.prompt not in (self.family.prompt, self.family.prompt.replace(families.IMAGE, "")):
             key["prompt"] = self.prompt
         return key | ({"edits": [edit.identity for edit in self.edits]} if self.edits else {})
@@ -166,6 +195,8 @@ class VisionLanguageModel:
 
         The embedded models were trained on squeezed pictures, although their families pad.
         """
+        if self.image_side:
+            return "squeezed"
         if protocol == "authors" and self.family.pads and self.name not in ALIASES:
             return "padded"
         crops = self.is_multimodal and getattr(self.processor.image_processor, "do_center_crop", False)
@@ -180,7 +211,9 @@ class VisionLanguageModel:
         """Return the chat format with `{question}`, and with one image token if there is a picture."""
         if protocol not in self.formats:
             raise ModelError(f"protocol {quoted(protocol)} is unknown: use one of {', '.join(self.formats)}.")
-        return self.formats[protocol].replace(families.IMAGE, self.image_token if image and self.is_multimodal else "")  # pyright: ignore[reportArgumentType]
+        begin, end = self.family.wrapper
+        picture = f"{begin}{self.image_token}{end}" if image and self.is_multimodal else ""
+        return self.formats[protocol].replace(families.IMAGE, picture)
 
     def answer_joint(self, protocol: str = "paper") -> str:
         """Return what separates prompt and answer: a space, a line break or nothing."""
@@ -188,7 +221,9 @@ class VisionLanguageModel:
 
     @cached_property
     def _joints(self) -> dict[str, str]:
-        return {protocol: answer_joint(self.processor, declared) for protocol, declared in self.formats.items()}
+        return {
+            protocol: answer_joint(self.processor, self.family, declared) for protocol, declared in self.formats.items()
+        }
 
     @cached_property
     def blank_ids(self) -> tuple[int, ...]:
@@ -209,39 +244,69 @@ class VisionLanguageModel:
                              "it without remote to run it here.")
         return remote
 
-    def tokenize(self, text: str, n_visual: int) -> tuple[list[int], list[tuple[int, int]], str]:
-        """Return token ids, character offsets, and the text they refer to, with `n_visual` image tokens per picture."""
-        if self.is_multimodal:
-            text = text.replace(self.image_token, self.image_token * n_visual)  # pyright: ignore[reportArgumentType]
+    def tokenize(self, text: str, image_text: str) -> tuple[list[int], list[tuple[int, int]], str]:
+        """Return token ids, character offsets, and the text they refer to.
+
+        image_text: what stands for the picture, see `read_image`; empty without one.
+        """
+        if self.is_multimodal and image_text:
+            text = text.replace(self.image_token, image_text)  # pyright: ignore[reportArgumentType]
         encoding = self.tokenizer(text, return_offsets_mapping=True)
         return encoding["input_ids"], [tuple(pair) for pair in encoding["offset_mapping"]], text
 
-    def read_image(self, image, protocol: str = "paper") -> tuple[dict[str, torch.Tensor], int]:
-        """Return the model's inputs for a PIL image or a file, and its number of visual tokens.
+    def read_image(self, image, protocol: str = "paper") -> tuple[dict[str, torch.Tensor], str]:
+        """Return the model's inputs for a PIL image or a file, and what the processor writes for it into the text.
 
         Args:
             image: PIL image or path; the model must be multimodal.
             protocol: "authors" first pads to a square in the encoder's mean color if the original code does so.
 
         Returns:
-            "pixel_values" [1, 3, height, width]; for models with tiles [1, tiles, 3, height, width] and "image_sizes"
-            [1, 2]. The second value is the number of visual tokens.
+            The processor's tensors by the names of the model's inputs, such as "pixel_values" [1, 3, height, width],
+            and the text of the visual tokens with what stands between and around them.
 
         Raises:
             TestBedError: the file cannot be read, or the processor refuses the picture.
         """
-        image = load_image(image)
-        if self.image_view(protocol) == "padded":
-            image = on_square(image, tuple(int(255 * mean) for mean in self.processor.image_processor.image_mean))
+        image = self.as_read(image, protocol)
         try:
-            inputs = dict(self.processor(images=image, text=self.image_token, return_tensors="pt"))
+            inputs = self.processor(
+                images=image, text=self.image_token, return_tensors="pt", return_text_replacement_offsets=True
+            )
         except ValueError as error:
             raise TestBedError(
                 f"image of {image.width} x {image.height} pixels is refused by the processor of {self.name!r} "
                 f"({first_line(error)}): give one of another size."
             ) from error
-        n_visual = int((inputs.pop("input_ids") == self.image_token_id).sum())
-        return {name: inputs[name] for name in self.processor.image_processor.model_input_names}, n_visual
+        replaced = inputs.pop("text_replacement_offsets")[0]
+        return {name: value for name, value in inputs.items() if name not in TEXT_INPUTS}, replaced[0]["replacement"]
+
+    def as_read(self, image, protocol: str = "paper") -> Image.Image:
+        """Return a PIL image or a file as the processor is given it: on a square, where one is asked for."""
+        image = load_image(image)
+        if self.image_side:
+            return image.resize((self.image_side, self.image_side), Image.Resampling.BICUBIC)
+        if self.image_view(protocol) == "padded":
+            return on_square(image, tuple(int(255 * mean) for mean in self.processor.image_processor.image_mean))
+        return image
+
+    def position_table(self, ids: list[int], image_inputs: dict) -> torch.Tensor:
+        """Return the positions [rows, T] of a prompt by the model's own rule.
+
+        One row; three (time, height, width) for a model that counts an image in three dimensions (M-RoPE).
+        """
+        rule = getattr(getattr(self.module, "model", None), "get_rope_index", None)
+        if rule is None or not image_inputs:
+            return torch.arange(len(ids))[None]
+        sequence = torch.tensor([ids])
+        marks = (sequence == self.image_token_id).int()
+        return rule(sequence, mm_token_type_ids=marks, image_grid_thw=image_inputs["image_grid_thw"])[0][:, 0]
+
+    def image_marks(self, ids: list[int], image_inputs: dict) -> dict[str, torch.Tensor]:
+        """Return the input [1, T] that marks visual tokens, of a model whose visual tokens see each other; else {}."""
+        if not (self.family.image_block and image_inputs):
+            return {}
+        return {"token_type_ids": (torch.tensor([ids]) == self.image_token_id).long()}
 
     def generate_answer(self, image, question: str, max_new_tokens: int = 16) -> str:
         """Return the model's greedy answer to a question, in the chat format, without outer space.
@@ -251,12 +316,13 @@ class VisionLanguageModel:
         if type(max_new_tokens) is not int or max_new_tokens < 1:
             raise PromptError(f"max_new_tokens must be a whole number, at least 1, not {quoted(max_new_tokens)}.")
         template, question = in_format(self, question, image is not None)
-        image_inputs, n_visual = ({}, 0) if image is None else self.read_image(image)
-        ids = self.tokenize(template.format(question=question), n_visual)[0]
+        image_inputs, image_text = ({}, "") if image is None else self.read_image(image)
+        ids = self.tokenize(template.format(question=question), image_text)[0]
         check_length(self, len(ids), max_new_tokens)
         request = {
-            "input_ids": torch.tensor([ids]), "image_inputs": image_inputs, "eos_token_ids": self.eos_token_ids,
-            "max_answer_tokens": max_new_tokens,
+            "input_ids": torch.tensor([ids]), "positions": self.position_table(ids, image_inputs),
+            "image_inputs": image_inputs | self.image_marks(ids, image_inputs),
+            "eos_token_ids": self.eos_token_ids, "max_answer_tokens": max_new_tokens,
         }
         answer = forward.in_session(self.traced, forward.greedy_answer, request, self.runs_on(None))
         return self.decode(answer)
@@ -266,17 +332,30 @@ class VisionLanguageModel:
         return self.tokenizer.decode(answer_ids, skip_special_tokens=True).strip()
 
 
-def family_row(config, name) -> families.Family:
-    """Return the family of a configuration. Raises ModelError if the table has none."""
+def family_row(config, name, given: str = "") -> families.Family:
+    """Return the family of a configuration.
+
+    Args:
+        config: the Hugging Face configuration.
+        name: the model's, for messages.
+        given: "auto" to discover the module paths of an architecture that the table does not have.
+
+    Raises:
+        ModelError: the table has none, or the architecture cannot work.
+    """
+    if given not in ("", "auto"):
+        raise ModelError(f"family must be 'auto' or empty, not {quoted(given)}.")
     family, reason = families.family_of(config), families.why_unusable(config)
     named = quoted(str(name), PATH)
     if reason:
         raise ModelError(f"model {named} is a {config.model_type!r}, which cannot be traced: {reason}.")
+    if family is None and given == "auto":
+        return discover_family(config, str(name))
     if family is None:
         raise ModelError(
             f"model {named} is a {config.model_type!r} over {config.get_text_config().model_type!r}, "
             "for which families.py has no row: "
-            f"use one of {', '.join(row.name for row in families.FAMILIES)}, or add a row."
+            f"use one of {', '.join(row.name for row in families.FAMILIES)}, add a row, or try family='auto'."
         )
     return family
 

@@ -33,6 +33,7 @@ class CorruptedPrompt:
 
     text: str
     input_ids: torch.Tensor = field(repr=False)  # [T']
+    position_ids: torch.Tensor = field(repr=False)  # [rows, T'], see `engine.forward.positions_at`
     tokens: tuple[str, ...] = field(repr=False)
     alignment: tuple[int | None, ...] = field(repr=False)
     first_corrupted: int
@@ -80,7 +81,7 @@ def corrupt(
         without_control_tokens(model, {"constraint": "visual_replacement"}.get(role, "text_replacement"), phrase)
     template = model.prompt_template(image=bool(prompt.image_inputs), protocol=prompt.protocol)
     question, spans = _replace(prompt.question, prompt.spans, replacements)
-    ids, members = locate(model, template, question, spans, len(prompt.visual))
+    ids, members = locate(model, template, question, spans, prompt.image_text)
     phrases = sorted(
         (token_range(prompt.positions(role)), token_range(members[role])) for role in prompt.spans
     )
@@ -88,6 +89,7 @@ def corrupt(
     return CorruptedPrompt(
         text=template.format(question=question),
         input_ids=torch.tensor(ids),
+        position_ids=model.position_table(ids, prompt.image_inputs),
         tokens=tuple(token_texts(model, ids)),
         alignment=alignment,
         first_corrupted=first_corrupted,
@@ -113,6 +115,7 @@ def noise(
     return CorruptedPrompt(
         text=prompt.text,
         input_ids=prompt.input_ids,
+        position_ids=prompt.position_ids,
         tokens=prompt.tokens,
         alignment=tuple(range(len(prompt))),
         first_corrupted=chosen[0],
@@ -159,6 +162,7 @@ def _repeat(model, prompt: Prompt, token: str | int, roles: tuple[str, ...]) -> 
     return CorruptedPrompt(
         text=prompt.text,
         input_ids=ids,
+        position_ids=prompt.position_ids,
         tokens=tuple(token_texts(model, ids.tolist())),
         alignment=tuple(range(len(prompt))),
         first_corrupted=positions[0],

@@ -29,7 +29,9 @@ class Prompt:
     question: str
     protocol: str
     input_ids: torch.Tensor = field(repr=False)  # [T], image expanded
+    position_ids: torch.Tensor = field(repr=False)  # [rows, T], see `engine.forward.positions_at`
     image_inputs: dict[str, torch.Tensor] = field(repr=False)  # by the model's names; empty without a picture
+    image_text: str = field(repr=False)  # what stands for the picture in the text that is tokenized
     tokens: tuple[str, ...] = field(repr=False)
     roles: tuple[str, ...] = field(repr=False)
     spans: dict[str, tuple[int, int]]
@@ -92,8 +94,8 @@ def build_prompt(
                 "give phrases that stand apart in the question."
             )
     text = template.format(question=question)
-    image_inputs, n_visual = ({}, 0) if image is None else model.read_image(image, protocol)
-    ids, members = locate(model, template, question, spans, n_visual)
+    image_inputs, image_text = ({}, "") if image is None else model.read_image(image, protocol)
+    ids, members = locate(model, template, question, spans, image_text)
     roles = ["other"] * len(ids)
     roles[-1] = "last"
     for role, positions in members.items():
@@ -107,7 +109,9 @@ def build_prompt(
         question=question,
         protocol=protocol,
         input_ids=torch.tensor(ids),
-        image_inputs=image_inputs,
+        position_ids=model.position_table(ids, image_inputs),
+        image_inputs=image_inputs | model.image_marks(ids, image_inputs),
+        image_text=image_text,
         tokens=tuple(token_texts(model, ids)),
         roles=tuple(roles),
         spans=spans,
@@ -186,7 +190,7 @@ def answer_tokens(
     answer = answer.strip()
     without_control_tokens(model, name, answer, error)
     before = prompt.input_ids.tolist()
-    ids = model.tokenize(prompt.text + model.answer_joint(prompt.protocol) + answer, len(prompt.visual))[0]
+    ids = model.tokenize(prompt.text + model.answer_joint(prompt.protocol) + answer, prompt.image_text)[0]
     if not answer or ids[: len(before)] != before or len(ids) == len(before):
         raise error(
             f"{name} {quoted(answer)} has no tokens of its own behind the prompt: give the words of the answer."

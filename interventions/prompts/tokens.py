@@ -12,10 +12,13 @@ MAX_ANSWER_TOKENS = 16
 
 
 def locate(
-    model, template: str, question: str, spans: dict, n_visual: int
+    model, template: str, question: str, spans: dict, image_text: str
 ) -> tuple[list[int], dict[str, tuple[int, ...]]]:
-    """Return the prompt's ids, and by role the positions of the tokens that overlap its span of the question."""
-    ids, offsets, text = model.tokenize(template.format(question=question), n_visual)
+    """Return the prompt's ids, and by role the positions of the tokens that overlap its span of the question.
+
+    image_text: what stands for the picture, see `VisionLanguageModel.read_image`.
+    """
+    ids, offsets, text = model.tokenize(template.format(question=question), image_text)
     check_length(model, len(ids))
     head = template.split("{question}")[0]
     shift = len(head)

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from ..engine.forward import in_session
-from ..engine.runs import own_answer, request_of_both
+from ..engine.runs import own_answer, prompt_request, request_of_both
 from ..engine.windows import MASKABLE, Execution, choice, default_method, window_spans
 from ..errors import TraceError
 from ..prompts.corruption import CorruptedPrompt
@@ -203,11 +203,7 @@ def trace(
             "first": first,
             "kinds": kinds,
             "sites": sites if correct else [],
-            "donor": None if donor is None else {
-                "clean_ids": donor.input_ids[None],
-                "image_inputs": donor.image_inputs,
-                "first": min(source for source, _ in pairs.values()),
-            },
+            "donor": None if donor is None else prompt_request(donor) | {"first": min(s for s, _ in pairs.values())},
             "answer_ids": answer_ids,
             "other_answers": others,
             "require_top": answer is not None and scoring.require_top,

@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from ..engine.forward import extend, in_session, run
-from ..engine.runs import clean_run, corrupted_run, n_samples, request_of_both, scored_part
+from ..engine.forward import extend, in_session, positions_at, run
+from ..engine.runs import clean_run, corrupted_run, image_writes, n_samples, request_of_both, scored_part
 from ..engine.windows import window_spans
 from ..errors import ParameterError, Unusable
 from ..models.model import VisionLanguageModel
@@ -227,10 +227,12 @@ def top_tokens(lm, request: dict) -> dict:
         runs = {"clean": clean["logits"][0, -1].float().softmax(-1), "corrupted": 0, "restored": 0}
         for sample in range(samples):
             corrupted = corrupted_run(lm, request, clean, sample)
-            where = torch.arange(first, corrupted["end"])[None]
-            inputs = {"inputs_embeds": corrupted["hidden"][site[2]], "position_ids": where}
+            where = torch.arange(first, corrupted["end"])
+            placed = positions_at(request["corrupted_positions"], where)
+            inputs = {"inputs_embeds": corrupted["hidden"][site[2]], "position_ids": placed}
             keep, cache = corrupted["keep"] - first, extend(clean["cache"], first)
-            restored = run(lm, inputs, keep=keep, cache=cache, skip=site[2], writes=writes)
+            always = image_writes(request, clean, corrupted["ids"], where, site[2])
+            restored = run(lm, inputs, keep=keep, cache=cache, skip=site[2], writes=always | writes)
             for name, logits in (("corrupted", corrupted["logits"]), ("restored", restored["logits"])):
                 runs[name] = runs[name] + logits[0, -1].float().softmax(-1) / samples
         top_by_run = {}

@@ -9,9 +9,17 @@ In a *transplant*, the outputs come from the run of another prompt, the donor, a
 
 import torch
 
-from ..engine.forward import extend, prompt_inputs, run
+from ..engine.forward import extend, positions_at, prompt_inputs, run, token_types
 from ..engine.packing import budget, packed_inputs, packs, rows_that_fit
-from ..engine.runs import answer_probability, clean_run, corrupted_run, n_samples, own_answer_ids, with_answer
+from ..engine.runs import (
+    answer_probability,
+    clean_run,
+    corrupted_run,
+    image_writes,
+    n_samples,
+    own_answer_ids,
+    with_answer,
+)
 
 
 def restore_sites(lm, request: dict) -> dict:
@@ -22,10 +30,12 @@ def restore_sites(lm, request: dict) -> dict:
     Args:
         lm: the nnsight model.
         request: a dict that is sent to a server as it is:
-            clean_ids [1, T], corrupted_ids [1, T'], image_inputs (see `Prompt`), image_token_id (-1: none);
+            clean_ids [1, T], corrupted_ids [1, T'], positions and corrupted_positions (see `positions_at`),
+            image_inputs (see `Prompt`), image_token_id (-1: none), image_layers (see `Reads`);
             first: no position before it differs between the runs; noise: None or (positions, scale, samples, seed);
             kinds; sites: as in the module's docstring, pairs at or after `first`;
-            donor: None, or a dict with clean_ids, image_inputs and first of the prompt whose outputs are written;
+            donor: None, or a dict with clean_ids, positions, image_inputs and first of the prompt whose outputs are
+            written;
             answer_ids: list, or None for the model's own (up to max_answer_tokens, or one of eos_token_ids);
             other_answers: lists of the tokens of further answers;
             blank_ids, sequence: which answer tokens are scored, see `scored_part`;
@@ -97,13 +107,17 @@ def answer_probabilities(logits: torch.Tensor, clean: dict) -> torch.Tensor:
 
 def restore_plain(lm, request: dict, clean: dict, corrupted: dict):
     """Run one whole forward per site, image encoder included: the slow reference of the other two."""
-    inputs = prompt_inputs(corrupted["ids"], request["image_inputs"])
+    ids, end = corrupted["ids"], corrupted["end"]
+    inputs, always = prompt_inputs(ids, request["corrupted_positions"], request["image_inputs"]), {}
     if request["noise"] is not None:
-        prefix = clean["embeddings"][:, : request["first"]]
-        inputs = {"inputs_embeds": torch.cat([prefix, corrupted["hidden"][0]], dim=1)}
+        prefix, where = clean["embeddings"][:, : request["first"]], torch.arange(end)
+        embeddings = {"inputs_embeds": torch.cat([prefix, corrupted["hidden"][0]], dim=1)}
+        inputs = embeddings | {"position_ids": inputs["position_ids"]} | token_types(request["image_inputs"], end)
+        always = image_writes(request, clean, ids, where)
     probabilities = []
     for placed in [[]] + [[(site, 0, 0)] for site in request["sites"]]:
-        logits = run(lm, inputs, keep=corrupted["keep"], writes=site_writes(placed, clean["source"]))["logits"]
+        writes = always | site_writes(placed, clean["source"])
+        logits = run(lm, inputs, keep=corrupted["keep"], writes=writes)["logits"]
         probabilities.append(answer_probabilities(logits[0], clean))
     return probabilities[0], torch.stack(probabilities)[1:]
 
@@ -117,12 +131,13 @@ def restore_rows(lm, request: dict, clean: dict, corrupted: dict):
     n_rows = rows_that_fit(lm, request, corrupted["end"], corrupted["hidden"][0])
     restored = torch.zeros(len(sites), len(clean["read"]))
     for pack in packs(sites, [1] * len(sites), n_rows):
-        layer, rows = sites[pack[0]][2], len(pack)
+        layer, rows, where = sites[pack[0]][2], len(pack), torch.arange(first, corrupted["end"])
         inputs = {
             "inputs_embeds": corrupted["hidden"][layer].expand(rows, -1, -1),
-            "position_ids": torch.arange(first, corrupted["end"])[None],
+            "position_ids": positions_at(request["corrupted_positions"], where),
         }
-        writes = site_writes([(sites[s], row, -first) for row, s in enumerate(pack)], clean["source"])
+        writes = image_writes(request, clean, corrupted["ids"], where, layer, rows)
+        writes |= site_writes([(sites[s], row, -first) for row, s in enumerate(pack)], clean["source"])
         cache = extend(clean["cache"], first, rows)
         keep = corrupted["keep"] - first
         logits = run(lm, inputs, keep=keep, cache=cache, skip=layer, writes=writes)["logits"]
@@ -137,21 +152,22 @@ def restore_packed(lm, request: dict, clean: dict, corrupted: dict):
     change: that layer runs for them alone. Their outputs enter the next layer together with the corrupted run's hidden
     states of the tokens behind them. Layers below are skipped.
     """
-    sites, first, end = request["sites"], request["first"], corrupted["end"]
+    sites, first, end, table = request["sites"], request["first"], corrupted["end"], request["corrupted_positions"]
     begins = [min(p for _, p in site[1]) for site in sites]
     costs, most = [end - begin for begin in begins], budget(lm, request, end, corrupted["hidden"][0])
     restored = torch.zeros(len(sites), len(clean["read"]))
     for pack in packs(sites, costs, most):
         layer = sites[pack[0]][2] + 1
         segments = [begins[s] for s in pack]
-        inputs, offsets = packed_inputs(corrupted["hidden"][layer], first, segments, [end] * len(pack))
+        hidden, ends = corrupted["hidden"][layer], [end] * len(pack)
+        inputs, offsets, places = packed_inputs(hidden, table, first, segments, ends)
         placed = [(sites[s], 0, offset - begins[s]) for s, offset in zip(pack, offsets, strict=True)]
         where = [p + shift for (_, pairs, _, _), _, shift in placed for _, p in pairs]
         entering = first_layer(lm, request, clean, corrupted, [sites[s] for s in pack])
         inputs["inputs_embeds"][0, where] = entering.to(inputs["inputs_embeds"])
         keep = torch.cat([corrupted["keep"] + shift for _, _, shift in placed])
         cache = extend(corrupted["cache"], max(segments))
-        writes = site_writes(placed, clean["source"])
+        writes = image_writes(request, clean, corrupted["ids"], places, layer) | site_writes(placed, clean["source"])
         logits = run(lm, inputs, keep=keep, cache=cache, skip=layer, trim=True, writes=writes)["logits"]
         logits = logits[0].unflatten(0, (len(pack), len(corrupted["keep"])))
         restored[pack] = answer_probabilities(logits, clean)
@@ -163,13 +179,14 @@ def first_layer(lm, request: dict, clean: dict, corrupted: dict, sites) -> torch
     layer, first = sites[0][2], request["first"]
     pairs = [(site, pair) for site in sites for pair in site[1]]
     begins = [p for _, (_, p) in pairs]
-    inputs, offsets = packed_inputs(corrupted["hidden"][layer], first, begins, [p + 1 for p in begins])
+    hidden, ends = corrupted["hidden"][layer], [p + 1 for p in begins]
+    inputs, offsets, places = packed_inputs(hidden, request["corrupted_positions"], first, begins, ends)
     placed = [
         ((kinds, (pair,), start, start + 1), 0, offset - pair[1])
         for ((kinds, _, start, _), pair), offset in zip(pairs, offsets, strict=True)
     ]
     cache = extend(corrupted["cache"], max(begins))
-    writes = site_writes(placed, clean["source"])
+    writes = image_writes(request, clean, corrupted["ids"], places, layer) | site_writes(placed, clean["source"])
     return run(lm, inputs, keep=[0], cache=cache, skip=layer, stop=layer + 1, writes=writes)["output"][0]
 
 

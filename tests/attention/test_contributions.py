@@ -11,7 +11,7 @@ from tiny import ask, with_biases
 from interventions.attention import contributions as attention
 from interventions.attention.contributions import attention_contributions
 from interventions.engine.forward import attention_call
-from interventions.engine.runs import clean_run
+from interventions.engine.runs import clean_run, prompt_request
 from interventions.errors import AttentionError
 
 EVERYTHING = ("vectors", "head_norms", "weights")
@@ -124,8 +124,8 @@ def test_behind_a_clean_run_only_the_suffix_is_run_again(model, monkeypatch):
     """The same numbers as from one whole forward, out of the cache that tracing has."""
     prompt = ask(model)
     whole = attention_contributions(model, prompt, queries=("constraint", "last"), also=EVERYTHING)
-    request = {
-        "clean_ids": prompt.input_ids[None], "image_inputs": prompt.image_inputs, "queries": whole.queries,
+    request = prompt_request(prompt) | {
+        "queries": whole.queries, "image_layers": model.image_layers,
         "keys": whole.keys, "layers": whole.layers, "also": EVERYTHING, "kinds": (), "first": 0, "answer_ids": [5],
         "image_token_id": model.image_token_id if model.is_multimodal else -1, "sequence": False,
         "blank_ids": (),

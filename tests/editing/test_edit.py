@@ -119,8 +119,8 @@ def greedy(module, prompt, n=20):
 def answer(model, prompt, n=20):
     """n tokens as `generate_answer` makes them, behind a cache; no token ends them."""
     request = {
-        "input_ids": prompt.input_ids[None], "image_inputs": prompt.image_inputs, "eos_token_ids": (),
-        "max_answer_tokens": n,
+        "input_ids": prompt.input_ids[None], "positions": prompt.position_ids, "image_inputs": prompt.image_inputs,
+        "eos_token_ids": (), "max_answer_tokens": n,
     }
     return greedy_answer(model.traced, request)
 

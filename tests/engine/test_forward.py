@@ -10,6 +10,7 @@ from transformers import DynamicCache
 
 from interventions.attention.contributions import read_contributions
 from interventions.engine import forward, packing
+from interventions.engine.runs import prompt_request
 from interventions.prompts.prompt import build_prompt
 from interventions.tracing import restoration
 
@@ -26,7 +27,7 @@ def recorded(request):
     prompt = build_prompt(model, "The capital of this country is", image, visual_constraint="this country")
     cache = DynamicCache()
     with torch.no_grad():
-        inputs = forward.prompt_inputs(prompt.input_ids[None], prompt.image_inputs)
+        inputs = forward.prompt_inputs(prompt.input_ids[None], prompt.position_ids, prompt.image_inputs)
         record = forward.run(
             model.traced,
             inputs,
@@ -62,7 +63,8 @@ def test_packed_segments_equal_the_whole_forward(recorded, skip, trim):
     model, prompt, record, cache = recorded
     n, first = len(prompt), 2
     begins = [n - 1, 4, n - 5, 4]
-    inputs, offsets = packing.packed_inputs(record["hidden"][skip][:, first:], first, begins, [n] * 4)
+    hidden, table = record["hidden"][skip][:, first:], prompt.position_ids
+    inputs, offsets, _ = packing.packed_inputs(hidden, table, first, begins, [n] * 4)
     assert inputs["attention_mask"].is_floating_point() and offsets == [0, 1, 1 + n - 4, 1 + n - 4 + 5]
     keep = torch.tensor([offset + n - 1 - begin for offset, begin in zip(offsets, begins, strict=True)])
     shared = forward.extend(cache, max(begins))
@@ -201,8 +203,9 @@ def test_a_weight_that_is_elsewhere_is_read_by_what_it_does(dtype):
 def test_a_servers_autocast_changes_nothing(recorded):
     """NDIF computes under autocast where the model is in half precision; what is sent there undoes that."""
     model, prompt, _, _ = recorded
-    request = {"input_ids": prompt.input_ids[None], "image_inputs": prompt.image_inputs, "queries": (len(prompt) - 1,),
-               "keys": tuple(range(len(prompt))), "layers": (0, 1), "also": ()}
+    request = prompt_request(prompt) | {
+        "queries": (len(prompt) - 1,), "keys": tuple(range(len(prompt))), "layers": (0, 1), "also": (),
+    }
     here = forward.in_session(model.traced, read_contributions, request)["norms"]
     with torch.autocast("cpu", torch.bfloat16):
         there = forward.in_session(model.traced, read_contributions, request)["norms"]

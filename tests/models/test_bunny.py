@@ -136,7 +136,8 @@ def test_the_result_is_a_model_of_this_package(converted):
     model = load_model(str(converted))
     assert model.family.name == "llava-phi" and model.n_image_tokens == 16
     assert model.image_token == IMAGE_TOKEN
-    ids, _, _ = model.tokenize(model.prompt_template(image=True).format(question="The capital of this country is"), 16)
+    text = model.prompt_template(image=True).format(question="The capital of this country is")
+    ids, _, _ = model.tokenize(text, IMAGE_TOKEN * 16)
     assert ids.count(model.image_token_id) == 16
     assert max(ids) < model.config.text_config.vocab_size
 

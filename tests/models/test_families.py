@@ -10,7 +10,6 @@ from transformers import (
     BartConfig,
     Blip2Config,
     Gemma2Config,
-    Gemma3Config,
     GPT2Config,
     GPTNeoConfig,
     IdeficsConfig,
@@ -23,7 +22,6 @@ from transformers import (
     MllamaConfig,
     PaliGemmaConfig,
     Qwen2Config,
-    Qwen2VLConfig,
     Qwen3NextConfig,
 )
 
@@ -34,8 +32,6 @@ from interventions.models.model import VisionLanguageModel, family_row
 from interventions.prompts.corruption import corrupt
 from interventions.prompts.prompt import build_prompt
 from interventions.tracing.causal_trace import trace
-
-MROPE = {"rope_type": "default", "mrope_section": [16, 24, 24]}  # as Qwen2-VL's checkpoints have it
 
 
 def test_every_row_is_a_model_that_was_built_here():
@@ -54,22 +50,6 @@ def test_uniform_names_reach_the_native_modules(key):
     assert model.traced.final_norm._module is getattr(decoder, model.family.final_norm)
 
 
-@pytest.mark.parametrize(
-    ("vision", "size", "patch", "strategy", "expected"),
-    [
-        ("clip_vision_model", 336, 14, "default", 576),  # LLaVA-1.5
-        ("clip_vision_model", 336, 14, "full", 577),
-        ("siglip_vision_model", 384, 14, "full", 729),  # Bunny
-    ],
-)
-def test_image_tokens_of_the_papers_models(vision, size, patch, strategy, expected):
-    config = LlavaConfig(
-        vision_config={"model_type": vision, "image_size": size, "patch_size": patch},
-        vision_feature_select_strategy=strategy,
-    )
-    assert families.count_image_tokens(config) == expected
-
-
 def test_a_model_that_is_not_in_the_table():
     assert families.family_of(GPT2Config()) is None and families.why_unusable(GPT2Config()) is None
 
@@ -83,9 +63,7 @@ def test_a_model_that_is_not_in_the_table():
         (IdeficsConfig(), "cross-attention"),
         (BartConfig(), "an encoder and a decoder"),
         (PaliGemmaConfig(), "see each other both ways"),
-        (Gemma3Config(), "see each other both ways"),
         (LlavaConfig(text_config=Qwen3NextConfig()), "'linear_attention', where the intervened runs expect"),
-        (Qwen2VLConfig(text_config={"rope_scaling": MROPE}), "positions in three dimensions"),
     ],
     ids=lambda value: getattr(value, "model_type", None),
 )
@@ -180,17 +158,17 @@ def test_an_image_becomes_as_many_tiles_as_its_size_asks_for():
         prompt = build_prompt(model, "The capital of this country is", image, visual_constraint="this country")
         assert prompt.image_inputs["image_sizes"].tolist() == [list(reversed(size))]
         features = model.module.model.get_image_features(**prompt.image_inputs).pooler_output
-        assert len(prompt.visual) == len(torch.cat(tuple(features))) > model.n_image_tokens
+        assert len(prompt.visual) == len(torch.cat(tuple(features))) > 9
         logits = model.module(input_ids=prompt.input_ids[None], **prompt.image_inputs).logits[0, -1]
         corrupted = corrupt(model, prompt, visual_replacement="Sri Lanka")
         result = trace(model, prompt, corrupted, answer=[int(logits.argmax())], positions=("last",))
         assert result.p_clean == pytest.approx(float(logits.softmax(-1).max()), abs=1e-5)
         seen.add(len(prompt.visual))
-    assert len(seen) >= 3
+    assert len(seen) >= 3 and model.n_image_tokens is None
 
 
 def test_tiles_that_the_processor_miscounts():
     model = tiny.build("llama", "tiles")
     model.processor.num_additional_image_tokens = 0
-    with pytest.raises(ModelError, match="makes 9 visual tokens of an image but its processor writes 8"):
+    with pytest.raises(ModelError, match="makes 24 visual tokens of an image but its processor writes 23"):
         VisionLanguageModel.from_module(model.module, model.processor, prompt=families.VICUNA)

@@ -100,7 +100,7 @@ def test_an_answer_is_asked_for_as_a_prompt_is_built(monkeypatch):
     assert torch.equal(asked[0], prompt.input_ids)
     model.prompt = "<image> {question}?"
     model.generate_answer(None, "Who?")
-    assert asked[1].tolist() == model.tokenize(" Who?", 0)[0]
+    assert asked[1].tolist() == model.tokenize(" Who?", "")[0]
 
 
 @pytest.mark.parametrize(("key", "image", "question", "sentence"), [
@@ -187,8 +187,8 @@ def test_a_transparent_picture_is_read_as_its_file_is(tmp_path):
     clear = Image.new("RGBA", (24, 24), (255, 0, 0, 0))
     clear.save(tmp_path / "clear.png")
     model = tiny.build()
-    (drawn, n), (read, m) = model.read_image(clear), model.read_image(tmp_path / "clear.png")
-    assert torch.equal(drawn["pixel_values"], read["pixel_values"]) and n == m == 9
+    (drawn, text), (read, other) = model.read_image(clear), model.read_image(tmp_path / "clear.png")
+    assert torch.equal(drawn["pixel_values"], read["pixel_values"]) and text == other == "<image>" * 9
 
 
 def test_an_unreadable_image(tmp_path):
@@ -221,14 +221,14 @@ def test_the_authors_protocol_pads_where_the_original_code_does(key, size, crops
         reads.crop_size = {"height": 24, "width": 24}
     pads = key in (("llama", "clip"), ("gqa", "siglip"), ("phi", "siglip"))
     plain, _ = model.read_image(image)
-    padded, n = model.read_image(image, "authors")
+    padded, text = model.read_image(image, "authors")
     expected = squared(image, reads.image_mean) if pads else image
     expected = reads(expected, return_tensors="pt")["pixel_values"]
     assert torch.equal(padded["pixel_values"], expected)
     assert torch.equal(plain["pixel_values"], reads(image, return_tensors="pt")["pixel_values"])
     assert torch.equal(plain["pixel_values"], padded["pixel_values"]) == (not pads or size == (24, 24))
     if pads:
-        assert n == 9 and model.image_view("authors") == "padded"
+        assert text == "<image>" * 9 and model.image_view("authors") == "padded"
     assert model.image_view() == ("cropped" if reads.do_center_crop else "squeezed")
     prompts = [build_prompt(model, QUESTION, image, visual_constraint="this country", protocol=protocol)
                for protocol in ("paper", "authors")]

@@ -96,8 +96,11 @@ def oracle(model, prompt, corrupted, result, donor=None, sources=None):
 def request_for(model, prompt, corrupted, sites, **changes):
     return {
         "clean_ids": prompt.input_ids[None],
+        "positions": prompt.position_ids,
         "corrupted_ids": corrupted.input_ids[None],
+        "corrupted_positions": corrupted.position_ids,
         "image_inputs": prompt.image_inputs,
+        "image_layers": model.image_layers,
         "image_token_id": model.image_token_id if model.is_multimodal else -1,
         "first": corrupted.first_corrupted,
         "noise": None,
