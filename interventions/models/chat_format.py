@@ -25,6 +25,7 @@ def chat_format(processor, family: Family, given: str | None, name: str) -> str:
     """
     own = None if given or (family.prompt and not family.is_multimodal) else own_format(processor, family)
     declared = (given or family.prompt or own or "").rstrip(" ")  # the space before an answer belongs to the answer
+    declared = declared.replace(IMAGE.join(family.wrapper), IMAGE)  # the picture brings its wrapper
     if not declared:
         raise ModelError(
             f"model {name!r} has no chat template for a question{' about a picture' * family.is_multimodal}: pass its "

@@ -36,8 +36,8 @@ def discover_family(config, name: str) -> Family:
     ]
     if len(found) != 1:
         raise ModelError(
-            f"model {quoted(name, PATH)} is a {config.model_type!r} in which no decoder with embed_tokens and layers of "
-            "input_layernorm, self_attn and mlp is found: family 'auto' cannot trace it."
+            f"model {quoted(name, PATH)} is a {config.model_type!r} in which no decoder with embed_tokens and layers "
+            "of input_layernorm, self_attn and mlp is found: family 'auto' cannot trace it."
         )
     decoder = module.get_submodule(found[0])
     norms = [path for path, child in decoder.named_children() if "norm" in path.lower() and child is not None]

@@ -109,7 +109,8 @@ def restore_plain(lm, request: dict, clean: dict, corrupted: dict):
     """Run one whole forward per site, image encoder included: the slow reference of the other two."""
     ids, end = corrupted["ids"], corrupted["end"]
     inputs, always = prompt_inputs(ids, request["corrupted_positions"], request["image_inputs"]), {}
-    if request["noise"] is not None:
+    # A layer's output is written as the next layer reads it, so features of the image (DeepStack) are added here, too.
+    if request["noise"] is not None or request["image_layers"]:
         prefix, where = clean["embeddings"][:, : request["first"]], torch.arange(end)
         embeddings = {"inputs_embeds": torch.cat([prefix, corrupted["hidden"][0]], dim=1)}
         inputs = embeddings | {"position_ids": inputs["position_ids"]} | token_types(request["image_inputs"], end)

@@ -27,7 +27,7 @@ class Hooked:
         handles = [self.register(key, function) for key, function in dict(hooks).items()]
         given = torch.tensor([*self.forced, *self.answer[:-1]], dtype=torch.long)
         ids = torch.cat([input_ids, given])[None]
-        logits = self.module(input_ids=ids, **image_inputs).logits[0, -len(self.answer) :]
+        logits = self.module(**own_inputs(self.module, ids, image_inputs)).logits[0, -len(self.answer) :]
         for handle in handles:
             handle.remove()
         return logits.softmax(-1)[range(len(self.answer)), self.answer].prod().item()
@@ -41,6 +41,17 @@ class Hooked:
         return module.register_forward_hook(
             lambda _, __, output: function(output[0] if isinstance(output, tuple) else output)
         )
+
+
+def own_inputs(module, ids, image_inputs):
+    """What a Hugging Face module is given for tokens [1, n] and a picture, without positions: those are its own."""
+    inputs = {"input_ids": ids, **image_inputs}
+    marks = (ids == getattr(module.config, "image_token_id", -1)).long()
+    if "token_type_ids" in image_inputs:
+        inputs["token_type_ids"] = marks
+    if "image_grid_thw" in image_inputs:
+        inputs["mm_token_type_ids"] = marks
+    return inputs
 
 
 def put(tensor, position, value):
