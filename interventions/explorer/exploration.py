@@ -6,7 +6,6 @@ let a `Worker` run it in a thread. An action stores its result at its end, or no
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
@@ -73,6 +72,7 @@ class ContributionResult:
         visual: By name of READERS, from each visual token to the reader [layers, visual tokens].
         to_last: From each token of the constraint to the last token [layers, tokens].
         tokens: The tokens of the constraint.
+        grid: Rows and columns of the visual tokens.
     """
 
     image: Path | None
@@ -80,6 +80,7 @@ class ContributionResult:
     visual: dict[str, np.ndarray]
     to_last: np.ndarray
     tokens: tuple[str, ...]
+    grid: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -173,10 +174,11 @@ class Exploration:
         """Compute the contributions of visual tokens and of the constraint in all layers."""
         yield Step("Computing contributions")
         prompt = self._prompt()
-        if math.isqrt(len(prompt.visual)) ** 2 != len(prompt.visual):  # images in tiles
+        grid = self.model.patch_grid(prompt)
+        if grid is None:
             raise AttentionError(
-                f"model {self.model.name!r} has {len(prompt.visual)} visual tokens of this image, which do not form a "
-                "square to draw over it: use attention_contributions in Python."
+                f"model {self.model.name!r} has {len(prompt.visual)} visual tokens of this image, which do not form "
+                "one grid to draw over it: use attention_contributions in Python."
             )
         readers = dict(zip(READERS, (prompt.constraint[-1], prompt.last), strict=True))  # may be one token
         result = attention_contributions(
@@ -188,7 +190,7 @@ class Exploration:
         self.contributions = ContributionResult(
             self._draft.image, self.model.image_view(prompt.protocol),
             {name: norms(position, prompt.visual) for name, position in readers.items()},
-            norms(prompt.last, prompt.constraint), tuple(prompt.tokens[i] for i in prompt.constraint),
+            norms(prompt.last, prompt.constraint), tuple(prompt.tokens[i] for i in prompt.constraint), grid,
         )
 
     def block(self, flows: tuple[str, ...], first: int, last: int) -> Steps:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
+from pydantic import Field
 from transformers.utils.logging import disable_progress_bar
 
 from ..errors import ModelError, ParameterError
@@ -20,12 +23,17 @@ class ExploreParameters(NotebookParameters):
     dtype: str = ""
     device_map: str = ""
     prompt: str = ""
+    family: Literal["", "auto"] = ""
+    image_side: Annotated[int, Field(ge=0, description="it is a side in pixels")] = 0
     remote: bool = False
 
     @property
     def loading(self) -> dict:
         """Return the arguments of `load_model` that apply to every model."""
-        return {"dtype": self.dtype or None, "device_map": self.device_map or None, "remote": self.remote}
+        return {
+            "dtype": self.dtype or None, "device_map": self.device_map or None, "remote": self.remote,
+            "family": self.family, "image_side": self.image_side,
+        }
 
     def load(self) -> tuple[VisionLanguageModel, TestBed]:
         """Return the model and the test bed; raise ParameterError if one cannot be loaded."""

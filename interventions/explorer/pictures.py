@@ -84,7 +84,7 @@ def _contributions(result: ContributionResult, reader: str, layer: int) -> Figur
     figure = plt.figure(figsize=(6.8, 3.1 + 0.125 * len(names)))
     left, right = figure.add_gridspec(1, 2, width_ratios=[1, 1.15])
     over = figure.add_subplot(left)
-    patches_over(over, small_image(result.image, LARGEST), norms[layer], view=result.view)
+    patches_over(over, small_image(result.image, LARGEST), norms[layer].reshape(result.grid), view=result.view)
     over.set_anchor("C")
     over.set_title(f"visual tokens → {_reader(reader)}, layer {layer}")
     text = f"largest ||a||: {norms[layer].max():.3g} here, {norms.max():.3g} in any layer"

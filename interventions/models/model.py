@@ -1,5 +1,7 @@
 """One wrapper for all models: an unmodified Hugging Face module, traced by nnsight under uniform module names."""
 
+import itertools
+import math
 import uuid
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -11,7 +13,7 @@ from PIL import Image
 from ..engine import forward
 from ..errors import ModelError, PromptError
 from ..models import families, load_checks
-from ..prompts.prompt import in_format
+from ..prompts.prompt import Prompt, in_format
 from ..prompts.tokens import blank_tokens, check_length, control_tokens
 from ..testbed import TestBedError, load_image
 from ..testbed.images import on_square
@@ -53,6 +55,8 @@ class VisionLanguageModel:
         self.unedited: VisionLanguageModel | None = None
         self.config = traced._module.config
         self.family = family or family_row(self.config, name)
+        if type(image_side) is not int or image_side < 0:
+            raise ModelError(f"image_side must be a number of pixels, or 0 for none, not {quoted(image_side)}.")
         self.image_side = image_side
         if self.family.is_multimodal:
             load_checks.check_processor(processor, self.config, name)
@@ -301,6 +305,19 @@ class VisionLanguageModel:
         sequence = torch.tensor([ids])
         marks = (sequence == self.image_token_id).int()
         return rule(sequence, mm_token_type_ids=marks, image_grid_thw=image_inputs["image_grid_thw"])[0][:, 0]
+
+    def patch_grid(self, prompt: Prompt) -> tuple[int, int] | None:
+        """Return the rows and columns of the image's visual tokens; None if they form no single grid, as tiles do."""
+        n = len(prompt.visual)
+        if "image_grid_thw" in prompt.image_inputs:
+            _, height, width = prompt.image_inputs["image_grid_thw"][0].tolist()
+            merged = self.processor.image_processor.merge_size
+            return height // merged, width // merged
+        rows = 1 + sum(b - a > 1 for a, b in itertools.pairwise(prompt.visual))  # breaks end the rows of Pixtral's
+        if rows > 1:
+            return (rows, n // rows) if self.config.vision_config.model_type == "pixtral" else None
+        side = math.isqrt(n)
+        return (side, side) if side and side**2 == n else None
 
     def image_marks(self, ids: list[int], image_inputs: dict) -> dict[str, torch.Tensor]:
         """Return the input [1, T] that marks visual tokens, of a model whose visual tokens see each other; else {}."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,7 @@ from .style import INK, PARTS, styled
 from .words import CHARACTERS, LINE_HEIGHT, LOUD, show_image, wrapped, write_lines
 
 OVERLAY = LinearSegmentedColormap.from_list("overlay", [(0.8, 0.05, 0.05, 0), (0.8, 0.05, 0.05, 0.9)])
+NO_GRID = "the visual tokens form no square grid"
 PALE = 0.45  # the image below the overlay
 
 
@@ -53,16 +55,14 @@ def visual_token_maps(frame: pd.DataFrame, n_visual: int) -> Figure:
 
 @styled
 def patch_maps(frame: pd.DataFrame, layer: int) -> Figure:
-    """Draw the same at one layer, laid out as the image's patches: the first token at the upper left, row by row.
-
-    Raises:
-        ValueError: the visual tokens fill no square grid.
-    """
+    """Draw the same at one layer, laid out as the image's patches: the first token at the upper left, row by row."""
     if frame.empty:
         return style.nothing_to_show("no question was answered right")
     cells = rows_where(frame, layer=layer).sort_values("index")
     groups = {part: rows_where(cells, part=part) for part in style.parts_of(frame)}
     squares = {part: _square(group["norm"].to_numpy(float)) for part, group in groups.items()}
+    if any(square is None for square in squares.values()):
+        return style.nothing_to_show(NO_GRID)
     figure, axes, panels = style.panel_grid([""], groups, height=2.15, width=1.7)
     for axis, (_, part) in panels:
         picture = _show(axis, squares[part], cells["norm"], interpolation="nearest")
@@ -79,9 +79,6 @@ def patches_over_images(examples: pd.DataFrame, images: Mapping, *, view: str = 
 
     Every question has its own scale, from 0 (clear) to its largest patch, whose value is written below. The frame is
     that of `patch_examples`, images are by id, and `view` is what the model sees of them (framed), see `image_view`.
-
-    Raises:
-        ValueError: the visual tokens fill no square grid.
     """
     ids = [name for name in dict.fromkeys(examples["id"]) if images.get(name) is not None]
     if not ids:
@@ -97,19 +94,24 @@ def patches_over_images(examples: pd.DataFrame, images: Mapping, *, view: str = 
         write_lines(figure.add_subplot(grid[2 * row, column]), lines[name])
         plain, over = (figure.add_subplot(cell) for cell in grid[2 * row + 1, column].subgridspec(1, 2))
         show_image(plain, images[name])
-        norms = examples[examples["id"] == name].sort_values("index")["norm"].to_numpy(float)
+        norms = _square(examples[examples["id"] == name].sort_values("index")["norm"].to_numpy(float))
+        if norms is None:
+            return style.nothing_to_show(NO_GRID)
         patches_over(over, images[name], norms, view=view)
         over.text(0, -0.04, f"largest ||a||: {norms.max():.3g}", transform=over.transAxes, va="top", fontsize=7)
     return figure
 
 
 def patches_over(axis: Axes, image, norms: np.ndarray, *, view: str) -> None:
-    """Draw the image in pale gray, and each patch's contribution over it in red, from 0 (clear) to the largest."""
+    """Draw the image in pale gray, and each patch's contribution over it in red, from 0 (clear) to the largest.
+
+    norms: [rows, columns] of patches.
+    """
     show_image(axis, image.convert("L").point(lambda gray: 255 - PALE * (255 - gray)).convert("RGB"))
     left, top, width, height = seen_box(image.size, view)
     box = (left - 0.5, left + width - 0.5, top + height - 0.5, top - 0.5)
     options = {"vmin": 0, "vmax": norms.max() or 1, "extent": box, "interpolation": "nearest", "aspect": "equal"}
-    axis.imshow(_square(norms), cmap=OVERLAY, **options)
+    axis.imshow(norms, cmap=OVERLAY, **options)
     axis.add_patch(Rectangle((box[0], box[3]), width, height, fill=False, edgecolor=INK, linewidth=0.5))
     axis.set_xlim(min(-0.5, box[0]), max(image.width - 0.5, box[1]))  # the model sees the margin, too
     axis.set_ylim(max(image.height - 0.5, box[2]), min(-0.5, box[3]))
@@ -120,11 +122,10 @@ def _show(axis: Axes, grid: np.ndarray, scale: pd.Series, **options):
     return axis.imshow(grid, cmap=style.CONTRIBUTION_COLORS, vmin=0, vmax=scale.max() or 1, **options)
 
 
-def _square(norms: np.ndarray) -> np.ndarray:
-    side = round(len(norms) ** 0.5)
-    if side**2 != len(norms):
-        raise ValueError(f"frame must hold a square grid of visual tokens (64, 576, 729), not {len(norms)} of them.")
-    return norms.reshape(side, side)
+def _square(norms: np.ndarray) -> np.ndarray | None:
+    """Return the norms of a square image's patches as a grid; None if they form none, as those of tiles."""
+    side = math.isqrt(len(norms))
+    return norms.reshape(side, side) if side**2 == len(norms) else None
 
 
 def _lines(example) -> list[list[tuple[Any, dict]]]:

@@ -94,6 +94,8 @@ class Parameters(NotebookParameters):
     dtype: str = ""
     device_map: str = ""
     prompt: str = ""
+    family: Literal["", "auto"] = ""
+    image_side: Annotated[int, Field(ge=0, description="it is a side in pixels")] = 0
     remote: bool = False
     protocol: Literal["paper", "authors"] = "paper"
     results_dir: str = ""
@@ -137,7 +139,7 @@ class Parameters(NotebookParameters):
     def load_model(self, parameter: str, name: str = "", dtype: str = "") -> VisionLanguageModel:
         """Load the model that a parameter names.
 
-        `device_map` and `dtype` hold for all models, `prompt` for `model` and its text-only counterpart.
+        `prompt` is of `model` and its text-only counterpart, `revision` of `model`; the others hold for all models.
 
         Args:
             parameter: the parameter.
@@ -149,7 +151,8 @@ class Parameters(NotebookParameters):
             own["prompt"] = self.prompt or None
         return named(
             parameter, ModelError, load_model, name or getattr(self, parameter), remote=self.remote,
-            dtype=dtype or self.dtype or None, device_map=self.device_map or None, **own,
+            dtype=dtype or self.dtype or None, device_map=self.device_map or None, family=self.family,
+            image_side=self.image_side, **own,
         )
 
     def select(self, testbed: TestBed) -> TestBed:
