@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import tiny
+import tiny_vlms
 import torch
 from PIL import Image
 from transformers import (
@@ -36,6 +37,8 @@ from interventions.tracing.causal_trace import trace
 
 def test_every_row_is_a_model_that_was_built_here():
     built = {families.family_of(tiny.build(*key).config).name for key in tiny.SEEDS}
+    built |= {families.family_of(tiny_vlms.build_vlm(key)[0].config).name for key in tiny_vlms.FAMILIES}
+    built |= {families.family_of(tiny_vlms.build_text(key)[0].config).name for key in tiny_vlms.TEXTS}
     assert built == {row.name for row in families.FAMILIES}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import tiny
+import tiny_vlms
 import torch
 from PIL import Image
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -245,3 +246,26 @@ def test_a_picture_that_the_processor_refuses_is_one_sentence(monkeypatch):
     monkeypatch.setattr(model.processor.image_processor, "preprocess", refusing)
     with pytest.raises(TestBedError, match=r"^image of 40 x 30 pixels is refused by .* \(mean must have 1 elements\)"):
         model.read_image(tiny.picture())
+
+
+@pytest.mark.parametrize(("key", "side"), [("qwen2_5_vl", 32), ("pixtral", 32), ("gemma3", 0)])
+def test_a_fixed_square_gives_every_picture_as_many_visual_tokens(key, side):
+    grid = (4, 4)
+    module, processor, prompt = tiny_vlms.build_vlm(key)
+    free, fixed = (VisionLanguageModel.from_module(module, processor, prompt=prompt, image_side=n) for n in (0, side))
+    assert free.n_image_tokens == (None if side else 16) and fixed.n_image_tokens == grid[0] * grid[1]
+    images = [Image.effect_noise(size, 60).convert("RGB") for size in ((64, 32), (32, 64), (40, 40))]
+    asked = [build_prompt(fixed, QUESTION, image, visual_constraint="this country") for image in images]
+    assert {fixed.patch_grid(one) for one in asked} == {grid} and {len(one.visual) for one in asked} == {16}
+    assert fixed.image_view() == "squeezed" and ("image_side" in fixed.key()) == bool(side)
+    wide = build_prompt(free, QUESTION, images[0], visual_constraint="this country")
+    rows, columns = free.patch_grid(wide)
+    assert rows * columns == len(wide.visual) and (columns > rows or not side)
+    for wrong in (-1, 2.5, True):
+        with pytest.raises(ModelError, match="image_side must be a number of pixels"):
+            VisionLanguageModel.from_module(module, processor, prompt=prompt, image_side=wrong)
+
+
+def test_tiles_form_no_grid():
+    model = tiny.build("llama", "tiles")
+    assert model.patch_grid(build_prompt(model, QUESTION, tiny.picture(), visual_constraint="this country")) is None

@@ -80,6 +80,7 @@ FORMATS = {
     "smolvlm": SMOL,
     "idefics3": SMOL,
     "internvl": CHATML,
+    "internvl_qwen3": CHATML,
     "gemma3": ("<start_of_turn>user\n", "<image>{question}", "<end_of_turn>\n<start_of_turn>model\n"),
     "pixtral": MISTRAL,
     "mistral3": MISTRAL,
@@ -150,6 +151,7 @@ TOKENS = {
     "mistral": ("<s>", {}, ["[INST]", "[/INST]"]),
     "gemma3_text": ("<bos>", {}, ["<start_of_turn>", "<end_of_turn>"]),
 }
+TOKENS["internvl_qwen3"], TOKENS["cohere2"] = TOKENS["internvl"], TOKENS["aya_vision"]
 
 # Family -> the seed whose random weights give clear effects for the tests' picture and question.
 SEEDS = {
@@ -162,6 +164,7 @@ SEEDS = {
     "smolvlm": 56,
     "idefics3": 56,
     "internvl": 115,
+    "internvl_qwen3": 76,
     "gemma3": 112,
     "pixtral": 52,
     "mistral3": 78,
@@ -169,8 +172,14 @@ SEEDS = {
 }
 
 # Text-only counterpart -> its seed, and the family whose chat format it has.
-TEXT_SEEDS = {"qwen2": 18, "qwen3": 5, "mistral": 19, "gemma3_text": 112}
-TEXT_FORMATS = {"qwen2": CHATML, "qwen3": CHATML, "mistral": MISTRAL, "gemma3_text": FORMATS["gemma3"]}
+TEXT_SEEDS = {"qwen2": 18, "qwen3": 5, "mistral": 19, "gemma3_text": 112, "cohere2": 73}
+TEXT_FORMATS = {
+    "qwen2": CHATML,
+    "qwen3": CHATML,
+    "mistral": MISTRAL,
+    "gemma3_text": FORMATS["gemma3"],
+    "cohere2": FORMATS["aya_vision"],
+}
 
 
 def tokenizer(key: str) -> PreTrainedTokenizerFast:
@@ -385,7 +394,7 @@ def idefics3(words):
     return idefics(Idefics3Config, words), Idefics3Processor(images, words, image_seq_len=4)
 
 
-def internvl(words):
+def internvl(words, text=Qwen2Config, **own):
     vision = {
         "hidden_size": 16,
         "intermediate_size": 32,
@@ -395,7 +404,7 @@ def internvl(words):
         "patch_size": [4, 4],
     }
     config = InternVLConfig(
-        text_config=text_config(Qwen2Config, words),
+        text_config=text_config(text, words, **own),
         vision_config=vision,
         image_token_id=words.context_image_token_id,
         image_seq_length=4,
@@ -456,9 +465,13 @@ def mistral3(words):
     return config, pixtral_processor()(images, words, patch_size=4, spatial_merge_size=2)
 
 
-def aya_vision(words):
+def cohere2(words):
     kinds = ["sliding_attention", "full_attention"] * LAYERS
-    text = text_config(Cohere2Config, words, sliding_window=256, layer_types=kinds[:LAYERS], logit_scale=0.25)
+    return text_config(Cohere2Config, words, sliding_window=256, layer_types=kinds[:LAYERS], logit_scale=2.0)
+
+
+def aya_vision(words):
+    text = cohere2(words)
     config = AyaVisionConfig(
         text_config=text,
         vision_config=siglip(16, 4),
@@ -480,6 +493,7 @@ FAMILIES = {
     "smolvlm": smolvlm,
     "idefics3": idefics3,
     "internvl": internvl,
+    "internvl_qwen3": lambda words: internvl(words, Qwen3Config, head_dim=8),
     "gemma3": gemma3,
     "pixtral": pixtral,
     "mistral3": mistral3,
@@ -490,6 +504,7 @@ TEXTS = {
     "qwen3": lambda words: text_config(Qwen3Config, words, head_dim=8),
     "mistral": mistral,
     "gemma3_text": gemma3_text,
+    "cohere2": cohere2,
 }
 
 
