@@ -7,16 +7,16 @@ import torch
 from nnsight.modeling.quantization import QUANTIZATIONS
 from nnsight.modeling.transformers import TransformersModel
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoProcessor, AutoTokenizer
+from transformers import AutoConfig
 
 from ..errors import ModelError
 from ..models import families, load_checks
 from ..text import PATH, first_line, quoted
 from .checkpoints import ALIASES, check_device_map, chosen_dtype, foreign_layout, read_module, resolve
 from .discovery import row_of
-from .families import Family
 from .model import VisionLanguageModel, check_remote, family_row, preprocessors, where_it_is
 from .pretrained import PROMPTS
+from .processors import load_processor
 from .self_check import check_fast_path
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def load_model(
             f"give an alias ({', '.join(ALIASES)}), a directory with a config.json, or a Hub id."
         ) from error
     row = family_row(config, name, family)
-    processor = _processor(path, row, str(name), revision)
+    processor = load_processor(path, config, multimodal=row.is_multimodal, name=str(name), revision=revision)
     options = {"dtype": chosen_dtype(path, dtype), "attn_implementation": attn_implementation}
     options |= {"device_map": None if remote is True else device_map}
     options = {key: value for key, value in options.items() if value is not None}
@@ -114,19 +114,6 @@ def load_model(
                 f"{difference:.1g}). Its row for families.py:\n    {row_of(row)},"
             )
     return model
-
-
-def _processor(path: str, family: Family, name: str, revision: str | None):
-    """Load the checkpoint's processor, or its tokenizer if the model is text-only. Raises ModelError."""
-    kind = AutoProcessor if family.is_multimodal else AutoTokenizer
-    try:
-        return kind.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except Exception as error:  # broken files fail in many ways
-        files = "processor_config.json, preprocessor_config.json and " if family.is_multimodal else ""
-        raise ModelError(
-            f"model {quoted(name, PATH)} has a {'processor' if family.is_multimodal else 'tokenizer'} that cannot be "
-            f"loaded ({first_line(error)}): get {files}tokenizer.json of its checkpoint."
-        ) from error
 
 
 def _match_server(traced, name: str, dtype, attn_implementation: str | None) -> "Server":
