@@ -1,7 +1,8 @@
-"""Write files and folders that appear whole or not at all, append lines, and sort names naturally."""
+"""Write files and folders that appear whole or not at all, append lines, hash files, and sort names naturally."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -16,6 +17,8 @@ from filelock import FileLock
 
 from .errors import TestBedError
 from .text import first_line
+
+_digests: dict[tuple[int, ...], str] = {}  # what says that a file is the same one -> its sha256
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -98,6 +101,17 @@ def why_not_writable(folder: Path) -> str:
     except OSError as error:
         return f"{str(folder)!r} cannot be written ({error.strerror})"
     return ""
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file in hexadecimal digits. A process reads a file again only if it has changed."""
+    status = path.stat()
+    # Not the path, which `new_folder` changes.
+    same = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    if same not in _digests:
+        with path.open("rb") as file:
+            _digests[same] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _digests[same]
 
 
 def natural_order(name: str) -> list:

@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all."""
 
+import hashlib
 import os
 import threading
 
@@ -7,7 +8,7 @@ import pytest
 from filelock import FileLock
 
 from interventions.errors import TestBedError
-from interventions.files import append_lines, natural_order, new_folder, write_atomically
+from interventions.files import append_lines, file_sha256, natural_order, new_folder, write_atomically
 
 
 def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
@@ -120,3 +121,20 @@ def test_who_appends_waits_for_another(tmp_path):
 def test_a_file_that_cannot_be_appended_to_is_one_sentence(tmp_path):
     with pytest.raises(TestBedError, match=r"cannot be written \(.*directory.*not saved\.$"):
         append_lines(tmp_path, [{"a": 1}])
+
+
+def test_a_file_is_hashed_again_only_after_a_change(tmp_path, monkeypatch):
+    read, digest = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: (read.append(1), digest(file, name))[1])
+    path = tmp_path / "out" / "a.txt"
+    with new_folder(path.parent) as folder:
+        (folder / "a.txt").write_text("one")
+        assert file_sha256(folder / "a.txt") == hashlib.sha256(b"one").hexdigest()
+    assert file_sha256(path) == hashlib.sha256(b"one").hexdigest() and len(read) == 1  # it was moved
+    path.write_text("other")
+    assert file_sha256(path) == hashlib.sha256(b"other").hexdigest() and len(read) == 2
+    other = tmp_path / "b.txt"
+    other.write_text("twos!")
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    os.replace(other, path)
+    assert file_sha256(path) == hashlib.sha256(b"twos!").hexdigest() and len(read) == 3

@@ -136,11 +136,9 @@ def attention_knockout(
     edges = flow_edges(prompt, flows)
     if donor is not None:
         check_donor(prompt, donor, edges)
-    answer_ids, *others = _answers(model, prompt, answer, answers)
-    request = knockout_request(model, prompt, list(edges.values()), spans) | {
-        "method": method, "max_packed_tokens": execution.max_packed_tokens, "answer_ids": answer_ids,
-        "other_answers": others,
-        "donor": None if donor is None else prompt_request(donor),
+    scored = _answers(model, prompt, answer, answers)
+    request = knockout_request(model, prompt, list(edges.values()), spans, scored, donor) | {
+        "method": method, "max_packed_tokens": execution.max_packed_tokens,
     }
     found = in_session(model.traced, knock_out, request, model.runs_on(execution.remote))
     results = [as_knockout(model, tuple(edges), window, one) for one in (found, *found["other_answers"])]
@@ -215,18 +213,22 @@ def flow_edges(prompt: Prompt, flows: Mapping[str, tuple] | None = None) -> dict
     return edges
 
 
-def knockout_request(model, prompt: Prompt, edges: list[tuple], spans) -> dict:
-    """Return the prompt and the sites of a request to `knock_out`.
+def knockout_request(
+    model, prompt: Prompt, edges: list[tuple], spans: list[tuple], answers: list, donor: Prompt | None = None
+) -> dict:
+    """Return the prompts, the answers and the sites of a request to `knock_out`.
 
     Sites are (targets, sources, start, stop): nothing blocked, then for each flow every window and all layers.
     """
+    answer_ids, *others = answers
     sites = [((), (), 0, 0)]
     for targets, sources in edges:
         sites += [(targets, sources, *span) for span in [*spans, (0, model.n_layers)]]
     return clean_request(model, prompt, min(min(targets) for targets, _ in edges)) | {
         # The run that is intervened on is the clean one.
         "corrupted_ids": prompt.input_ids[None], "corrupted_positions": prompt.position_ids,
-        "noise": None, "sites": sites,
+        "noise": None, "sites": sites, "answer_ids": answer_ids, "other_answers": others,
+        "donor": None if donor is None else prompt_request(donor),
     }
 
 

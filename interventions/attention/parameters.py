@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Annotated
 
+import pandas as pd
 from pydantic import Field
 
 from ..errors import AttentionError, ParameterError
@@ -14,8 +15,9 @@ from ..models.checkpoints import CONTROL_MODELS
 from ..models.model import VisionLanguageModel
 from ..notebook import Limit, named
 from ..studies.parameters import SampleParameters, must_differ, parse_window, resolve_window, window_sentence
-from ..testbed import Item
+from ..testbed import Item, load_testbed
 from .study import AttentionStudy, attention_study, check_comparable
+from .transplant import COLUMNS, flow_transplant_shares, flow_transplants
 
 # Model shape (family, layers, hidden size) -> the layers of the paper's section 4.4, counted from 0.
 PAPER_LAYERS = {("llava-llama", 32, 4096): (16, 17)}
@@ -27,6 +29,7 @@ class Fig5Parameters(SampleParameters):
     window: int | str = 3
     examples: Annotated[int, Field(ge=1, description="it counts the questions of each part that are drawn")] = 1
     control_model: str = ""
+    transplant: Annotated[int, Field(ge=0, description="it counts the transplanted questions of each part")] = 30
 
     figure: typing.ClassVar[str] = "fig5_attention"
 
@@ -76,6 +79,18 @@ class Fig5Parameters(SampleParameters):
             model, questions, knockouts=True, window=self.window_in(model), protocol=self.protocol,
             run=replace(self.run, label=model.name),
         )]
+
+    def transplanted(self, model: VisionLanguageModel, study: AttentionStudy) -> pd.DataFrame:
+        """Return the `flow_transplant_shares` of a study's first `transplant` questions of each part.
+
+        The other items are drawn from the whole test bed.
+        """
+        if not self.transplant:
+            return flow_transplant_shares(pd.DataFrame(columns=COLUMNS))
+        bed = load_testbed(self.testbed)
+        return flow_transplant_shares(flow_transplants(
+            model, bed, study, limit=self.transplant, seed=self.seed, protocol=self.protocol, run=self.run
+        ))
 
 
 class OutcomeParameters(SampleParameters):

@@ -1,7 +1,7 @@
-"""Transplants: what the restored output carries, as claims, numbers and a table of any figure that traces.
+"""Transplants: what a restored output or a flow carries, as claims, numbers and a table.
 
-All functions take {series: shares}, where a series says what was traced (a constraint, a model) and shares come from
-`transplant_shares`.
+Those of figures that trace take {series: shares}, where a series says what was traced (a constraint, a model) and
+shares come from `transplant_shares`. Those of flows take the frame of `flow_transplant_shares`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,17 @@ import pandas as pd
 
 from ..reports.record import Claim
 from ..statistics import Number
-from ..studies.transplant import BOTH, CANNOT_SAY, CARRIES, PRESENT, strongest
+from ..studies.transplant import BOTH, CANNOT_SAY, CARRIES, PRESENT, TAKES_AWAY, strongest
 from ..tracing.causal_trace import KIND_NAMES
 from .common import number_of
 
 Shares = Mapping[str, pd.DataFrame]
+# What the verdicts say of a flow.
+READ = {
+    CARRIES: "what is read carries the answer",
+    TAKES_AWAY: "what is read is needed, but that of another image will do",
+    BOTH: BOTH, CANNOT_SAY: CANNOT_SAY,
+}
 SHARES = {"fact": ("fact", "fact_low", "fact_high"), "word": ("word", "word_low", "word_high")}
 
 
@@ -25,20 +31,23 @@ def transplant_claims(shares: Shares) -> list[Claim]:
 
     A claim holds if in every part that is decided what is restored carries the answer. It is undecided if no part is.
     """
-    claims = []
-    for series, kind, rows in _by_kind(shares):
-        verdicts = set(rows["verdict"]) - {CANNOT_SAY}
-        here = "; ".join(
-            f"{said} ({'; '.join(_shares(row) for _, row in group.iterrows())})"
-            for said, group in rows.groupby("verdict", sort=False)
-        )
-        claims.append(Claim(
-            f"transplant: {KIND_NAMES[kind]}, {series}",
-            f"not in the paper, which takes an effect for a stored fact; {CARRIES} (its share's interval lies above "
-            f"{PRESENT})",
-            here, verdicts <= {CARRIES, BOTH} if verdicts else None,
-        ))
-    return claims
+    paper = f"not in the paper, which takes an effect for a stored fact; {CARRIES}"
+    return [
+        _claim(f"transplant: {KIND_NAMES[kind]}, {series}", paper, rows, "replacement")
+        for series, kind, rows in _by_kind(shares)
+    ]
+
+
+def flow_claims(shares: pd.DataFrame) -> list[Claim]:
+    """Return one claim per flow to the last token, blocked in all layers. They are not in the paper.
+
+    A claim holds if in every part that is decided what is read carries the answer. It is undecided if no part is.
+    """
+    paper = f"not in the paper, which looks at contributions alone; {READ[CARRIES]}"
+    return [
+        _claim(f"transplant: {flow}", paper, rows.assign(verdict=rows["verdict"].map(READ)), "own answer kept")
+        for flow, rows in shares.groupby("flow", sort=False)
+    ]
 
 
 def transplant_numbers(shares: Shares) -> dict[str, Number]:
@@ -70,6 +79,40 @@ def transplant_table(shares: Shares) -> pd.DataFrame:
     ])
 
 
+def flow_numbers(shares: pd.DataFrame) -> dict[str, Number]:
+    """Return the drop of each flow and its two shares."""
+    numbers = {}
+    for _, row in shares.iterrows():
+        place = f"{row['part']}/{row['flow']}/transplant"
+        numbers[f"{place}/drop"] = number_of(row)
+        numbers |= {f"{place}/{name}": number_of(row, *columns) for name, columns in SHARES.items()}
+    return numbers
+
+
+def flow_table(shares: pd.DataFrame) -> pd.DataFrame:
+    """Return a table to show: the drops, their shares and the verdicts."""
+    return pd.DataFrame([
+        {
+            "flow": row["flow"], "part": row["part"], "n": row["n"], "drop [95 %]": str(number_of(row)),
+            "share that carries the answer": _share(row, "fact"),
+            "share that another image gives back": _share(row, "word"),
+            "verdict": READ[row["verdict"]],
+        }
+        for _, row in shares.iterrows()
+    ])
+
+
+def _claim(title: str, paper: str, rows: pd.DataFrame, word: str) -> Claim:
+    """A claim about the parts in `rows`, which have a column verdict. word: what its other share is of."""
+    verdicts = set(rows["verdict"]) - {CANNOT_SAY}
+    here = "; ".join(
+        f"{said} ({'; '.join(_shares(row, word) for _, row in group.iterrows())})"
+        for said, group in rows.groupby("verdict", sort=False)
+    )
+    holds = verdicts <= {CARRIES, READ[CARRIES], BOTH} if verdicts else None
+    return Claim(title, f"{paper} (its share's interval lies above {PRESENT})", here, holds)
+
+
 def _by_kind(shares: Shares) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """(series, kind, the rows of its parts where their effect is largest)"""
     for series, frame in shares.items():
@@ -87,8 +130,8 @@ def _share(row: pd.Series, name: str) -> str | None:
     return None if pd.isna(row[name]) else str(number_of(row, *SHARES[name]))
 
 
-def _shares(row: pd.Series) -> str:
+def _shares(row: pd.Series, word: str) -> str:
     if pd.isna(row["fact"]):
         return f"{row['part']}: effect {row['effect']:.2f}"
-    answer, word = (number_of(row, *columns) for columns in SHARES.values())
-    return f"{row['part']}: answer {answer}, replacement {word} of {row['effect']:.2f}"
+    answer, rest = (number_of(row, *columns) for columns in SHARES.values())
+    return f"{row['part']}: answer {answer}, {word} {rest} of {row['effect']:.2f}"

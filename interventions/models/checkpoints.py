@@ -11,7 +11,7 @@ import transformers
 from nnsight.modeling.quantization import QUANTIZATIONS, resolve_load_kwargs
 
 from ..errors import ModelError
-from ..files import is_file
+from ..files import file_sha256, is_file
 from ..text import PATH, quoted
 from . import pretrained
 
@@ -159,8 +159,7 @@ def _revision(path: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted({*_weights(path), *(file for kind in SETTINGS_FILES for file in path.glob(kind))}):
         if file.name != "training.json":  # the training log
-            with open(file, "rb") as handle:
-                digest.update(file.name.encode() + hashlib.file_digest(handle, "sha256").digest())
+            digest.update(file.name.encode() + bytes.fromhex(file_sha256(file)))
     return digest.hexdigest()
 
 

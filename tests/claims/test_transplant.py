@@ -4,7 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interventions.claims.transplant import transplant_claims, transplant_numbers, transplant_table
+from interventions.attention import transplant as flows
+from interventions.claims.transplant import (
+    READ,
+    flow_claims,
+    flow_numbers,
+    flow_table,
+    transplant_claims,
+    transplant_numbers,
+    transplant_table,
+)
 from interventions.studies.transplant import BOTH, CANNOT_SAY, CARRIES, TAKES_AWAY, transplant_shares
 from interventions.tracing.transplant import COLUMNS
 
@@ -70,3 +79,44 @@ def test_no_effect_and_no_transplant():
     assert np.isnan(numbers["known/mlp/transplant/visual constraint/fact"].value)
     none = {"visual constraint": transplant_shares(pd.DataFrame(columns=COLUMNS))}
     assert transplant_claims(none) == [] and transplant_numbers(none) == {} and transplant_table(none).empty
+
+
+# Flows to the last token
+
+
+def flow_shares(fact: float, word: float, part: str = "known", n: int = 20) -> pd.DataFrame:
+    """A flow whose drop of 0.8 has these shares, and one without a drop."""
+    return flows.flow_transplant_shares(pd.DataFrame([
+        {"id": f"{part}-{q}", "other": "o", "part": part, "flow": flow, "p_own": 0.1 + word * drop,
+         "p_other": fact * drop, "p_blocked_own": 0.1, "p_blocked_other": 0.0,
+         "p_clean": 0.1 + drop + 0.02 * (-1) ** q, "p_donor": 0.9}
+        for flow, drop in (("constraint -> last", 0.8), ("visual -> last", 0.0)) for q in range(n)
+    ]))
+
+
+@pytest.mark.parametrize(
+    ("fact", "word", "says", "holds"),
+    [(1, 0, CARRIES, True), (0, 1, TAKES_AWAY, False), (0.5, 0.5, BOTH, True), (0, 0, CANNOT_SAY, None)],
+)
+def test_a_claim_for_each_flow_in_its_own_words(fact, word, says, holds):
+    used, unused = flow_claims(flow_shares(fact, word))
+    assert (used.claim, unused.claim) == ("transplant: constraint -> last", "transplant: visual -> last")
+    assert used.holds is holds and unused.holds is None
+    assert used.here.startswith(f"{READ[says]} (known: answer {fact:.2f}") and used.here.endswith("of 0.80)")
+    assert unused.here == f"{CANNOT_SAY} (known: effect 0.00)"
+    assert "restored" not in used.paper + used.here and "not in the paper" in used.paper
+
+
+def test_numbers_and_a_table_of_flows():
+    shares = pd.concat([flow_shares(1, 0), flow_shares(0, 1, "movies")])
+    numbers = flow_numbers(shares)
+    assert numbers["known/constraint -> last/transplant/drop"].value == pytest.approx(0.8)
+    assert numbers["movies/constraint -> last/transplant/word"].value == pytest.approx(1, abs=1e-6)
+    assert np.isnan(numbers["known/visual -> last/transplant/fact"].value)
+    table = flow_table(shares)
+    assert table["verdict"].tolist() == [READ[CARRIES], CANNOT_SAY, READ[TAKES_AWAY], CANNOT_SAY]
+    assert table["share that carries the answer"].isna().tolist() == [False, True, False, True]
+    [claim, _] = flow_claims(shares)
+    assert claim.holds is False
+    none = flows.flow_transplant_shares(pd.DataFrame(columns=flows.COLUMNS))
+    assert flow_claims(none) == [] and flow_numbers(none) == {} and flow_table(none).empty

@@ -38,7 +38,7 @@ def results(tmp_path_factory):
 def test_fig5_shows_tokens_patches_flows_and_the_control_model(saved, results, tmp_path):
     given = parameters(saved, results, control_model=str(saved / "other"), window=2)
     path = execute("fig5_attention", tmp_path, given)
-    record = check(path, results, "fig5", {"tokens", "patches", "images", "flows", "control_flows"}, tables=3)
+    record = check(path, results, "fig5", {"tokens", "patches", "images", "flows", "control_flows"}, tables=4)
     rows = record["table"]
     assert {row["quantity"] for row in rows} == {"norm", "share", "drop"}
     norms = [row for row in rows if row["quantity"] == "norm" and row["dataset"] == "known"]
@@ -51,6 +51,8 @@ def test_fig5_shows_tokens_patches_flows_and_the_control_model(saved, results, t
     for name in ("accuracy", "overlap", "visual -> last/share", "constraint -> last/drop_all_layers"):
         assert record["numbers"][f"okvqa/{name}"]["n"] >= 1
     titles = [claim["claim"] for claim in record["claims"]]
+    assert {"transplant: visual -> last", "transplant: constraint -> last"} <= {*titles}
+    assert record["numbers"]["known/constraint -> last/transplant/drop"]["n"] >= 1
     assert sum("the control model" in title or "two models" in title for title in titles) >= 6
     assert not any("twin" in title for title in titles)
     assert sum("blocking the top 5% of the visual tokens alone" in title for title in titles) == 3

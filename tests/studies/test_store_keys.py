@@ -20,6 +20,7 @@ from interventions.attention import lead_time as lead
 from interventions.attention.contributions import FLOWS
 from interventions.attention.lead_time import lead_time
 from interventions.attention.study import attention_study
+from interventions.attention.transplant import flow_transplants
 from interventions.editing.edit import apply_edits
 from interventions.editing.fine_tuning import FineTuning
 from interventions.editing.items import references, wrong_items
@@ -140,6 +141,12 @@ def transplanted(world: World, out: Path, *, conditions: dict | None = None, **g
     return [transplant_study(world.model, world.items, study, run=RunOptions(out), **given)]
 
 
+def read_elsewhere(world: World, out: Path, **given) -> list[pd.DataFrame]:
+    study = attention_study(world.model, world.items[:1], knockouts=True, protocol=given.get("protocol", "paper"),
+                            run=RunOptions(results_dir=out))
+    return [flow_transplants(world.model, world.items, study, run=RunOptions(out), **given)]
+
+
 def asked_for_errors(world: World, out: Path, **given) -> list[pd.DataFrame]:
     item, task = with_target(world.items[0]), given.pop("task", "correct")
     return [pd.DataFrame([answer for _, answer in wrong_items(world.model, [item], task, 0, results_dir=out, **given)])]
@@ -175,6 +182,7 @@ def with_target(item: Item) -> Item:
 
 EXPERIMENTS = {
     "trace": traced, "noise": noised, "attention": attended, "controls": controlled, "transplant": transplanted,
+    "flow transplant": read_elsewhere,
     "errors": asked_for_errors, "references": referred, "edits": edited, "kept edits": kept,
 }
 CONDITIONS = {
@@ -202,6 +210,7 @@ ARGUMENTS = {  # besides those that are dataclasses
                  "conditions": {"corruption": "repeat"}},
     "transplant": {"window": 1, "kinds": "mlp", "seed": 2, "limit": 1, "method": "plain",
                    "conditions": {"corruption": "repeat"}},
+    "flow transplant": {"protocol": "authors", "seed": 2, "limit": 1},
     "errors": {"protocol": "authors", "task": "insert"},
     "references": {"protocol": "authors", "seed": 1},
     "edits": {"methods": ("MultEdit",), "pool": 2, "layers": (2,), "lam": 5.0, "n_unrelated": 1, "seed": 1,
@@ -304,6 +313,8 @@ UNUSED = {
                  "model.attention"},
     "transplant": {"item.paraphrases", "item.relation", "item.split", *_STYLE, "limit", "seed", "method",
                    "model.attention"},
+    "flow transplant": {"item.visual_replacement", "item.text_replacement", "item.paraphrases", "item.relation",
+                        "item.split", *_STYLE, "limit", "seed", "model.attention"},
     # An answer in words is the same after a small change.
     "errors": {*_PHRASES, "item.id", "item.part", "item.answers", "item.paraphrases", "item.entity", "item.relation",
                *_STYLE, "item.annotations", *_OTHERS, "model.dtype", "model.attention"},
@@ -358,6 +369,7 @@ def test_every_field_and_argument_is_changed_in_turn():
     of_study = {"window", "kinds", "conditions"}
     assert set(ARGUMENTS["controls"]) == arguments_of(trace_controls, "study") | of_study
     assert set(ARGUMENTS["transplant"]) == arguments_of(transplant_study, "study") | of_study
+    assert set(ARGUMENTS["flow transplant"]) == arguments_of(flow_transplants, "study")
     assert set(ARGUMENTS["errors"]) == arguments_of(wrong_items, "limit")
     assert set(ARGUMENTS["references"]) == arguments_of(references)
     assert set(TIMED) == arguments_of(lead_time, "items", "limit")

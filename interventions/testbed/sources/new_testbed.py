@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -17,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from ...errors import TestBedError
-from ...files import new_folder
+from ...files import file_sha256, new_folder
 from ...progress import Progress
 from ...text import count_reasons, list_reasons, quoted
 from ..images import ImageFolder, image_problem, n_pixels
@@ -141,8 +140,7 @@ class NewTestBed:
         return load_testbed(self.out), frame
 
     def _into_images(self, path: Path, part: str, name: str) -> tuple[Path, str]:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(path)
         place = Path("images") / part / f"{_slug(name)}-{digest[:12]}{path.suffix.lower()}"
         target = self.directory / place
         if not target.exists():
