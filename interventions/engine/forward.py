@@ -69,11 +69,11 @@ class Reads:
             len(queries), head size], after the rotary embedding, times the scaling; keys and values [B, key heads, all
             tokens, head size]; W_o [d, heads x head size]).
         embed: with "embeddings", other token ids [1, n] to embed, as "embedded" [1, n, d].
-        image_layers: path of a decoder whose first layers add features of the image to the visual tokens, which are
-            read as "image_added": a list, by layer, of [visual tokens, d]. Empty: not read.
+        image_layers: path of a decoder whose first layers add features of the image to the visual tokens, and its
+            argument that has them. They are read as "image_added": a list, by layer, of [visual tokens, d].
     """
 
-    def __init__(self, *names, start=0, queries=None, embed=None, image_layers=""):
+    def __init__(self, *names, start=0, queries=None, embed=None, image_layers=()):
         self.names, self.start, self.queries, self.embed = names, start, queries, embed
         self.image_layers = image_layers
 
@@ -113,8 +113,8 @@ def run(
     options = {"past_key_values": cache, "use_cache": "cache" in names, "logits_to_keep": keep}
     with lm.trace(**inputs, **options) as tracer:
         if reads.image_layers:
-            added = lm.get(reads.image_layers).inputs[1]["deepstack_visual_embeds"]
-            record["image_added"] = [values.clone() for values in added]
+            path, argument = reads.image_layers
+            record["image_added"] = [values.clone() for values in lm.get(path).inputs[1][argument]]
         for index, layer in enumerate(lm.layers):
             if index < skip:
                 layer.skip(inputs["inputs_embeds"])

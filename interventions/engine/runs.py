@@ -34,7 +34,7 @@ def clean_request(model, prompt: Prompt, first: int) -> dict:
     check_causal(model, prompt, first)
     return prompt_request(prompt) | {
         "image_token_id": -1 if model.image_token_id is None else model.image_token_id,
-        "image_layers": model.image_layers if prompt.visual and first <= prompt.visual[-1] else "",
+        "image_layers": model.image_layers if prompt.visual and first <= prompt.visual[-1] else (),
         "first": first,
         "kinds": (),
         "answer_ids": None,

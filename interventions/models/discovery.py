@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from ..errors import ModelError
 from ..text import PATH, quoted
-from .families import Family
+from .families import DEEPSTACK, Family
 
 
 def discover_family(config, name: str) -> Family:
@@ -43,12 +43,12 @@ def discover_family(config, name: str) -> Family:
     norms = [path for path, child in decoder.named_children() if "norm" in path.lower() and child is not None]
     if not norms:
         raise ModelError(f"model {quoted(name, PATH)} has no norm behind its layers: family 'auto' cannot trace it.")
-    layer = decoder.layers[0]
+    layer, vision = decoder.layers[0], getattr(config, "vision_config", None)
     return Family(
         f"auto-{config.model_type}", config.model_type, text.model_type, language_model=found[0], final_norm=norms[-1],
         w_proj=_last_linear(layer.mlp, text.hidden_size, name),
         w_o=_last_linear(layer.self_attn, text.hidden_size, name),
-        deepstack=bool(getattr(getattr(config, "vision_config", None), "deepstack_visual_indexes", None)),
+        deepstack=DEEPSTACK if getattr(vision, "deepstack_visual_indexes", None) else "",
     )
 
 

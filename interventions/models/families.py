@@ -14,6 +14,8 @@ from typing import Any
 
 IMAGE = "<image>"  # how a chat format names the picture, whatever the tokenizer calls it
 
+DEEPSTACK = "deepstack_visual_embeds"  # of Qwen3-VL and those that follow it
+
 # Chat formats. IMAGE stands for all visual tokens; without a picture it is left out, and all else stays (Fig. 1).
 VICUNA = "USER: <image>\n{question} ASSISTANT:"
 BUNNY = (
@@ -36,7 +38,7 @@ class Family:
         pads: whether the original code pads pictures to a square (`protocol="authors"`).
         wrapper: what its chat formats write before and after the picture; not there without a picture.
         image_block: whether visual tokens see each other both ways. Then only tokens behind the image can change.
-        deepstack: whether the first layers add features of the image to the visual tokens.
+        deepstack: the decoder's argument with features of the image, which its first layers add to the visual tokens.
     """
 
     name: str
@@ -50,7 +52,7 @@ class Family:
     pads: bool = False
     wrapper: tuple[str, str] = ("", "")
     image_block: bool = False
-    deepstack: bool = False
+    deepstack: str = ""
 
     @property
     def is_multimodal(self) -> bool:
@@ -94,7 +96,7 @@ FAMILIES = (
     # Qwen-VL: as many visual tokens as the image is large, with positions in three dimensions.
     Family("qwen2-vl", "qwen2_vl", "qwen2_vl_text", wrapper=_QWEN),
     Family("qwen2.5-vl", "qwen2_5_vl", "qwen2_5_vl_text", wrapper=_QWEN),
-    Family("qwen3-vl", "qwen3_vl", "qwen3_vl_text", wrapper=_QWEN, deepstack=True),
+    Family("qwen3-vl", "qwen3_vl", "qwen3_vl_text", wrapper=_QWEN, deepstack=DEEPSTACK),
     # SmolVLM, and Idefics 3, which it comes from: tiles, each in a wrapper.
     Family("smolvlm", "smolvlm", "llama", language_model="model.text_model"),
     Family("idefics3", "idefics3", "llama", language_model="model.text_model"),

@@ -125,9 +125,9 @@ class VisionLanguageModel:
         return counts.pop() if len(counts) == 1 else None
 
     @property
-    def image_layers(self) -> str:
-        """Path of the decoder if its first layers add features of the image to visual tokens (DeepStack), or ""."""
-        return self.family.language_model if self.family.deepstack else ""
+    def image_layers(self) -> tuple[str, ...]:
+        """The decoder's path and its argument with features of the image, if layers add such (DeepStack); else ()."""
+        return (self.family.language_model, self.family.deepstack) if self.family.deepstack else ()
 
     @cached_property
     def attention_window(self) -> int | None:

@@ -32,9 +32,9 @@ def test_what_is_no_decoder_of_this_shape_is_refused():
 
 
 def test_a_row_is_printed_without_its_defaults():
-    row = Family("toy", "toy", "toy_text", language_model="model.text_model", deepstack=True)
+    row = Family("toy", "toy", "toy_text", language_model="model.text_model", deepstack="more")
     assert eval(row_of(row), {"Family": Family}) == row
-    assert row_of(row) == "Family('toy', 'toy', 'toy_text', language_model='model.text_model', deepstack=True)"
+    assert row_of(row) == "Family('toy', 'toy', 'toy_text', language_model='model.text_model', deepstack='more')"
 
 
 def test_an_unknown_family_is_loaded_checked_and_its_row_printed(tmp_path, monkeypatch, capsys):

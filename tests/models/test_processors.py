@@ -1,4 +1,4 @@
-"""Folders of today's families are loaded as a user without torchvision has them, or one sentence says what to install."""
+"""Saved models of today's families are loaded without torchvision, or one sentence says what to install."""
 
 import pytest
 import tiny
@@ -9,7 +9,8 @@ from interventions.errors import ModelError
 from interventions.models.loading import load_model
 from interventions.models.model import VisionLanguageModel
 
-PACKAGES = {"smolvlm": "num2words", "pixtral": "torchvision", "mistral3": "torchvision"}  # which their processors import
+# What their processors import.
+PACKAGES = {"smolvlm": "num2words", "pixtral": "torchvision", "mistral3": "torchvision"}
 
 
 @pytest.mark.parametrize("key", tiny_vlms.FAMILIES)
@@ -19,7 +20,7 @@ def test_a_saved_model_is_loaded_with_its_processor(key, tmp_path):
     processor.save_pretrained(tmp_path)
     if key in PACKAGES:
         assert not is_torchvision_available()
-        with pytest.raises(ModelError, match=f"has a processor that cannot be loaded .*: pip install {PACKAGES[key]}.$"):
+        with pytest.raises(ModelError, match=rf"a processor that cannot be loaded .*: pip install {PACKAGES[key]}"):
             load_model(tmp_path)
         return
     loaded, here = load_model(tmp_path), VisionLanguageModel.from_module(module, processor, prompt=prompt)
