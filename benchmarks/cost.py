@@ -49,6 +49,7 @@ GPUS = {
     "l40s": (362e12, 864e9, 48e9),
     "rtx4090": (165e12, 1008e9, 24e9),
 }
+COUNTED = {("llava", f"{encoder}_vision_model") for encoder in ("clip", "siglip")}
 CPU = "cpu"
 DEVICES = (CPU, *GPUS)
 
@@ -131,8 +132,9 @@ def estimate(
     if questions < 1 or question.positions < 1 or question.before < 1:
         raise CostError("questions, positions and before must be at least 1: they count questions and tokens.")
     name, config = _named(model)
-    if family_row(config, name).model_type not in (config.get_text_config().model_type, "llava"):
-        raise CostError(f"model {name!r} has as many visual tokens as its image is large, which is not counted here.")
+    family = family_row(config, name)
+    if family.is_multimodal and (family.model_type, config.vision_config.model_type) not in COUNTED:
+        raise CostError(f"model {name!r} has another image encoder than LLaVA's, whose work is not counted here.")
     device = find_device(device) if isinstance(device, str) else device
     arch, size = architecture(config), dtype.itemsize
     try:

@@ -1,15 +1,21 @@
-"""Configurations of the paper's models, to check module paths and count costs without a download."""
+"""Configurations of the models in `params/models`, to check module paths and count costs without a download.
+
+Those of the paper come first. The others are written as the config.json of their checkpoints has them: names and sizes
+that decide modules, shapes and visual tokens; what decides neither (dropout, initialization) is left out.
+"""
 
 from __future__ import annotations
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
     PhiConfig,
+    PreTrainedConfig,
     SiglipVisionConfig,
 )
 
@@ -23,10 +29,10 @@ from interventions.notebook import closest
 SDPA = "sdpa"  # what `from_pretrained` chooses for these classes
 
 
-def published_config(name: str) -> LlavaConfig | LlamaConfig | PhiConfig:
+def published_config(name: str) -> PreTrainedConfig:
     """Return a fresh configuration of a model in `PUBLISHED`. Raises ModelError for another name."""
     if name not in PUBLISHED:
-        raise ModelError(f"model {name!r} is none of the paper's: {closest(name, PUBLISHED)}")
+        raise ModelError(f"model {name!r} has no configuration in benchmarks/published.py: {closest(name, PUBLISHED)}")
     return PUBLISHED[name]()
 
 
@@ -79,6 +85,51 @@ def _bunny() -> LlavaConfig:
     )
 
 
+def _text(kind: str, width: int, ffn: int, layers: int, heads: int, shared: int, words: int, **own) -> dict:
+    """A decoder as its config.json has it. shared: heads of keys and values."""
+    return {
+        "model_type": kind, "hidden_size": width, "intermediate_size": ffn, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": shared, "vocab_size": words, **own,
+    }
+
+
+def _tower(kind: str, width: int, ffn: int, layers: int, side: int, patch: int, **own) -> dict:
+    """An image encoder of 16 heads, for images of side x side pixels."""
+    return {
+        "model_type": kind, "hidden_size": width, "intermediate_size": ffn, "num_hidden_layers": layers,
+        "num_attention_heads": 16, "image_size": side, "patch_size": patch, **own,
+    }
+
+
+def _qwen_tower(kind: str, width: int, ffn: int, depth: int, out: int, **own) -> dict:
+    return {
+        "model_type": kind, "hidden_size": width, "intermediate_size": ffn, "depth": depth, "num_heads": 16,
+        "out_hidden_size": out, "spatial_merge_size": 2, "temporal_patch_size": 2, **own,
+    }
+
+
+def _model(kind: str, text: dict, vision: dict, **own):
+    """A function that returns a fresh configuration of a multimodal model."""
+    return lambda: AutoConfig.for_model(
+        kind, text_config=dict(text), vision_config=dict(vision), attn_implementation=SDPA, **own
+    )
+
+
+def _decoder(text: dict):
+    """A function that returns a fresh configuration of a text-only model."""
+    return lambda: AutoConfig.for_model(**text, attn_implementation=SDPA)
+
+
+def _rope(section: list[int], theta: float, **own) -> dict:
+    """M-RoPE: how many frequencies turn with time, height and width."""
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": theta, "mrope_section": section, **own}}
+
+
+QWEN_2_5, QWEN_3 = _rope([16, 24, 24], 1e6), _rope([24, 20, 20], 5e6, mrope_interleaved=True) | {"head_dim": 128}
+QWEN_7B = 3584, 18_944, 28, 28, 4  # Qwen2 and Qwen2.5 alike; the vocabulary is padded differently
+SO400M = 1152, 4304  # SigLIP so400m: width and MLP
+ANYRES = [[384 * rows, 384 * columns] for rows in range(1, 7) for columns in range(1, 7)]  # OneVision's tiles
+
 # The checkpoints of llava-hf have 64 rows more than Vicuna: two new tokens, and padding.
 PUBLISHED = {
     "llava-1.5-7b": lambda: _llava(_llama(32_064)),
@@ -86,4 +137,64 @@ PUBLISHED = {
     "vicuna-7b": lambda: _llama(32_000),
     "bunny-phi-2": _bunny,
     "phi-2": _phi,
+    "qwen2.5-vl-3b": _model(
+        "qwen2_5_vl", _text("qwen2_5_vl_text", 2048, 11_008, 36, 16, 2, 151_936, **QWEN_2_5),
+        _qwen_tower("qwen2_5_vl", 1280, 3420, 32, 2048, patch_size=14), tie_word_embeddings=True,
+    ),
+    "qwen2.5-vl-7b": _model(
+        "qwen2_5_vl", _text("qwen2_5_vl_text", *QWEN_7B, 152_064, **QWEN_2_5),
+        _qwen_tower("qwen2_5_vl", 1280, 3420, 32, 3584, patch_size=14), tie_word_embeddings=False,
+    ),
+    "qwen3-vl-2b": _model(
+        "qwen3_vl", _text("qwen3_vl_text", 2048, 6144, 28, 16, 8, 151_936, **QWEN_3),
+        _qwen_tower("qwen3_vl", 1024, 4096, 24, 2048, patch_size=16, deepstack_visual_indexes=[5, 11, 17]),
+        tie_word_embeddings=True,
+    ),
+    "qwen3-vl-8b": _model(
+        "qwen3_vl", _text("qwen3_vl_text", 4096, 12_288, 36, 32, 8, 151_936, **QWEN_3),
+        _qwen_tower("qwen3_vl", 1152, 4304, 27, 4096, patch_size=16, deepstack_visual_indexes=[8, 16, 24]),
+        tie_word_embeddings=False,
+    ),
+    "llava-onevision-7b": _model(
+        "llava_onevision", _text("qwen2", *QWEN_7B, 152_064, tie_word_embeddings=False),
+        _tower("siglip_vision_model", *SO400M, 26, 384, 14, vision_use_head=False), image_grid_pinpoints=ANYRES,
+        vision_feature_layer=-1, vision_feature_select_strategy="full", tie_word_embeddings=False,
+    ),
+    "smolvlm2-500m": _model(
+        "smolvlm", _text("llama", 960, 2560, 32, 15, 5, 49_280),
+        _tower("smolvlm_vision", 768, 3072, 12, 512, 16) | {"num_attention_heads": 12}, scale_factor=4,
+        tie_word_embeddings=False,
+    ),
+    "smolvlm2-2.2b": _model(
+        "smolvlm", _text("llama", 2048, 8192, 24, 32, 32, 49_280), _tower("smolvlm_vision", *SO400M, 27, 384, 14),
+        scale_factor=3, tie_word_embeddings=False,
+    ),
+    "internvl3-1b": _model(
+        "internvl", _text("qwen2", 896, 4864, 24, 14, 2, 151_674),
+        _tower("internvl_vision", 1024, 4096, 24, [448, 448], [14, 14], attention_bias=True), tie_word_embeddings=False,
+    ),
+    "internvl3-8b": _model(
+        "internvl", _text("qwen2", *QWEN_7B, 151_674),
+        _tower("internvl_vision", 1024, 4096, 24, [448, 448], [14, 14], attention_bias=True), tie_word_embeddings=False,
+    ),
+    "gemma-3-4b": _model(
+        "gemma3", _text("gemma3_text", 2560, 10_240, 34, 8, 4, 262_208, head_dim=256, sliding_window=1024),
+        _tower("siglip_vision_model", *SO400M, 27, 896, 14, vision_use_head=False), mm_tokens_per_image=256,
+    ),
+    "gemma-3-12b": _model(
+        "gemma3", _text("gemma3_text", 3840, 15_360, 48, 16, 8, 262_208, head_dim=256, sliding_window=1024),
+        _tower("siglip_vision_model", *SO400M, 27, 896, 14, vision_use_head=False), mm_tokens_per_image=256,
+    ),
+    "pixtral-12b": _model(
+        "llava", _text("mistral", 5120, 14_336, 40, 32, 8, 131_072, head_dim=128, sliding_window=None),
+        _tower("pixtral", 1024, 4096, 24, 1024, 16), vision_feature_layer=-1, vision_feature_select_strategy="full",
+        tie_word_embeddings=False,
+    ),
+    "qwen2.5-3b": _decoder(_text("qwen2", 2048, 11_008, 36, 16, 2, 151_936, tie_word_embeddings=True)),
+    "qwen2.5-7b": _decoder(_text("qwen2", *QWEN_7B, 152_064)),
+    "qwen3-1.7b": _decoder(_text("qwen3", 2048, 6144, 28, 16, 8, 151_936, head_dim=128, tie_word_embeddings=True)),
+    "qwen3-8b": _decoder(_text("qwen3", 4096, 12_288, 36, 32, 8, 151_936, head_dim=128)),
+    "mistral-nemo-12b": _decoder(
+        _text("mistral", 5120, 14_336, 40, 32, 8, 131_072, head_dim=128, sliding_window=None, tie_word_embeddings=False)
+    ),
 }

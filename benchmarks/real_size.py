@@ -9,16 +9,14 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import LlavaProcessor
-from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from interventions.models.families import family_of
 from interventions.models.loading import load_model
 from interventions.models.model import VisionLanguageModel
 from interventions.prompts.corruption import corrupt
 from interventions.prompts.prompt import answer_tokens, build_prompt
 from interventions.testbed import load_testbed
 
+from .processors import processor_for
 from .published import published_config, skeleton
 from .subjects import QUESTION, Subject, question_tokenizer
 
@@ -84,20 +82,6 @@ def _fill_buffers(module: torch.nn.Module) -> None:
              if not name.endswith(("position_ids", "inv_freq"))]
     if unset:
         raise ValueError(f"buffers {', '.join(unset)} are left unset: fill them here")
-
-
-def processor_for(config, tokenizer):
-    """A processor for a configuration's image size around a tokenizer, whose image token the configuration takes."""
-    if not family_of(config).is_multimodal:
-        return tokenizer
-    vision, strategy = config.vision_config, config.vision_feature_select_strategy
-    config.image_token_id = tokenizer.convert_tokens_to_ids("<image>")
-    size = {"height": vision.image_size, "width": vision.image_size}
-    return LlavaProcessor(
-        image_processor=LlavaImageProcessorPil(size=size, do_center_crop=False, do_pad=False), tokenizer=tokenizer,
-        patch_size=vision.patch_size, vision_feature_select_strategy=strategy,
-        num_additional_image_tokens=int(strategy == "default"),
-    )
 
 
 def real_size_subject(name: str, layers: int = 0, shrink: int = 1, device: str = "cpu") -> Subject:

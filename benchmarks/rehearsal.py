@@ -1,6 +1,6 @@
 """Tracing at the size of the paper's models, with random weights: `python -m benchmarks.rehearsal meta|width|whole`.
 
-    meta   every published configuration without weights: module paths, shapes, parameters, visual tokens
+    meta   every model of `params/models` without weights: module paths, shapes, parameters, visual tokens
     width  full width and few layers: forwards and whole traces of one question are measured, each kind of run in a
            process of its own, and the cost model of `benchmarks.cost` is fitted on them (`width.py`); with --save
            instead: a checkpoint of that size for the notebooks (`real_size.py`)
@@ -17,38 +17,51 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from interventions.models.families import family_of
+from PIL import Image
+
+from interventions.models.families import IMAGE, family_of
 from interventions.models.model import VisionLanguageModel
 
 from .cost import FIT
+from .processors import PROMPT, processor_for
 from .published import PUBLISHED, published_config, skeleton
-from .real_size import processor_for, save_checkpoint
-from .subjects import question_tokenizer
+from .real_size import save_checkpoint
 from .whole import RESULT, whole
 from .width import BY_TOKENS, run_job, width
 
+SIDE = 448  # pixels of the square picture whose visual tokens are counted
+
 
 def meta_row(name: str) -> dict:
-    """A published model without weights, wrapped as every other: its paths are resolved, its prompt's tokens counted.
+    """A published model without weights, wrapped as every other: its paths are resolved, its visual tokens counted.
 
     Raises ModelError where a module or the number of visual tokens is not as families.py says.
     """
     config = published_config(name)
-    processor = processor_for(config, question_tokenizer())
-    model = VisionLanguageModel.from_module(skeleton(config), processor, name=name)
+    processor, family = processor_for(config), family_of(config)
+    prompt = None if family.prompt else PROMPT.replace(IMAGE, IMAGE * family.is_multimodal)
+    model = VisionLanguageModel.from_module(skeleton(config), processor, name=name, prompt=prompt)
     shapes = {
         path: {tuple(layer.get(path)._module.weight.shape) for layer in model.layers}
         for path in ("mlp.down_proj", "self_attn.o_proj")
     }
     return {
         "model": name,
-        "family": family_of(config).name,
+        "family": family.name,
         "layers": model.n_layers,
         "W_proj": shapes["mlp.down_proj"],
         "W_o": shapes["self_attn.o_proj"],
-        "visual tokens": model.n_image_tokens,
+        "visual tokens": visual_tokens(model, SIDE),
         "parameters": sum(weight.numel() for weight in model.module.parameters()),
     }
+
+
+def visual_tokens(model: VisionLanguageModel, side: int) -> int:
+    """How many visual tokens the model makes of a square picture; 0 if it is text-only."""
+    if not model.is_multimodal:
+        return 0
+    text = model.read_image(Image.new("RGB", (side, side)))[1]
+    return model.tokenize(model.image_token, text)[0].count(model.image_token_id)
 
 
 def meta() -> None:

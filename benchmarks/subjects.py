@@ -167,14 +167,18 @@ def long_text(n_tokens: int = 2000) -> Subject:
     return Subject("long_text", model, prompt, corrupt(model, prompt, visual_replacement="Sri Lanka"))
 
 
-def question_tokenizer(*texts: str) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that knows the words of the question (and of texts) and splits "USER" in two, as Llama's."""
+def question_tokenizer(*texts: str, named: dict | None = None, special=()) -> PreTrainedTokenizerFast:
+    """A byte-level BPE that knows the words of the question (and of texts) and splits "USER" in two, as Llama's.
+
+    named: special tokens by the name under which a processor asks for them; special: others.
+    """
+    named = named or {"image_token": "<image>"}
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=1000,
-        special_tokens=["<pad>", "<s>", "</s>", "<image>"],
+        special_tokens=["<pad>", "<s>", "</s>", *named.values(), *special],
         show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
@@ -185,7 +189,7 @@ def question_tokenizer(*texts: str) -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
-        extra_special_tokens={"image_token": "<image>"},
+        extra_special_tokens=named,
     )
 
 
