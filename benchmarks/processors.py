@@ -1,7 +1,7 @@
 """The image processors of published models around a small tokenizer, to count visual tokens without a download.
 
-`processor_for` builds a checkpoint's own processor class with the settings of its preprocessor_config.json. The tokenizer
-has few words, and the special tokens that the processor asks for.
+`processor_for` builds a checkpoint's own processor class with the settings of its preprocessor_config.json. The
+tokenizer has few words, and the special tokens that the processor asks for.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 from interventions.models.families import Family, family_of
 
 from .subjects import question_tokenizer
+from .without_torchvision import pixtral_processor, square, without_videos
 
 QWEN_VL = {
     "image_token": "<|image_pad|>", "video_token": "<|video_pad|>", "vision_start_token": "<|vision_start|>",
@@ -58,33 +59,6 @@ OTHERS = {
 }
 # A format for families without one: what a checkpoint's chat template writes around it is not needed for counting.
 PROMPT = "<image>\n{question}"
-
-
-def without_videos(kind):
-    """Return a processor class without its video processor, which needs torchvision."""
-
-    class Pictures(kind):
-        video_processor = None
-
-        @classmethod
-        def get_attributes(cls):
-            return [name for name in super().get_attributes() if name != "video_processor"]
-
-    Pictures.__name__ = Pictures.__qualname__ = kind.__name__
-    return Pictures
-
-
-def pixtral_processor():
-    """Return PixtralProcessor, whose module imports one function from a module that needs torchvision."""
-    absent = "transformers.models.pixtral.image_processing_pixtral"
-    with mock.patch.dict("sys.modules", {absent: image_processing_pil_pixtral}):
-        from transformers.models.pixtral.processing_pixtral import PixtralProcessor
-    return PixtralProcessor
-
-
-def square(side: int) -> dict:
-    """Return a size as image processors take it."""
-    return {"height": side, "width": side}
 
 
 def llava(config, words):

@@ -249,7 +249,7 @@ def test_a_rehearsal_in_small_is_timed_and_saved(tmp_path, capsys, monkeypatch, 
 
 def test_models_whose_work_is_not_counted_are_refused(tmp_path):
     tiny.build("llama", "tiles").config.save_pretrained(tmp_path)
-    with pytest.raises(CostError, match="cuts images into as many tiles as they are large, which is not counted"):
+    with pytest.raises(CostError, match="has another image encoder than LLaVA's, whose work is not counted here"):
         estimate(str(tmp_path), "a100")
     with pytest.raises(ModelError, match=r"is a 'gpt2' over 'gpt2', for which families\.py has no row"):
         estimate(GPT2Config(), "a100")

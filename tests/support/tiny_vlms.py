@@ -57,6 +57,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.smolvlm import processing_smolvlm
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
+from benchmarks.without_torchvision import pixtral_processor, square, without_videos
+
 CORPUS = (
     "user: The capital of this country is Lima. Sri Lanka, New Zealand and Peru assistant: Colombo",
     "user: Name a country that borders this country and starts with B assistant: Brazil Bolivia",
@@ -260,39 +262,6 @@ def siglip(side: int, patch: int):
         patch_size=patch,
         vision_use_head=False,
     )
-
-
-def square(side: int) -> dict:
-    return {"height": side, "width": side}
-
-
-def without_videos(kind):
-    """Return the processor class without its video processor, which needs torchvision, in any version of it.
-
-    A processor asks `get_attributes` which parts it has, to load, to check and to save them.
-    """
-
-    class Pictures(kind):
-        video_processor = mock.Mock(num_frames=None, fps=None, valid_kwargs=None)  # SmolVLM's chat template asks it
-
-        @classmethod
-        def get_attributes(cls):
-            return [name for name in super().get_attributes() if name != "video_processor"]
-
-        @classmethod
-        def from_args_and_dict(cls, args, processor_dict, **options):
-            return super().from_args_and_dict([*args, None], processor_dict, **options)
-
-    Pictures.__name__ = Pictures.__qualname__ = kind.__name__  # which is saved in processor_config.json
-    return Pictures
-
-
-def pixtral_processor():
-    """Return PixtralProcessor, whose module cannot be imported without torchvision, although it needs one function."""
-    absent = "transformers.models.pixtral.image_processing_pixtral"
-    with mock.patch.dict("sys.modules", {absent: image_processing_pil_pixtral}):
-        from transformers.models.pixtral.processing_pixtral import PixtralProcessor
-    return PixtralProcessor
 
 
 # One function per family: words -> (configuration, processor).
