@@ -46,7 +46,7 @@ def test_an_unknown_family_is_loaded_checked_and_its_row_printed(tmp_path, monke
         model = tiny.build("starcoder2", "clip")
     model.module.save_pretrained(tmp_path)
     model.processor.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="families.py has no row: .*or try family='auto'"):
+    with pytest.raises(ModelError, match=r"families.py has no row: .*or try family='auto'"):
         load_model(tmp_path, prompt=VICUNA)
     loaded = load_model(tmp_path, family="auto", prompt=VICUNA)
     expected = replace(row, name="auto-llava", prompt="")
