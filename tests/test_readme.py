@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 
 import papermill.cli
 from pages import README, ROOT
@@ -46,6 +47,15 @@ def test_python_of_its_page_runs(capsys, tmp_path, monkeypatch):
     assert load_model(str(tmp_path / "changed")).generate_answer(*asked) == "Peso"
     assert {path.name for path in (tmp_path / "peso").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     assert result.answer_text in printed and "(8, 1, 64) 0" in printed and "visual -> constraint" in printed
+
+
+def test_python_of_the_page_on_nnsight_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)  # the page is for a clone
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/nnsight.md").read_text(), re.DOTALL)[1]
+    (tmp_path / "page.py").write_text(code)  # nnsight reads the source of its blocks
+    names = runpy.run_path(str(tmp_path / "page.py"))
+    assert capsys.readouterr().out.split() == ["Lira", "Lira"]
+    assert (names["image"].shape, names["last"].shape) == ((1, 64, 192), (1, 192))
 
 
 def test_parameters_of_the_commands_are_of_the_right_type():
