@@ -494,7 +494,13 @@ def build_text(key: str, attention: str = "sdpa"):
     torch.manual_seed(0)
     module = AutoModelForCausalLM.from_config(TEXTS[key](words), attn_implementation=attention)
     sharpen(module, TEXT_SEEDS[key])
-    return module.eval(), words, "".join((TEXT_FORMATS[key][0], "{question}", TEXT_FORMATS[key][2]))
+    before, _, after = TEXT_FORMATS[key]
+    words.chat_template = (
+        "{% for message in messages %}{% if message.role == 'user' %}"
+        f"{{{{ {before!r} }}}}{{{{ message.content }}}}{{{{ {after!r} }}}}"
+        "{% else %}{{ message.content }}{% endif %}{% endfor %}"
+    )
+    return module.eval(), words, f"{before}{{question}}{after}"
 
 
 def chat_template(parts, image: str) -> str:
