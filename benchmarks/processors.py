@@ -27,9 +27,10 @@ from transformers.models.smolvlm import processing_smolvlm
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from interventions.models.families import Family, family_of
+from interventions.models.processors import without_videos
 
 from .subjects import question_tokenizer
-from .without_torchvision import pixtral_processor, square, without_videos
+from .without_torchvision import pixtral_processor, square
 
 QWEN_VL = {
     "image_token": "<|image_pad|>", "video_token": "<|video_pad|>", "vision_start_token": "<|vision_start|>",

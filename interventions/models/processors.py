@@ -26,7 +26,7 @@ def load_processor(path: str, config, *, multimodal: bool, name: str, revision: 
         ModelError: it cannot be loaded.
     """
     try:
-        kind = AutoTokenizer if not multimodal else _without_videos(config) or AutoProcessor
+        kind = AutoTokenizer if not multimodal else _for_pictures(config) or AutoProcessor
         return kind.from_pretrained(path, revision=revision, trust_remote_code=False)
     except Exception as error:  # broken files fail in many ways
         files = "processor_config.json, preprocessor_config.json and " if multimodal else ""
@@ -39,14 +39,19 @@ def load_processor(path: str, config, *, multimodal: bool, name: str, revision: 
         ) from error
 
 
-def _without_videos(config):
-    """Return the model's processor class without its part for videos, if torchvision is missing; else None.
-
-    A processor asks `get_attributes` which parts it has, to load, to check and to save them.
-    """
+def _for_pictures(config):
+    """Return the model's processor class for pictures alone, if it has a part for videos that cannot be built."""
     kind = PROCESSOR_MAPPING.get(type(config), None)
     if is_torchvision_available() or kind is None or "video_processor" not in kind.get_attributes():
         return None
+    return without_videos(kind)
+
+
+def without_videos(kind):
+    """Return a processor class without its part for videos, which needs torchvision.
+
+    A processor asks `get_attributes` which parts it has, to load, to check and to save them.
+    """
 
     class Pictures(kind):
         video_processor = SimpleNamespace(num_frames=None, fps=None, valid_kwargs=None)  # a chat template may ask

@@ -16,7 +16,8 @@ MODELS = {"qwen2_5_vl": ("qwen2", 32), "gemma3": ("gemma3_text", 0)}  # the text
 SMALL = {"windows": "1,2", "shown": "1,2"}
 FIGURES = {
     "table1_testbed": {}, "fig1_windows": SMALL, "fig2_example": {}, "fig3_trace": {},
-    "fig4_constraints": {"windows": "1"}, "fig5_attention": {}, "fig6_editing": {"kept": "1,2", "unrelated": 2}, "fig7_standard": {"noise_samples": 2},
+    "fig4_constraints": {"windows": "1"}, "fig5_attention": {}, "fig6_editing": {"kept": "1,2", "unrelated": 2},
+    "fig7_standard": {"noise_samples": 2},
     "fig8_questions": {}, "fig14_layers": {"limit": 1, "unrelated": 2}, "fig15_examples": {}, "fig16_contributions": {},
     "fig17_failure": {}, "fig18_inserted": {"unrelated": 2}, "precision_modes": {"dtypes": "bfloat16"},
 }

@@ -57,7 +57,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.smolvlm import processing_smolvlm
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from benchmarks.without_torchvision import pixtral_processor, square, without_videos
+from benchmarks.without_torchvision import pixtral_processor, square
+from interventions.models.processors import without_videos
 
 CORPUS = (
     "user: The capital of this country is Lima. Sri Lanka, New Zealand and Peru assistant: Colombo",
