@@ -5,9 +5,13 @@ In the self-attention of layer l, token j adds to token i a vector of the hidden
     a_ij^l = sum_h A_ij^(l,h) (x_j^(l-1) W_v^(l,h)) W_o^(l,h)
 
 A is the softmax of the scaled, rotary-embedded, causally masked scores (Eq. 2); x is the input of the attention block,
-after its norm. The sum over all j is the block's output without the bias of W_o. Only the requested rows of A are
-computed, from the queries, keys and values of the attention call, so sdpa and eager attention work alike and nothing
-has the size tokens x tokens. A contribution does not prove that the model uses it: see `knockout.py`.
+after its norm. The sum over all j is the block's output without the bias of W_o. Where a norm stands between the block
+and the residual stream (Gemma), a_ij is what reaches the stream: the norm acts on each part, with the scale that it has
+for the whole output.
+
+Only the requested rows of A are computed, from the queries, keys and values of the attention call, so sdpa and eager
+attention work alike and nothing has the size tokens x tokens. A contribution does not prove that the model uses it: see
+`knockout.py`.
 """
 
 from __future__ import annotations
@@ -161,18 +165,20 @@ def contributions(calls, request: dict) -> dict:
     rows, keys = torch.tensor(request["queries"]), torch.tensor(request["keys"])
     found = {}
     for layer in request["layers"]:
-        queries, all_keys, values, output = calls[layer]
-        by_name = layer_contributions(queries[0], all_keys[0], values[0], output, rows, keys, request["also"])
+        queries, all_keys, values, output, gain = calls[layer]
+        gain = None if gain is None else gain[0]
+        by_name = layer_contributions(queries[0], all_keys[0], values[0], output, rows, keys, request["also"], gain)
         for name, value in by_name.items():
             found.setdefault(name, []).append(value.float().cpu())
     return {name: torch.stack(values) for name, values in found.items()}
 
 
-def layer_contributions(queries, keys, values, output, rows, columns, also=()) -> dict:
+def layer_contributions(queries, keys, values, output, rows, columns, also=(), gain=None) -> dict:
     """Return one layer's contributions, by name as in `AttentionContributions`.
 
     queries: [H, m, e], times the scaling, of positions `rows` [m]. keys, values: [G, T, e] of all tokens, one of the G
-    heads for every H / G query heads. output: W_o [d, H e]. columns: [n], the requested keys.
+    heads for every H / G query heads. output: W_o [d, H e]. columns: [n], the requested keys. gain: [m, d], see
+    `forward.norm_gain`.
     """
     kind = torch.promote_types(queries.dtype, torch.float32)
     n_heads, size, device = len(queries), queries.shape[-1], queries.device
@@ -195,9 +201,14 @@ def layer_contributions(queries, keys, values, output, rows, columns, also=()) -
         part = slice(begin, begin + step)
         written = values[:, columns[part]].to(kind)[shared] @ by_head  # with an attention weight of 1 [H, k, d]
         vectors = torch.einsum("hmk,hkd->kmd", weights[:, :, part], written)
+        if gain is not None:
+            vectors *= gain.to(vectors)
         found["norms"][:, part] = vectors.norm(dim=-1).mT
         if "vectors" in also:
             found["vectors"][:, part] = vectors.transpose(0, 1)
         if "head_norms" in also:
-            found["head_norms"][:, :, part] = weights[:, :, part] * written.norm(dim=-1)[:, None]
+            lengths = written.norm(dim=-1)[:, None]
+            if gain is not None:
+                lengths = torch.einsum("hkd,md->hmk", written**2, gain.to(written) ** 2).sqrt()
+            found["head_norms"][:, :, part] = weights[:, :, part] * lengths
     return found

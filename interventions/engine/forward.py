@@ -67,7 +67,8 @@ class Reads:
         start: the position from which outputs are read.
         queries: positions whose attention is read, as "attention_calls": a list, by layer, of (queries [B, heads,
             len(queries), head size], after the rotary embedding, times the scaling; keys and values [B, key heads, all
-            tokens, head size]; W_o [d, heads x head size]).
+            tokens, head size]; W_o [d, heads x head size]; `norm_gain` [B, len(queries), d] of a norm between the
+            attention and the residual stream, or None).
         embed: with "embeddings", other token ids [1, n] to embed, as "embedded" [1, n, d].
         image_layers: path of a decoder whose first layers add features of the image to the visual tokens, and its
             argument that has them. They are read as "image_added": a list, by layer, of [visual tokens, d].
@@ -138,7 +139,10 @@ def run(
                 query = positional[1][:, :, queries]
                 # Scaled in float32 at least: half precision would round every query once more.
                 scaled = query.to(torch.promote_types(query.dtype, torch.float32)) * named["scaling"]
-                record["attention_calls"].append((scaled, *positional[2:4], weight_of(layer.self_attn.o_proj, query)))
+                weight = weight_of(layer.self_attn.o_proj, query)
+                norm = getattr(layer, "attention_norm", None)
+                gain = None if norm is None else norm_gain(norm, norm.input[:, queries])
+                record["attention_calls"].append((scaled, *positional[2:4], weight, gain))
                 if stop == index + 1 and not sandboxed:
                     tracer.stop()
             for kind in ("attention", "mlp"):  # in the order in which a layer computes them
@@ -224,6 +228,19 @@ def weight_of(linear, like: torch.Tensor) -> torch.Tensor:
     units = torch.eye(linear.weight.shape[1], device=like.device, dtype=like.dtype) * long
     outputs = linear(torch.cat([units, torch.zeros_like(units[:1])])).to(torch.promote_types(like.dtype, torch.float32))
     return ((outputs[:-1] - outputs[-1]) / long).T  # the last row is the bias
+
+
+def norm_gain(norm, read: torch.Tensor) -> torch.Tensor:
+    """What an RMS norm multiplies each feature of its input by, inside a trace: norm(read) = read * gain, [B, t, d].
+
+    Held fixed, it makes the norm linear. It is found from what the norm does, which may have no weight here, in float32
+    at least.
+    """
+    read = read.to(torch.promote_types(read.dtype, torch.float32))
+    weight = norm(torch.full_like(read[:1, :1], 2.0**20))  # so long that the norm's epsilon is lost in rounding
+    weighted = read * weight
+    scale = (norm(read) * weighted).sum(-1, keepdim=True) / (weighted**2).sum(-1, keepdim=True)
+    return weight * scale.nan_to_num()  # of nothing, nothing
 
 
 def in_sandbox(lm) -> bool:

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from ..errors import ModelError
 from ..text import PATH, quoted
-from .families import DEEPSTACK, Family
+from .families import DEEPSTACK, GEMMA_NORM, Family
 
 
 def discover_family(config, name: str) -> Family:
@@ -48,6 +48,8 @@ def discover_family(config, name: str) -> Family:
         f"auto-{config.model_type}", config.model_type, text.model_type, language_model=found[0], final_norm=norms[-1],
         w_proj=_last_linear(layer.mlp, text.hidden_size, name),
         w_o=_last_linear(layer.self_attn, text.hidden_size, name),
+        # If the MLP has a norm of its own, this one stands behind the attention (Gemma), else before the MLP (Llama).
+        attention_norm=GEMMA_NORM if hasattr(layer, "pre_feedforward_layernorm") else "",
         deepstack=DEEPSTACK if getattr(vision, "deepstack_visual_indexes", None) else "",
     )
 

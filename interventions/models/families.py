@@ -5,6 +5,7 @@ No other module depends on the family. nnsight's `rename` gives every family the
     layers[i]               decoder layer i
     layers[i].mlp           its MLP;             layers[i].mlp.down_proj      W_proj of the paper's section 5
     layers[i].self_attn     its self-attention;  layers[i].self_attn.o_proj   W_o
+                                                 layers[i].attention_norm     the norm behind it, in families with one
     embed_tokens            the token embeddings
     final_norm              the norm before the language-model head
 """
@@ -35,6 +36,7 @@ class Family:
         prompt: the chat format of all its models; empty if each checkpoint's own chat template decides.
         language_model: path of the decoder inside the Hugging Face module.
         final_norm, w_proj, w_o: native names of the modules under the uniform names above.
+        attention_norm: likewise, of an RMS norm behind the attention; empty if its output is added as it is.
         pads: whether the original code pads pictures to a square (`protocol="authors"`).
         wrapper: what its chat formats write before and after the picture; not there without a picture.
         image_block: whether visual tokens see each other both ways. Then only tokens behind the image can change.
@@ -49,6 +51,7 @@ class Family:
     final_norm: str = "norm"
     w_proj: str = "down_proj"
     w_o: str = "o_proj"
+    attention_norm: str = ""
     pads: bool = False
     wrapper: tuple[str, str] = ("", "")
     image_block: bool = False
@@ -72,11 +75,13 @@ class Family:
             f"{self.language_model}.{self.final_norm}": "final_norm",
             self.w_proj: "down_proj",
             self.w_o: "o_proj",
+            self.attention_norm: "attention_norm",
         }
-        return {native: uniform for native, uniform in paths.items() if native != uniform}
+        return {native: uniform for native, uniform in paths.items() if native and native != uniform}
 
 
 _QWEN = ("<|vision_start|>", "<|vision_end|>")
+GEMMA_NORM = "post_attention_layernorm"
 _PHI: dict[str, Any] = {"final_norm": "final_layernorm", "w_proj": "fc2", "w_o": "dense"}
 
 FAMILIES = (
@@ -103,7 +108,8 @@ FAMILIES = (
     # InternVL 3 and 3.5 as converted for transformers ("-hf").
     Family("internvl-qwen2", "internvl", "qwen2"),
     Family("internvl-qwen3", "internvl", "qwen3"),
-    Family("gemma3", "gemma3", "gemma3_text", image_block=True),
+    # Gemma 3: visual tokens see each other both ways, and norms stand before and behind the attention.
+    Family("gemma3", "gemma3", "gemma3_text", attention_norm=GEMMA_NORM, image_block=True),
     # Mistral Small 3.1 and later.
     Family("mistral3", "mistral3", "mistral"),
     Family("aya-vision", "aya_vision", "cohere2"),
@@ -113,7 +119,7 @@ FAMILIES = (
     Family("qwen2", "qwen2", "qwen2", language_model="model"),
     Family("qwen3", "qwen3", "qwen3", language_model="model"),
     Family("mistral", "mistral", "mistral", language_model="model"),
-    Family("gemma3-text", "gemma3_text", "gemma3_text", language_model="model"),
+    Family("gemma3-text", "gemma3_text", "gemma3_text", language_model="model", attention_norm=GEMMA_NORM),
     Family("cohere2", "cohere2", "cohere2", language_model="model"),
 )
 
