@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from hooked import p_masked
 from tiny import QUESTION, ask
 
 from interventions import attention_knockout
@@ -21,29 +22,6 @@ ODD = {"question -> end": (("constraint", "other"), ("text_constraint", "last"))
 @pytest.fixture(scope="module", params=[(*key, way) for key in tiny.SEEDS for way in ("sdpa", "eager")], ids=str)
 def model(request):
     return tiny.build(*request.param)
-
-
-@torch.no_grad()
-def p_masked(model, prompt, token, targets, sources, layers):
-    """P(token) of one whole forward in which `targets` cannot read earlier `sources` in these layers."""
-    lowest = torch.finfo(torch.float32).min
-    mask = torch.full((len(prompt), len(prompt)), lowest).triu(1)
-    for target in targets:
-        for source in sources:
-            if source < target:
-                mask[target, source] = lowest
-    decoder = model.module.get_submodule(model.family.language_model)
-    handles = [
-        decoder.layers[layer].self_attn.register_forward_pre_hook(
-            lambda _, args, named: (args, {**named, "attention_mask": mask[None, None]}), with_kwargs=True
-        )
-        for layer in layers
-    ]
-    image = prompt.image_inputs
-    logits = model.module(input_ids=prompt.input_ids[None], **image).logits[0, -1]
-    for handle in handles:
-        handle.remove()
-    return logits.softmax(-1)[token].item()
 
 
 def expected(model, prompt, found, flows, rule="centered"):

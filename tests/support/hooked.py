@@ -104,6 +104,30 @@ def oracle(model, prompt, corrupted, result, donor=None, sources=None):
     return p_clean, np.mean(p_corrupted), restored.mean(0)
 
 
+@torch.no_grad()
+def p_masked(model, prompt, token, targets, sources, layers):
+    """P(token) of one whole forward in which `targets` cannot read earlier `sources` in these layers."""
+    lowest = torch.finfo(torch.float32).min
+    mask = torch.full((len(prompt), len(prompt)), lowest).triu(1)
+    if model.family.image_block:
+        mask[prompt.visual[0] : prompt.visual[-1] + 1, prompt.visual[0] : prompt.visual[-1] + 1] = 0
+    for target in targets:
+        for source in sources:
+            if source < target:
+                mask[target, source] = lowest
+    decoder = model.module.get_submodule(model.family.language_model)
+    handles = [
+        decoder.layers[layer].self_attn.register_forward_pre_hook(
+            lambda _, args, named: (args, {**named, "attention_mask": mask[None, None]}), with_kwargs=True
+        )
+        for layer in layers
+    ]
+    logits = model.module(**own_inputs(model.module, prompt.input_ids[None], prompt.image_inputs)).logits[0, -1]
+    for handle in handles:
+        handle.remove()
+    return logits.softmax(-1)[token].item()
+
+
 def request_for(model, prompt, corrupted, sites, **changes):
     return {
         "clean_ids": prompt.input_ids[None],
