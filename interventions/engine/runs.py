@@ -16,10 +16,13 @@ from ..prompts.tokens import MAX_ANSWER_TOKENS, check_length
 from .forward import Reads, decode, extend, in_session, positions_at, prompt_inputs, run
 
 
-def request_of_both(model, prompt: Prompt, corrupted: CorruptedPrompt) -> dict:
-    """Return the part of a request that describes the clean and the corrupted run."""
+def request_of_both(model, prompt: Prompt, corrupted: CorruptedPrompt, first: int | None = None) -> dict:
+    """Return the part of a request that describes the clean and the corrupted run.
+
+    first: the first position that is run again. None: the first corrupted one. Raises PromptError, see `check_causal`.
+    """
     noise = corrupted.noise
-    return clean_request(model, prompt, corrupted.first_corrupted) | {
+    return clean_request(model, prompt, corrupted.first_corrupted if first is None else first) | {
         "corrupted_ids": corrupted.input_ids[None],
         "corrupted_positions": corrupted.position_ids,
         "noise": None if noise is None else (noise.positions, noise.scale, noise.samples, noise.seed),

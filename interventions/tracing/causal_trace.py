@@ -152,7 +152,7 @@ def trace(
         window_rule: "centered" is exactly W layers around layer l, as in ROME. "radius" is l - W to l + W as in the
             released scripts, where W = 1 means one layer. Both are clipped at the ends of the model.
         kinds: what is restored: "mlp" and "attention" are outputs of these modules, "hidden" is the output of the whole
-            layer. One or several.
+            layer, as the next one reads it. One or several.
         positions: positions or role names of the clean prompt. None: every position from the first corrupted token on;
             before it every effect is exactly 0, which is filled in without a run.
         answer: the answer, as text or token ids. None: the model's own.
@@ -199,11 +199,12 @@ def trace(
     result = in_session(
         model.traced,
         restore_sites,
-        request_of_both(model, prompt, corrupted) | {
-            "first": first,
+        request_of_both(model, prompt, corrupted, first) | {
             "kinds": kinds,
             "sites": sites if correct else [],
-            "donor": None if donor is None else prompt_request(donor) | {"first": min(s for s, _ in pairs.values())},
+            "donor": None if donor is None else prompt_request(donor) | {
+                "first": min(source for source, _ in pairs.values()), "image_layers": "",  # only the prompt's are added
+            },
             "answer_ids": answer_ids,
             "other_answers": others,
             "require_top": answer is not None and scoring.require_top,

@@ -6,17 +6,17 @@ import pytest
 import tiny
 import tiny_vlms
 import torch
-from asked_vlms import KEYS, decided, load
+from asked_vlms import KEYS, TEXTS, decided, likeliest, load
 from hooked import own_inputs, p_masked
 
 from interventions import attention_contributions, attention_knockout
+from interventions.attention.contributions import FLOWS
 from interventions.attention.knockout import METHODS, flow_edges
 from interventions.engine.runs import own_answer
 from interventions.engine.windows import Execution, window_spans
 from interventions.models.model import VisionLanguageModel
 
 WAYS = ("sdpa", "eager")
-TEXTS = (*tiny_vlms.TEXTS,)
 
 
 @pytest.mark.parametrize("place", asked_vlms.PLACES)
@@ -125,13 +125,12 @@ def test_contributions_are_those_of_the_formula_and_add_up(key, way, record_prop
 def test_knockouts_equal_hooks(key, way, record_property):
     model = load(key, way)
     prompt, _ = decided(model)
-    token = own_answer(model, prompt).ids[:1]
-    results = [
-        attention_knockout(model, prompt, window=2, answer=token, execution=Execution(method)) for method in METHODS
-    ]
+    options = {"flows": FLOWS | {"words -> last": (("other", "text_constraint"), "last")}, "window": 2}
+    options["answer"] = token = likeliest(model, prompt)
+    results = [attention_knockout(model, prompt, execution=Execution(method), **options) for method in METHODS]
     spans = [*window_spans(2, "centered", model.n_layers), (0, model.n_layers)]
-    edges = flow_edges(prompt)
-    assert tuple(edges) == results[0].flows and len(edges) == 3
+    edges = flow_edges(prompt, options["flows"])
+    assert tuple(edges) == results[0].flows and len(edges) == 4
     expected = np.array([
         [p_masked(model, prompt, token[0], *edge, range(*span)) for span in spans] for edge in edges.values()
     ])

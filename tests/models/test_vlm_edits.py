@@ -72,7 +72,7 @@ def test_an_edit_is_the_same_in_all_forms_and_goes(model, tmp_path, record_prope
     prompt, _ = decided(model)
     other = ask(model, tiny.picture(20), "The capital of this country is")
     before, weights = logits_by_trace(model, prompt), weights_digest(model)
-    edit = edit_facts(model, [(prompt, TARGET)], layers=(1, 2), optimizer=Optimizer(learning_rate=0.3), lam=1e-3)
+    edit = edit_facts(model, [(prompt, TARGET)], layers=(1, 2), optimizer=Optimizer(1.0, steps=20), lam=1e-6)
     edited, written = apply_edits(model, [edit]), merged(model, [edit])
 
     model.module.save_pretrained(tmp_path / "model")

@@ -3,7 +3,7 @@
 import asked_vlms
 import numpy as np
 import pytest
-from asked_vlms import KEYS, PLACES, chat_formats, decided, decided_donor, load, next_token
+from asked_vlms import KEYS, PLACES, TEXTS, chat_formats, decided, decided_donor, likeliest, load
 from hooked import oracle
 
 from interventions.engine.windows import Execution
@@ -33,8 +33,10 @@ def sites(model, prompt):
 
 def check(model, prompt, corrupted, record_property, expects=(), **options):
     """All methods equal hooks, and there is something to be equal to."""
-    options = {"positions": sites(model, prompt), "window": 2, "kinds": KINDS, "scoring": LOOSE} | options
-    methods = METHODS if model.prompt == chat_formats(model.name)["between"] else METHODS[:2]  # the last is slow
+    options = {"answer": likeliest(model, prompt), "window": 2, "kinds": KINDS, "scoring": LOOSE} | options
+    options["positions"] = sites(model, prompt)
+    slow_too = not model.is_multimodal or model.prompt == chat_formats(model.name)["between"]
+    methods = METHODS if slow_too else METHODS[:2]
     results = [trace(model, prompt, corrupted, execution=Execution(way), **options) for way in methods]
     p_clean, p_corrupted, restored = oracle(model, prompt, corrupted, results[0], *expects)
     for way, result in zip(methods, results, strict=True):
@@ -54,13 +56,15 @@ def test_another_constraint(model, record_property):
 
 
 def test_noise(model, record_property):
-    """On the image and the constraint; where the image sees itself, on the constraint."""
+    """On the image and the constraint; where the image sees itself, on tokens behind it."""
     prompt, _ = decided(model)
-    roles = ("constraint",) if model.family.image_block else ("visual", "constraint")
+    roles = ("visual", "constraint")
+    if model.family.image_block:
+        roles = ("constraint", "text_constraint", "last")
     found = []
     for seed in range(5):
         corrupted = noise(model, prompt, roles, samples=1, seed=seed)
-        last = trace(model, prompt, corrupted, positions="last", scoring=LOOSE)
+        last = trace(model, prompt, corrupted, positions="last", answer=likeliest(model, prompt), scoring=LOOSE)
         found.append((last.p_clean - last.p_corrupted, corrupted))
     check(model, prompt, max(found, key=lambda one: one[0])[1], record_property)
 
@@ -71,8 +75,16 @@ def test_a_donor_with_another_image(model, record_property):
     there = sites(model, donor)
     assert len(there) == len(sites(model, prompt))
     sources = dict(zip(sites(model, prompt), there, strict=True))
-    answer = [int(next_token(model, donor.input_ids, donor.image_inputs).argmax())]
-    check(model, prompt, corrupted, record_property, (donor, sources), donor=donor, answer=answer)
+    check(
+        model, prompt, corrupted, record_property, (donor, sources), donor=donor, answer=likeliest(model, donor)
+    )
+
+
+@pytest.mark.parametrize("way", ["sdpa", "eager"])
+@pytest.mark.parametrize("key", TEXTS)
+def test_text_only_counterparts(key, way, record_property):
+    model = load(key, way)
+    check(model, *decided(model), record_property)
 
 
 @pytest.mark.parametrize("way", ["sdpa", "eager"])
@@ -86,3 +98,5 @@ def test_nothing_before_an_image_that_sees_itself_is_intervened_on(way):
     prompt = asked_vlms.ask(model)
     with pytest.raises(PromptError, match=told):
         trace(model, prompt, noise(model, prompt, "visual"))
+    with pytest.raises(PromptError, match=told):
+        trace(model, *decided(model), donor=decided_donor(model), positions="visual")

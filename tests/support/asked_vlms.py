@@ -13,7 +13,8 @@ from interventions.prompts.prompt import build_prompt
 
 PLACES = ("before", "after", "between")  # where the image stands: in relation to the question, and between two texts
 REPLACEMENTS = ("Sri Lanka", "New Zealand", "the big country of Lima", "Peru")
-KEYS = tuple(tiny_vlms.FAMILIES)
+KEYS, TEXTS = tuple(tiny_vlms.FAMILIES), tuple(tiny_vlms.TEXTS)
+QUESTIONS = (tiny.QUESTION, "The capital of this country is", "Sri Lanka and this country are", "Is this country big?")
 
 
 def chat_formats(key):
@@ -27,12 +28,16 @@ def chat_formats(key):
 @cache
 def load(key, attention="sdpa", place="before"):
     """Only for tests that leave the model as it is: they share it."""
-    module, processor, _ = tiny_vlms.build_vlm(key, attention)
-    return VisionLanguageModel.from_module(module, processor, name=key, prompt=chat_formats(key)[place])
+    if key in TEXTS:
+        module, processor, prompt = tiny_vlms.build_text(key, attention)
+    else:
+        module, processor, _ = tiny_vlms.build_vlm(key, attention)
+        prompt = chat_formats(key)[place]
+    return VisionLanguageModel.from_module(module, processor, name=key, prompt=prompt)
 
 
 def ask(model, picture=None, question=tiny.QUESTION, constraint="this country"):
-    picture = tiny.picture() if picture is None else picture
+    picture = tiny.picture() if picture is None and model.is_multimodal else picture
     text = "B" if question.endswith("B") else None
     return build_prompt(model, question, picture, visual_constraint=constraint, text_constraint=text)
 
@@ -43,6 +48,11 @@ def next_token(model, ids, image_inputs):
     return model.module(**own_inputs(model.module, ids[None], image_inputs)).logits[0, -1].softmax(-1)
 
 
+def likeliest(model, prompt):
+    """The likeliest token behind a prompt, as an answer: the one that `decided` went by, visible or not."""
+    return [int(next_token(model, prompt.input_ids, prompt.image_inputs).argmax())]
+
+
 def lost(before, after):
     """How much less probable the likeliest of the tokens before is after; both: probabilities [V]."""
     return (before.max() - after[before.argmax()]).item()
@@ -50,10 +60,12 @@ def lost(before, after):
 
 @cache
 def decided(model):
-    """(prompt, corrupted): of some pictures and replacements, those where the answer depends most on the constraint."""
+    """(prompt, corrupted): of some prompts and replacements, those where the answer depends most on the constraint."""
     found = []
-    for seed in range(6):
-        prompt = ask(model, tiny.picture(seed))
+    prompts = [ask(model, tiny.picture(seed)) for seed in range(6)] if model.is_multimodal else [
+        ask(model, question=question) for question in QUESTIONS
+    ]
+    for prompt in prompts:
         before = next_token(model, prompt.input_ids, prompt.image_inputs)
         for words in REPLACEMENTS:
             corrupted = corrupt(model, prompt, visual_replacement=words)

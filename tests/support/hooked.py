@@ -34,6 +34,8 @@ class Hooked:
 
     def register(self, key, function):
         kind, layer = key
+        if kind == "hidden" and layer + 1 < len(self.layers):  # as it is read: some models add to it in between
+            kind, layer = "input", layer + 1
         if kind == "input":
             return self.layers[layer].register_forward_pre_hook(lambda _, args: function(args[0]))
         layer = self.layers[layer]
