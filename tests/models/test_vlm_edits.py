@@ -60,12 +60,11 @@ def test_the_value_equals_hooks_and_adam_on_whole_forwards(model, remote, record
     ids = answer_tokens(model, prompt, TARGET)
     losses, value = value_by_hooks(model, prompt, ids, 1, prompt.constraint[-1], FAR)
     assert losses[0] == pytest.approx(-log_p(model.module, prompt, ids), abs=1e-4)
-    difference = np.abs(np.exp(-np.array(found.losses)) - np.exp(-np.array(losses))).max()
+    difference = ((found.value - value).norm() / (found.value - found.start).norm()).item()
     record_property("difference", difference)
     record_property("effect", losses[0] - losses[-1])
     np.testing.assert_allclose(found.losses, losses, rtol=0, atol=1e-4)
-    assert (found.value - value).norm() < 1e-4 * (found.value - found.start).norm()
-    assert losses[0] - losses[-1] > 0.3 and difference <= 1e-5
+    assert losses[0] - losses[-1] > 0.3 and difference <= 1e-4
 
 
 def test_an_edit_is_the_same_in_all_forms_and_goes(model, tmp_path, record_property):
