@@ -115,8 +115,8 @@ def test_contributions_are_those_of_the_formula_and_add_up(key, way, record_prop
             assert difference <= 1e-5 * max(1.0, expected.abs().max().item())
         added, total = seen["added"][rows] - bias, torch.tensor(found.vectors[layer]).sum(1)
         largest = max(largest, ((total - added).norm() / added.norm()).item())
-    record_property("difference", largest)
-    record_property("effect", found.norms.max())
+    record_property("difference", float(largest))
+    record_property("effect", float(found.norms.max()))
     assert largest <= 2e-6 and found.norms.max() > 0.5
 
 
@@ -137,10 +137,10 @@ def test_knockouts_equal_hooks(key, way, record_property):
     for method, found in zip(METHODS, results, strict=True):
         differences = np.abs(found.p_blocked - expected[:, :-1]), np.abs(found.p_all_blocked - expected[:, -1])
         difference = max(values.max() for values in differences)
-        record_property(method, difference)
+        record_property(method, float(difference))
         assert difference <= 1e-5
     effect = np.abs(results[0].p_clean - expected).max()
-    record_property("effect", effect)
+    record_property("effect", float(effect))
     assert effect >= 0.3
 
 

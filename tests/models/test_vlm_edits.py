@@ -61,8 +61,8 @@ def test_the_value_equals_hooks_and_adam_on_whole_forwards(model, remote, record
     losses, value = value_by_hooks(model, prompt, ids, 1, prompt.constraint[-1], FAR)
     assert losses[0] == pytest.approx(-log_p(model.module, prompt, ids), abs=1e-4)
     difference = ((found.value - value).norm() / (found.value - found.start).norm()).item()
-    record_property("difference", difference)
-    record_property("effect", losses[0] - losses[-1])
+    record_property("difference", float(difference))
+    record_property("effect", float(losses[0] - losses[-1]))
     np.testing.assert_allclose(found.losses, losses, rtol=0, atol=1e-4)
     assert losses[0] - losses[-1] > 0.3 and difference <= 1e-4
 
@@ -91,9 +91,9 @@ def test_an_edit_is_the_same_in_all_forms_and_goes(model, tmp_path, record_prope
         logits.append(logits_by_trace(edited, asked)[0, -1])
         difference = max((one.softmax(-1) - expected).abs().max().item() for one in logits)
         changed = max(changed, (next_token(model, asked.input_ids, asked.image_inputs) - expected).abs().max().item())
-        record_property("difference", difference)
+        record_property("difference", float(difference))
         assert difference <= 1e-5
-    record_property("effect", changed)
+    record_property("effect", float(changed))
     assert changed >= 0.3
     found = evaluate(edited, TARGET, {"target": [prompt], "pictures": [other]}, [])
     assert found["p_target"] == pytest.approx(np.exp(log_p(by_hand, prompt, ids)), abs=1e-5)

@@ -45,10 +45,10 @@ def check(model, prompt, corrupted, record_property, expects=(), **options):
             abs(result.p_clean - p_clean), abs(result.p_corrupted - p_corrupted),
             np.abs(result.restored - restored).max(),
         )
-        record_property(way, difference)
+        record_property(way, float(difference))
         assert difference <= 1e-5
     effect = np.abs(results[0].effects).max()
-    record_property("effect", effect)
+    record_property("effect", float(effect))
     assert effect >= 0.3
 
 
