@@ -87,7 +87,7 @@ class AttentionKnockout:
             "p_blocked": np.column_stack([self.p_blocked, self.p_all_blocked]).ravel(),
         })
         frame["drop"] = np.float32(self.p_clean) - frame["p_blocked"]
-        if self.p_transplanted is not None:
+        if self.p_transplanted is not None and self.p_all_transplanted is not None:
             frame["p_transplanted"] = np.column_stack([self.p_transplanted, self.p_all_transplanted]).ravel()
             frame["p_donor"] = np.float32(self.p_donor)
         return frame.drop_duplicates(["flow", "window", "layer"], ignore_index=True)  # a window of all layers

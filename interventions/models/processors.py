@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 from transformers import AutoProcessor, AutoTokenizer
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-from transformers.utils import is_torchvision_available
+from transformers.utils.import_utils import is_torchvision_available
 
 from ..errors import ModelError
 from ..text import PATH, first_line, quoted
@@ -41,7 +42,7 @@ def load_processor(path: str, config, *, multimodal: bool, name: str, revision: 
 
 def _for_pictures(config):
     """Return the model's processor class for pictures alone, if it has a part for videos that cannot be built."""
-    kind = PROCESSOR_MAPPING.get(type(config), None)
+    kind: Any = PROCESSOR_MAPPING.get(type(config), None)
     if is_torchvision_available() or kind is None or "video_processor" not in kind.get_attributes():
         return None
     return without_videos(kind)

@@ -60,9 +60,12 @@ def patch_maps(frame: pd.DataFrame, layer: int) -> Figure:
         return style.nothing_to_show("no question was answered right")
     cells = rows_where(frame, layer=layer).sort_values("index")
     groups = {part: rows_where(cells, part=part) for part in style.parts_of(frame)}
-    squares = {part: _square(group["norm"].to_numpy(float)) for part, group in groups.items()}
-    if any(square is None for square in squares.values()):
-        return style.nothing_to_show(NO_GRID)
+    squares = {}
+    for part, group in groups.items():
+        square = _square(group["norm"].to_numpy(float))
+        if square is None:
+            return style.nothing_to_show(NO_GRID)
+        squares[part] = square
     figure, axes, panels = style.panel_grid([""], groups, height=2.15, width=1.7)
     for axis, (_, part) in panels:
         picture = _show(axis, squares[part], cells["norm"], interpolation="nearest")

@@ -3,7 +3,7 @@
 import pytest
 import tiny
 import tiny_vlms
-from transformers.utils import is_torchvision_available
+from transformers.utils.import_utils import is_torchvision_available
 
 from interventions.errors import ModelError
 from interventions.models.loading import load_model
