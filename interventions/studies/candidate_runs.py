@@ -33,7 +33,7 @@ def run_candidates(
         spans.append([])
         for corrupted in group:
             begin, end = end, end + len(corrupted.input_ids)
-            spans[-1].append((begin, end, len(corrupted.input_ids) == len(prompt)))
+            spans[-1].append((begin, end, corrupted.position_ids, len(corrupted.input_ids) == len(prompt)))
     request = clean_request(model, prompt, min(corrupted.first_corrupted for corrupted in candidates)) | {
         "corrupted_ids": torch.cat([corrupted.input_ids for corrupted in candidates])[None], "groups": spans,
         "max_p": max_p, "noise": None,
@@ -48,7 +48,7 @@ def candidate_probabilities(lm, request: dict) -> dict:
 
     Args:
         request: as for `engine.runs.clean_run`, with "corrupted_ids" [1, n], the ids of all candidates in a row;
-            "groups", for each constraint a list of (begin, end, has equal length); and "max_p".
+            "groups", for each constraint a list of (begin, end, positions, has equal length); and "max_p".
 
     Returns:
         "answer_ids", "p_clean" and "p_corrupted", a list for each group.
@@ -58,8 +58,9 @@ def candidate_probabilities(lm, request: dict) -> dict:
         answer, p_corrupted = clean["embedded"][:, request["corrupted_ids"].shape[1] :], []  # its blank tokens, if any
         for group in request["groups"]:
             p_corrupted.append([])
-            for begin, end, equal in group:
-                candidate = request | {"corrupted_ids": request["corrupted_ids"][:, begin:end]}
+            for begin, end, positions, equal in group:
+                ids = request["corrupted_ids"][:, begin:end]
+                candidate = request | {"corrupted_ids": ids, "corrupted_positions": positions}
                 embedded = clean | {"embedded": torch.cat([clean["embedded"][:, begin:end], answer], dim=1)}
                 p = corrupted_run(lm, candidate, embedded, 0)["p_corrupted"]
                 p_corrupted[-1].append(p)

@@ -171,9 +171,9 @@ def test_a_control_model_that_cannot_be_one_is_named_so(saved):
 
 def test_models_whose_contributions_cannot_be_read_are_refused_before_the_first_question():
     tiled, quantized = tiny.build("llama", "tiles"), load_model("mini", dtype="nf4")
-    with pytest.raises(ParameterError, match=r"Parameter 'model': .*cuts an image into a number of tiles"):
+    with pytest.raises(ParameterError, match=r"Parameter 'model': .*as many visual tokens of an image as it is large"):
         Fig5Parameters().check_model(tiled)
-    with pytest.raises(AttentionError, match="cuts an image into a number of tiles"):
+    with pytest.raises(AttentionError, match="give image_side, such as 448"):
         attention_study(tiled, [])
     for kind in (Fig5Parameters, Fig15Parameters, Fig17Parameters):
         with pytest.raises(ParameterError, match=r"Parameter 'model': .* has nf4 weights"):
