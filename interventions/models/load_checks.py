@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import json
 import logging
@@ -10,6 +11,7 @@ import warnings
 import torch
 from packaging.specifiers import SpecifierSet
 from PIL import Image
+from transformers import AutoModelForImageTextToText
 
 from ..errors import ModelError
 from ..text import PATH, first_line, quoted
@@ -116,17 +118,18 @@ def _check_image_tokens(model) -> None:
         )
 
 
-@torch.no_grad()
 def _delivered(model, image_inputs: dict) -> int | None:
-    """Return how many visual tokens the image encoder makes of a picture; None for a skeleton that cannot tell."""
-    module = model.module
-    inputs = {name: value.to(model.device) for name, value in image_inputs.items()}
-    inputs = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+    """Return how many visual tokens the image encoder makes of a picture; None for one that looks at values.
+
+    An empty copy is asked: transformers leaves hooks in an encoder that has run.
+    """
+    with torch.device("meta"):
+        skeleton = AutoModelForImageTextToText.from_config(copy.deepcopy(model.config))
+    floating = {name: value.to("meta", skeleton.dtype) for name, value in image_inputs.items()
+                if value.is_floating_point()}
     try:
-        found = module.model.get_image_features(**inputs).pooler_output
-    except Exception:
-        if model.device.type == "meta":  # some encoders look at values, and a skeleton has none
-            return None
-        raise
+        found = skeleton.model.get_image_features(**image_inputs | floating).pooler_output
+    except Exception:  # there are no values
+        return None
     parts = found if isinstance(found, (list, tuple)) else [found]
     return sum(part.numel() // part.shape[-1] for part in parts)

@@ -50,5 +50,9 @@ def test_a_figure_runs(family, notebook, tmp_path):
     given = parameters(root, tmp_path, limit=2, min_p_clean=0.0, image_side=side, text_model=str(root / "text"))
     known = {*papermill.inspect_notebook(f"notebooks/{notebook}.ipynb")}
     given = {name: value for name, value in given.items() if name in known} | FIGURES[notebook]
+    if (root.name[:6], notebook) == ("gemma3", "fig7_standard"):  # its noise is at every token, those of the image too
+        with pytest.raises(papermill.PapermillExecutionError, match="tokens of an image see each other both ways"):
+            execute(notebook, tmp_path, given)
+        return
     record = read_record(execute(notebook, tmp_path, given))
     assert record["parameters"]["model"] == str(root / "model") and record["claims"] is not None

@@ -91,7 +91,8 @@ def model(request):
     words = phi_tokenizer() if request.param == "phi" else llama_tokenizer(request.param)
     model = tiny.build(*(("phi", "siglip") if request.param == "phi" else ("llama", "clip")), words=words)
     pixels = model.read_image(tiny.picture())
-    model.read_image = lambda image, protocol: pixels  # read once: what is in the picture plays no role for tokens
+    # Read once: what is in the picture plays no role for tokens.
+    model.read_image = lambda image, protocol="paper": pixels
     model.form = request.param
     model.bytes_of = {i: stands_for(model, piece, i) for piece, i in words.get_vocab().items()}
     model.text_of = {i: own.decode(errors="replace") or "<s>" for i, own in model.bytes_of.items()}
