@@ -1,8 +1,8 @@
 """The items that editing studies use: wrong answers to correct, new facts to insert, and unrelated questions.
 
 The paper (section 5) has two tasks. *Correct* wrong answers to questions that the model should know (in the embedded
-test bed: facts that it was trained on). *Insert* facts that it never met (there: the split "never"; elsewhere a test
-bed of long-tailed facts). Unrelated questions show what an edit leaves unchanged.
+test bed: facts that it was trained on). *Insert* facts that it never met (there: the split "never"; in that of
+the pretrained models: "unknown"; elsewhere a test bed of long-tailed facts). Unrelated questions show what an edit leaves unchanged.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ..text import list_reasons
 from .evaluation import Reference, reference
 
 TASKS = ("correct", "insert")
+NEVER_MET = ("never", "unknown")  # splits of facts that an embedded and a pretrained model never met
 WrongItems = dict[str, list[tuple[Item, str]]]  # task -> (item, the model's wrong answer)
 N_REFERENCES = 200  # unrelated questions that the sample of every edit is drawn from
 
@@ -51,9 +52,10 @@ def wrong_items(
         EditError: there is no such item. If a request failed then, its error.
     """
     wrong = []
-    fitting = [item for item in testbed if (item.split == "never") == (task == "insert")]
+    fitting = [item for item in testbed if (item.split in NEVER_MET) == (task == "insert")]
     if not fitting:
-        other, kind = ("correct", "of the split 'never'") if task == "insert" else ("insert", "except of split 'never'")
+        of = f"of the splits {' and '.join(map(repr, NEVER_MET))}"
+        other, kind = ("correct", of) if task == "insert" else ("insert", f"except {of}")
         raise EditError(
             f"task {task!r} has no questions: the test bed has none {kind}; use task {other!r}, or choose another test "
             "bed or other parts."

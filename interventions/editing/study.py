@@ -30,7 +30,7 @@ from .closed_form import LAMBDA
 from .edit import Edit, apply_edits, load_edit
 from .evaluation import Reference, evaluate, questions_about, sample_unrelated
 from .fine_tuning import CONSTRAINED_DEFAULT, FineTuning, fine_tuned
-from .items import WrongItems
+from .items import NEVER_MET, WrongItems
 from .multedit import edit_facts
 from .optimized_value import Optimizer
 
@@ -147,7 +147,7 @@ def edit_study(
     settings, testbed = settings or EditSettings(), list(testbed)
     methods = _possible_methods(model, tuple(methods))
     task_and_answer = {item.id: (task, answer) for task, pairs in wrong.items() for item, answer in pairs}
-    sayable = {answer for item in testbed if item.split != "never" for answer in item.answers}
+    sayable = {answer for item in testbed if item.split not in NEVER_MET for answer in item.answers}
     context = {"pool": _references_digest(references), "testbed": _testbed_digest(testbed)}
     items, frames, left_out = [item for pairs in wrong.values() for item, _ in pairs], [], []
     for method in dict.fromkeys(("no edit", *methods)):

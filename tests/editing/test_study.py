@@ -45,7 +45,7 @@ def bed(model, tmp_path_factory):
     """Eight questions; two that it should know and two that it never met have another right answer than it gives."""
     items = questions(model, tmp_path_factory.mktemp("bed"), n=8, parts=("known",))
     others = [items[(n + 3) % 8].answers for n in range(8)]
-    changes = {1: "trained", 2: "", 4: "never", 5: "never"}
+    changes = {1: "trained", 2: "", 4: "never", 5: "unknown"}
     return [
         replace(item, entity=f"e{n}", split=changes.get(n, "trained"),
                 answers=("Zanzibar",) if n == 5 else others[n] if n in changes else item.answers)
