@@ -1,8 +1,9 @@
 """The items that editing studies use: wrong answers to correct, new facts to insert, and unrelated questions.
 
 The paper (section 5) has two tasks. *Correct* wrong answers to questions that the model should know (in the embedded
-test bed: facts that it was trained on). *Insert* facts that it never met (there: the split "never"; in that of
-the pretrained models: "unknown"; elsewhere a test bed of long-tailed facts). Unrelated questions show what an edit leaves unchanged.
+test bed: facts that it was trained on). *Insert* facts that it never met (there: the split "never"; in that of the
+pretrained models: "unknown"; elsewhere a test bed of long-tailed facts). Unrelated questions show what an edit leaves
+unchanged.
 """
 
 from __future__ import annotations
