@@ -132,6 +132,21 @@ def test_the_two_stories_are_those_of_figure_3():
             assert cells.split(" | ")[column] == "{} [{}, {}]".format(*measured)
 
 
+def test_what_blocking_costs_is_that_of_figure_5():
+    text = " ".join(README.split())
+    sentences = {
+        "smol": ("may not read the image (P(answer) falls by {}),", "may not read the constraint ({}),"),
+        "mini": ("the other way round ({} and", " and {}). `make fig3"),
+    }
+    for model, flows in sentences.items():
+        numbers = json.loads((ROOT / f"reports/{model}/fig5_attention.record.json").read_text())["numbers"]
+        for flow, sentence in zip(("visual", "constraint"), flows, strict=True):
+            cost = numbers[f"known/{flow} -> last/drop_all_layers"]
+            assert sentence.format("{value:.2f} [{low:.2f}, {high:.2f}]".format(**cost)) in text
+    shares = json.loads((ROOT / "reports/smol/fig5_attention.record.json").read_text())["numbers"]
+    assert shares["known/visual -> last/transplant/fact"]["low"] > 0.25
+
+
 def test_numbers_of_figure_17_are_those_of_its_report():
     numbers = json.loads((ROOT / "reports/mini/fig17_failure.record.json").read_text())["numbers"]
     text = " ".join(README.split())
