@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
@@ -20,6 +18,7 @@ from transformers import (
 )
 
 from interventions.errors import ModelError
+from interventions.models.discovery import empty_module
 from interventions.models.model import family_row
 from interventions.notebook import closest
 
@@ -38,10 +37,8 @@ def published_config(name: str) -> PreTrainedConfig:
 
 def skeleton(config) -> torch.nn.Module:
     """Return a model on the meta device, with modules and shapes but no weights. Raises ModelError."""
-    family = family_row(config, config.model_type)
-    auto = AutoModelForImageTextToText if family.is_multimodal else AutoModelForCausalLM
-    with torch.device("meta"):
-        return auto.from_config(config)
+    family_row(config, config.model_type)
+    return empty_module(config)
 
 
 def _llama(vocabulary: int, width: int = 4096, ffn: int = 11_008, layers: int = 32, heads: int = 32) -> LlamaConfig:

@@ -33,8 +33,7 @@ from ..engine.runs import (
 )
 from ..engine.windows import MASKABLE, Execution, default_method, window_spans
 from ..errors import AttentionError, PromptError
-from ..prompts.prompt import Prompt, answer_tokens, counterparts, resolve_positions
-from ..prompts.tokens import check_token_ids
+from ..prompts.prompt import Prompt, answer_token_ids, counterparts, resolve_positions
 from .contributions import FLOWS
 
 METHODS = ("packed", "rows")
@@ -173,20 +172,11 @@ def check_donor(prompt: Prompt, donor: Prompt, edges: Mapping[str, tuple]) -> No
 def _answers(model, prompt: Prompt, answer, answers) -> list[list[int] | None]:
     """Return the tokens of each answer; None is the model's own."""
     if answers is None:
-        return [None if answer is None else _answer_ids(model, prompt, answer)]
+        return [None if answer is None else answer_token_ids(model, prompt, answer, AttentionError)]
     answers = [answers] if isinstance(answers, str) else list(answers)
     if answer is not None or not answers:
         raise AttentionError("answers takes the place of answer and must hold one at least: give one of the two.")
-    return [_answer_ids(model, prompt, one) for one in answers]
-
-
-def _answer_ids(model, prompt: Prompt, answer: str | Iterable[int]) -> list[int]:
-    if isinstance(answer, str):
-        return list(answer_tokens(model, prompt, answer))
-    ids = list(check_token_ids(model, "answer", answer, AttentionError))
-    if not ids:
-        raise AttentionError("answer holds no token: give a text or token ids, or leave it out for the model's own.")
-    return ids
+    return [answer_token_ids(model, prompt, one, AttentionError) for one in answers]
 
 
 def flow_edges(prompt: Prompt, flows: Mapping[str, tuple] | None = None) -> dict[str, tuple]:
@@ -220,14 +210,14 @@ def knockout_request(
 
     Sites are (targets, sources, start, stop): nothing blocked, then for each flow every window and all layers.
     """
-    answer_ids, *others = answers
+    answer, *others = answers
     sites = [((), (), 0, 0)]
     for targets, sources in edges:
         sites += [(targets, sources, *span) for span in [*spans, (0, model.n_layers)]]
     return clean_request(model, prompt, min(min(targets) for targets, _ in edges)) | {
         # The run that is intervened on is the clean one.
         "corrupted_ids": prompt.input_ids[None], "corrupted_positions": prompt.position_ids,
-        "noise": None, "sites": sites, "answer_ids": answer_ids, "other_answers": others,
+        "noise": None, "sites": sites, "answer_ids": answer, "other_answers": others,
         "donor": None if donor is None else prompt_request(donor),
     }
 

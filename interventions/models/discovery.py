@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import MISSING, fields
 
 import torch
@@ -24,10 +25,7 @@ def discover_family(config, name: str) -> Family:
     Raises:
         ModelError: no stack of decoder layers with self-attention and an MLP is found.
     """
-    text = config.get_text_config()
-    multimodal = config.model_type != text.model_type
-    with torch.device("meta"):
-        module = (AutoModelForImageTextToText if multimodal else AutoModelForCausalLM).from_config(config)
+    text, module = config.get_text_config(), empty_module(config)
     found = [
         path.removesuffix(".layers") for path, child in module.named_modules()
         if path.endswith(".layers") and isinstance(child, torch.nn.ModuleList) and len(child) == text.num_hidden_layers
@@ -52,6 +50,14 @@ def discover_family(config, name: str) -> Family:
         attention_norm=GEMMA_NORM if hasattr(layer, "pre_feedforward_layernorm") else "",
         deepstack=DEEPSTACK if getattr(vision, "deepstack_visual_indexes", None) else "",
     )
+
+
+def empty_module(config) -> torch.nn.Module:
+    """Return a model on the meta device, with modules and shapes but no weights. The configuration is left as it is."""
+    multimodal = config.model_type != config.get_text_config().model_type
+    with torch.device("meta"):
+        auto = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
+        return auto.from_config(copy.deepcopy(config))
 
 
 def _last_linear(module: torch.nn.Module, width: int, name: str) -> str:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.metadata
 import json
 import logging
 import warnings
 
-import torch
 from packaging.specifiers import SpecifierSet
 from PIL import Image
-from transformers import AutoModelForImageTextToText
 
 from ..errors import ModelError
 from ..text import PATH, first_line, quoted
+from .discovery import empty_module
 
 # The interventions rely on the module paths and wrappers of these versions (the same as in pyproject.toml).
 VERSIONS = {"nnsight": ">=0.8.1,<0.9", "transformers": ">=5.22,!=5.23.*,<5.25"}
@@ -123,8 +121,7 @@ def _delivered(model, image_inputs: dict) -> int | None:
 
     An empty copy is asked: transformers leaves hooks in an encoder that has run.
     """
-    with torch.device("meta"):
-        skeleton = AutoModelForImageTextToText.from_config(copy.deepcopy(model.config))
+    skeleton = empty_module(model.config)
     floating = {name: value.to("meta", skeleton.dtype) for name, value in image_inputs.items()
                 if value.is_floating_point()}
     try:

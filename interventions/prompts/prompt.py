@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from numbers import Integral
 
@@ -9,7 +10,7 @@ import torch
 
 from ..errors import PromptError, TraceError
 from ..text import find_phrase, must_be_text, normalize, overlap, quoted
-from .tokens import common_prefix, locate, token_range, token_texts, without_control_tokens
+from .tokens import check_token_ids, common_prefix, locate, token_range, token_texts, without_control_tokens
 
 TOKEN_ROLES = ("visual", "constraint", "text_constraint", "last", "other")
 
@@ -196,3 +197,16 @@ def answer_tokens(
             f"{name} {quoted(answer)} has no tokens of its own behind the prompt: give the words of the answer."
         )
     return ids[len(before) :]
+
+
+def answer_token_ids(model, prompt: Prompt, answer: str | Iterable[int], error: type[ValueError]) -> list[int]:
+    """Return the token ids of an answer that is given as text or as ids.
+
+    Raises TraceError as `answer_tokens`, and `error` for ids that the vocabulary lacks or an empty list.
+    """
+    if isinstance(answer, str):
+        return answer_tokens(model, prompt, answer)
+    ids = list(check_token_ids(model, "answer", answer, error))
+    if not ids:
+        raise error("answer holds no token: give a text or token ids, or leave it out for the model's own.")
+    return ids

@@ -24,8 +24,8 @@ from ..engine.runs import own_answer, prompt_request, request_of_both
 from ..engine.windows import MASKABLE, Execution, choice, default_method, window_spans
 from ..errors import TraceError
 from ..prompts.corruption import CorruptedPrompt
-from ..prompts.prompt import Prompt, answer_tokens, counterparts, resolve_positions
-from ..prompts.tokens import MAX_ANSWER_TOKENS, check_length, check_token_ids
+from ..prompts.prompt import Prompt, answer_token_ids, counterparts, resolve_positions
+from ..prompts.tokens import MAX_ANSWER_TOKENS, check_length
 from ..testbed.answers import is_accepted
 from ..text import quoted
 from .restoration import restore_sites
@@ -203,7 +203,7 @@ def trace(
             "kinds": kinds,
             "sites": sites if correct else [],
             "donor": None if donor is None else prompt_request(donor) | {
-                "first": min(source for source, _ in pairs.values()), "image_layers": "",  # only the prompt's are added
+                "first": min(source for source, _ in pairs.values()), "image_layers": (),  # only the prompt's are added
             },
             "answer_ids": answer_ids,
             "other_answers": others,
@@ -295,9 +295,4 @@ def _answer(model, prompt: Prompt, answer, scoring: Scoring, execution: Executio
         return list(own.ids), is_accepted(own.text, (accepted,) if isinstance(accepted, str) else accepted)
     if answer is None:
         return None, True
-    if isinstance(answer, str):
-        return list(answer_tokens(model, prompt, answer)), True
-    answer_ids = list(check_token_ids(model, "answer", answer, TraceError))
-    if not answer_ids:
-        raise TraceError("answer holds no token: give a text or token ids, or leave it out for the model's own.")
-    return answer_ids, True
+    return answer_token_ids(model, prompt, answer, TraceError), True
