@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import MISSING, fields
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
@@ -52,7 +53,7 @@ def discover_family(config, name: str) -> Family:
     )
 
 
-def empty_module(config) -> torch.nn.Module:
+def empty_module(config) -> Any:
     """Return a model on the meta device, with modules and shapes but no weights. The configuration is left as it is."""
     multimodal = config.model_type != config.get_text_config().model_type
     with torch.device("meta"):
